@@ -1,1 +1,7 @@
+"""Frozen encoders: where they come from (`load_encoder`) and what they give (`Encoder`)."""
 
+from isthmus.encoders.base import Encoder, Output, encode_views
+from isthmus.encoders.load import load_encoder, load_encoders
+from isthmus.encoders.uri import EncoderURI
+
+__all__ = ["Encoder", "EncoderURI", "Output", "encode_views", "load_encoder", "load_encoders"]

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isthmus.encoders.fingerprint import view_fingerprint
-from isthmus.encoders.pooling import check_pool, pool_tokens
-from isthmus.encoders.uri import EncoderURI
+from isthmus.encoders.fingerprint import digest, view_fingerprint
+from isthmus.encoders.images import probe_image
+from isthmus.encoders.pooling import pool_tokens
+from isthmus.encoders.uri import EncoderURI, parse_pool
+from isthmus.errors import UsageError, did_you_mean
 
 Modality = Literal["image", "text"]
+Inputs = dict[str, Any]
 
 
 @dataclass
 class Output:
     """One forward pass over N items.
 
-    pooled: [N, D], as the encoder's own pipeline ends.
+    pooled: [N, D], as the encoder's own pipeline ends; None where it ends in the encoder's default pooling.
     tokens: [N, T, D] after the final norm, or None where the source does not expose them.
     mask:   [N, T] bool, True where a token is real; None means all are.
     layers: [N, T_k, D_k] each; index 0 is the embedding (or stem) output, then each block's output
             before the final norm. Empty unless asked for.
-    prefix: how many leading tokens are not patches or words of content (CLS and registers); a CNN has 0.
+    prefix: how many leading tokens are no patches of an image (CLS and registers); 0 for texts and CNNs.
     """
 
-    pooled: Tensor
+    pooled: Tensor | None = None
     tokens: Tensor | None = None
     mask: Tensor | None = None
     layers: Sequence[Tensor] = ()
@@ -40,21 +44,207 @@ class Output:
 class Encoder:
     """A frozen encoder seen through one layer and one pooling.
 
-    Sources subclass it and give three things: `network` (the frozen module), `preprocess` and `forward`.
-    Several views of one network share it (`at`), and `encode_views` fills them all from one forward pass.
+    A source subclasses it and gives `preprocess` and `forward`. Several views of one network share it
+    (`at`), and `encode_views` fills them all from one forward pass.
+
+    network: the frozen module: eval mode, no gradients. Nothing here ever changes a parameter.
+    ingredients: all that decides the features besides layer and pooling, as JSON: digests of the weights and
+        the tokenizer, the preprocessing, the prompt, the length limit. `backbone_key` is its digest.
+    pools: the poolings that exist for its tokens. default_pool: the one used when a layer is asked for without
+        a pooling, and for the whole encoder when `forward` leaves `Output.pooled` empty.
     """
 
-    modality: Modality
-    uri: EncoderURI
-    network: nn.Module
-    depth: int  # number of blocks (stages of a CNN); layers run from 0 (embedding, stem) to depth
-    base_fingerprint: str  # weights + preprocessing + tokenizer + max length + prompt, 64 hex digits
     licence: str | None = None
+    revision: str | None = None
 
-    def preprocess(self, items: Sequence[Any]) -> dict[str, Tensor]:
-        """RGB PIL images, or strings, to the tensors `forward` takes. Runs on the CPU, in any thread."""
+    def __init__(
+        self,
+        uri: EncoderURI,
+        modality: Modality,
+        network: nn.Module,
+        ingredients: dict[str, Any],
+        *,
+        pools: Sequence[str],
+        default_pool: str = "mean",
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.uri, self.modality = uri.backbone(), modality
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype: torch.dtype = getattr(torch, uri.dtype or "float32")
+        self.network = network.eval().requires_grad_(False).to(self.device, self.dtype)
+        self.ingredients = {"modality": modality, **ingredients}
+        self.backbone_key = digest(self.ingredients)
+        self.pools, self.default_pool = tuple(sorted(pools)), default_pool
+        self.layer: int | None = None
+        self.pool: str | None = None
+        self._measure()
+
+    def preprocess(self, items: Sequence[Any]) -> Inputs:
+        """Images (PIL, or tensors [3, H, W]) or strings to the tensors of a batch, on the CPU.
+
+        Deterministic, and safe to call from several threads at once.
+        """
         raise NotImplementedError
 
-    def forward(self, inputs: dict[str, Tensor], layers: bool) -> Output:
-        """One forward pass; fill `Output.layers` only if `layers`."""
+    def forward(self, inputs: Inputs, layers: bool) -> Output:
+        """One forward pass on `self.device`; `Output.layers` is filled only if `layers`."""
         raise NotImplementedError
+
+    def run(self, inputs: Inputs, layers: bool = False) -> Output:
+        """`forward` without gradients, in eval mode, on inputs moved to the encoder's device."""
+        self.network.eval()
+        with torch.inference_mode():
+            return self.forward({key: self._place(value) for key, value in inputs.items()}, layers)
+
+    def encode(self, items: Sequence[Any], batch_size: int = 32) -> np.ndarray:
+        """Features of this view, float32 [N, width]. Texts of similar length share a batch."""
+        features = np.empty((len(items), self.width), dtype=np.float32)
+        order = list(range(len(items)))
+        if self.modality == "text":
+            order.sort(key=lambda i: len(items[i]))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            features[rows] = encode_views([self], self.preprocess([items[i] for i in rows]))[0]
+        return features
+
+    def at(self, layer: int | None = None, pool: str | None = None) -> Encoder:
+        """Another view of the same network. `UsageError` for a layer or pooling that does not exist."""
+        view = copy.copy(self)
+        view.uri = replace(self.uri, layer=layer, pool=pool)
+        view.layer = None if layer is None else self._resolve_layer(layer)
+        view.pool = pool or (self.default_pool if layer is not None or self._pooled_width is None else None)
+        for part in parse_pool(view.pool) if view.pool else ():
+            if part not in self.pools:
+                exists = (
+                    f"It has {', '.join(self.pools)}." if self.pools else "It gives pooled features only."
+                )
+                raise UsageError(
+                    f"{self.uri}: no pooling {part!r} for this {self.modality} encoder. {exists}"
+                )
+        return view
+
+    def expand(self, pool: str | None = None) -> list[Encoder]:
+        """One view per layer, from 0 to `depth`: what `layer=*` stands for."""
+        if self.depth < 0:
+            raise UsageError(f"{self.uri}: this encoder does not expose its layers.")
+        return [self.at(layer, pool) for layer in range(self.depth + 1)]
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks (stages of a CNN): layers run from 0 (embedding, stem) to depth. -1: no layers."""
+        return len(self._layer_widths) - 1
+
+    @property
+    def parts(self) -> list[int]:
+        """Widths of the concatenated parts: `cls+mean` of a 384-wide ViT gives [384, 384]."""
+        if self.pool is None:
+            return [self._pooled_width or 0]
+        width = self._token_width if self.layer is None else self._layer_widths[self.layer]
+        return [width] * len(parse_pool(self.pool))
+
+    @property
+    def width(self) -> int:
+        """D of the features of this view."""
+        return sum(self.parts)
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits that differ when anything that decides the features differs."""
+        return view_fingerprint(self.backbone_key, self.layer, self.pool)
+
+    def record(self) -> dict[str, Any]:
+        """What a store or a model writes down about this encoder, as JSON."""
+        hidden = ("weights", "config", "modality")
+        return {
+            "modality": self.modality,
+            "uri": str(self.uri),
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "backbone_key": self.backbone_key,
+            "layer": self.layer,
+            "pool": self.pool,
+            "width": self.width,
+            "parts": self.parts,
+            "licence": self.licence,
+            "compute_dtype": str(self.dtype).removeprefix("torch."),
+            "preprocessing": {key: value for key, value in self.ingredients.items() if key not in hidden},
+        }
+
+    def __repr__(self) -> str:
+        return f"<Encoder {self.uri} {self.modality} width={self.width} fingerprint={self.fingerprint[:12]}>"
+
+    def _measure(self) -> None:
+        """Learn the widths from one small forward pass, so that no source has to state them."""
+        probe = probe_image() if self.modality == "image" else "a"
+        output = self.run(self.preprocess([probe]), layers=True)
+        self._layer_widths = [layer.shape[-1] for layer in output.layers]
+        self._token_width = 0 if output.tokens is None else output.tokens.shape[-1]
+        self._pooled_width = None if output.pooled is None else output.pooled.shape[-1]
+
+    def _resolve_layer(self, layer: int) -> int:
+        if self.depth < 0:
+            raise UsageError(f"{self.uri}: this encoder does not expose its layers.")
+        if not -self.depth - 1 <= layer <= self.depth:
+            raise UsageError(f"{self.uri}: no layer {layer}. Layers run from 0 (embedding) to {self.depth}.")
+        return layer % (self.depth + 1)
+
+    def _pooled(self, output: Output) -> Tensor:
+        """This view's features, float32 [N, width]."""
+        if self.pool is None:
+            assert output.pooled is not None
+            return output.pooled.float()
+        tokens = output.tokens if self.layer is None else output.layers[self.layer]
+        assert tokens is not None
+        return pool_tokens(tokens, self.pool, output.mask, output.prefix)
+
+    def _place(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(self.device, self.dtype if value.is_floating_point() else None)
+
+
+def encode_views(encoders: Sequence[Encoder], inputs: Inputs) -> list[np.ndarray]:
+    """Features of several views of one network, float32 [N, width_i] each, from a single forward pass.
+
+    inputs: what `preprocess` of any of them gave. Views of different networks are a `UsageError`.
+    """
+    first = encoders[0]
+    for other in encoders[1:]:
+        if other.backbone_key != first.backbone_key:
+            raise UsageError(f"{first.uri} and {other.uri} are different networks: encode them one by one.")
+    output = first.run(inputs, layers=any(view.layer is not None for view in encoders))
+    return [view._pooled(output).cpu().numpy() for view in encoders]
+
+
+@contextmanager
+def block_outputs(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect the input of the first block and the output of each while the network runs.
+
+    Libraries differ in whether their last hidden state is normed; what passes between blocks never is.
+    """
+    states: list[Tensor] = []
+
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states.append(args[0] if args else kwargs["hidden_states"])
+
+    def after(_module: nn.Module, _args: tuple[Any, ...], result: Any) -> None:
+        states.append(result if isinstance(result, Tensor) else result[0])
+
+    handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles += [block.register_forward_hook(after) for block in blocks]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def find_blocks(network: nn.Module, depth: int | None) -> Sequence[nn.Module]:
+    """The list of `depth` equal blocks that a transformer is; empty for networks of another shape."""
+    lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and 0 < len(m) == depth]
+    return max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=())
+
+
+def flatten_map(state: Tensor) -> Tensor:
+    """A CNN's feature map [N, C, H, W] as tokens [N, H·W, C]; tokens are left as they are."""
+    return state.flatten(2).transpose(1, 2) if state.ndim == 4 else state

@@ -1,0 +1,124 @@
+"""What makes two encoders the same: one digest of everything that decides their features.
+
+Not in it, because the features are meant to be equal: shards, batch size, compute dtype, storage dtype.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.errors import InputError
+from isthmus.files import cache_dir, write_atomic
+
+
+def digest(value: Any) -> str:
+    """64 hex digits of a JSON value, independent of the order of keys."""
+    return _blake(json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False).encode()).hexdigest()
+
+
+def view_fingerprint(backbone_key: str, layer: int | None, pool: str | None) -> str:
+    """The fingerprint of one layer and pooling of the network that `backbone_key` identifies."""
+    return digest([backbone_key, layer, pool])
+
+
+def files_digest(paths: Iterable[Path], root: Path) -> str:
+    """Digest of the sorted (name, dtype, shape, bytes) of all tensors in safetensors files below `root`.
+
+    How tensors are spread over the shards of one folder does not matter. Remembered in the cache folder by
+    (path, size, mtime) so that a large model is read once.
+    """
+    paths = sorted(paths)
+    stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    known = cache_dir() / "digests" / digest(stats)[:32]
+    if known.exists() and len(found := known.read_text()) == 64:
+        return found
+    result = _tensors_digest(_locate(paths, root))
+    write_atomic(known, lambda aside: aside.write_text(result))
+    return result
+
+
+def module_digest(module: nn.Module) -> str:
+    """The same for a module in memory: the digest of its state dict, for sources whose files are out of sight."""
+    state = _blake(b"")
+    for name, tensor in sorted(module.state_dict().items()):
+        raw = tensor.detach().cpu().contiguous()
+        state.update(json.dumps([name, str(raw.dtype), list(raw.shape)]).encode())
+        state.update(_raw_bytes(raw))
+    return state.hexdigest()
+
+
+def tokenizer_digest(vocabulary: Mapping[str, int], encode: Any) -> str:
+    """Digest of a tokenizer by what it does: its vocabulary, and the ids it gives to a fixed set of strings.
+
+    Serialised tokenizers change with the library that writes them; their behaviour should not.
+    """
+    return digest([sorted(vocabulary.items()), [list(map(int, encode(text))) for text in PROBES]])
+
+
+PROBES = (
+    "",
+    "a photo of a cat.",
+    "  Two  CATS — naïve café, coöperate; 3,141.59 % (e.g.) don’t\tstop\n",
+    "antidisestablishmentarianism electroencephalographically",
+    "Straße İstanbul ﬁn ½ Ωμέγα кошка قطة 猫が好き 고양이 🐈‍⬛",
+    "<s> [CLS] </s> [SEP] <pad> <|endoftext|> def f(x): return x_1['key'] # https://example.org/?q=1&r=2",
+)
+
+
+def _blake(data: bytes) -> Any:
+    return hashlib.blake2b(data, digest_size=32)
+
+
+def _raw_bytes(tensor: Tensor) -> Any:
+    return tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b""
+
+
+Place = tuple[Path, int, int, str, list[int]]  # file, first byte, last byte + 1, dtype, shape
+
+
+def _locate(paths: Sequence[Path], root: Path) -> dict[str, Place]:
+    """Where each tensor lies. Names carry the subfolder, for pipelines with a weight file per module."""
+    places: dict[str, Place] = {}
+    for path in paths:
+        folder = path.parent.relative_to(root).as_posix()
+        header, start = _header(path)
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            place = (path, start + first, start + last, entry["dtype"], entry["shape"])
+            places[name if folder == "." else f"{folder}/{name}"] = place
+    return places
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file and the offset at which its data begin."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(os.path.getsize(path), 100_000_000):
+            raise InputError(f"{path}: not a safetensors file, or a truncated one. Fetch it again.")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if 8 + length + end != os.path.getsize(path):
+        raise InputError(f"{path}: a truncated safetensors file. Fetch it again.")
+    return header, 8 + length
+
+
+def _tensors_digest(places: Mapping[str, Place]) -> str:
+    state = _blake(b"")
+    maps: dict[Path, mmap.mmap] = {}
+    for name, (path, first, last, dtype, shape) in sorted(places.items()):
+        if path not in maps:
+            with open(path, "rb") as file:
+                maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        state.update(json.dumps([name, dtype, shape]).encode())
+        state.update(memoryview(maps[path])[first:last])
+    return state.hexdigest()

@@ -1,0 +1,113 @@
+"""Hub names to folders on disk. Everything after this step is local, so nothing later can touch the network."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from isthmus.encoders.uri import EncoderURI, is_path
+from isthmus.errors import InputError, OfflineError, UsageError
+from isthmus.files import read_json
+
+SMALL = ["*.json", "*.jsonl", "*.txt", "*.model", "*.py", "*.jinja", "README.md"]
+"""Configuration, tokenizers and cards: fetched first, because they say which weight files are needed."""
+
+
+def resolve(uri: EncoderURI, *, fetch: bool = True) -> Path:
+    """The folder of `uri`: the path it names, or the hub snapshot, fetched if it is not in the hub's cache.
+
+    Raises UsageError for a name or revision that does not exist, OfflineError for one that cannot be fetched,
+    InputError for a folder that holds no safetensors.
+    """
+    if is_path(uri.name):
+        folder = Path(uri.name).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"{uri}: no such folder.")
+    else:
+        folder = _snapshot(uri, SMALL, fetch)
+        _snapshot(uri, weight_names(folder), fetch)
+    if not weight_files(folder):
+        raise InputError(
+            f"{uri}: no safetensors in {folder}. Pickled weights can run code and are not read: choose a revision"
+            " with safetensors, or convert with `AutoModel.from_pretrained(…).save_pretrained(folder)` and use"
+            f" {uri.source}:folder."
+        )
+    return folder
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Weight files of the model in `folder` and of each module of a Sentence-Transformers pipeline."""
+    modules = folder / "modules.json"
+    paths = {entry["path"] for entry in read_json(modules)} if modules.exists() else set()
+    return [name for path in sorted({"", *paths}) for name in _weights_in(folder, path)]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files that exist. A shard that the index names and the folder lacks is an `InputError`."""
+    files = [folder / name for name in weight_names(folder)]
+    for file in files:
+        if not file.exists() and file.name != "model.safetensors":
+            raise InputError(f"{file}: a shard of the weights is missing. Fetch the model again.")
+    return [file for file in files if file.exists()]
+
+
+def revision_of(folder: Path) -> str | None:
+    """The commit of a hub snapshot, which the hub's cache uses as folder name."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def licence_of(folder: Path) -> str | None:
+    """The `license` line of the model card, where there is one."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
+    found = re.match(r"---\s*\n.*?^license:[ \t]*([^\s#]+)", text, re.DOTALL | re.MULTILINE)
+    return found[1].strip("'\"") if found else None
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A configuration without the entries that say who saved it and how, and nothing about the features."""
+    return {key: value for key, value in read_json(folder / name).items() if key not in INCIDENTAL}
+
+
+INCIDENTAL = {
+    *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"),
+    *("_valid_processor_keys", "data_format", "device", "disable_grouping", "feature_extractor_type"),
+    *("input_data_format", "processor_class", "return_tensors", "use_fast"),
+}
+
+
+def _weights_in(folder: Path, path: str) -> list[str]:
+    prefix = f"{path}/" if path else ""
+    index = folder / path / "model.safetensors.index.json"
+    if (folder / path / "model.safetensors").exists() or not index.exists():
+        return [prefix + "model.safetensors"]
+    return sorted({prefix + shard for shard in read_json(index)["weight_map"].values()})
+
+
+def _snapshot(uri: EncoderURI, patterns: list[str], fetch: bool) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                uri.name, revision=uri.revision, allow_patterns=patterns, local_files_only=not fetch
+            )
+        )
+    except errors.GatedRepoError as error:
+        raise InputError(
+            f"{uri}: access to this model must be granted on its hub page first ({error})."
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise UsageError(f"{uri}: no model {uri.name!r} on the hub, or it is private.") from None
+    except errors.RevisionNotFoundError:
+        raise UsageError(f"{uri}: {uri.name} has no revision {uri.revision!r}.") from None
+    except (errors.HFValidationError, json.JSONDecodeError) as error:
+        raise UsageError(f"{uri}: {error}") from None
+    except (OSError, errors.EntryNotFoundError) as error:
+        raise OfflineError(
+            f"{uri}: not in the cache, and it cannot be fetched now ({type(error).__name__}). With a network, run"
+            f" `isthmus fetch '{uri.backbone()}'` once; a folder on disk is named {uri.source}:/path/to/folder."
+        ) from None

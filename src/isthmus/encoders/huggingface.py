@@ -1,0 +1,305 @@
+"""`hf:` – vision and text models in the format of transformers, from the hub or a folder."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.encoders import hub
+from isthmus.encoders.base import (
+    Encoder,
+    Inputs,
+    Modality,
+    Output,
+    block_outputs,
+    find_blocks,
+    flatten_map,
+)
+from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
+from isthmus.encoders.images import to_pil
+from isthmus.encoders.uri import EncoderURI
+from isthmus.errors import InputError, UsageError
+
+PREFIX_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
+UNMASKED = (
+    "siglip_text_model",
+    "siglip2_text_model",
+)  # trained on texts padded to full length, without a mask
+
+
+def load(uri: EncoderURI, *, modality: Modality | None, fetch: bool, **options: Any) -> Encoder:
+    """Load an `hf:` encoder; see `load_encoder`."""
+    return from_folder(hub.resolve(uri, fetch=fetch), uri, modality=modality, **options)
+
+
+def from_folder(
+    folder: Path,
+    uri: EncoderURI,
+    *,
+    modality: Modality | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """The encoder in `folder`. A model with two towers (CLIP, SigLIP) gives the one of `modality`."""
+    network, missing = load_network(folder, uri, trust_remote_code)
+    network, modality = _tower(network, modality, uri)
+    _refuse_missing(missing, uri)
+    build = HFImageEncoder if modality == "image" else HFTextEncoder
+    encoder = build(folder, uri, network, device, trust_remote_code)
+    encoder.licence, encoder.revision = hub.licence_of(folder), hub.revision_of(folder)
+    return encoder
+
+
+def load_network(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tuple[nn.Module, set[str]]:
+    """The network without a task head, in the type it is stored in, and the weights its files lack."""
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+
+    shared = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(folder, **shared)
+        auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
+        network, info = auto.from_pretrained(
+            folder, config=config, use_safetensors=True, dtype="auto", output_loading_info=True, **shared
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"{uri}: transformers cannot load it: {error}") from error
+    return network, set(info["missing_keys"])
+
+
+class HFImageEncoder(Encoder):
+    """A vision transformer or CNN. Its own pooled output is CLS after the final norm (plain ViTs) or its pooler."""
+
+    def __init__(
+        self,
+        folder: Path,
+        uri: EncoderURI,
+        network: Any,
+        device: str | torch.device | None,
+        trust_remote_code: bool,
+    ) -> None:
+        if uri.max_tokens or uri.prompt:
+            raise UsageError(f"{uri}: max_tokens and prompt are options of text encoders.")
+        self.processor, settings = load_processor(folder, uri, trust_remote_code)
+        self._prefix = prefix_length(network)
+        self._plain = self._prefix > 0 and not _pools_itself(network)
+        self._blocks = find_blocks(network, getattr(network.config, "num_hidden_layers", None))
+        self._forward_options = {"interpolate_pos_encoding": True} if _interpolates(network) else {}
+        pools = ("cls", "mean", "max") if self._prefix else ("mean", "max")
+        ingredients = {
+            "weights": files_digest(hub.weight_files(folder), folder),
+            "config": hub.read_config(folder),
+            "image_processor": settings,
+        }
+        default = "cls" if self._prefix else "mean"
+        super().__init__(uri, "image", network, ingredients, pools=pools, default_pool=default, device=device)
+
+    def preprocess(self, items: Sequence[Any]) -> Inputs:
+        """The model's own resize, crop and normalisation: {"pixel_values": [N, 3, H, W]}."""
+        pixels = self.processor([to_pil(item) for item in items], return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels}
+
+    def forward(self, inputs: Inputs, layers: bool) -> Output:
+        states, result = run_network(self.network, self._blocks, inputs | self._forward_options, layers)
+        tokens = flatten_map(result.last_hidden_state)
+        pooled = None if self._plain else getattr(result, "pooler_output", None)
+        return Output(
+            pooled=None if pooled is None else pooled.flatten(1),
+            tokens=tokens,
+            layers=[flatten_map(state) for state in states],
+            prefix=self._prefix,
+        )
+
+
+class HFTextEncoder(Encoder):
+    """A text model. Its own pooled output is the masked mean of its tokens, or the pooler of a CLIP-like tower."""
+
+    def __init__(
+        self,
+        folder: Path,
+        uri: EncoderURI,
+        network: Any,
+        device: str | torch.device | None,
+        trust_remote_code: bool,
+    ) -> None:
+        if uri.size:
+            raise UsageError(f"{uri}: size is an option of image encoders.")
+        self.tokenizer = load_tokenizer(folder, uri, trust_remote_code)
+        self.max_tokens = max_tokens(uri, network, self.tokenizer.model_max_length)
+        self.prompt = uri.prompt or ""
+        self._lock = threading.Lock()
+        self._unmasked = network.config.model_type in UNMASKED
+        self._towered = self._unmasked or network.config.model_type.startswith("clip")
+        self._blocks = find_blocks(network, getattr(network.config, "num_hidden_layers", None))
+        network.config.use_cache = False
+        ingredients = {
+            "weights": files_digest(hub.weight_files(folder), folder),
+            "config": hub.read_config(folder),
+            "tokenizer": tokenizer_digest(self.tokenizer.get_vocab(), self.tokenizer.encode),
+            "max_tokens": self.max_tokens,
+            "prompt": self.prompt,
+        }
+        pools = ("cls", "mean", "max", "last") if self._has_cls() else ("mean", "max", "last")
+        super().__init__(uri, "text", network, ingredients, pools=pools, device=device)
+
+    def preprocess(self, items: Sequence[str]) -> Inputs:
+        """Token ids of the prompt and each text, cut to `max_tokens` and padded on the right."""
+        texts = [self.prompt + item for item in items]
+        with self._lock:  # a fast tokenizer keeps truncation and padding as state
+            batch = self.tokenizer(
+                [text or self.tokenizer.eos_token or " " for text in texts],
+                padding="max_length" if self._unmasked else True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
+        return dict(batch)
+
+    def forward(self, inputs: Inputs, layers: bool) -> Output:
+        mask = inputs["attention_mask"].bool()
+        if self._unmasked:
+            inputs = {"input_ids": inputs["input_ids"]}
+        states, result = run_network(self.network, self._blocks, inputs, layers)
+        pooled = result.pooler_output if self._towered else None
+        return Output(pooled=pooled, tokens=result.last_hidden_state, mask=mask, layers=states)
+
+    def _has_cls(self) -> bool:
+        """Whether texts begin with a token that stands for the whole: decoders see nothing before their first."""
+        return self.tokenizer.cls_token_id is not None and not getattr(self, "_towered", False)
+
+
+def run_network(
+    network: nn.Module, blocks: Sequence[nn.Module], inputs: Inputs, layers: bool
+) -> tuple[Sequence[Tensor], Any]:
+    """One forward pass and, if `layers`, the hidden states before the final norm."""
+    if not layers:
+        return (), network(**inputs)
+    if not blocks:  # stages of a CNN: nothing is normed behind the last one
+        result = network(**inputs, output_hidden_states=True)
+        return result.hidden_states or (), result
+    with block_outputs(blocks) as states:
+        result = network(**inputs)
+    return states, result
+
+
+def load_processor(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+    """The image processor saved with the model (Pillow and NumPy only) and its settings with `size=` applied.
+
+    A model without one is refused: guessed preprocessing gives features that look right and are not.
+    """
+    from transformers import AutoImageProcessor
+
+    settings = _processor_settings(folder, uri)
+    overrides = _resized(settings, uri.size) if uri.size else {}
+    processor = AutoImageProcessor.from_pretrained(
+        folder, backend="pil", trust_remote_code=trust_remote_code, local_files_only=True, **overrides
+    )
+    return processor, settings | overrides
+
+
+def load_tokenizer(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> Any:
+    """The tokenizer saved with the model; a decoder without a padding token pads with its end token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True, padding_side="right"
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"{uri}: its tokenizer cannot be loaded: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def max_tokens(uri: EncoderURI, network: nn.Module, model_max_length: float) -> int:
+    """The length limit: the tokenizer's, within the position table; `max_tokens=` moves it within the table."""
+    table = position_limit(network)
+    if uri.max_tokens and table and uri.max_tokens > table:
+        raise UsageError(f"{uri}: max_tokens is at most {table}: the model has no more positions.")
+    stated = int(model_max_length) if model_max_length < 1e9 else table or 512
+    return uri.max_tokens or min(stated, table or stated)
+
+
+def position_limit(network: nn.Module) -> int | None:
+    """How many positions a learned table holds; None for relative or rotary positions, which have no end."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES:
+            reserved = (
+                0 if module.padding_idx is None else module.padding_idx + 1
+            )  # RoBERTa counts from there
+            return module.num_embeddings - max(reserved, getattr(module, "offset", 0))
+    return None
+
+
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+
+
+def prefix_length(network: nn.Module) -> int:
+    """Number of CLS, distillation and register tokens before the patches, read from the parameters."""
+    extra = [p for name, p in network.named_parameters() if name.rpartition(".")[2] in PREFIX_TOKENS]
+    return sum(parameter.numel() // parameter.shape[-1] for parameter in extra)
+
+
+def _tower(network: Any, modality: Modality | None, uri: EncoderURI) -> tuple[Any, Modality]:
+    if hasattr(network, "vision_model") and hasattr(network, "text_model"):
+        if modality is None:
+            raise UsageError(
+                f"{uri}: holds an image and a text tower: pass modality='image' or modality='text'."
+            )
+        return (network.vision_model if modality == "image" else network.text_model), modality
+    return network, "text" if hasattr(network.config, "vocab_size") else "image"
+
+
+def _refuse_missing(missing: set[str], uri: EncoderURI) -> None:
+    """Weights that the files lack are random. Only poolers, which plain models do not use, may be missing."""
+    needed = sorted(name for name in missing if "pooler" not in name.split("."))
+    if needed:
+        raise InputError(
+            f"{uri}: its files lack {len(needed)} weights of the network, for example {needed[0]}."
+        )
+
+
+def _pools_itself(network: nn.Module) -> bool:
+    """CLIP-like towers norm or attend in their pooler; the poolers of plain ViTs serve their classifiers only."""
+    return hasattr(network, "post_layernorm") or hasattr(network, "head")
+
+
+def _interpolates(network: nn.Module) -> bool:
+    import inspect
+
+    return "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
+
+
+def _processor_settings(folder: Path, uri: EncoderURI) -> dict[str, Any]:
+    if (folder / "preprocessor_config.json").exists():
+        settings = hub.read_config(folder, "preprocessor_config.json")
+    elif (folder / "processor_config.json").exists():
+        settings = hub.read_config(folder, "processor_config.json").get("image_processor", {})
+    else:
+        settings = {}
+    if not settings:
+        raise InputError(
+            f"{uri}: {folder} has no preprocessor_config.json, so its resize and normalisation are unknown and are"
+            " not guessed. Save the right one there: `AutoImageProcessor.from_pretrained(base).save_pretrained(folder)`."
+        )
+    kind = str(settings.get("image_processor_type", ""))
+    kept = {key: value for key, value in settings.items() if key not in hub.INCIDENTAL}
+    return kept | {"image_processor_type": kind.removesuffix("Fast").removesuffix("Pil")}
+
+
+def _resized(settings: dict[str, Any], size: int) -> dict[str, Any]:
+    """Settings for `size` × `size` pixels, with the ratio of resize to crop kept."""
+    square = {"height": size, "width": size}
+    resize, crop = settings.get("size"), settings.get("crop_size")
+    if not (
+        settings.get("do_center_crop") and isinstance(resize, dict) and "shortest_edge" in resize and crop
+    ):
+        return {"size": square, "crop_size": square}
+    side = crop["height"] if isinstance(crop, dict) else crop
+    return {"size": {"shortest_edge": round(resize["shortest_edge"] * size / side)}, "crop_size": square}

@@ -1,0 +1,47 @@
+"""Images on their way into an encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from isthmus.errors import InputError
+
+
+def to_pil(image: Any) -> Image.Image:
+    """RGB from a PIL image (transparency on white) or a tensor [3, H, W], uint8 or float in 0..1 or 0..255."""
+    if isinstance(image, Tensor):
+        return _from_tensor(image)
+    if not isinstance(image, Image.Image):
+        raise InputError(
+            f"an image encoder takes PIL images or tensors [3, H, W], not {type(image).__name__}."
+        )
+    if image.mode == "RGB":
+        return image
+    if "A" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def probe_image() -> Image.Image:
+    """A small grey picture, to learn an encoder's widths with."""
+    return Image.new("RGB", (64, 64), (127, 127, 127))
+
+
+def _from_tensor(image: Tensor) -> Image.Image:
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise InputError(f"an image tensor is [3, H, W], not {list(image.shape)}.")
+    pixels = image.detach().cpu()
+    if pixels.is_floating_point():
+        pixels = pixels.float()
+        if not bool(pixels.isfinite().all()) or pixels.min() < 0 or pixels.max() > 255:
+            raise InputError(
+                "an image tensor holds values in 0..1 or 0..255; this one does not (normalised already?)."
+            )
+        pixels = (pixels * (255 if pixels.max() <= 1 else 1)).round()
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy().astype(np.uint8))

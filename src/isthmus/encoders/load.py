@@ -1,0 +1,91 @@
+"""`load_encoder`: from a URI to an encoder."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterable
+
+import torch
+
+from isthmus.encoders.base import Encoder, Modality
+from isthmus.encoders.uri import EncoderURI
+from isthmus.errors import UsageError
+
+MODULES = {
+    "hf": "isthmus.encoders.huggingface",
+    "st": "isthmus.encoders.sentence",
+    "timm": "isthmus.encoders.timm_models",
+    "open_clip": "isthmus.encoders.openclip",
+    "wheel": "isthmus.encoders.wheels",
+}
+
+
+def load_encoder(
+    uri: str | EncoderURI,
+    *,
+    modality: Modality | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+    fetch: bool = True,
+) -> Encoder:
+    """Load one frozen encoder.
+
+    uri: `source:name[@revision][?option=value&…]`, sources hf, st, timm, open_clip, wheel; see `EncoderURI`.
+    modality: "image" or "text"; needed for models with both towers, else checked.
+    device: default CUDA where there is one, else the CPU. fetch: False never touches the network.
+    trust_remote_code: run Python code that comes with the model; also an option of the URI.
+
+    Raises UsageError (a name, option, layer or pooling that does not exist), OfflineError (not in the cache
+    and not to be had now), InputError (files that cannot be used as they are).
+    """
+    parsed = EncoderURI.parse(uri)
+    if parsed.layer == "*":
+        raise UsageError(f"{parsed}: layer=* names several encoders: use load_encoders.")
+    encoder = _load_backbone(parsed.backbone(), modality, device, trust_remote_code, fetch)
+    return encoder.at(parsed.layer, parsed.pool)
+
+
+def load_encoders(
+    uris: Iterable[str | EncoderURI],
+    *,
+    modality: Modality | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+    fetch: bool = True,
+) -> list[Encoder]:
+    """Load several, each network once: views of the same network share it. `layer=*` becomes one per layer."""
+    backbones: dict[EncoderURI, Encoder] = {}
+    views: list[Encoder] = []
+    for parsed in map(EncoderURI.parse, uris):
+        key = parsed.backbone()
+        if key not in backbones:
+            backbones[key] = _load_backbone(key, modality, device, trust_remote_code, fetch)
+        if parsed.layer == "*":
+            views += backbones[key].expand(parsed.pool)
+        else:
+            views.append(backbones[key].at(parsed.layer, parsed.pool))
+    return views
+
+
+def _load_backbone(
+    uri: EncoderURI,
+    modality: Modality | None,
+    device: str | torch.device | None,
+    trust_remote_code: bool,
+    fetch: bool,
+) -> Encoder:
+    trust = uri.trust_remote_code if uri.trust_remote_code is not None else trust_remote_code
+    if trust and uri.source in ("hf", "st"):
+        warnings.warn(
+            f"{uri.source}:{uri.name}: trust_remote_code is on: Python code from this repository runs on this machine.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    source = importlib.import_module(MODULES[uri.source])
+    encoder: Encoder = source.load(
+        uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch
+    )
+    if modality and encoder.modality != modality:
+        raise UsageError(f"{uri}: is an encoder of {encoder.modality}s, not of {modality}s.")
+    return encoder

@@ -1,0 +1,62 @@
+"""Static token embeddings (WordLlama): a table and a tokenizer. The only layer is the embedding."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import nn
+
+from isthmus.encoders import hub
+from isthmus.encoders.base import Encoder, Inputs, Output
+from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
+from isthmus.encoders.uri import EncoderURI
+from isthmus.errors import UsageError
+
+
+class StaticEncoder(Encoder):
+    """The mean of the token embeddings, not normalised, as WordLlama's `embed` gives it by default."""
+
+    def __init__(self, folder: Path, uri: EncoderURI, device: str | torch.device | None) -> None:
+        if uri.size:
+            raise UsageError(f"{uri}: size is an option of image encoders.")
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.prompt = uri.prompt or ""
+        self._lock = threading.Lock()
+        self.tokenizer.no_truncation()
+        if uri.max_tokens:
+            self.tokenizer.enable_truncation(uri.max_tokens)
+        table = load_file(folder / "model.safetensors")["embedding.weight"].float()
+        ingredients = {
+            "weights": files_digest(hub.weight_files(folder), folder),
+            "tokenizer": tokenizer_digest(self.tokenizer.get_vocab(), self._ids),
+            "max_tokens": uri.max_tokens,
+            "prompt": self.prompt,
+        }
+        network = nn.Embedding.from_pretrained(table)
+        super().__init__(uri, "text", network, ingredients, pools=("mean", "max", "last"), device=device)
+
+    def preprocess(self, items: Sequence[str]) -> Inputs:
+        with self._lock:
+            rows = [torch.tensor(self._ids(self.prompt + item), dtype=torch.long) for item in items]
+        longest = max(1, *(len(row) for row in rows))
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)], mask[i, : len(row)] = row, True
+        return {"input_ids": ids, "mask": mask}
+
+    def forward(self, inputs: Inputs, layers: bool) -> Output:
+        tokens = self.network(inputs["input_ids"])
+        return Output(tokens=tokens, mask=inputs["mask"], layers=[tokens] if layers else ())
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def from_folder(folder: Path, uri: EncoderURI, *, device: str | torch.device | None = None) -> Encoder:
+    return StaticEncoder(folder, uri, device)

@@ -1,0 +1,134 @@
+"""Names of encoders: `source:name[@revision][?option=value&…]`, for instance `hf:facebook/dinov2-base?layer=11`.
+
+This module imports nothing heavy: the command line may parse URIs before torch is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+from urllib.parse import unquote
+
+from isthmus.errors import UsageError, did_you_mean
+
+SOURCES = ("hf", "open_clip", "st", "timm", "wheel")
+DTYPES = ("bfloat16", "float16", "float32")
+POOLS = ("cls", "last", "max", "mean")
+FLAGS = {"1": True, "true": True, "0": False, "false": False}
+
+
+@dataclass(frozen=True)
+class EncoderURI:
+    """A parsed encoder name. `str(uri)` is canonical: options sorted, nothing implied.
+
+    layer: hidden state to read (0 = embedding, k = output of block k, negative from the end), or "*" for each;
+           None = tokens after the final norm. pool: how tokens become one vector; None = the encoder's own way.
+    size: image side in pixels. max_tokens, prompt: length limit and prefix of texts. dtype: compute type.
+    checkpoint: a safetensors file with the weights (`timm:` and `open_clip:`).
+    """
+
+    source: str
+    name: str
+    revision: str | None = None
+    checkpoint: str | None = None
+    dtype: str | None = None
+    layer: int | Literal["*"] | None = None
+    max_tokens: int | None = None
+    pool: str | None = None
+    prompt: str | None = None
+    size: int | None = None
+    trust_remote_code: bool | None = None
+
+    @classmethod
+    def parse(cls, text: str | EncoderURI) -> EncoderURI:
+        """Read `text`. An unknown source or option, or a bad value, is a `UsageError` naming the nearest."""
+        if isinstance(text, EncoderURI):
+            return text
+        source, colon, rest = text.partition(":")
+        if not colon:
+            raise UsageError(
+                f"{text!r}: an encoder is written source:name, for example hf:facebook/dinov2-base."
+            )
+        if source not in SOURCES:
+            raise UsageError(f"{text!r}: no encoder source {source!r}." + did_you_mean(source, SOURCES))
+        name, _, query = rest.partition("?")
+        revision = None
+        if not is_path(name):
+            name, _, revision = name.partition("@")
+        if not name:
+            raise UsageError(f"{text!r}: the name after {source!r} is empty.")
+        options = dict(_option(text, item) for item in query.split("&") if item)
+        if len(options) < len([item for item in query.split("&") if item]):
+            raise UsageError(f"{text!r}: an option is given twice.")
+        revision = unquote(revision) if revision else None
+        return cls(source, unquote(name), revision, **options)  # type: ignore[arg-type]
+
+    def backbone(self) -> EncoderURI:
+        """The same encoder without layer and pooling: what has to be loaded once."""
+        return replace(self, layer=None, pool=None)
+
+    def __str__(self) -> str:
+        revision = f"@{_quote(self.revision, '?&')}" if self.revision else ""
+        given = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name in OPTIONS]
+        options = "&".join(f"{key}={_write(value)}" for key, value in given if value is not None)
+        return f"{self.source}:{_quote(self.name, '?')}{revision}" + (f"?{options}" if options else "")
+
+
+OPTIONS = tuple(f.name for f in fields(EncoderURI))[3:]
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is a folder on disk (absolute, or beginning with `.` or `~`) and not a hub name."""
+    return name.startswith(("/", "./", "../", "~")) or name in (".", "..")
+
+
+def parse_pool(pool: str) -> tuple[str, ...]:
+    """`"cls+mean"` to `("cls", "mean")`; an unknown or repeated pooling is a `UsageError`."""
+    parts = tuple(pool.split("+"))
+    for part in parts:
+        if part not in POOLS:
+            raise UsageError(f"pool={pool}: no pooling {part!r}." + did_you_mean(part, POOLS))
+    if len(set(parts)) < len(parts):
+        raise UsageError(f"pool={pool}: a pooling is given twice.")
+    return parts
+
+
+def _option(text: str, item: str) -> tuple[str, str | int | bool]:
+    key, _, raw = item.partition("=")
+    value = unquote(raw)
+    if key not in OPTIONS:
+        raise UsageError(f"{text!r}: no option {key!r}." + did_you_mean(key, OPTIONS))
+    if not value:
+        raise UsageError(f"{text!r}: the option {key!r} has no value.")
+    if key == "pool":
+        parse_pool(value)
+    if key == "dtype" and value not in DTYPES:
+        raise UsageError(f"{text!r}: no dtype {value!r}." + did_you_mean(value, DTYPES))
+    if key == "trust_remote_code":
+        if value.lower() not in FLAGS:
+            raise UsageError(f"{text!r}: trust_remote_code is 0 or 1, not {value!r}.")
+        return key, FLAGS[value.lower()]
+    if key in ("size", "max_tokens") or (key == "layer" and value != "*"):
+        return key, _integer(text, key, value)
+    return key, value
+
+
+def _integer(text: str, key: str, value: str) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        raise UsageError(f"{text!r}: {key} is a whole number, not {value!r}.") from None
+    if key != "layer" and number < 1:
+        raise UsageError(f"{text!r}: {key} is at least 1, not {number}.")
+    return number
+
+
+def _write(value: str | int | bool) -> str:
+    return str(int(value)) if isinstance(value, bool) else _quote(str(value), "&")
+
+
+def _quote(text: str, special: str) -> str:
+    """Escape only what would be read as syntax, so that prompts and paths stay legible."""
+    for character in "%" + special:
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text

