@@ -16,7 +16,7 @@ from isthmus.encoders.fingerprint import digest, view_fingerprint
 from isthmus.encoders.images import probe_image
 from isthmus.encoders.pooling import pool_tokens
 from isthmus.encoders.uri import EncoderURI, parse_pool
-from isthmus.errors import UsageError, did_you_mean
+from isthmus.errors import InputError, UsageError
 
 Modality = Literal["image", "text"]
 Inputs = dict[str, Any]
@@ -50,8 +50,9 @@ class Encoder:
     network: the frozen module: eval mode, no gradients. Nothing here ever changes a parameter.
     ingredients: all that decides the features besides layer and pooling, as JSON: digests of the weights and
         the tokenizer, the preprocessing, the prompt, the length limit. `backbone_key` is its digest.
-    pools: the poolings that exist for its tokens. default_pool: the one used when a layer is asked for without
-        a pooling, and for the whole encoder when `forward` leaves `Output.pooled` empty.
+    pools: the poolings that exist for its tokens.
+    default_pool: the one used when a layer is asked for without a pooling, and for the whole encoder when
+        `forward` leaves `Output.pooled` empty.
     """
 
     licence: str | None = None
@@ -239,10 +240,20 @@ def block_outputs(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def find_blocks(network: nn.Module, depth: int | None) -> Sequence[nn.Module]:
+def find_blocks(network: nn.Module, depth: int | None) -> list[nn.Module]:
     """The list of `depth` equal blocks that a transformer is; empty for networks of another shape."""
     lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and 0 < len(m) == depth]
-    return max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=())
+    return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=()))
+
+
+def check_texts(items: Sequence[Any]) -> list[str]:
+    """The texts as a list; anything but strings is an `InputError`."""
+    if isinstance(items, str):
+        raise InputError("a text encoder takes a list of strings, not one string.")
+    for i, item in enumerate(items):
+        if not isinstance(item, str):
+            raise InputError(f"a text encoder takes strings; item {i} is of type {type(item).__name__}.")
+    return list(items)
 
 
 def flatten_map(state: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite (Tan and Le 2019, arXiv 1905.11946; Lite: no squeeze-and-excitation, ReLU6, fixed stem and head).
+"""EfficientNet-Lite: EfficientNet (Tan and Le 2019, arXiv 1905.11946) with ReLU6, without excitation.
 
 Module names and TensorFlow's SAME padding follow `efficientnet_lite_pytorch`, whose state dicts this reads.
 """
@@ -119,7 +119,7 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 
 
 class EfficientNetLiteEncoder(Encoder):
-    """Layers: stem and seven stages; tokens: the head's feature map; pooled: its average, as the classifier reads."""
+    """Layers: stem and seven stages. Tokens: the head's feature map, whose mean the classifier reads."""
 
     def __init__(self, folder: Path, uri: EncoderURI, device: str | torch.device | None) -> None:
         self.processor, settings = load_processor(folder, uri, trust_remote_code=False)
@@ -138,8 +138,9 @@ class EfficientNetLiteEncoder(Encoder):
         return {"pixel_values": pixels}
 
     def forward(self, inputs: Inputs, layers: bool) -> Output:
-        stages = self.network.stages(inputs["pixel_values"])
-        tokens = flatten_map(self.network.head(stages[-1]))
+        network: Any = self.network
+        stages = network.stages(inputs["pixel_values"])
+        tokens = flatten_map(network.head(stages[-1]))
         return Output(tokens=tokens, layers=[flatten_map(stage) for stage in stages] if layers else ())
 
 

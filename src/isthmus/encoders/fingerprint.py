@@ -47,7 +47,7 @@ def files_digest(paths: Iterable[Path], root: Path) -> str:
 
 
 def module_digest(module: nn.Module) -> str:
-    """The same for a module in memory: the digest of its state dict, for sources whose files are out of sight."""
+    """The same of a module's state dict, for sources whose weight files are out of sight."""
     state = _blake(b"")
     for name, tensor in sorted(module.state_dict().items()):
         raw = tensor.detach().cpu().contiguous()

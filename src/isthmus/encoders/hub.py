@@ -1,11 +1,15 @@
-"""Hub names to folders on disk. Everything after this step is local, so nothing later can touch the network."""
+"""Hub names to folders on disk. All that follows is local, so nothing later can touch the network."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.errors import InputError, OfflineError, UsageError
@@ -30,9 +34,9 @@ def resolve(uri: EncoderURI, *, fetch: bool = True) -> Path:
         _snapshot(uri, weight_names(folder), fetch)
     if not weight_files(folder):
         raise InputError(
-            f"{uri}: no safetensors in {folder}. Pickled weights can run code and are not read: choose a revision"
-            " with safetensors, or convert with `AutoModel.from_pretrained(…).save_pretrained(folder)` and use"
-            f" {uri.source}:folder."
+            f"{uri}: no safetensors in {folder}. Pickled weights can run code and are not read: choose a"
+            " revision with safetensors, or convert them once where you trust them,"
+            f" `AutoModel.from_pretrained(…).save_pretrained(folder)`, and use {uri.source}:/path/to/folder."
         )
     return folder
 
@@ -51,6 +55,35 @@ def weight_files(folder: Path) -> list[Path]:
         if not file.exists() and file.name != "model.safetensors":
             raise InputError(f"{file}: a shard of the weights is missing. Fetch the model again.")
     return [file for file in files if file.exists()]
+
+
+UNREADABLE = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError)
+
+
+@contextmanager
+def loading(uri: EncoderURI) -> Iterator[None]:
+    """Load quietly, and turn what the libraries raise on files they cannot read into an `InputError`."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        raise InputError(f"{uri}: cannot be loaded: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def revision_of(folder: Path) -> str | None:
@@ -108,6 +141,6 @@ def _snapshot(uri: EncoderURI, patterns: list[str], fetch: bool) -> Path:
         raise UsageError(f"{uri}: {error}") from None
     except (OSError, errors.EntryNotFoundError) as error:
         raise OfflineError(
-            f"{uri}: not in the cache, and it cannot be fetched now ({type(error).__name__}). With a network, run"
-            f" `isthmus fetch '{uri.backbone()}'` once; a folder on disk is named {uri.source}:/path/to/folder."
+            f"{uri}: not in the cache, and it cannot be fetched now ({type(error).__name__}). With a network,"
+            f" run `isthmus fetch '{uri.backbone()}'` once; a folder is named {uri.source}:/path/to/folder."
         ) from None

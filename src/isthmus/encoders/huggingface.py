@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from isthmus.encoders.base import (
     Modality,
     Output,
     block_outputs,
+    check_texts,
     find_blocks,
     flatten_map,
 )
@@ -25,11 +27,9 @@ from isthmus.encoders.images import to_pil
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, UsageError
 
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 PREFIX_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
-UNMASKED = (
-    "siglip_text_model",
-    "siglip2_text_model",
-)  # trained on texts padded to full length, without a mask
+UNMASKED = ("siglip_text_model", "siglip2_text_model")  # trained on full length with padding, without a mask
 
 
 def load(uri: EncoderURI, *, modality: Modality | None, fetch: bool, **options: Any) -> Encoder:
@@ -46,7 +46,7 @@ def from_folder(
     trust_remote_code: bool = False,
 ) -> Encoder:
     """The encoder in `folder`. A model with two towers (CLIP, SigLIP) gives the one of `modality`."""
-    network, missing = load_network(folder, uri, trust_remote_code)
+    network, missing = _load_network(folder, uri, trust_remote_code)
     network, modality = _tower(network, modality, uri)
     _refuse_missing(missing, uri)
     build = HFImageEncoder if modality == "image" else HFTextEncoder
@@ -55,24 +55,22 @@ def from_folder(
     return encoder
 
 
-def load_network(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tuple[nn.Module, set[str]]:
-    """The network without a task head, in the type it is stored in, and the weights its files lack."""
+def _load_network(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tuple[nn.Module, set[str]]:
+    """The network without a task head, and the names of the weights its files lack."""
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
-    shared = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    try:
+    shared: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    with hub.loading(uri):
         config = AutoConfig.from_pretrained(folder, **shared)
+    shared |= {"use_safetensors": True, "output_loading_info": True, "dtype": uri.dtype or "float32"}
+    with hub.loading(uri):
         auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
-        network, info = auto.from_pretrained(
-            folder, config=config, use_safetensors=True, dtype="auto", output_loading_info=True, **shared
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"{uri}: transformers cannot load it: {error}") from error
+        network, info = auto.from_pretrained(folder, config=config, **shared)
     return network, set(info["missing_keys"])
 
 
 class HFImageEncoder(Encoder):
-    """A vision transformer or CNN. Its own pooled output is CLS after the final norm (plain ViTs) or its pooler."""
+    """A vision transformer or CNN. Its own pooled output: the final CLS of a plain ViT, else its pooler."""
 
     def __init__(
         self,
@@ -116,7 +114,7 @@ class HFImageEncoder(Encoder):
 
 
 class HFTextEncoder(Encoder):
-    """A text model. Its own pooled output is the masked mean of its tokens, or the pooler of a CLIP-like tower."""
+    """A text model. Its own pooled output: the mean of its real tokens, or a CLIP-like tower's pooler."""
 
     def __init__(
         self,
@@ -133,7 +131,7 @@ class HFTextEncoder(Encoder):
         self.prompt = uri.prompt or ""
         self._lock = threading.Lock()
         self._unmasked = network.config.model_type in UNMASKED
-        self._towered = self._unmasked or network.config.model_type.startswith("clip")
+        self._has_pooler = self._unmasked or network.config.model_type == "clip_text_model"
         self._blocks = find_blocks(network, getattr(network.config, "num_hidden_layers", None))
         network.config.use_cache = False
         ingredients = {
@@ -143,12 +141,12 @@ class HFTextEncoder(Encoder):
             "max_tokens": self.max_tokens,
             "prompt": self.prompt,
         }
-        pools = ("cls", "mean", "max", "last") if self._has_cls() else ("mean", "max", "last")
+        pools = ("mean", "max", "last") if self._has_pooler else text_pools(self.tokenizer)
         super().__init__(uri, "text", network, ingredients, pools=pools, device=device)
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
         """Token ids of the prompt and each text, cut to `max_tokens` and padded on the right."""
-        texts = [self.prompt + item for item in items]
+        texts = [self.prompt + item for item in check_texts(items)]
         with self._lock:  # a fast tokenizer keeps truncation and padding as state
             batch = self.tokenizer(
                 [text or self.tokenizer.eos_token or " " for text in texts],
@@ -165,12 +163,8 @@ class HFTextEncoder(Encoder):
         if self._unmasked:
             inputs = {"input_ids": inputs["input_ids"]}
         states, result = run_network(self.network, self._blocks, inputs, layers)
-        pooled = result.pooler_output if self._towered else None
+        pooled = result.pooler_output if self._has_pooler else None
         return Output(pooled=pooled, tokens=result.last_hidden_state, mask=mask, layers=states)
-
-    def _has_cls(self) -> bool:
-        """Whether texts begin with a token that stands for the whole: decoders see nothing before their first."""
-        return self.tokenizer.cls_token_id is not None and not getattr(self, "_towered", False)
 
 
 def run_network(
@@ -196,9 +190,10 @@ def load_processor(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tu
 
     settings = _processor_settings(folder, uri)
     overrides = _resized(settings, uri.size) if uri.size else {}
-    processor = AutoImageProcessor.from_pretrained(
-        folder, backend="pil", trust_remote_code=trust_remote_code, local_files_only=True, **overrides
-    )
+    with hub.loading(uri):
+        processor = AutoImageProcessor.from_pretrained(
+            folder, backend="pil", trust_remote_code=trust_remote_code, local_files_only=True, **overrides
+        )
     return processor, settings | overrides
 
 
@@ -206,19 +201,23 @@ def load_tokenizer(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> An
     """The tokenizer saved with the model; a decoder without a padding token pads with its end token."""
     from transformers import AutoTokenizer
 
-    try:
+    with hub.loading(uri):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True, padding_side="right"
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"{uri}: its tokenizer cannot be loaded: {error}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
 
 
+def text_pools(tokenizer: Any) -> tuple[str, ...]:
+    """The poolings that make sense: `cls` only where texts begin with a token that stands for the whole."""
+    has_cls = getattr(tokenizer, "cls_token_id", None) is not None
+    return ("cls", "mean", "max", "last") if has_cls else ("mean", "max", "last")
+
+
 def max_tokens(uri: EncoderURI, network: nn.Module, model_max_length: float) -> int:
-    """The length limit: the tokenizer's, within the position table; `max_tokens=` moves it within the table."""
+    """The length limit: the tokenizer's, within the position table; `max_tokens=` moves it in the table."""
     table = position_limit(network)
     if uri.max_tokens and table and uri.max_tokens > table:
         raise UsageError(f"{uri}: max_tokens is at most {table}: the model has no more positions.")
@@ -230,14 +229,10 @@ def position_limit(network: nn.Module) -> int | None:
     """How many positions a learned table holds; None for relative or rotary positions, which have no end."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES:
-            reserved = (
-                0 if module.padding_idx is None else module.padding_idx + 1
-            )  # RoBERTa counts from there
-            return module.num_embeddings - max(reserved, getattr(module, "offset", 0))
+            # RoBERTa counts positions from behind the padding index, OPT from an offset.
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - max(unused, getattr(module, "offset", 0))
     return None
-
-
-POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
 
 def prefix_length(network: nn.Module) -> int:
@@ -249,9 +244,7 @@ def prefix_length(network: nn.Module) -> int:
 def _tower(network: Any, modality: Modality | None, uri: EncoderURI) -> tuple[Any, Modality]:
     if hasattr(network, "vision_model") and hasattr(network, "text_model"):
         if modality is None:
-            raise UsageError(
-                f"{uri}: holds an image and a text tower: pass modality='image' or modality='text'."
-            )
+            raise UsageError(f"{uri}: has two towers: pass modality='image' or modality='text'.")
         return (network.vision_model if modality == "image" else network.text_model), modality
     return network, "text" if hasattr(network.config, "vocab_size") else "image"
 
@@ -260,19 +253,15 @@ def _refuse_missing(missing: set[str], uri: EncoderURI) -> None:
     """Weights that the files lack are random. Only poolers, which plain models do not use, may be missing."""
     needed = sorted(name for name in missing if "pooler" not in name.split("."))
     if needed:
-        raise InputError(
-            f"{uri}: its files lack {len(needed)} weights of the network, for example {needed[0]}."
-        )
+        raise InputError(f"{uri}: its files lack {len(needed)} weights of the network, such as {needed[0]}.")
 
 
 def _pools_itself(network: nn.Module) -> bool:
-    """CLIP-like towers norm or attend in their pooler; the poolers of plain ViTs serve their classifiers only."""
+    """CLIP-like towers norm or attend in their pooler; those of plain ViTs serve their classifiers only."""
     return hasattr(network, "post_layernorm") or hasattr(network, "head")
 
 
 def _interpolates(network: nn.Module) -> bool:
-    import inspect
-
     return "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
 
 
@@ -285,8 +274,8 @@ def _processor_settings(folder: Path, uri: EncoderURI) -> dict[str, Any]:
         settings = {}
     if not settings:
         raise InputError(
-            f"{uri}: {folder} has no preprocessor_config.json, so its resize and normalisation are unknown and are"
-            " not guessed. Save the right one there: `AutoImageProcessor.from_pretrained(base).save_pretrained(folder)`."
+            f"{uri}: {folder} has no preprocessor_config.json. Its resize and normalisation are unknown and"
+            " are not guessed: put the one of the model it was made from there."
         )
     kind = str(settings.get("image_processor_type", ""))
     kept = {key: value for key, value in settings.items() if key not in hub.INCIDENTAL}
@@ -297,9 +286,8 @@ def _resized(settings: dict[str, Any], size: int) -> dict[str, Any]:
     """Settings for `size` × `size` pixels, with the ratio of resize to crop kept."""
     square = {"height": size, "width": size}
     resize, crop = settings.get("size"), settings.get("crop_size")
-    if not (
-        settings.get("do_center_crop") and isinstance(resize, dict) and "shortest_edge" in resize and crop
-    ):
+    edge = resize.get("shortest_edge") if isinstance(resize, dict) else resize
+    if not (settings.get("do_center_crop") and crop and edge):
         return {"size": square, "crop_size": square}
     side = crop["height"] if isinstance(crop, dict) else crop
-    return {"size": {"shortest_edge": round(resize["shortest_edge"] * size / side)}, "crop_size": square}
+    return {"size": {"shortest_edge": round(edge * size / side)}, "crop_size": square}

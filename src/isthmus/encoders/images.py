@@ -12,7 +12,7 @@ from isthmus.errors import InputError
 
 
 def to_pil(image: Any) -> Image.Image:
-    """RGB from a PIL image (transparency on white) or a tensor [3, H, W], uint8 or float in 0..1 or 0..255."""
+    """RGB from a PIL image (transparency on white) or a tensor [3, H, W] in 0..1 or 0..255."""
     if isinstance(image, Tensor):
         return _from_tensor(image)
     if not isinstance(image, Image.Image):

@@ -54,7 +54,7 @@ def load_encoders(
     trust_remote_code: bool = False,
     fetch: bool = True,
 ) -> list[Encoder]:
-    """Load several, each network once: views of the same network share it. `layer=*` becomes one per layer."""
+    """Load several, each network once: views of one network share it. `layer=*` becomes a view per layer."""
     backbones: dict[EncoderURI, Encoder] = {}
     views: list[Encoder] = []
     for parsed in map(EncoderURI.parse, uris):
@@ -78,7 +78,7 @@ def _load_backbone(
     trust = uri.trust_remote_code if uri.trust_remote_code is not None else trust_remote_code
     if trust and uri.source in ("hf", "st"):
         warnings.warn(
-            f"{uri.source}:{uri.name}: trust_remote_code is on: Python code from this repository runs on this machine.",
+            f"{uri.source}:{uri.name}: trust_remote_code is on: Python code from there runs on this machine.",
             RuntimeWarning,
             stacklevel=3,
         )

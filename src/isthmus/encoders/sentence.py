@@ -10,11 +10,19 @@ from typing import Any
 import torch
 
 from isthmus.encoders import hub
-from isthmus.encoders.base import Encoder, Inputs, Modality, Output, block_outputs, find_blocks
+from isthmus.encoders.base import (
+    Encoder,
+    Inputs,
+    Modality,
+    Output,
+    block_outputs,
+    check_texts,
+    find_blocks,
+)
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
-from isthmus.encoders.huggingface import position_limit
+from isthmus.encoders.huggingface import position_limit, text_pools
 from isthmus.encoders.uri import EncoderURI
-from isthmus.errors import InputError, UsageError
+from isthmus.errors import UsageError
 from isthmus.files import read_json
 
 
@@ -35,39 +43,33 @@ def from_folder(
 
     if uri.size:
         raise UsageError(f"{uri}: size is an option of image encoders.")
-    try:
+    with hub.loading(uri):
         pipeline = SentenceTransformer(
             str(folder),
             device="cpu",
             trust_remote_code=trust_remote_code,
             local_files_only=True,
-            model_kwargs={"use_safetensors": True, "dtype": "float32"},
+            model_kwargs={"use_safetensors": True, "dtype": uri.dtype or "float32"},
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"{uri}: sentence-transformers cannot load it: {error}") from error
     encoder = SentenceEncoder(folder, uri, pipeline, device)
     encoder.licence, encoder.revision = hub.licence_of(folder), hub.revision_of(folder)
     return encoder
 
 
 class SentenceEncoder(Encoder):
-    """pooled: the pipeline's sentence embedding. tokens and layers: those of its Transformer module, if any."""
+    """Pooled: the pipeline's sentence embedding. Tokens and layers: those of its Transformer, if any."""
 
     def __init__(
         self, folder: Path, uri: EncoderURI, pipeline: Any, device: str | torch.device | None
     ) -> None:
         transformer = getattr(pipeline[0], "auto_model", None)
-        self._blocks = (
-            find_blocks(transformer, getattr(transformer.config, "num_hidden_layers", None))
-            if transformer
-            else ()
-        )
+        config = getattr(transformer, "config", None)
+        self._blocks = find_blocks(pipeline, getattr(config, "num_hidden_layers", None))
         if uri.max_tokens:
             pipeline.max_seq_length = _within_table(uri, transformer)
-        self.prompt = (
-            pipeline.prompts.get(pipeline.default_prompt_name, "") if uri.prompt is None else uri.prompt
-        )
-        self._lock = threading.Lock()
+        default_prompt = pipeline.prompts.get(pipeline.default_prompt_name, "")
+        self.prompt = default_prompt if uri.prompt is None else uri.prompt
+        self._lock, self._pipeline = threading.Lock(), pipeline
         ingredients = {
             "weights": files_digest(hub.weight_files(folder), folder),
             "config": _pipeline_config(folder),
@@ -75,12 +77,12 @@ class SentenceEncoder(Encoder):
             "max_tokens": pipeline.max_seq_length,
             "prompt": self.prompt,
         }
-        pools = ("cls", "mean", "max", "last") if transformer else ()
+        pools = text_pools(pipeline.tokenizer) if transformer is not None else ()
         super().__init__(uri, "text", pipeline, ingredients, pools=pools, device=device)
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
         with self._lock:  # a fast tokenizer keeps truncation and padding as state
-            return dict(self.network.preprocess(list(items), prompt=self.prompt or None))
+            return dict(self._pipeline.preprocess(check_texts(items), prompt=self.prompt or None))
 
     def forward(self, inputs: Inputs, layers: bool) -> Output:
         if layers and self._blocks:
@@ -107,11 +109,8 @@ def _within_table(uri: EncoderURI, transformer: Any) -> int:
 def _pipeline_config(folder: Path) -> dict[str, Any]:
     """The configuration of the transformer and of each module of the pipeline."""
     configs: dict[str, Any] = {}
-    modules = (
-        read_json(folder / "modules.json")
-        if (folder / "modules.json").exists()
-        else [{"path": "", "type": ""}]
-    )
+    listed = folder / "modules.json"
+    modules = read_json(listed) if listed.exists() else [{"path": "", "type": ""}]
     for module in modules:
         file = folder / module["path"] / "config.json"
         settings = hub.read_config(file.parent) if file.exists() else {}

