@@ -1,7 +1,16 @@
 """Frozen encoders: where they come from (`load_encoder`) and what they give (`Encoder`)."""
 
 from isthmus.encoders.base import Encoder, Output, encode_views
+from isthmus.encoders.callables import from_callable
 from isthmus.encoders.load import load_encoder, load_encoders
 from isthmus.encoders.uri import EncoderURI
 
-__all__ = ["Encoder", "EncoderURI", "Output", "encode_views", "load_encoder", "load_encoders"]
+__all__ = [
+    "Encoder",
+    "EncoderURI",
+    "Output",
+    "encode_views",
+    "from_callable",
+    "load_encoder",
+    "load_encoders",
+]

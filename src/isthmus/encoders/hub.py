@@ -19,8 +19,8 @@ SMALL = ["*.json", "*.jsonl", "*.txt", "*.model", "*.py", "*.jinja", "README.md"
 """Configuration, tokenizers and cards: fetched first, because they say which weight files are needed."""
 
 
-def resolve(uri: EncoderURI, *, fetch: bool = True) -> Path:
-    """The folder of `uri`: the path it names, or the hub snapshot, fetched if it is not in the hub's cache.
+def resolve(uri: EncoderURI, repo: str, revision: str | None, *, fetch: bool = True) -> Path:
+    """The folder of `uri`: the path it names, or the snapshot of `repo`, fetched if it is not in the hub's cache.
 
     Raises UsageError for a name or revision that does not exist, OfflineError for one that cannot be fetched,
     InputError for a folder that holds no safetensors.
@@ -30,8 +30,8 @@ def resolve(uri: EncoderURI, *, fetch: bool = True) -> Path:
         if not folder.is_dir():
             raise InputError(f"{uri}: no such folder.")
     else:
-        folder = _snapshot(uri, SMALL, fetch)
-        _snapshot(uri, weight_names(folder), fetch)
+        folder = _snapshot(uri, repo, revision, SMALL, fetch)
+        _snapshot(uri, repo, revision, weight_names(folder), fetch)
     if not weight_files(folder):
         raise InputError(
             f"{uri}: no safetensors in {folder}. Pickled weights can run code and are not read: choose a"
@@ -43,6 +43,8 @@ def resolve(uri: EncoderURI, *, fetch: bool = True) -> Path:
 
 def weight_names(folder: Path) -> list[str]:
     """Weight files of the model in `folder` and of each module of a Sentence-Transformers pipeline."""
+    if (folder / "open_clip_config.json").exists():
+        return ["open_clip_model.safetensors"]
     modules = folder / "modules.json"
     paths = {entry["path"] for entry in read_json(modules)} if modules.exists() else set()
     return [name for path in sorted({"", *paths}) for name in _weights_in(folder, path)]
@@ -52,7 +54,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The weight files that exist. A shard that the index names and the folder lacks is an `InputError`."""
     files = [folder / name for name in weight_names(folder)]
     for file in files:
-        if not file.exists() and file.name != "model.safetensors":
+        if not file.exists() and not file.name.endswith("model.safetensors"):
             raise InputError(f"{file}: a shard of the weights is missing. Fetch the model again.")
     return [file for file in files if file.exists()]
 
@@ -119,14 +121,14 @@ def _weights_in(folder: Path, path: str) -> list[str]:
     return sorted({prefix + shard for shard in read_json(index)["weight_map"].values()})
 
 
-def _snapshot(uri: EncoderURI, patterns: list[str], fetch: bool) -> Path:
+def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[str], fetch: bool) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                uri.name, revision=uri.revision, allow_patterns=patterns, local_files_only=not fetch
+                repo, revision=revision, allow_patterns=patterns, local_files_only=not fetch
             )
         )
     except errors.GatedRepoError as error:
@@ -134,9 +136,9 @@ def _snapshot(uri: EncoderURI, patterns: list[str], fetch: bool) -> Path:
             f"{uri}: access to this model must be granted on its hub page first ({error})."
         ) from None
     except errors.RepositoryNotFoundError:
-        raise UsageError(f"{uri}: no model {uri.name!r} on the hub, or it is private.") from None
+        raise UsageError(f"{uri}: no model {repo!r} on the hub, or it is private.") from None
     except errors.RevisionNotFoundError:
-        raise UsageError(f"{uri}: {uri.name} has no revision {uri.revision!r}.") from None
+        raise UsageError(f"{uri}: {repo} has no revision {revision!r}.") from None
     except (errors.HFValidationError, json.JSONDecodeError) as error:
         raise UsageError(f"{uri}: {error}") from None
     except (OSError, errors.EntryNotFoundError) as error:

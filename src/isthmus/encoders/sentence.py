@@ -28,7 +28,7 @@ from isthmus.files import read_json
 
 def load(uri: EncoderURI, *, modality: Modality | None, fetch: bool, **options: Any) -> Encoder:
     """Load an `st:` encoder; see `load_encoder`."""
-    return from_folder(hub.resolve(uri, fetch=fetch), uri, **options)
+    return from_folder(hub.resolve(uri, uri.name, uri.revision, fetch=fetch), uri, **options)
 
 
 def from_folder(

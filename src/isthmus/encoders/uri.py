@@ -25,13 +25,12 @@ class EncoderURI:
         each; None = tokens after the final norm.
     pool: how tokens become one vector, `+` joins several; None = the encoder's own way.
     size: image side in pixels. max_tokens, prompt: length limit and prefix of texts.
-    dtype: compute type. checkpoint: a safetensors file with the weights (`timm:` and `open_clip:`).
+    dtype: compute type, float32 unless given.
     """
 
     source: str
     name: str
     revision: str | None = None
-    checkpoint: str | None = None
     dtype: str | None = None
     layer: int | Literal["*"] | None = None
     max_tokens: int | None = None
@@ -50,6 +49,8 @@ class EncoderURI:
             raise UsageError(
                 f"{text!r}: an encoder is written source:name, for example hf:facebook/dinov2-base."
             )
+        if source == "callable":
+            raise UsageError(f"{text}: made from a Python function: pass the encoder itself, not its name.")
         if source not in SOURCES:
             raise UsageError(f"{text!r}: no encoder source {source!r}." + did_you_mean(source, SOURCES))
         name, _, query = rest.partition("?")
