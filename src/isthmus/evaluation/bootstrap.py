@@ -1,0 +1,106 @@
+"""Percentile bootstrap over groups: near-duplicates are drawn together, lest they feign precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from isthmus.errors import InputError
+from isthmus.evaluation.scores import group_vector
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # weights of the groups [G] -> values [M]
+
+
+def replicates(statistic: Statistic, groups: int, resamples: int, seed: int) -> np.ndarray:
+    """`statistic` on `resamples` draws of `groups` groups with replacement: float64 [resamples, M].
+
+    A draw is given as integer weights [G], how often each group was drawn: nothing is ever copied, and a
+    ratio of weighted sums stays right when groups differ in size.
+    """
+    rng = np.random.default_rng(seed)
+    draws = (np.bincount(rng.integers(groups, size=groups), minlength=groups) for _ in range(resamples))
+    return np.stack([statistic(weights) for weights in draws])
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> np.ndarray:
+    """Percentile interval [2, M] of replicates [B, M]."""
+    return np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def estimate(
+    statistic: Statistic, names: Sequence[str], groups: int, resamples: int, seed: int
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The named values on the data as they are, and their 95 % intervals.
+
+    There are no intervals ({}) without resamples, or with a single group, which shows no spread.
+    """
+    values = dict(zip(names, statistic(np.ones(groups, dtype=np.int64)).tolist(), strict=True))
+    if resamples < 1 or groups < 2:
+        return values, {}
+    low, high = interval(replicates(statistic, groups, resamples, seed))
+    return values, {name: [float(a), float(b)] for name, a, b in zip(names, low, high, strict=True)}
+
+
+def weighted_median(sorted_values: np.ndarray, weights: np.ndarray) -> float:
+    """`np.median(np.repeat(sorted_values, weights))` for integer weights, without the repeat."""
+    mass = np.cumsum(weights)
+    middle = [np.searchsorted(mass, mass[-1] / 2, side) for side in ("left", "right")]
+    return float(sorted_values[middle].mean())
+
+
+def paired_bootstrap(
+    a: np.ndarray | Sequence[np.ndarray],
+    b: np.ndarray | Sequence[np.ndarray],
+    groups: np.ndarray | Sequence[np.ndarray] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Is system `a` better than `b` on the same queries? Both see the same draws of groups.
+
+    a, b: a value for each query [q] (a hit 0/1, a rank, …). A list of arrays, one per direction, compares the
+    mean of the directions' means, as `mean_recall@k` does. `groups` has the same shape as `a`; the ids of all
+    directions are one set. Without it every query is its own group, which is right for one array only.
+
+    Returns {"difference": mean of a − mean of b, "ci95": [low, high] or None with a single group,
+    "n": {"queries", "groups"}, "seed"}. Raises InputError where the arrays do not match.
+    """
+    parts_a, parts_b = _parts(a), _parts(b)
+    if [part.shape for part in parts_a] != [part.shape for part in parts_b]:
+        raise InputError(f"a and b answer different queries: {_sizes(parts_a)} and {_sizes(parts_b)} values.")
+    if groups is None and len(parts_a) > 1:
+        raise InputError("Several directions share their images: give `groups`, one array per direction.")
+    ids = _parts(np.arange(len(parts_a[0])) if groups is None else groups)
+    if [part.shape for part in ids] != [part.shape for part in parts_a]:
+        raise InputError(f"groups: expected {_sizes(parts_a)} ids, as many as queries, got {_sizes(ids)}.")
+    joined = group_vector(np.concatenate(ids), sum(map(len, ids)), "groups")
+    units = np.split(joined, np.cumsum([len(part) for part in parts_a])[:-1])
+    gains = [x.astype(np.float64) - y.astype(np.float64) for x, y in zip(parts_a, parts_b, strict=True)]
+
+    def mean_gain(weights: np.ndarray) -> np.ndarray:
+        means = [np.average(gain, weights=weights[unit]) for gain, unit in zip(gains, units, strict=True)]
+        return np.array([np.mean(means)])
+
+    count = int(joined.max()) + 1
+    values, ci95 = estimate(mean_gain, ["difference"], count, resamples, seed)
+    return {
+        "difference": values["difference"],
+        "ci95": ci95.get("difference"),
+        "n": {"queries": len(joined), "groups": count},
+        "seed": seed,
+    }
+
+
+def _parts(values: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
+    arrays = [values] if isinstance(values, np.ndarray) else [np.asarray(part) for part in values]
+    if not arrays or any(array.ndim != 1 or not len(array) for array in arrays):
+        raise InputError(
+            "Each query has one value: give an array [q], or a list of arrays, one per direction."
+        )
+    return arrays
+
+
+def _sizes(parts: list[np.ndarray]) -> str:
+    return " + ".join(str(len(part)) for part in parts)

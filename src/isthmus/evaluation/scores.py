@@ -1,0 +1,79 @@
+"""Exact cosine scores in bounded memory: what retrieval, zero-shot classification and search share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from isthmus.errors import InputError, UsageError
+
+TILE_SCORES = 2**22  # scores held at once: 16 MiB in float32, three times that while they are computed
+
+
+def unit_rows(embeddings: np.ndarray | torch.Tensor, name: str, first_row: int = 0) -> torch.Tensor:
+    """`embeddings` [n, d], any float dtype, as L2-normalised float64 rows on the CPU.
+
+    Raises InputError, naming the row (counted from `first_row`), where a row has no direction.
+    """
+    if isinstance(embeddings, torch.Tensor):
+        rows = embeddings.detach().to("cpu", torch.float64)
+    else:
+        rows = torch.from_numpy(np.array(embeddings, dtype=np.float64))  # a copy: it may be read-only
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise InputError(f"{name}: expected a matrix [n, d] with n, d ≥ 1, got shape {list(rows.shape)}.")
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    bad = torch.nonzero(~(torch.isfinite(length[:, 0]) & (length[:, 0] > 0)))
+    if len(bad):
+        raise InputError(
+            f"{name}, row {first_row + int(bad[0])}: holds NaN, infinity or only zeros, "
+            f"as do {len(bad) - 1} more rows here; embed these items again or remove them."
+        )
+    return rows / length
+
+
+def same_width(a: torch.Tensor, a_name: str, b: torch.Tensor, b_name: str) -> None:
+    """Raise InputError unless the rows of `a` and `b` live in the same space."""
+    if a.shape[1] != b.shape[1]:
+        raise InputError(f"{a_name} are {a.shape[1]} wide, {b_name} {b.shape[1]}; they are not of one model.")
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Scores [n, m] of unit rows `a` [n, d] and `b` [m, d]: summed in float64, rounded to float32.
+
+    A float32 product depends on where a row stands in the matrix (edge columns take another kernel), which
+    breaks the tie between two equal items, for or against the right one. Rounding afterwards keeps ties ties
+    and makes the result independent of the tile.
+    """
+    return (a @ b.T).float()
+
+
+def tiles(rows: int, columns: int, tile: int | None = None) -> Iterator[slice]:
+    """Slices over `rows`, `tile` at a time; by default as many as keep tile × columns within TILE_SCORES."""
+    if tile is not None and tile < 1:
+        raise UsageError(f"tile={tile}: a tile has at least one row.")
+    tile = tile or max(1, TILE_SCORES // columns)
+    return (slice(start, min(start + tile, rows)) for start in range(0, rows, tile))
+
+
+def index_vector(values: np.ndarray, length: int, below: int, name: str) -> np.ndarray:
+    """`values` as int64 [length] within 0 … below − 1; InputError names the first entry that is not."""
+    values = np.asarray(values)
+    if values.shape != (length,) or not np.issubdtype(values.dtype, np.integer):
+        got = f"shape {list(values.shape)} of {values.dtype}"
+        raise InputError(f"{name}: expected {length} integers, one per row, got {got}.")
+    bad = np.flatnonzero((values < 0) | (values >= below))
+    if len(bad):
+        raise InputError(f"{name}, row {bad[0]}: {values[bad[0]]} is not within 0 … {below - 1}.")
+    return values.astype(np.int64)
+
+
+def group_vector(groups: np.ndarray | None, length: int, name: str) -> np.ndarray:
+    """`groups` (any sortable ids) as int64 [length] in 0 … G − 1; every row its own group when None."""
+    if groups is None:
+        return np.arange(length)
+    groups = np.asarray(groups)
+    if groups.shape != (length,):
+        raise InputError(f"{name}: expected {length} ids, one per row, got shape {list(groups.shape)}.")
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)

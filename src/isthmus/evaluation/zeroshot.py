@@ -1,0 +1,163 @@
+"""Zero-shot classification: a class is the mean of its prompts' embeddings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.evaluation.bootstrap import estimate
+from isthmus.evaluation.scores import group_vector, index_vector, unit_rows
+from isthmus.files import read_json
+from isthmus.search import top_k
+
+SLOTS = ("{}", "{c}")  # ours, and the one of CLIP_benchmark's template files
+PROMPTS_AT_ONCE = 1024  # bounds the memory of many classes × many templates
+
+DEFINITION = (
+    "An image's class is the one whose embedding (mean of its normalised prompt embeddings, normalised) has "
+    "the greatest cosine; of equal ones the first. acc1, acc5 = share of images whose class is the first, "
+    "among the first five. mean_per_class_recall = mean over the classes that occur of the share found. "
+    "confusion[true][predicted] counts images. ci95 = percentile bootstrap over groups of images."
+)
+
+
+def load_templates(name: str | os.PathLike[str]) -> list[str]:
+    """Templates by the name of a bundled list (`default`, `clipart`, `simple`) or from a file.
+
+    A text file has one template a line (blank lines and lines that begin with `#` are skipped); a `.json`
+    file is a list of strings. `{}`, or `{c}` as in CLIP_benchmark's files, stands for the class name.
+    Raises UsageError for an unknown name, InputError naming file and line for a template without a slot.
+    """
+    bundled = resources.files("isthmus.evaluation").joinpath("prompts")
+    known = {Path(entry.name).stem: entry for entry in bundled.iterdir() if entry.name.endswith(".txt")}
+    if str(name) in known:
+        return _checked(_lines(known[str(name)].read_text(encoding="utf-8")), str(name))
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(f"{name}: neither a file nor a list of templates.{did_you_mean(str(name), known)}")
+    if path.suffix == ".json":
+        entries = read_json(path)
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+            raise InputError(f'{path}: expected a JSON list of strings, like ["a photo of a {{}}."].')
+        return _checked([(f"entry {i}", entry) for i, entry in enumerate(entries)], str(path))
+    try:
+        return _checked(_lines(path.read_text(encoding="utf-8")), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error}).") from None
+
+
+def class_embeddings(
+    encode_text: Callable[[list[str]], np.ndarray], classnames: Sequence[str], templates: Sequence[str]
+) -> np.ndarray:
+    """Class vectors float32 [C, d], L2-normalised: per class the mean of its normalised prompts, renormalised
+    (Radford et al. 2021, section 3.1.4).
+
+    encode_text: list of N prompts -> [N, d]. templates: each with a slot `{}` for the class name.
+    Raises InputError for no class, an empty or repeated class name, or a template without a slot.
+    """
+    names = [str(name).strip() for name in classnames]
+    if not names:
+        raise InputError("There are no class names.")
+    for i, name in enumerate(names):
+        if not name or name in names[:i]:
+            raise InputError(f"class {i}: its name {name!r} is empty or repeated.")
+    templates = _checked([(f"entry {i}", template) for i, template in enumerate(templates)], "templates")
+    step = max(1, PROMPTS_AT_ONCE // len(templates))
+    chunks = []
+    for start in range(0, len(names), step):
+        some = names[start : start + step]
+        prompts = [template.replace("{}", name) for name in some for template in templates]
+        each = unit_rows(encode_text(prompts), "prompt embeddings").view(len(some), len(templates), -1)
+        chunks.append(unit_rows(each.mean(dim=1), "class embeddings", first_row=start))
+    return torch.cat(chunks).float().numpy()
+
+
+def zeroshot(
+    image_emb: np.ndarray | torch.Tensor,
+    class_emb: np.ndarray | torch.Tensor,
+    labels: np.ndarray,
+    *,
+    classnames: Sequence[str] | None = None,
+    groups: np.ndarray | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    tile: int | None = None,
+) -> dict[str, Any]:
+    """Top-1, top-5 and mean per-class accuracy, confusion matrix and a line per class.
+
+    image_emb: [n, d], class_emb: [C, d]; any float dtype, compared by cosine, normalised or not.
+    labels: int [n], the class of each image. classnames: [C], for the table. groups: ids [n] of
+    near-duplicates, the unit of the bootstrap; default: every image its own. tile: images scored at a time.
+
+    Returns {"metrics": {"acc1", "acc5" (from 5 classes on), "mean_per_class_recall"}, "ci95": same keys,
+    "n": {"images", "classes", "groups"}, "confusion": int64 [C, C] (true, predicted), "per_class":
+    [{"class", "n", "recall", "precision"}] (None where the denominator is 0), "definition", "bootstrap",
+    "seed"}. Raises InputError, naming the row, for embeddings, labels or ids that do not fit.
+    """
+    classes = len(class_emb)
+    labels = index_vector(labels, len(image_emb), classes, "labels")
+    if classnames is not None and len(classnames) != classes:
+        raise InputError(f"classnames: {len(classnames)} names for {classes} class embeddings.")
+    unit = group_vector(groups, len(image_emb), "groups")
+    nearest = top_k(image_emb, class_emb, k=min(5, classes), tile=tile)[1]
+    found = nearest == labels[:, None]
+    cuts = (1, 5) if classes >= 5 else (1,)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        weight = weights[unit]
+        size = np.bincount(labels, weights=weight, minlength=classes)
+        right = np.bincount(labels, weights=weight * found[:, 0], minlength=classes)
+        per_class = (right[size > 0] / size[size > 0]).mean()
+        return np.array([*(np.average(found[:, :k].any(axis=1), weights=weight) for k in cuts), per_class])
+
+    count = int(unit.max()) + 1
+    names = [*(f"acc{k}" for k in cuts), "mean_per_class_recall"]
+    metrics, ci95 = estimate(statistic, names, count, bootstrap, seed)
+    pairs = np.bincount(labels * classes + nearest[:, 0], minlength=classes**2)
+    confusion = pairs.reshape(classes, classes)
+    return {
+        "metrics": metrics,
+        "ci95": ci95,
+        "n": {"images": len(labels), "classes": classes, "groups": count},
+        "confusion": confusion,
+        "per_class": _per_class(confusion, classnames or [str(i) for i in range(classes)]),
+        "definition": DEFINITION,
+        "bootstrap": bootstrap,
+        "seed": seed,
+    }
+
+
+def _per_class(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    right, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    return [
+        {
+            "class": name,
+            "n": int(true[i]),
+            "recall": float(right[i] / true[i]) if true[i] else None,
+            "precision": float(right[i] / predicted[i]) if predicted[i] else None,
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def _lines(text: str) -> list[tuple[str, str]]:
+    """(where, template) of every line that holds one."""
+    lines = ((f"line {number}", line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    return [(where, line) for where, line in lines if line and not line.startswith("#")]
+
+
+def _checked(entries: list[tuple[str, str]], source: str) -> list[str]:
+    """The templates with `{}` for their slot; replaced, never formatted: they may come from anyone."""
+    if not entries:
+        raise InputError(f"{source}: holds no template; write one a line, like 'a photo of a {{}}.'.")
+    for where, template in entries:
+        if not any(slot in template for slot in SLOTS):
+            raise InputError(f"{source}, {where}: {template!r} has no {{}} for the class name.")
+    return [template.replace("{c}", "{}") for _, template in entries]
