@@ -177,7 +177,12 @@ class Encoder:
     def _measure(self) -> None:
         """Learn the widths from one small forward pass, so that no source has to state them."""
         probe = probe_image() if self.modality == "image" else "a"
-        output = self.run(self.preprocess([probe]), layers=True)
+        try:
+            output = self.run(self.preprocess([probe]), layers=True)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if self.uri.size is None:
+                raise
+            raise UsageError(f"{self.uri}: it cannot take images of this size ({error}).") from error
         self._layer_widths = [layer.shape[-1] for layer in output.layers]
         self._token_width = 0 if output.tokens is None else output.tokens.shape[-1]
         self._pooled_width = None if output.pooled is None else output.pooled.shape[-1]
@@ -231,7 +236,7 @@ def block_outputs(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     def after(_module: nn.Module, _args: tuple[Any, ...], result: Any) -> None:
         states.append(result if isinstance(result, Tensor) else result[0])
 
-    handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks[:1]]
     handles += [block.register_forward_hook(after) for block in blocks]
     try:
         yield states

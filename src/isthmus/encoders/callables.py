@@ -25,14 +25,15 @@ def from_callable(
     """An encoder made of `fn`: list of N RGB PIL images, or N strings, to an array or tensor [N, D].
 
     fingerprint: any text that changes whenever the features would; stores and models compare it.
-    name: how records call it, default the function's own. width: D; without it `fn` is called once to learn it.
+    name: how records call it; default the function's own.
+    width: D; without it, `fn` is called once to learn it.
     A saved model cannot load such an encoder by itself: it has to be passed in again.
     """
     if modality not in ("image", "text"):
         raise UsageError(f"modality is 'image' or 'text', not {modality!r}.")
     if not fingerprint:
         raise UsageError("fingerprint= must name the version of the function: it stands for its weights.")
-    uri = EncoderURI("callable", name or getattr(fn, "__name__", "function"))
+    uri = EncoderURI("callable", name or str(getattr(fn, "__name__", "function")))
     return CallableEncoder(uri, modality, fn, fingerprint, width)
 
 

@@ -19,8 +19,13 @@ SMALL = ["*.json", "*.jsonl", "*.txt", "*.model", "*.py", "*.jinja", "README.md"
 """Configuration, tokenizers and cards: fetched first, because they say which weight files are needed."""
 
 
-def resolve(uri: EncoderURI, repo: str, revision: str | None, *, fetch: bool = True) -> Path:
-    """The folder of `uri`: the path it names, or the snapshot of `repo`, fetched if it is not in the hub's cache.
+WEIGHTS = "model.safetensors"
+
+
+def resolve(
+    uri: EncoderURI, repo: str, revision: str | None, *, weights: str = WEIGHTS, fetch: bool = True
+) -> Path:
+    """The folder of `uri`: the path it names, or the snapshot of `repo`, fetched unless it is in the cache.
 
     Raises UsageError for a name or revision that does not exist, OfflineError for one that cannot be fetched,
     InputError for a folder that holds no safetensors.
@@ -31,8 +36,8 @@ def resolve(uri: EncoderURI, repo: str, revision: str | None, *, fetch: bool = T
             raise InputError(f"{uri}: no such folder.")
     else:
         folder = _snapshot(uri, repo, revision, SMALL, fetch)
-        _snapshot(uri, repo, revision, weight_names(folder), fetch)
-    if not weight_files(folder):
+        _snapshot(uri, repo, revision, weight_names(folder, weights), fetch)
+    if not weight_files(folder, weights):
         raise InputError(
             f"{uri}: no safetensors in {folder}. Pickled weights can run code and are not read: choose a"
             " revision with safetensors, or convert them once where you trust them,"
@@ -41,20 +46,20 @@ def resolve(uri: EncoderURI, repo: str, revision: str | None, *, fetch: bool = T
     return folder
 
 
-def weight_names(folder: Path) -> list[str]:
+def weight_names(folder: Path, weights: str = WEIGHTS) -> list[str]:
     """Weight files of the model in `folder` and of each module of a Sentence-Transformers pipeline."""
-    if (folder / "open_clip_config.json").exists():
-        return ["open_clip_model.safetensors"]
+    if weights != WEIGHTS:
+        return [weights]
     modules = folder / "modules.json"
     paths = {entry["path"] for entry in read_json(modules)} if modules.exists() else set()
     return [name for path in sorted({"", *paths}) for name in _weights_in(folder, path)]
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, weights: str = WEIGHTS) -> list[Path]:
     """The weight files that exist. A shard that the index names and the folder lacks is an `InputError`."""
-    files = [folder / name for name in weight_names(folder)]
+    files = [folder / name for name in weight_names(folder, weights)]
     for file in files:
-        if not file.exists() and not file.name.endswith("model.safetensors"):
+        if not file.exists() and file.name not in (WEIGHTS, weights):
             raise InputError(f"{file}: a shard of the weights is missing. Fetch the model again.")
     return [file for file in files if file.exists()]
 
@@ -115,9 +120,9 @@ INCIDENTAL = {
 
 def _weights_in(folder: Path, path: str) -> list[str]:
     prefix = f"{path}/" if path else ""
-    index = folder / path / "model.safetensors.index.json"
-    if (folder / path / "model.safetensors").exists() or not index.exists():
-        return [prefix + "model.safetensors"]
+    index = folder / path / f"{WEIGHTS}.index.json"
+    if (folder / path / WEIGHTS).exists() or not index.exists():
+        return [prefix + WEIGHTS]
     return sorted({prefix + shard for shard in read_json(index)["weight_map"].values()})
 
 
