@@ -69,6 +69,10 @@ class Encoder:
         default_pool: str = "mean",
         device: str | torch.device | None = None,
     ) -> None:
+        if modality == "image" and (uri.max_tokens or uri.prompt):
+            raise UsageError(f"{uri}: max_tokens and prompt are options of text encoders.")
+        if modality == "text" and uri.size:
+            raise UsageError(f"{uri}: size is an option of image encoders.")
         self.uri, self.modality = uri.backbone(), modality
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype: torch.dtype = getattr(torch, uri.dtype or "float32")

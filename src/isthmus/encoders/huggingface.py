@@ -82,8 +82,6 @@ class HFImageEncoder(Encoder):
         device: str | torch.device | None,
         trust_remote_code: bool,
     ) -> None:
-        if uri.max_tokens or uri.prompt:
-            raise UsageError(f"{uri}: max_tokens and prompt are options of text encoders.")
         self.processor, settings = load_processor(folder, uri, trust_remote_code)
         self._prefix = prefix_length(network)
         self._plain = self._prefix > 0 and not _pools_itself(network)
@@ -126,8 +124,6 @@ class HFTextEncoder(Encoder):
         device: str | torch.device | None,
         trust_remote_code: bool,
     ) -> None:
-        if uri.size:
-            raise UsageError(f"{uri}: size is an option of image encoders.")
         self.tokenizer = load_tokenizer(folder, uri, trust_remote_code)
         self.max_tokens = max_tokens(uri, network, self.tokenizer.model_max_length)
         self.prompt = uri.prompt or ""

@@ -34,7 +34,7 @@ def load(
     trust_remote_code: bool = False,
     fetch: bool = True,
 ) -> Encoder:
-    """Load a tower of open_clip; see `load_encoder`. Needs the extra `isthmus[open_clip]` and a `modality`."""
+    """Load a tower of open_clip; see `load_encoder`. Needs the extra `isthmus[open_clip]`, and `modality`."""
     try:
         import open_clip
     except ImportError as error:
@@ -59,8 +59,6 @@ class OpenClipImageEncoder(Encoder):
     def __init__(
         self, folder: Path, uri: EncoderURI, tower: Any, transform: Any, device: str | torch.device | None
     ) -> None:
-        if uri.max_tokens or uri.prompt:
-            raise UsageError(f"{uri}: max_tokens and prompt are options of text encoders.")
         self.transform = transform
         self._blocks, self._norm = _find_blocks(tower), _final_norm(tower)
         extra = [p for name, p in tower.named_parameters() if name.rpartition(".")[2] in PREFIX_TOKENS]
@@ -91,8 +89,6 @@ class OpenClipTextEncoder(Encoder):
     def __init__(
         self, folder: Path, uri: EncoderURI, model: Any, tokenizer: Any, device: str | torch.device | None
     ) -> None:
-        if uri.size:
-            raise UsageError(f"{uri}: size is an option of image encoders.")
         model.visual = nn.Identity()
         tower = getattr(model, "text", model)
         self.tokenizer, self.prompt, self._lock = tokenizer, uri.prompt or "", threading.Lock()

@@ -41,8 +41,6 @@ def from_folder(
     """The text encoder that the Sentence-Transformers folder describes."""
     from sentence_transformers import SentenceTransformer
 
-    if uri.size:
-        raise UsageError(f"{uri}: size is an option of image encoders.")
     with hub.loading(uri):
         pipeline = SentenceTransformer(
             str(folder),

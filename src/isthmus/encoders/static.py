@@ -15,15 +15,12 @@ from isthmus.encoders import hub
 from isthmus.encoders.base import Encoder, Inputs, Output, check_texts
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.uri import EncoderURI
-from isthmus.errors import UsageError
 
 
 class StaticEncoder(Encoder):
     """The mean of the token embeddings, not normalised, as WordLlama's `embed` gives it by default."""
 
     def __init__(self, folder: Path, uri: EncoderURI, device: str | torch.device | None) -> None:
-        if uri.size:
-            raise UsageError(f"{uri}: size is an option of image encoders.")
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.prompt = uri.prompt or ""
         self._lock = threading.Lock()

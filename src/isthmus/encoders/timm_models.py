@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from isthmus.encoders.base import Encoder, Inputs, Modality, Output, block_outpu
 from isthmus.encoders.fingerprint import files_digest
 from isthmus.encoders.images import to_pil
 from isthmus.encoders.uri import EncoderURI, is_path
-from isthmus.errors import UsageError, did_you_mean
+from isthmus.errors import UsageError
 
 
 def load(
@@ -30,8 +31,6 @@ def load(
         import timm  # noqa: F401
     except ImportError as error:
         raise UsageError(f"{uri}: needs timm: pip install 'isthmus[timm]' ({error}).") from None
-    if uri.max_tokens or uri.prompt:
-        raise UsageError(f"{uri}: max_tokens and prompt are options of text encoders.")
     folder = hub.resolve(uri, "" if is_path(uri.name) else _repo(uri), uri.revision, fetch=fetch)
     with hub.loading(uri):
         network = _create(folder, uri.size)
@@ -104,8 +103,8 @@ def _repo(uri: EncoderURI) -> str:
         return repo
     architecture = uri.name.partition(".")[0]
     if not timm.is_model(architecture):
-        near = did_you_mean(architecture, _family(architecture))
-        raise UsageError(f"{uri}: timm has no model {architecture!r}.{near}")
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        raise UsageError(f"{uri}: timm has no model {architecture!r}. Near: {', '.join(near) or 'none'}.")
     try:
         config = timm.get_pretrained_cfg(uri.name)
     except RuntimeError:  # a tag that does not exist
@@ -114,13 +113,6 @@ def _repo(uri: EncoderURI) -> str:
         tags = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
         raise UsageError(f"{uri}: timm has no weights of this name on the hub. For {architecture}: {tags}.")
     return config.hf_hub_id
-
-
-def _family(architecture: str) -> list[str]:
-    """Names of the same family: the whole list of timm is too long for an error message."""
-    import timm
-
-    return timm.list_models(f"{architecture.partition('_')[0]}*")[:20] or ["resnet50", "vit_base_patch16_224"]
 
 
 def _create(folder: Path, size: int | None) -> Any:
