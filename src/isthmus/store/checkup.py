@@ -1,0 +1,146 @@
+"""`doctor`: verify everything in a store that can be verified, and say what to do about what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from isthmus.errors import InputError
+from isthmus.files import TEMPORARY
+from isthmus.store.journal import FOLDER as JOURNAL
+from isthmus.store.journal import Journal
+from isthmus.store.keys import KeyIndex, to_keys
+from isthmus.store.manifest import (
+    PENDING,
+    SCHEMAS,
+    STORE_JSON,
+    Manifest,
+    file_digest,
+    is_store,
+    read_manifest,
+    read_store_json,
+)
+from isthmus.store.shards import check_owner, open_shard, shard_folder, shard_paths
+
+_AGAIN = "Run the same `isthmus embed` again."
+_ROWS = 8192
+
+
+class Finding(TypedDict):
+    """One thing that was checked. `remedy` is empty where nothing need be done."""
+
+    ok: bool
+    what: str
+    remedy: str
+
+
+def doctor(path: str | Path) -> list[Finding]:
+    """Check a store: `store.json`, tables, every shard's header, owner, digest and values, whether every
+    image and caption has its features, and files that belong to nothing.
+
+    Returns findings in that order; the store is sound if all are `ok`. Reads all of it (about a second per
+    GB), and changes nothing.
+    """
+    root = Path(path)
+    if not is_store(root):
+        unfinished = (root / JOURNAL).is_dir()
+        what = "an unfinished store" if unfinished else "not a store (no store.json)"
+        return [_bad(f"{root}: {what}", _AGAIN if unfinished else "Check the path.")]
+    try:
+        manifest = read_manifest(root)
+    except InputError as error:
+        return [
+            _bad(str(error), f"Restore this file from a copy, or delete {root / STORE_JSON} and embed again.")
+        ]
+    counts = f"{manifest.images.num_rows:,} images, {manifest.captions.num_rows:,} captions"
+    findings = [_good(f"{root}: {counts}, {manifest.skipped.num_rows:,} skipped"), *_tables(root)]
+    for record in manifest.encoders:
+        findings += _encoder(root, record, manifest)
+    return [*findings, *_strays(root, manifest)]
+
+
+def _good(what: str) -> Finding:
+    return {"ok": True, "what": what, "remedy": ""}
+
+
+def _bad(what: str, remedy: str) -> Finding:
+    return {"ok": False, "what": what, "remedy": remedy}
+
+
+def _tables(root: Path) -> Iterator[Finding]:
+    described = read_store_json(root)["tables"]
+    for name in SCHEMAS:
+        path = next(p for p in (root / PENDING / f"{name}.parquet", root / f"{name}.parquet") if p.exists())
+        if file_digest(path) != described[name].get("digest"):
+            yield _bad(
+                f"{path}: changed since isthmus wrote it",
+                f"If not on purpose, restore it from a copy. {_AGAIN}",
+            )
+
+
+def _encoder(root: Path, record: dict[str, Any], manifest: Manifest) -> Iterator[Finding]:
+    """Its shards one by one, then whether the sound ones cover the table."""
+    held, sound = [np.empty((0, 16), np.uint8)], True
+    for path in shard_paths(shard_folder(root, record["modality"], record["fingerprint"])):
+        try:
+            shard = open_shard(path)
+            check_owner(shard, record)
+            shard.verify()
+        except InputError as error:
+            sound = False
+            yield _bad(str(error), f"Delete {path.name}. {_AGAIN}")
+            continue
+        held.append(shard.keys())
+        bad = _not_finite(shard.features.map())
+        if bad:
+            sound = False
+            yield _bad(f"{path}: {bad:,} rows hold NaN or infinity", f"Delete {path.name}. {_AGAIN}")
+    table = manifest.images if record["modality"] == "image" else manifest.captions
+    keys = to_keys(table["content_hash"].to_pylist())
+    rows = np.concatenate(held)
+    missing = int((KeyIndex(rows).find(keys) < 0).sum())
+    unused = int((KeyIndex(keys).find(rows) < 0).sum())
+    if missing:
+        yield _bad(f"{record['uri']}: features are missing for {missing:,} of {len(keys):,} rows", _AGAIN)
+    elif sound:
+        yield _good(
+            f"{record['uri']}: {len(rows):,} rows [{record['width']}] in {len(held) - 1:,} shards, all sound"
+        )
+    if unused:
+        yield _good(f"{record['uri']}: {unused:,} rows that no id refers to; removing ids frees them")
+
+
+def _not_finite(features: np.ndarray) -> int:
+    return sum(
+        int((~np.isfinite(features[start : start + _ROWS]).all(axis=1)).sum())
+        for start in range(0, len(features), _ROWS)
+    )
+
+
+def _strays(root: Path, manifest: Manifest) -> Iterator[Finding]:
+    """Unfinished runs, leftovers, and feature folders and files that belong to no encoder of the store."""
+    if (root / JOURNAL).is_dir():
+        yield _bad(f"{root / JOURNAL}: a run was not finished; what was there before it is intact", _AGAIN)
+    if (root / PENDING).is_dir():
+        yield _bad(
+            f"{root / PENDING}: a commit was interrupted; readers see it whole",
+            "The next writer finishes it.",
+        )
+    for path in sorted(root.rglob(f"{TEMPORARY}*")):
+        yield _bad(f"{path}: left over from a run that was killed", "The next writer removes it.")
+    running = Journal(root).encoders()
+    ours = {shard_folder(root, r["modality"], r["fingerprint"]) for r in [*manifest.encoders, *running]}
+    for folder in sorted(root.glob("features/*/*")):
+        if folder not in ours:
+            yield _bad(
+                f"{folder}: features of an encoder that store.json does not name",
+                "Delete it, or embed again.",
+            )
+            continue
+        known = set(shard_paths(folder))
+        for path in sorted(folder.iterdir()):
+            if path not in known and not path.name.startswith(TEMPORARY):
+                yield _bad(f"{path}: not a shard", "Move it away.")

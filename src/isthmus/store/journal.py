@@ -1,0 +1,105 @@
+"""What an unfinished run has learned of its images, so that a resumed run reads no image twice.
+
+Rows are (id, content_hash or null, reason it was skipped or null, signature). The signature is the caller's
+word for "the file has not changed", for instance its size and time of change; another signature, or none,
+means: read again. The journal is only a cache: a part that cannot be read is dropped, and
+`finish` removes the folder.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from isthmus.errors import InputError
+from isthmus.files import atomic_path, read_json, sync_folder, write_json
+from isthmus.store.disk import full_disk_named, write_parquet
+
+FOLDER = "journal"
+_ENCODERS = "encoders.json"
+_PART = re.compile(r"part-(\d{6,})\.parquet")
+_SCHEMA = pa.schema({name: pa.string() for name in ("id", "content_hash", "reason", "signature")})
+Row = tuple[str, str | None, str | None, str | None]
+
+
+class Journal:
+    """The journal of one store; made by the first `flush`."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / FOLDER
+        self._buffer: list[Row] = []
+
+    def add(self, rows: Sequence[Row]) -> None:
+        self._buffer.extend(rows)
+
+    def flush(self) -> None:
+        """Write what was added as one more part."""
+        if not self._buffer:
+            return
+        numbers = [int(match[1]) for match in map(_PART.fullmatch, self._names()) if match]
+        path = self.folder / f"part-{max(numbers, default=-1) + 1:06d}.parquet"
+        table = pa.table([list(column) for column in zip(*self._buffer, strict=True)], schema=_SCHEMA)
+        with full_disk_named(path), atomic_path(path) as aside:
+            write_parquet(table, aside)
+        self._buffer = []
+
+    def rows(self) -> pa.Table:
+        """Every row on disk, later parts last."""
+        parts = []
+        for name in self._names():
+            if _PART.fullmatch(name):
+                try:
+                    parts.append(pq.read_table(self.folder / name).cast(_SCHEMA))
+                except (OSError, ValueError, pa.ArrowException):
+                    (self.folder / name).unlink()
+        return pa.concat_tables([_SCHEMA.empty_table(), *parts])
+
+    def names(self, hashes: Sequence[str]) -> list[str]:
+        """The ids recorded for these contents, the hash itself where there is none."""
+        rows = [*self.rows().select(["content_hash", "id"]).to_pylist()]
+        ids = {row["content_hash"]: row["id"] for row in rows} | {row[1]: row[0] for row in self._buffer}
+        return [ids.get(one, one) for one in hashes]
+
+    def save_encoders(self, records: list[dict[str, Any]]) -> None:
+        """Note whose features this run is writing; `store.json` learns of them when the run is finished."""
+        path = self.folder / _ENCODERS
+        with full_disk_named(path):
+            write_json(path, records)
+
+    def encoders(self) -> list[dict[str, Any]]:
+        """The records an unfinished run has noted."""
+        try:
+            records = read_json(self.folder / _ENCODERS)
+        except InputError:
+            return []
+        return records if isinstance(records, list) else []
+
+    def remove(self) -> None:
+        self._buffer = []
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
+            sync_folder(self.folder.parent)
+
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in self.folder.glob("part-*")) if self.folder.is_dir() else []
+
+
+def recall(known: pa.Table, ids: Sequence[str], signatures: Sequence[str | None]) -> pa.Table:
+    """What `known` (id, content_hash, reason, signature) says of `ids` whose signature is still the same.
+
+    Returns content_hash and reason, one row per id, null where the image must be read.
+    """
+    value_set = pc.fill_null(known["id"], "").combine_chunks()[::-1]  # the last row of an id counts
+    found = pc.index_in(pa.array(ids, pa.string()), value_set=value_set)
+    rows = known.take(pc.subtract(known.num_rows - 1, found))
+    same = pc.fill_null(pc.equal(rows["signature"], pa.array(signatures, pa.string())), False)
+    nothing = pa.scalar(None, pa.string())
+    kept = [pc.if_else(same, rows[name], nothing) for name in ("content_hash", "reason")]
+    return pa.table(kept, names=["content_hash", "reason"])

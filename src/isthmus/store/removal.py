@@ -1,0 +1,105 @@
+"""Deleting from a store: first the rows of its tables, then the features that nothing refers to any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from filelock import FileLock
+
+from isthmus.errors import InputError
+from isthmus.store.journal import FOLDER as JOURNAL
+from isthmus.store.keys import KeyIndex, to_keys
+from isthmus.store.manifest import Manifest, commit, read_manifest
+from isthmus.store.shards import Shard, open_shards, write_shard
+from isthmus.store.writer import LOCK, acquire, tidy
+
+
+@dataclass
+class Removed:
+    """What `remove` took away."""
+
+    images: int
+    captions: int
+    feature_rows: int
+
+
+def remove(path: str | Path, ids: Sequence[str]) -> Removed:
+    """Remove images, by id, with their captions and the features that no other id needs.
+
+    Safe to interrupt: the tables change all at once, and features without a table row are dropped by the
+    next call (an empty `ids` only does that).
+
+    Raises:
+        InputError: an id the store does not know, an unfinished run, a damaged store, or another writer.
+    """
+    root = Path(path)
+    with _writing(root):
+        manifest = read_manifest(root)
+        gone = pa.array(ids, pa.string())
+        known = pa.chunked_array([*manifest.images["id"].chunks, *manifest.skipped["id"].chunks], pa.string())
+        unknown = gone.filter(pc.invert(pc.is_in(gone, value_set=known)))
+        if len(unknown):
+            raise InputError(
+                f"{root}: {len(unknown):,} of {len(gone):,} ids are not in the store, first {unknown[0]}."
+            )
+        left = replace(
+            manifest,
+            images=_without(manifest.images, gone),
+            captions=_without(manifest.captions, gone),
+            skipped=_without(manifest.skipped, gone),
+        )
+        if len(gone):
+            commit(root, left)
+        dropped = _vacuum(root, left)
+    return Removed(
+        len(manifest.images) - len(left.images), len(manifest.captions) - len(left.captions), dropped
+    )
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """The store's lock, with nothing unfinished behind it."""
+    if not root.is_dir():
+        raise InputError(f"{root}: not a store.")
+    lock = FileLock(root / LOCK, timeout=0)
+    acquire(lock)
+    try:
+        tidy(root)
+        if (root / JOURNAL).is_dir():
+            raise InputError(f"{root}: a run is unfinished; finish it with the same `isthmus embed` first.")
+        yield
+    finally:
+        lock.release()
+
+
+def _without(table: pa.Table, ids: pa.Array) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table["id"], value_set=ids)))
+
+
+def _vacuum(root: Path, manifest: Manifest) -> int:
+    """Rewrite the shards that hold rows nothing refers to; returns how many rows went."""
+    wanted = {
+        modality: KeyIndex(to_keys(table["content_hash"].to_pylist()))
+        for modality, table in (("image", manifest.images), ("text", manifest.captions))
+    }
+    shards = [shard for record in manifest.encoders for shard in open_shards(root, record)]
+    return sum(_shrink(shard, wanted[shard.modality]) for shard in shards)
+
+
+def _shrink(shard: Shard, wanted: KeyIndex) -> int:
+    """Write the rows worth keeping as a new shard, then delete the old one: a kill loses nothing."""
+    keys = shard.keys()
+    keep = np.flatnonzero(wanted.find(keys) >= 0)
+    if len(keep) == len(keys):
+        return 0
+    if len(keep):
+        features = np.asarray(shard.features.map()[keep])
+        write_shard(shard.path.parent, shard.modality, shard.fingerprint, keys[keep], features)
+    shard.path.unlink()
+    return len(keys) - len(keep)

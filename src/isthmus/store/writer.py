@@ -1,0 +1,242 @@
+"""Writing a store: append features as they are computed, survive a kill at any point, publish at the end."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from filelock import FileLock, Timeout
+
+from isthmus.errors import InputError, IsthmusError
+from isthmus.files import TEMPORARY
+from isthmus.store.journal import Journal, Row, recall
+from isthmus.store.keys import as_bytes, to_hashes, to_keys
+from isthmus.store.manifest import Manifest, check_record, commit, is_store, read_manifest, roll_forward
+from isthmus.store.merging import merge
+from isthmus.store.stream import Stream
+
+SHARD_SECONDS = 60.0
+BUFFER_BYTES = 512 * 2**20  # over all encoders of a run
+LOCK = ".lock"
+
+
+class StoreWriter:
+    """Writes one store; a context manager. A new folder becomes a store, an existing store is extended.
+
+    Everything is keyed by content: a row whose key the store already holds is not written again, so a run
+    that was interrupted is resumed by doing it again and asking `known` (features) and `recall` (images)
+    what is done. Readers see nothing of a run until `finish`. Keys that are done are held in memory (about
+    100 bytes each).
+
+    Raises on entry:
+        InputError: another process is writing this store, or the folder holds something else.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = FileLock(self.path / LOCK, timeout=0)
+        self._streams: dict[tuple[str, str], Stream] = {}
+
+    def __enter__(self) -> StoreWriter:
+        if self.path.is_dir() and not _may_write(self.path):
+            raise InputError(
+                f"{self.path}: the folder is not empty and is not a store; choose another for the store."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        acquire(self._lock)
+        try:
+            tidy(self.path)
+            self._manifest = read_manifest(self.path) if is_store(self.path) else Manifest()
+            self._journal = Journal(self.path)
+            self._recalled = _recalled(self._manifest, self._journal)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.flush()  # also after an error or Ctrl-C: what is computed is kept
+        except (OSError, IsthmusError):
+            if error is None:
+                raise
+        finally:
+            self._lock.release()
+
+    def add_encoder(self, record: dict[str, Any]) -> None:
+        """Announce an encoder of this run.
+
+        Args:
+            record: modality, uri, fingerprint (64 hex digits), width, parts (widths that sum to it), and
+                whatever else shall stand in `store.json`.
+
+        Raises:
+            InputError: a field is missing or malformed, or the store holds another encoder under the same
+                first 12 digits of the fingerprint, or shards of another encoder in this one's folder.
+        """
+        check_record(record, self.path)
+        owner = (record["modality"], record["fingerprint"])
+        for other in [*self._manifest.encoders, *self._journal.encoders()]:
+            same_folder = (other["modality"], other["fingerprint"][:12]) == (owner[0], owner[1][:12])
+            if same_folder and (other["fingerprint"], other["width"]) != (owner[1], record["width"]):
+                raise InputError(
+                    f"{self.path}: {record['uri']} ({owner[1]}, width {record['width']}) would share "
+                    f"its folder with {other['uri']} ({other['fingerprint']}, width {other['width']}). "
+                    "Use another store."
+                )
+        if owner not in self._streams:
+            self._streams[owner] = Stream(self.path, record)
+        started = {(r["modality"], r["fingerprint"]): r for r in self._journal.encoders()}
+        self._journal.save_encoders(list({**started, owner: record}.values()))
+
+    def known(self, modality: str, fingerprint: str) -> set[bytes]:
+        """The keys (16 bytes each) whose features by this encoder are done. Live: do not change it."""
+        return self._stream(modality, fingerprint).known
+
+    def recall(self, ids: Sequence[str], signatures: Sequence[str | None]) -> pa.Table:
+        """What is known of images whose signature has not changed, so that they need not be read again.
+
+        Returns:
+            content_hash and reason, one row per id; both null where the image must be read.
+        """
+        return recall(self._recalled, ids, signatures)
+
+    def record_images(self, rows: Iterable[Row]) -> None:
+        """Note images just read: (id, content_hash or None, reason if skipped or None, signature or None)."""
+        self._journal.add(list(rows))
+
+    def write(
+        self,
+        modality: str,
+        fingerprint: str,
+        keys: np.ndarray,
+        features: np.ndarray,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """Add features [n, D] of the contents `keys` (uint8 [n, 16]). Keys that are done are ignored.
+
+        Args:
+            names: what to call each row in an error; default: the image's id if it was recorded, else
+                its hash.
+
+        Raises:
+            InputError: a width that is not the encoder's, NaN or infinity (the ids are named), or a full
+                disk.
+        """
+        stream = self._stream(modality, fingerprint)
+        keys, features = np.asarray(keys, np.uint8), np.asarray(features)
+        if keys.shape != (len(features), 16) or features.shape[1:] != (stream.record["width"],):
+            raise InputError(
+                f"{stream.record['uri']}: features {features.shape} and keys {keys.shape}; expected "
+                f"[n, {stream.record['width']}] and [n, 16]."
+            )
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        if len(bad):
+            some = bad[:5]
+            first = [names[row] for row in some] if names else self._journal.names(to_hashes(keys[some]))
+            listed = ", ".join(first) + (", …" if len(bad) > len(first) else "")
+            raise InputError(
+                f"{stream.record['uri']}: NaN or infinity in the features of {len(bad):,} of "
+                f"{len(features):,} items: {listed}. Nothing of this batch was stored."
+            )
+        stream.add(keys, features)
+        if sum(other.buffered for other in self._streams.values()) > BUFFER_BYTES:
+            self.flush()
+        elif stream.age() > SHARD_SECONDS:
+            self._journal.flush()
+            stream.flush()
+
+    def flush(self) -> None:
+        """Put everything that waits in memory on disk."""
+        self._journal.flush()
+        for stream in self._streams.values():
+            stream.flush()
+
+    def finish(
+        self,
+        images: pa.Table,
+        captions: pa.Table,
+        skipped: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Publish the run: merge its tables into the store's, all or nothing, and drop the journal.
+
+        For an id that the store already holds, this run's image and captions take the place of the old ones.
+
+        Args:
+            images: id, content_hash; optional group, split, label, signature.
+            captions: caption_id, id, caption; optional lang, and content_hash (default: hash of the caption).
+            skipped: (id, reason).
+
+        Raises:
+            InputError: a repeated id, a caption without its image, features of this run's encoders missing,
+                or ids that stand for other samples in the store (another image and other captions).
+        """
+        self.flush()
+        merged = merge(self._manifest, images, captions, skipped)
+        self._check_complete(images, merged)
+        records = {(r["modality"], r["fingerprint"]): r for r in merged.encoders}
+        records |= {owner: stream.record for owner, stream in self._streams.items()}
+        merged.encoders = list(records.values())
+        commit(self.path, merged)
+        self._manifest = merged
+        self._journal.remove()
+
+    def _stream(self, modality: str, fingerprint: str) -> Stream:
+        try:
+            return self._streams[modality, fingerprint]
+        except KeyError:
+            raise InputError(f"{modality} encoder {fingerprint[:12]}: call `add_encoder` first.") from None
+
+    def _check_complete(self, images: pa.Table, merged: Manifest) -> None:
+        """Every image and caption of this run must have its features by every encoder of this run."""
+        captions = merged.captions.filter(pc.is_in(merged.captions["id"], value_set=images["id"]))
+        for stream in self._streams.values():
+            table = images if stream.record["modality"] == "image" else captions
+            keys = as_bytes(to_keys(table["content_hash"].to_pylist()))
+            missing = sum(key not in stream.known for key in keys)
+            if missing:
+                raise InputError(
+                    f"{self.path}: features by {stream.record['uri']} are missing for {missing:,} of "
+                    f"{len(keys):,} rows."
+                )
+
+
+def acquire(lock: FileLock) -> None:
+    """Take a store's lock, or say who else is writing."""
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{Path(lock.lock_file).parent}: another process is writing this store (it holds "
+            f"{lock.lock_file}). Wait for it to finish, or stop it."
+        ) from None
+
+
+def tidy(root: Path) -> None:
+    """Finish an interrupted commit and remove the temporary files of runs that were killed."""
+    roll_forward(root)
+    for path in sorted(root.rglob(f"{TEMPORARY}*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)  # it went with its folder
+
+
+def _may_write(root: Path) -> bool:
+    """A store, an unfinished one, or an empty folder."""
+    ours = ("store.json", "pending", "journal", "features", LOCK)
+    return not any(root.iterdir()) or any((root / name).exists() for name in ours)
+
+
+def _recalled(manifest: Manifest, journal: Journal) -> pa.Table:
+    """What finished runs (the table) and an unfinished one (the journal) know of each image."""
+    finished = manifest.images.select(["id", "content_hash", "signature"])
+    return pa.concat_tables([finished, journal.rows()], promote_options="default")
