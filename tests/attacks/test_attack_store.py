@@ -1,0 +1,206 @@
+"""Hostile stores: every file of a store is untrusted. The answer is an InputError that names it; no code runs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from isthmus.errors import InputError
+from isthmus.store import doctor, import_arrays, import_folder, open_store
+from isthmus.store.shards import open_shard
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    image = np.eye(3, 4, dtype=np.float16)
+    import_arrays(
+        tmp_path / "store", image=image, text=image, captions=["a", "b", "c"], image_model="m", text_model="m"
+    )
+    return tmp_path / "store"
+
+
+def image_shard(store: Path) -> Path:
+    (path,) = store.glob("features/image/*/shard-*")
+    return path
+
+
+def rewrite(path: Path, change) -> None:
+    """Apply `change` to the parsed header of a shard and write the file back."""
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+def refused(store: Path) -> None:
+    with pytest.raises(InputError, match="shard-"):
+        open_store(store).features("image")
+    assert any("shard-" in finding["what"] for finding in doctor(store) if not finding["ok"])
+
+
+HEADERS = {
+    "width": lambda h: h["features"].update(shape=[3, 2]),
+    "swapped shape": lambda h: h["features"].update(shape=[4, 3]),
+    "negative shape": lambda h: h["features"].update(shape=[-3, -4]),
+    "huge shape": lambda h: h["features"].update(shape=[2**62, 4]),
+    "offsets outside": lambda h: h["features"].update(data_offsets=[0, 10**9]),
+    "offsets reversed": lambda h: h["features"].update(data_offsets=[24, 0]),
+    "overlapping": lambda h: h["keys"].update(data_offsets=[0, 48]),
+    "integers": lambda h: h["features"].update(dtype="I16"),
+    "bfloat": lambda h: h["features"].update(dtype="BF16"),
+    "keys of floats": lambda h: h["keys"].update(dtype="F8_E4M3"),
+    "no keys": lambda h: h.pop("keys"),
+    "no metadata": lambda h: h.pop("__metadata__"),
+    "foreign metadata": lambda h: h.update(__metadata__={"format": "pt"}),
+    "metadata not JSON": lambda h: h.update(__metadata__={"isthmus": "{"}),
+    "metadata a list": lambda h: h.update(__metadata__={"isthmus": "[]"}),
+    "metadata nested": lambda h: h.update(__metadata__={"isthmus": "[" * 100_000}),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_shard_with_a_hostile_header_is_refused(store, name):
+    rewrite(image_shard(store), HEADERS[name])
+    refused(store)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 8,
+        struct.pack("<Q", 2**63),
+        struct.pack("<Q", 10**8) + b"{",
+        b"PK\x03\x04",
+        pickle.dumps([1]),
+    ],
+)
+def test_a_file_that_is_no_shard_is_refused(store, data):
+    image_shard(store).write_bytes(data)
+    refused(store)
+
+
+def test_a_shard_that_is_a_folder_is_refused(store):
+    path = image_shard(store)
+    path.unlink()
+    path.mkdir()
+    refused(store)
+
+
+def test_nan_smuggled_into_a_shard_is_found_by_the_doctor(store):
+    path = image_shard(store)
+    shard = open_shard(path)
+    with open(path, "rb+") as file:
+        file.seek(shard.features.offset)
+        file.write(np.array([np.nan], np.float16).tobytes())
+    with pytest.raises(InputError, match="digest"):
+        open_store(store, verify=True)
+    assert any("digest" in finding["what"] for finding in doctor(store) if not finding["ok"])
+
+
+RECORDS = {
+    "path in the fingerprint": {"fingerprint": "../../../../etc/passwd"},
+    "short fingerprint": {"fingerprint": "abc"},
+    "path in the modality": {"modality": "../image"},
+    "width of text": {"width": "4"},
+    "parts that do not sum": {"parts": [1, 2]},
+    "negative parts": {"parts": [8, -4]},
+    "parts of text": {"parts": ["4"]},
+    "no uri": {"uri": None},
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_hostile_encoder_record_is_refused(store, name):
+    described = json.loads((store / "store.json").read_text())
+    described["encoders"][0].update(RECORDS[name])
+    (store / "store.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=r"store\.json"):
+        open_store(store)
+    assert not doctor(store)[0]["ok"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        '{"format": "isthmus-store/1"}',
+        '{"format": "isthmus-store/2"}',
+        "{",
+        '{"format": "isthmus-store/1", "encoders": [1], "tables": {}}',
+    ],
+)
+def test_a_damaged_store_json_is_refused(store, text):
+    (store / "store.json").write_text(text)
+    with pytest.raises(InputError, match=r"store\.json"):
+        open_store(store)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"id": ["a"]},
+        {"id": ["a", None, "c"], "content_hash": ["0" * 32] * 3},
+        {"id": ["a", "a", "c"], "content_hash": ["0" * 32] * 3},
+        {"id": ["a", "b", "c"], "content_hash": ["../" * 4, "0" * 32, "0" * 32]},
+        {"id": ["a", "b"], "content_hash": ["0" * 32] * 2},
+        {"id": [[1], [2], [3]], "content_hash": ["0" * 32] * 3},
+    ],
+)
+def test_a_hostile_images_table_is_refused(store, table):
+    pq.write_table(pa.table(table), store / "images.parquet")
+    with pytest.raises(InputError, match=r"images\.parquet"):
+        open_store(store)
+
+
+def test_a_table_of_garbage_is_refused(store):
+    for data in (b"", b"PAR1" * 9, (store / "images.parquet").read_bytes()[:-20]):
+        (store / "images.parquet").write_bytes(data)
+        with pytest.raises(InputError, match=r"images\.parquet"):
+            open_store(store)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("detonated", "w"))
+
+
+def test_pickled_arrays_are_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save(tmp_path / "image.npy", np.array([[Bomb()]], object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"image\.npy.*pickle"):
+        import_folder(tmp_path, tmp_path / "store")
+    (tmp_path / "image.npy").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(InputError, match=r"image\.npy.*pickle"):
+        import_folder(tmp_path, tmp_path / "store")
+    assert not (tmp_path / "detonated").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 5, 60, -1])
+def test_a_truncated_array_is_refused(tmp_path, cut):
+    np.save(tmp_path / "image.npy", np.ones((4, 3), np.float32))
+    whole = (tmp_path / "image.npy").read_bytes()
+    (tmp_path / "image.npy").write_bytes(whole[:cut])
+    with pytest.raises(InputError, match=r"image\.npy"):
+        import_folder(tmp_path, tmp_path / "store")
+
+
+def test_other_numpy_files_are_refused(tmp_path):
+    np.savez(tmp_path / "image.npz", a=np.ones((2, 2)))
+    (tmp_path / "image.npz").rename(tmp_path / "image.npy")
+    with pytest.raises(InputError, match="single array"):
+        import_folder(tmp_path, tmp_path / "store")
+    np.save(tmp_path / "image.npy", np.asfortranarray(np.ones((3, 2))))
+    with pytest.raises(InputError, match="column by column"):
+        import_folder(tmp_path, tmp_path / "store")
