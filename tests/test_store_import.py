@@ -130,6 +130,10 @@ def test_metadata_without_its_columns_is_refused(tmp_path):
     pq.write_table(pa.table({"image_path": ["a"]}), tmp_path / "metadata/metadata_0000.parquet")
     with pytest.raises(InputError, match="no column 'caption'"):
         import_clip_retrieval(tmp_path, tmp_path / "store")
+    whole = (tmp_path / "metadata/metadata_0000.parquet").read_bytes()
+    (tmp_path / "metadata/metadata_0000.parquet").write_bytes(whole[:4] + b"\xff" * 20 + whole[24:])
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        import_clip_retrieval(tmp_path, tmp_path / "store")
     with pytest.raises(InputError, match="no metadata"):
         import_clip_retrieval(tmp_path / "nowhere", tmp_path / "store")
 

@@ -232,10 +232,15 @@ def test_recall_names_only_images_whose_signature_is_the_same(tmp_path):
 
 
 def test_a_finished_store_still_recalls_its_images(tmp_path):
-    write(tmp_path, ["a"], signature=["10:99"])
+    write(tmp_path, ["a", "b"])
     with StoreWriter(tmp_path) as writer:
-        assert writer.recall(["a"], ["10:99"])["content_hash"].to_pylist() == [text_hash("picture a")]
-        assert writer.recall(["a"], ["11:99"])["content_hash"].to_pylist() == [None]
+        found = writer.recall(["b", "a"], ["signature of b", "another signature"])
+        assert found["content_hash"].to_pylist() == [text_hash("picture b"), None]
+        images, captions = tables(["a"])
+        changed = images.set_column(1, "content_hash", [[text_hash("edited, and nobody recorded it")]])
+        writer.finish(changed, captions)
+    with StoreWriter(tmp_path) as writer:
+        assert writer.recall(["a"], ["signature of a"])["content_hash"].to_pylist() == [None]
 
 
 def test_a_shard_is_cut_after_a_minute(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Hostile stores: every file of a store is untrusted. The answer is an InputError that names it; no code runs."""
+"""Hostile stores: each file is untrusted. The answer is an InputError that names it, and no code runs."""
 
 from __future__ import annotations
 

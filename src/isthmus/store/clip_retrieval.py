@@ -135,7 +135,10 @@ def _partitions(folder: Path) -> dict[str, int]:
 def _metadata(folder: Path, k: str, out: str | Path) -> pa.Table:
     """image_path, caption and our own columns of one partition, as strings."""
     path = folder / "metadata" / f"metadata_{k}.parquet"
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
     for column in ("image_path", "caption"):
         if column not in table.column_names:
             raise InputError(f"{path}: no column {column!r}; it has {', '.join(table.column_names)}.")

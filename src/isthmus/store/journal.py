@@ -96,10 +96,25 @@ def recall(known: pa.Table, ids: Sequence[str], signatures: Sequence[str | None]
 
     Returns content_hash and reason, one row per id, null where the image must be read.
     """
-    value_set = pc.fill_null(known["id"], "").combine_chunks()[::-1]  # the last row of an id counts
-    found = pc.index_in(pa.array(ids, pa.string()), value_set=value_set)
-    rows = known.take(pc.subtract(known.num_rows - 1, found))
+    rows = _latest(known, pa.array(ids, pa.string()))
     same = pc.fill_null(pc.equal(rows["signature"], pa.array(signatures, pa.string())), False)
     nothing = pa.scalar(None, pa.string())
     kept = [pc.if_else(same, rows[name], nothing) for name in ("content_hash", "reason")]
     return pa.table(kept, names=["content_hash", "reason"])
+
+
+def signed(images: pa.Table, known: pa.Table) -> pa.Table:
+    """`images` (id, content_hash, …) with the signature under which `known` saw this content, else null."""
+    if "signature" in images.column_names:
+        return images
+    rows = _latest(known, images["id"])
+    same = pc.fill_null(pc.equal(rows["content_hash"], images["content_hash"]), False)
+    signatures = pc.if_else(same, rows["signature"], pa.scalar(None, pa.string()))
+    return images.append_column("signature", signatures)
+
+
+def _latest(known: pa.Table, ids: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The last row of each id, nulls where there is none."""
+    backwards = known["id"].combine_chunks()[::-1]
+    found = pc.index_in(ids, value_set=backwards)
+    return known.take(pc.subtract(known.num_rows - 1, found))

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import TEMPORARY
-from isthmus.store.journal import Journal, Row, recall
+from isthmus.store.journal import Journal, Row, recall, signed
 from isthmus.store.keys import as_bytes, to_hashes, to_keys
 from isthmus.store.manifest import Manifest, check_record, commit, is_store, read_manifest, roll_forward
 from isthmus.store.merging import merge
@@ -171,7 +171,7 @@ class StoreWriter:
         For an id that the store already holds, this run's image and captions take the place of the old ones.
 
         Args:
-            images: id, content_hash; optional group, split, label, signature.
+            images: id, content_hash; optional group, split, label, signature (default: as recorded).
             captions: caption_id, id, caption; optional lang, and content_hash (default: hash of the caption).
             skipped: (id, reason).
 
@@ -180,6 +180,7 @@ class StoreWriter:
                 or ids that stand for other samples in the store (another image and other captions).
         """
         self.flush()
+        images = signed(images, _recalled(self._manifest, self._journal))
         merged = merge(self._manifest, images, captions, skipped)
         self._check_complete(images, merged)
         records = {(r["modality"], r["fingerprint"]): r for r in merged.encoders}
