@@ -106,7 +106,8 @@ class Encoder:
         features = np.empty((len(items), self.width), dtype=np.float32)
         order = list(range(len(items)))
         if self.modality == "text":
-            order.sort(key=lambda i: len(items[i]))
+            lengths = [len(text) for text in check_texts(items)]
+            order.sort(key=lengths.__getitem__)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             features[rows] = encode_views([self], self.preprocess([items[i] for i in rows]))[0]

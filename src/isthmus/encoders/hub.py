@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from isthmus.encoders.uri import EncoderURI, is_path
-from isthmus.errors import InputError, OfflineError, UsageError
+from isthmus.errors import InputError, IsthmusError, OfflineError, UsageError
 from isthmus.files import read_json
 
 SMALL = ["*.json", "*.jsonl", "*.txt", "*.model", "*.py", "*.jinja", "README.md"]
@@ -64,7 +64,7 @@ def weight_files(folder: Path, weights: str = WEIGHTS) -> list[Path]:
     return [file for file in files if file.exists()]
 
 
-UNREADABLE = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError)
+UNREADABLE = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
 
 
 @contextmanager
@@ -77,15 +77,9 @@ def loading(uri: EncoderURI) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        ImportError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+    except IsthmusError:
+        raise
+    except UNREADABLE as error:
         raise InputError(f"{uri}: cannot be loaded: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -147,7 +141,8 @@ def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[s
     except (errors.HFValidationError, json.JSONDecodeError) as error:
         raise UsageError(f"{uri}: {error}") from None
     except (OSError, errors.EntryNotFoundError) as error:
+        at = f" --revision {revision}" if revision else ""
         raise OfflineError(
             f"{uri}: not in the cache, and it cannot be fetched now ({type(error).__name__}). With a network,"
-            f" run `isthmus fetch '{uri.backbone()}'` once; a folder is named {uri.source}:/path/to/folder."
+            f" run `hf download {repo}{at}` once; a folder is named {uri.source}:/path/to/folder."
         ) from None
