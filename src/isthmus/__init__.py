@@ -1,3 +1,42 @@
-"""isthmus joins frozen encoders: thin trained projectors make one image and one text encoder a CLIP-like model."""
+"""isthmus joins frozen encoders: thin trained projectors make two of them a CLIP-like model."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Loaded when first used, so that `import isthmus` and `isthmus --help` cost nothing.
+_EXPORTS = {
+    "DualEncoder": "isthmus.model",
+    "FeaturePairs": "isthmus.data",
+    "doctor": "isthmus.api",
+    "embed": "isthmus.api",
+    "evaluate": "isthmus.api",
+    "load_encoder": "isthmus.api",
+    "load_recipe": "isthmus.api",
+    "losses": "isthmus.losses",
+    "open_store": "isthmus.api",
+    "read_pairs": "isthmus.api",
+    "train": "isthmus.api",
+}
+__all__ = ["DualEncoder", "FeaturePairs", "doctor", "embed", "evaluate", "load_encoder", "load_recipe"]
+__all__ += ["losses", "open_store", "read_pairs", "train"]
+
+if TYPE_CHECKING:
+    from isthmus import losses
+    from isthmus.api import doctor, embed, evaluate, load_encoder, load_recipe, open_store, read_pairs, train
+    from isthmus.data import FeaturePairs
+    from isthmus.model import DualEncoder
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'isthmus' has no attribute {name!r}")
+    module = importlib.import_module(_EXPORTS[name])
+    return module if name == "losses" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class IsthmusError(Exception):
-    """Base of every error isthmus raises on purpose. The command line prints it and exits with `exit_code`."""
+    """Base of all errors raised on purpose; the command line prints them and exits with `exit_code`."""
 
     exit_code = 1
 

@@ -59,6 +59,10 @@ class Pairs:
         """The encoded image (JPEG, PNG, …) of a row. Thread-safe. Raises `BadImage`."""
         return self.reader.read(int(self._source[row]))
 
+    def signatures(self) -> list[str | None]:
+        """A word per image that changes when its file does, so that a later run need not read it again."""
+        return [self.reader.signature(index) for index in self._source.tolist()]
+
     def decode(self, row: int) -> Image.Image:
         """The image of a row as 8-bit RGB (`isthmus.data.images.decode`). Raises `BadImage`."""
         return decode(self.read_bytes(row), max_pixels=self.max_pixels)

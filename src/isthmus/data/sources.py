@@ -9,6 +9,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,18 @@ class Source(Protocol):
 
     def read(self, index: int) -> bytes:
         """The encoded image (JPEG, PNG, …). Raises `BadImage` if it is not to be had."""
+
+    def signature(self, index: int) -> str | None:
+        """A word that changes when the image does, got without reading it; None where there is none."""
+
+
+def file_signature(path: Path) -> str | None:
+    """Size and time of the last change; None for a file that cannot be looked at."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def read_file(path: Path) -> bytes:
@@ -71,6 +84,10 @@ class Column:
     def read(self, index: int) -> bytes:
         return cell_bytes(self.cells[index].as_py(), self.folder)
 
+    def signature(self, index: int) -> str | None:
+        cell = self.cells[index].as_py()
+        return file_signature(self.folder / cell) if isinstance(cell, str) else None
+
 
 class ParquetColumn:
     """A column of a Parquet file, read by row group; the last few row groups stay in memory."""
@@ -91,6 +108,9 @@ class ParquetColumn:
         with self.lock:
             cells = self._row_group(group)
         return cell_bytes(cells[index - self.starts[group]].as_py(), self.path.parent)
+
+    def signature(self, index: int) -> str | None:
+        return None  # the cell may be a path as well as bytes, and reading a table again is cheap
 
     def _row_group(self, group: int) -> pa.ChunkedArray:
         if group not in self.kept:
@@ -122,6 +142,14 @@ class TarMembers:
             raise BadImage(f"{self.shards[shard]} ends before this image does.")
         return data
 
+    def signature(self, index: int) -> str | None:
+        shard, offset, size = self.members[index].tolist()
+        return f"{self._shard_signatures[shard]}:{offset}:{size}" if self._shard_signatures[shard] else None
+
+    @cached_property
+    def _shard_signatures(self) -> list[str | None]:
+        return [file_signature(shard) for shard in self.shards]
+
 
 class Items:
     """Python objects: paths, bytes, PIL images or uint8 arrays [H, W] or [H, W, 3]."""
@@ -136,6 +164,10 @@ class Items:
         if isinstance(item, Image.Image):
             return _to_png(item)
         return cell_bytes(os.fspath(item) if isinstance(item, os.PathLike) else item, Path())
+
+    def signature(self, index: int) -> str | None:
+        item = self.items[index]
+        return file_signature(Path(item)) if isinstance(item, str | os.PathLike) else None
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

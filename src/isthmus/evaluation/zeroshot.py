@@ -13,9 +13,9 @@ import torch
 
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.evaluation.bootstrap import estimate
+from isthmus.evaluation.nearest import top_k
 from isthmus.evaluation.scores import group_vector, index_vector, unit_rows
 from isthmus.files import read_json
-from isthmus.search import top_k
 
 SLOTS = ("{}", "{c}")  # ours, and the one of CLIP_benchmark's template files
 PROMPTS_AT_ONCE = 1024  # bounds the memory of many classes × many templates

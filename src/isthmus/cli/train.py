@@ -1,0 +1,58 @@
+"""Train projectors between the encoders of a store and write a dual encoder.
+
+example:
+  isthmus train store/ --recipe default --out model/
+  isthmus train store/ --recipe linear --set optim.lr=3e-4 --set optim.epochs=40 --out model/
+
+Run it again to go on where it stopped, bit for bit. Recipes: default, cca, linear, freeze-align-pooled, sail,
+or a TOML file.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from isthmus.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE")
+    parser.add_argument("--recipe", default="default", help="a recipe's name or TOML file (default)")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="override a recipe value"
+    )
+    parser.add_argument(
+        "--image-encoder", metavar="URI", nargs="+", help="which of the store's; several: side by side"
+    )
+    parser.add_argument("--text-encoder", metavar="URI", nargs="+")
+    parser.add_argument("--only", metavar="PARQUET", help="train only on the ids in this file")
+    parser.add_argument("--out", metavar="MODEL", required=True)
+    parser.add_argument("--max-seconds", type=float, help="stop after this time")
+    parser.add_argument("--log", choices=["tensorboard", "wandb"], help="also log there (an extra)")
+    parser.add_argument("--dry-run", action="store_true", help="print the effective recipe, sizes and steps")
+    common.add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from isthmus.api import train, training_plan
+
+    options = {
+        "recipe": args.recipe,
+        "overrides": args.set,
+        "image": args.image_encoder,
+        "text": args.text_encoder,
+        "only": args.only,
+        "seed": args.seed,
+    }
+    if args.dry_run:
+        plan = training_plan(args.store, **options)
+        print(common.lines(plan))
+        common.write_result(args, plan)
+        return 0
+    model = train(
+        args.store, out=args.out, max_seconds=args.max_seconds, tracker=args.log, progress=True, **options
+    )
+    print(common.lines(model.summary))
+    print(f"model: {args.out}")
+    common.write_result(args, {"model": args.out, **model.summary})
+    return 0

@@ -1,0 +1,272 @@
+"""The dual encoder: frozen encoders by reference, two trained projectors and a temperature."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from isthmus import __version__
+from isthmus.card import write_card
+from isthmus.data.images import decode
+from isthmus.encoders import Encoder, load_encoders
+from isthmus.errors import InputError
+from isthmus.files import read_json, write_atomic, write_json
+from isthmus.projectors import build_projector
+
+FORMAT = 1
+MODALITIES = ("image", "text")
+
+
+class DualEncoder(nn.Module):
+    """A CLIP-like model over frozen encoders.
+
+    Args:
+        image_projector, text_projector: map [N, sum of the encoders' widths] to [N, d].
+        scale: the inverse temperature that training ended with (> 0).
+        bias: the sigmoid loss's bias, or None.
+        records: `{"image": [...], "text": [...]}`, one record per encoder (uri, fingerprint, width, ...);
+            several encoders of one modality stand side by side, in this order.
+        encoders: the loaded encoders in the same order, or None for a model over cached features alone.
+        summary: what the training run reported; kept in `config.json` and shown in the model card.
+    """
+
+    def __init__(
+        self,
+        image_projector: nn.Module,
+        text_projector: nn.Module,
+        *,
+        scale: float,
+        bias: float | None = None,
+        records: dict[str, list[dict[str, Any]]],
+        encoders: dict[str, list[Encoder]] | None = None,
+        summary: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.projectors = nn.ModuleDict({"image": image_projector, "text": text_projector}).eval()
+        self.scale, self.bias = float(scale), bias
+        self.records, self.summary = records, summary or {}
+        self.encoders = encoders or {}
+        for modality, loaded in self.encoders.items():
+            check_encoders(loaded, records[modality])
+
+    @property
+    def width(self) -> int:
+        """Width d of the joint space."""
+        return int(self.projectors["image"].width)
+
+    def encode_image(self, images: Any, *, batch_size: int = 32, as_tensor: bool = False) -> Any:
+        """Paths, PIL images, encoded bytes or tensors [3, H, W] to [N, d] float32, L2-normalised.
+
+        Raises `InputError` for an image that cannot be read (and names it).
+        """
+        items = [_open_image(item) for item in _as_list(images)]
+        return self._encode("image", items, batch_size, as_tensor)
+
+    def encode_text(
+        self, texts: str | Sequence[str], *, batch_size: int = 64, as_tensor: bool = False
+    ) -> Any:
+        """Strings to [N, d] float32, L2-normalised."""
+        return self._encode("text", _as_list(texts), batch_size, as_tensor)
+
+    def _encode(self, modality: str, items: list[Any], batch_size: int, as_tensor: bool) -> Any:
+        if modality not in self.encoders:
+            raise InputError(
+                f"This model was loaded without its {modality} encoder: load it with "
+                "DualEncoder.from_pretrained(path), or project cached features with project()."
+            )
+        features = [encoder.encode(items, batch_size=batch_size) for encoder in self.encoders[modality]]
+        return self.project(modality, np.concatenate(features, axis=1), as_tensor=as_tensor)
+
+    @torch.inference_mode()
+    def project(
+        self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False
+    ) -> Any:
+        """Cached encoder features [N, D] to the joint space: [N, d] float32, L2-normalised in fp32."""
+        from isthmus.data.feature_pairs import rows
+
+        projector, width = self.projectors[modality], self._input_width(modality)
+        if features.shape[1] != width:
+            raise InputError(f"{modality} features are {features.shape[1]} wide, this model takes {width}.")
+        device = next(projector.parameters()).device
+        out = torch.empty(len(features), self.width)
+        for start in range(0, len(features), batch_size):
+            index = np.arange(start, min(start + batch_size, len(features)))
+            batch = torch.from_numpy(rows(features, index)).to(device)
+            out[start : start + batch_size] = nn.functional.normalize(projector(batch).float(), dim=-1).cpu()
+        return out if as_tensor else out.numpy()
+
+    def _input_width(self, modality: str) -> int:
+        return sum(record["width"] for record in self.records[modality])
+
+    def similarity(self, image_emb: Any, text_emb: Any) -> Any:
+        """Cosine similarities [N, M] of embeddings that `encode_*` returned (NumPy or torch alike)."""
+        return image_emb @ text_emb.T
+
+    def logits(self, image_emb: Any, text_emb: Any) -> Any:
+        """scale · cosine + bias: [N, M], as the training loss saw them."""
+        return self.scale * self.similarity(image_emb, text_emb) + (self.bias or 0.0)
+
+    # --- saving and loading -------------------------------------------------------------------------------
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Write `config.json`, `model.safetensors` (projectors and temperature only) and `README.md`.
+
+        The encoders are referenced by URI, revision and fingerprint, never copied.
+        """
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        weights = self._weights()
+        write_atomic(path / "model.safetensors", lambda aside: save_file(weights, aside))
+        write_json(
+            path / "config.json",
+            {
+                "format": FORMAT,
+                "isthmus": __version__,
+                "encoders": self.records,
+                "projectors": {m: self.projectors[m].config() for m in MODALITIES},
+                "weights": _digest(path / "model.safetensors"),
+                "summary": self.summary,
+            },
+        )
+        write_card(self, path / "README.md")
+        return path
+
+    def _weights(self) -> dict[str, Tensor]:
+        weights = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in self.projectors.state_dict().items()
+        }
+        weights["scale"] = torch.tensor(self.scale)
+        if self.bias is not None:
+            weights["bias"] = torch.tensor(self.bias)
+        return weights
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        load: bool = True,
+        encoders: dict[str, list[Encoder]] | None = None,
+        device: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> DualEncoder:
+        """Load a saved model.
+
+        Args:
+            path: folder that `save_pretrained` (or `isthmus train`) wrote.
+            load: False leaves the encoders unloaded, for work on cached features.
+            encoders: `{"image": [...], "text": [...]}`, where they are loaded already, or are callables.
+            device: where encoders and projectors run; default the GPU when there is one.
+            trust_remote_code: passed to hub encoders that bring their own code.
+
+        Raises:
+            InputError: a file is missing, foreign or truncated, or an encoder is not the one the model was
+                trained on; the message says which part differs.
+        """
+        path = Path(path)
+        config = _read_config(path)
+        projectors = {m: build_projector(**config["projectors"][m]) for m in MODALITIES}
+        weights = _read_weights(path / "model.safetensors", config["weights"])
+        scale, bias = weights.pop("scale"), weights.pop("bias", None)
+        _load_strictly(projectors, weights, path / "model.safetensors")
+        records = config["encoders"]
+        if load and encoders is None:
+            encoders = {
+                m: load_encoders(
+                    [r["uri"] for r in records[m]],
+                    modality=m,
+                    device=device,
+                    trust_remote_code=trust_remote_code,
+                )
+                for m in MODALITIES
+            }
+        model = cls(
+            projectors["image"],
+            projectors["text"],
+            scale=scale.item(),
+            bias=None if bias is None else bias.item(),
+            records=records,
+            encoders=encoders,
+            summary=config.get("summary"),
+        )
+        return model.to(device) if device else model
+
+
+def check_encoders(loaded: Sequence[Encoder], records: Sequence[dict[str, Any]]) -> None:
+    """Refuse encoders other than the ones a model or store was made with, and say which part differs."""
+    if len(loaded) != len(records):
+        raise InputError(f"The model takes {len(records)} encoder(s) side by side, {len(loaded)} were given.")
+    for encoder, record in zip(loaded, records, strict=True):
+        if encoder.fingerprint == record["fingerprint"]:
+            continue
+        now, parts = encoder.record(), ("uri", "revision", "preprocessing", "layer", "pool", "width")
+        differs = [part for part in parts if now.get(part) != record.get(part)] or ["weights"]
+        raise InputError(
+            f"{encoder.uri} is not the encoder this was made with ({record['uri']}): {', '.join(differs)} "
+            f"differ(s); fingerprint {encoder.fingerprint[:12]} instead of {record['fingerprint'][:12]}."
+        )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: not an isthmus model (no config.json). `isthmus train` writes one.")
+    config = read_json(path / "config.json")
+    missing = {"format", "encoders", "projectors", "weights"} - set(config)
+    if missing:
+        raise InputError(
+            f"{path / 'config.json'}: not an isthmus model ({', '.join(sorted(missing))} missing)."
+        )
+    if config["format"] > FORMAT:
+        raise InputError(
+            f"{path}: written by isthmus {config['isthmus']}, format {config['format']}; upgrade isthmus."
+        )
+    return config
+
+
+def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: missing, foreign or truncated ({error}). Copy or train the model again."
+        ) from None
+    if _digest(path) != digest:
+        raise InputError(f"{path}: its bytes are not those config.json names. Copy or train the model again.")
+    return weights
+
+
+def _load_strictly(projectors: dict[str, nn.Module], weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        nn.ModuleDict(projectors).load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"{path}: does not fit config.json: {error}") from None
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+
+
+def _as_list(items: Any) -> list[Any]:
+    if isinstance(items, (str, bytes, Path, Image.Image)):
+        return [items]
+    return list(items)
+
+
+def _open_image(item: Any) -> Any:
+    """Paths and encoded bytes are decoded as pairs are; PIL images and tensors pass as they are."""
+    if isinstance(item, (str, Path)):
+        try:
+            return decode(Path(item).read_bytes())
+        except (OSError, InputError) as error:
+            raise InputError(f"{item}: {error}") from None
+    return decode(item) if isinstance(item, bytes) else item
