@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def test_another_file_than_the_known_one_is_refused(index: Path, monkeypatch: py
     with pytest.raises(InputError, match="expected 0000"):
         wheels.fetch("wordllama")
     assert not wheels.describe("wordllama")["cached"]
+
+
+def test_several_at_once_convert_once(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    downloads: list[str] = []
+    download = wheels._download
+    monkeypatch.setattr(wheels, "_download", lambda *args: downloads.append("one") or download(*args))
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(wheels.fetch, ["wordllama"] * 4))
+    assert len(folders) == len(downloads) == 1
 
 
 def test_an_interrupted_conversion_does_not_count(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,9 +80,9 @@ class Encoder:
         self.ingredients = {"modality": modality, **ingredients}
         self.backbone_key = digest(self.ingredients)
         self.pools, self.default_pool = tuple(sorted(pools)), default_pool
-        self.layer: int | None = None
-        self.pool: str | None = None
         self._measure()
+        self.layer: int | None = None
+        self.pool = self._own_pool
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
         """Images (PIL, or tensors [3, H, W]) or strings to the tensors of a batch, on the CPU.
@@ -118,15 +118,11 @@ class Encoder:
         view = copy.copy(self)
         view.uri = replace(self.uri, layer=layer, pool=pool)
         view.layer = None if layer is None else self._resolve_layer(layer)
-        view.pool = pool or (self.default_pool if layer is not None or self._pooled_width is None else None)
+        view.pool = pool or (self._own_pool if layer is None else self.default_pool)
         for part in parse_pool(view.pool) if view.pool else ():
             if part not in self.pools:
-                exists = (
-                    f"It has {', '.join(self.pools)}." if self.pools else "It gives pooled features only."
-                )
-                raise UsageError(
-                    f"{self.uri}: no pooling {part!r} for this {self.modality} encoder. {exists}"
-                )
+                exists = f"has {', '.join(self.pools)}" if self.pools else "gives pooled features only"
+                raise UsageError(f"{self.uri}: no pooling {part!r}: this {self.modality} encoder {exists}.")
         return view
 
     def expand(self, pool: str | None = None) -> list[Encoder]:
@@ -191,6 +187,11 @@ class Encoder:
         self._layer_widths = [layer.shape[-1] for layer in output.layers]
         self._token_width = 0 if output.tokens is None else output.tokens.shape[-1]
         self._pooled_width = None if output.pooled is None else output.pooled.shape[-1]
+
+    @property
+    def _own_pool(self) -> str | None:
+        """The pooling of the encoder's own pipeline; None where it ends in something else."""
+        return self.default_pool if self._pooled_width is None else None
 
     def _resolve_layer(self, layer: int) -> int:
         if self.depth < 0:

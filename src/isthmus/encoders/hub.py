@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,17 @@ from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.errors import InputError, IsthmusError, OfflineError, UsageError
 from isthmus.files import read_json
 
-SMALL = ["*.json", "*.jsonl", "*.txt", "*.model", "*.py", "*.jinja", "README.md"]
-"""Configuration, tokenizers and cards: fetched first, because they say which weight files are needed."""
-
-
 WEIGHTS = "model.safetensors"
+# Configuration, tokenizers and cards: fetched first, because they say which weight files are needed.
+SMALL = ["*.json", "*.jsonl", "*.txt", "*.model", "*.py", "*.jinja", "README.md"]
+# What the libraries raise on files they cannot use.
+UNREADABLE = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
+# Entries of configurations that say who saved them and how, and nothing about the features.
+INCIDENTAL = {
+    *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"),
+    *("_valid_processor_keys", "data_format", "device", "disable_grouping", "feature_extractor_type"),
+    *("input_data_format", "processor_class", "return_tensors", "use_fast"),
+}
 
 
 def resolve(
@@ -64,9 +71,6 @@ def weight_files(folder: Path, weights: str = WEIGHTS) -> list[Path]:
     return [file for file in files if file.exists()]
 
 
-UNREADABLE = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
-
-
 @contextmanager
 def loading(uri: EncoderURI) -> Iterator[None]:
     """Load quietly, and turn what the libraries raise on files they cannot read into an `InputError`."""
@@ -87,6 +91,11 @@ def loading(uri: EncoderURI) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def offline() -> bool:
+    """Whether the user asked for no network at all (`ISTHMUS_OFFLINE=1`)."""
+    return os.environ.get("ISTHMUS_OFFLINE", "0") not in ("", "0")
+
+
 def revision_of(folder: Path) -> str | None:
     """The commit of a hub snapshot, which the hub's cache uses as folder name."""
     return folder.name if folder.parent.name == "snapshots" else None
@@ -101,15 +110,8 @@ def licence_of(folder: Path) -> str | None:
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """A configuration without the entries that say who saved it and how, and nothing about the features."""
+    """A configuration without its incidental entries."""
     return {key: value for key, value in read_json(folder / name).items() if key not in INCIDENTAL}
-
-
-INCIDENTAL = {
-    *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"),
-    *("_valid_processor_keys", "data_format", "device", "disable_grouping", "feature_extractor_type"),
-    *("input_data_format", "processor_class", "return_tensors", "use_fast"),
-}
 
 
 def _weights_in(folder: Path, path: str) -> list[str]:
@@ -127,7 +129,7 @@ def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[s
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                repo, revision=revision, allow_patterns=patterns, local_files_only=not fetch
+                repo, revision=revision, allow_patterns=patterns, local_files_only=not fetch or offline()
             )
         )
     except errors.GatedRepoError as error:

@@ -1,7 +1,4 @@
-"""Names of encoders: `source:name[@revision][?option=value&…]`, as in `hf:facebook/dinov2-base?layer=11`.
-
-This module imports nothing heavy: the command line may parse URIs before torch is loaded.
-"""
+"""Names of encoders: `source:name[@revision][?option=value&…]`, as in `hf:facebook/dinov2-base?layer=11`."""
 
 from __future__ import annotations
 

