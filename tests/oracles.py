@@ -41,7 +41,17 @@ def module_from_wheel(requirement: str, sha256: str, member: str) -> ModuleType:
 
 def _wheel(requirement: str, sha256: str) -> Path:
     folder = cache_dir() / "oracles" / "wheels"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(folder),
+        requirement,
+    ]
     subprocess.run(command, check=True)
     name, version = requirement.split("==")
     (wheel,) = folder.glob(f"{name.replace('-', '_')}-{version}-*.whl")

@@ -1,0 +1,56 @@
+"""The losses' peak memory, measured in a process of its own: anonymous pages only, sampled while they run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+MEASURE = """
+import sys, threading, time, torch
+from isthmus.losses import infonce, sigmoid
+
+def anonymous():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
+
+def run(n, d, groups):
+    x, y = (torch.nn.functional.normalize(torch.randn(n, d)).requires_grad_() for _ in range(2))
+    scale, bias = torch.tensor({scale}, requires_grad=True), torch.tensor(-9.0, requires_grad=True)
+    before = anonymous()
+    peaks, done = [before], threading.Event()
+    def sample():
+        while not done.wait(0.002):
+            peaks.append(anonymous())
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    arguments = (x, y, scale) if "{loss}" == "infonce" else (x, y, scale, bias)
+    {loss}(*arguments, groups=groups).backward()
+    done.set(); sampler.join()
+    return max(peaks) - before
+
+torch.manual_seed(0)
+run(64, 8, None)
+n, d = 8192, 512
+ids = torch.randint({distinct}, (n,))
+print(run(n, d, (ids, ids) if {distinct} < n else None))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(
+    ("loss", "scale", "distinct"),
+    [
+        ("infonce", 14.0, 8192),
+        ("sigmoid", 14.0, 8192),
+        ("infonce", 100.0, 4000),
+        pytest.param("sigmoid", 14.0, 4000, marks=pytest.mark.slow),
+        pytest.param("infonce", 100.0, 3, marks=pytest.mark.slow),
+        pytest.param("sigmoid", 14.0, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_8192_pairs_take_less_than_one_logit_matrix(loss, scale, distinct):
+    script = MEASURE.format(loss=loss, scale=scale, distinct=distinct)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 20 < float(run.stdout) < 250  # MiB, gradients of 32 MiB included; dense: six matrices of 256 MiB
