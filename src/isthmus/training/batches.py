@@ -1,0 +1,75 @@
+"""From rows to tensors: features gathered batch by batch, and which images and captions are positives."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isthmus.data.feature_pairs import FeaturePairs, rows
+from isthmus.data.groups import components
+
+RESIDENT_BYTES = 2 << 30
+HASHED_ROWS = 65_536
+
+
+class Batches:
+    """Batches of `pairs` on `device`. Features of up to 2 GiB in all stay there; more are read as needed.
+
+    `positives` as in the recipe: "pair", "equal" or "group".
+    """
+
+    def __init__(self, pairs: FeaturePairs, positives: str, device: torch.device) -> None:
+        self.device, self.image_of = device, pairs.image_of
+        self.image, self.text = pairs.image, pairs.text
+        if 4 * (math.prod(pairs.image.shape) + math.prod(pairs.text.shape)) <= RESIDENT_BYTES:
+            self.image = self._rows(pairs.image, np.arange(pairs.image.shape[0]))
+            self.text = self._rows(pairs.text, np.arange(pairs.text.shape[0]))
+        self.groups = positive_groups(pairs, positives)
+
+    def take(self, captions: np.ndarray) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Of `captions`, int64 [n]: image and text features float32 [n, Dx], [n, Dy], and loss groups."""
+        images = self.image_of[captions]
+        groups = None
+        if self.groups is not None:
+            groups = self._tensor(self.groups[0][images]), self._tensor(self.groups[1][captions])
+        return self._rows(self.image, images), self._rows(self.text, captions), groups
+
+    def _rows(self, matrix: Any, index: np.ndarray) -> Tensor:
+        if isinstance(matrix, Tensor):
+            return matrix[self._tensor(index)]
+        return torch.from_numpy(rows(matrix, index)).to(self.device)
+
+    def _tensor(self, index: np.ndarray) -> Tensor:
+        return torch.from_numpy(index).to(self.device)
+
+
+def positive_groups(pairs: FeaturePairs, positives: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Loss groups int64 of the images [n] and captions [m]; None: every caption and its image are alone."""
+    if positives == "pair":
+        return None
+    if positives == "equal":
+        return pairs.image_group, pairs.text_group
+    return components(pairs.bootstrap_group, pairs.text_group, pairs.image_of)
+
+
+def fingerprint(pairs: FeaturePairs) -> str:
+    """32 hex digits that change with ids, captions, groups, encoders or features.
+
+    Of a matrix of more than 65,536 rows, that many, evenly spaced, are looked at.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    encoders = [record.get("fingerprint") for record in [*pairs.image_encoder, *pairs.text_encoder]]
+    digest.update(json.dumps([pairs.image_ids, pairs.caption_ids, pairs.captions, encoders]).encode())
+    for index in (pairs.image_of, pairs.image_group, pairs.text_group, pairs.bootstrap_group):
+        digest.update(index.tobytes())
+    for matrix in (pairs.image, pairs.text):
+        count = matrix.shape[0]
+        sample = np.linspace(0, count - 1, min(count, HASHED_ROWS)).astype(np.int64)
+        digest.update(rows(matrix, sample).tobytes())
+    return digest.hexdigest()

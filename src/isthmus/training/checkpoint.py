@@ -1,0 +1,106 @@
+"""A run's state on disk, so that it goes on bit for bit: named tensors in safetensors, the rest in JSON.
+
+`state.json` is the commit point: it names the tensor file and its digest, so that a run killed between the
+two writes still finds the checkpoint before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from isthmus.errors import InputError
+from isthmus.files import TEMPORARY, read_json, write_atomic, write_json
+
+FORMAT = 1
+State = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+
+def save(folder: Path, state: State, tensors: Tensors) -> None:
+    """Replace the checkpoint in `folder` by this one; `state["step"]` names its file."""
+    path = folder / f"step-{state['step']:09d}.safetensors"
+    write_atomic(path, lambda aside: save_file({key: t.contiguous() for key, t in tensors.items()}, aside))
+    write_json(folder / "state.json", {"format": FORMAT, "file": path.name, "digest": _digest(path), **state})
+    for old in [*folder.glob("step-*.safetensors"), *folder.glob(f"{TEMPORARY}*")]:
+        if old != path:
+            old.unlink(missing_ok=True)
+
+
+def load(folder: Path, identity: dict[str, Any], device: torch.device) -> tuple[State, Tensors] | None:
+    """The checkpoint in `folder`, or None where there is none.
+
+    `identity` says what the run is (recipe, data, seed, version). Raises `InputError` when the checkpoint is
+    of another run (what differs is named) or damaged.
+    """
+    path = folder / "state.json"
+    if not path.exists():
+        return None
+    state = read_json(path)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise InputError(f"{path}: not a training checkpoint of this version of isthmus. {_remedy(folder)}")
+    differences = list(_differences(state.get("identity"), identity))
+    if differences:
+        what = "; ".join(differences)
+        raise InputError(f"{folder} holds a checkpoint of another run: {what}. {_remedy(folder)}")
+    file = folder / str(state.get("file"))
+    if not file.is_file() or _digest(file) != state.get("digest"):
+        raise InputError(f"{file}: missing, truncated or changed since it was written. {_remedy(folder)}")
+    try:
+        return state, load_file(file, device=str(device))
+    except SafetensorError as error:
+        raise InputError(f"{file}: not a safetensors file ({error}). {_remedy(folder)}") from None
+
+
+def clear(folder: Path) -> None:
+    """Remove the checkpoint: the trained model is saved and nothing is left to resume."""
+    for file in [folder / "state.json", *folder.glob("step-*.safetensors"), *folder.glob(f"{TEMPORARY}*")]:
+        file.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _remedy(folder: Path) -> str:
+    return f"Remove {folder} to start anew, or choose another output folder."
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _differences(saved: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """What differs between two nested dicts, such as "recipe.optim.lr is 0.001 there, 0.0003 here"."""
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        for key in sorted(saved.keys() | wanted.keys()):
+            yield from _differences(saved.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+    elif saved != wanted:
+        yield f"{name or 'its identity'} is {saved!r} there, {wanted!r} here"
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
+    """The optimizer's state as tensors named after the parameters they belong to."""
+    return {
+        f"optimizer.{name}.{key}": value
+        for name, param in model.named_parameters()
+        for key, value in optimizer.state.get(param, {}).items()
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Undo `optimizer_tensors`."""
+    for name, param in model.named_parameters():
+        if state := under(f"optimizer.{name}.", tensors):
+            optimizer.state[param] = state
+
+
+def under(prefix: str, tensors: Tensors) -> Tensors:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,114 @@
+"""What is trained: two projectors, the scale and, for the sigmoid loss, its bias."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isthmus.data.feature_pairs import FeaturePairs, rows
+from isthmus.losses import Scale, infonce, initial_bias, sigmoid
+from isthmus.projectors import Projector, build_projector, solve_expand
+from isthmus.projectors.closed_form import best_scale, choose, init_from, max_width
+from isthmus.training.recipe import Head, Loss
+
+if TYPE_CHECKING:
+    from isthmus.training.plan import Plan
+
+SCALE_PAIRS = 2000
+
+
+class Temperature(nn.Module):
+    """The inverse of a temperature that is learned as it is (freeze-align), in place of `losses.Scale`."""
+
+    def __init__(self, scale: float, *, min: float, max: float) -> None:
+        super().__init__()
+        self.bounds = 1 / max, 1 / min
+        self.temperature = nn.Parameter(torch.tensor(1 / scale))
+
+    def forward(self) -> Tensor:
+        with torch.no_grad():
+            self.temperature.clamp_(*self.bounds)
+        return 1 / self.temperature
+
+
+class Joint(nn.Module):
+    """Both projectors and the loss between them.
+
+    Args:
+        image, text: projectors to one width.
+        loss: the recipe's choices.
+        scale: where the inverse temperature starts.
+        batch: pairs in a batch, from which the sigmoid's bias starts where it is "auto".
+    """
+
+    def __init__(self, image: nn.Module, text: nn.Module, loss: Loss, scale: float, batch: int) -> None:
+        super().__init__()
+        self.image, self.text, self.choices = image, text, loss
+        bounds = {"min": loss.min_scale, "max": loss.max_scale}
+        self.scale: nn.Module
+        if loss.learn == "raw":
+            self.scale = Temperature(scale, **bounds)
+        else:
+            self.scale = Scale(scale, learn=loss.learn == "log", **bounds)
+        self.bias: nn.Parameter | None = None
+        if loss.name == "sigmoid":
+            self.bias = nn.Parameter(torch.tensor(initial_bias(batch) if loss.bias == "auto" else loss.bias))
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, Dx], [M, Dy] to unit rows [N, d], [M, d]: float32, under autocast too."""
+        return F.normalize(self.image(image).float(), dim=-1), F.normalize(self.text(text).float(), dim=-1)
+
+    def loss(self, image: Tensor, text: Tensor, groups: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The recipe's loss of a batch of unit rows, 0-d float32."""
+        if self.bias is None:
+            return infonce(image, text, self.scale(), groups=groups)
+        return sigmoid(image, text, self.scale(), self.bias, groups=groups, normalize=self.choices.normalize)
+
+
+def build_joint(plan: Plan, train: FeaturePairs, val: FeaturePairs | None) -> Joint:
+    """The recipe's projectors, from random weights or from the closed form it names.
+
+    Raises `UsageError` for a kind of projector that does not exist or cannot start from a closed form.
+    """
+    head, loss = plan.recipe.head, plan.recipe.loss
+    if head.init == "random":
+        assert isinstance(head.width, int) and isinstance(loss.scale, float)  # the recipe was checked
+        return Joint(*build_projectors(head, train, head.width), loss, loss.scale, plan.batch)
+    width = best_width(head.init, train, val) if head.width == "auto" else head.width
+    image, text = build_projectors(head, train, width)
+    init_from(head.init, image, text, train, val)
+    scale = fitted_scale(image, text, val or train, loss) if loss.scale == "auto" else loss.scale
+    return Joint(image, text, loss, scale, plan.batch)
+
+
+def build_projectors(head: Head, pairs: FeaturePairs, width: int) -> tuple[Projector, Projector]:
+    """The image and the text projector, with random weights."""
+
+    def build(kind: str, parts: list[int]) -> Projector:
+        expand = head.expand if head.budget is None else solve_expand(kind, parts, width, head.budget)
+        return build_projector(kind, parts, width, norm=head.norm, dropout=head.dropout, expand=expand)
+
+    return build(head.image, pairs.image_parts), build(head.text, pairs.text_parts)
+
+
+def best_width(kind: str, train: FeaturePairs, val: FeaturePairs | None) -> int:
+    """The closed form's best width on held-out pairs, or the greatest where there are none."""
+    return max_width(kind, train) if val is None else choose(kind, train, val).width
+
+
+@torch.no_grad()
+def fitted_scale(image: Projector, text: Projector, pairs: FeaturePairs, loss: Loss) -> float:
+    """The scale at which InfoNCE is least on (at most 2,000 of) `pairs`, within the recipe's bounds."""
+    count = len(pairs.image_of)
+    captions = np.linspace(0, count - 1, min(count, SCALE_PAIRS)).astype(np.int64)
+    images = pairs.image_of[captions]
+    x, y = (
+        F.normalize(projector.eval()(torch.from_numpy(rows(matrix, index))), dim=-1)
+        for projector, matrix, index in ((image, pairs.image, images), (text, pairs.text, captions))
+    )
+    groups = torch.from_numpy(pairs.image_group[images]), torch.from_numpy(pairs.text_group[captions])
+    return max(loss.min_scale, best_scale(x, y, max=loss.max_scale, groups=groups))

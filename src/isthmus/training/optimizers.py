@@ -1,0 +1,61 @@
+"""Lion, and which parameters decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from isthmus.training.recipe import Optim
+
+
+class Lion(torch.optim.Optimizer):
+    """Evolved sign momentum (Chen et al. 2023, arXiv:2302.06675, algorithm 2) with decoupled weight decay.
+
+    u = sign(β1·m + (1−β1)·g);  p ← p − lr·(u + weight_decay·p);  m ← β2·m + (1−β2)·g
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                state = self.state[param]
+                if not state:
+                    state["momentum"] = torch.zeros_like(param)
+                momentum = state["momentum"]
+                update = torch.lerp(param.grad, momentum, beta1).sign_()
+                param.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+                momentum.lerp_(param.grad, 1 - beta2)
+        return loss
+
+
+def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    """The recipe's optimizer. Vectors and scalars (biases, norms, scale) do not decay unless `decay_all`."""
+    params = [param for param in model.parameters() if param.requires_grad]
+    decays = [param for param in params if optim.decay_all or param.ndim >= 2]
+    others = [param for param in params if not optim.decay_all and param.ndim < 2]
+    groups = [
+        {"params": decays, "weight_decay": optim.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    kind = Lion if optim.name == "lion" else torch.optim.AdamW
+    return kind(groups, lr=optim.lr, betas=optim.betas)

@@ -1,0 +1,30 @@
+"""Which pairs a step sees, and its randomness: pure functions of (seed, epoch, position), nothing to save."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def epoch_order(pairs: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation int64 [pairs], from a counter-based generator (Philox) keyed by (seed, epoch).
+
+    8 bytes per pair; equal for equal arguments and NumPy version.
+    """
+    key = np.array([seed, epoch], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).permutation(pairs)
+
+
+def batch_slices(pairs: int, batch: int) -> list[slice]:
+    """Consecutive batches that cover `pairs`: the last, smaller one is kept.
+
+    A last batch of a single pair would have nothing to be told apart from: it joins the one before it.
+    """
+    starts = list(range(0, pairs, batch))
+    if len(starts) > 1 and pairs - starts[-1] == 1:
+        starts.pop()
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], pairs], strict=True)]
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of dropout at `step`, far from those of its neighbours."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,68 @@
+"""What a recipe comes to on given data, before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.projectors.closed_form import max_width
+from isthmus.training.joint import build_projectors
+from isthmus.training.order import batch_slices
+from isthmus.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The recipe in force for a number of training pairs, and one epoch's batches as slices of the order."""
+
+    recipe: Recipe
+    pairs: int
+    slices: list[slice]
+
+    @classmethod
+    def of(cls, recipe: Recipe, pairs: int) -> Plan:
+        recipe = recipe.resolve(pairs)
+        return cls(recipe, pairs, batch_slices(pairs, recipe.optim.batch))
+
+    @property
+    def batch(self) -> int:
+        return self.slices[0].stop
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.optim.epochs * len(self.slices)
+
+    def deviations(self) -> list[str]:
+        """Where the data force another batch than the recipe's, in words."""
+        if self.steps == 0:
+            return []
+        wanted, last = self.recipe.optim.batch, self.slices[-1].stop - self.slices[-1].start
+        if wanted > self.pairs:
+            return [f"batch {wanted:,} → {self.pairs:,} (all pairs)"]
+        return [f"last batch of every epoch: {last:,} pairs instead of {wanted:,}"] if last != wanted else []
+
+
+def plan_training(train: FeaturePairs, val: FeaturePairs | None, recipe: Recipe) -> dict[str, Any]:
+    """What `train_projectors` would do with the same arguments; reads no features.
+
+    Returns the recipe in force, counts of pairs, images and validation pairs, batch, steps, parameters (for a
+    width of "auto": at most), and deviations from the recipe.
+    """
+    plan = Plan.of(recipe, len(train.image_of))
+    head = plan.recipe.head
+    width = max_width(head.init, train) if head.width == "auto" else head.width
+    with torch.device("meta"):
+        projectors = build_projectors(head, train, width)
+    return {
+        "recipe": plan.recipe.to_dict(),
+        "pairs": plan.pairs,
+        "images": len(train),
+        "validation_pairs": 0 if val is None else len(val.image_of),
+        "batch": plan.batch,
+        "steps": plan.steps,
+        "parameters": sum(param.numel() for projector in projectors for param in projector.parameters()),
+        "deviations": plan.deviations(),
+    }

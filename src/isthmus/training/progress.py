@@ -1,0 +1,76 @@
+"""What a run shows while it runs, and how Ctrl-C stops it between two steps."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+from tqdm import tqdm
+
+LINE_SECONDS = 10.0
+
+
+class Progress:
+    """A bar with pairs per second on a terminal; elsewhere a plain line every ten seconds; or nothing."""
+
+    def __init__(self, shown: bool, total: int, done: int) -> None:
+        bar = shown and sys.stderr.isatty()
+        self.lines = shown and not bar
+        self.total, self.done = total, done
+        self.start, self.last = (done, time.monotonic()), time.monotonic()
+        self.bar = tqdm(total=total, initial=done, unit="pair", unit_scale=True, disable=not bar)
+
+    def advance(self, pairs: int, note: str) -> None:
+        """`pairs` more are done; `note` says how it goes."""
+        self.done += pairs
+        self.bar.update(pairs)
+        self.bar.set_postfix_str(note, refresh=False)
+        now = time.monotonic()
+        if self.lines and (now - self.last >= LINE_SECONDS or self.done >= self.total):
+            self.last = now
+            rate = (self.done - self.start[0]) / max(now - self.start[1], 1e-9)
+            left = (self.total - self.done) / max(rate, 1e-9)
+            share = self.done / max(self.total, 1)
+            sys.stderr.write(f"train {share:.0%}  {note}  {rate:,.0f} pairs/s  {left:,.0f} s left\n")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()
+
+
+class Interrupt:
+    """Whether Ctrl-C was pressed."""
+
+    pressed = False
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Interrupt]:
+    """Ctrl-C only sets `pressed`, so that a step is never cut in half; a second one interrupts at once.
+
+    Python delivers signals to the main thread alone: in another one, or where the program handles Ctrl-C
+    itself, nothing changes.
+    """
+    interrupt = Interrupt()
+
+    def press(number: int, frame: FrameType | None) -> None:
+        interrupt.pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if ours:
+            signal.signal(signal.SIGINT, press)
+    except ValueError:  # not the main thread
+        ours = False
+    try:
+        yield interrupt
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

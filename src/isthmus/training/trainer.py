@@ -1,0 +1,110 @@
+"""Train two projectors on cached features."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.errors import InputError, UsageError
+from isthmus.training.progress import Progress, deferred_interrupt
+from isthmus.training.recipe import Recipe
+from isthmus.training.run import Run
+
+
+@dataclass
+class Trained:
+    """What `train_projectors` returns.
+
+    image_projector, text_projector: modules in eval mode on the CPU, [N, D] -> [N, width], not normalised.
+    scale, bias: the inverse temperature, and the sigmoid loss's bias (None for InfoNCE).
+    recipe: the recipe in force, as a dict. summary: what ran, with every deviation from the recipe.
+    history: the records of `history.jsonl`.
+    """
+
+    image_projector: nn.Module
+    text_projector: nn.Module
+    scale: float
+    bias: float | None
+    recipe: dict[str, Any]
+    summary: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+def train_projectors(
+    train: FeaturePairs,
+    val: FeaturePairs | None,
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    max_seconds: float | None = None,
+    progress: bool = False,
+    tracker: str | None = None,
+    device: str | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> Trained:
+    """Train an image and a text projector on cached features; the features are only read.
+
+    One epoch visits every caption once, with its image: an image with five captions is seen five times. The
+    order and the dropout of a step are pure functions of the seed and the step, so that a resumed run ends in
+    the same bits as one that was never interrupted (same machine, same number of threads).
+
+    Args:
+        train: pairs to train on.
+        val: pairs that early stopping and the best epoch are judged by; without any, training goes to the
+            end. The state before the first step is judged too, as epoch 0.
+        recipe: from `load_recipe`; resolved here for the number of training pairs (captions).
+        out: folder for `history.jsonl` and `checkpoint/`. None keeps all in memory and cannot resume.
+        seed: of weights, order and dropout, 0 or more.
+        resume: go on from the checkpoint in `out`; False starts anew.
+        max_seconds: stop this call after so long. The schedule stays that of all epochs; the summary says
+            where it stopped, and a later call goes on from there.
+        progress: a bar on a terminal, plain lines elsewhere.
+        tracker: "tensorboard" or "wandb", besides the history; each is an extra.
+        device: default: the GPU when there is one, else the CPU.
+        checkpoint_seconds: time between checkpoints; one is also written at the end and at Ctrl-C.
+
+    Raises:
+        InputError: fewer than two pairs, or a checkpoint in `out` that is damaged or of another run (the
+            message says what differs).
+        UsageError: a recipe that asks for what the projectors cannot do, or a tracker that is not installed.
+        IsthmusError: a loss that is not finite; names the step and what to try.
+        KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
+    """
+    if seed < 0:
+        raise UsageError(f"seed = {seed}: seeds are 0 or more.")
+    if len(train.image_of) < 2:
+        raise InputError(
+            f"Training needs at least 2 pairs, got {len(train.image_of)}: there is nothing to contrast."
+        )
+    with torch.random.fork_rng(), deferred_interrupt() as interrupt:
+        began = saved = time.monotonic()
+        run = Run(train, val, recipe, out=Path(out) if out is not None else None, seed=seed, device=device)
+        run.start(resume, tracker)
+        seconds_before = run.state.seconds
+        with Progress(progress, total=run.recipe.optim.epochs * run.plan.pairs, done=run.seen()) as shown:
+            while not run.finished() and (max_seconds is None or time.monotonic() - began < max_seconds):
+                pairs = run.step()
+                run.record()
+                now = time.monotonic()
+                run.state.seconds = seconds_before + now - began
+                shown.advance(pairs, run.note())
+                if interrupt.pressed:
+                    break
+                if now - saved >= checkpoint_seconds:
+                    run.save()
+                    saved = now
+        run.save()
+        if interrupt.pressed:
+            raise KeyboardInterrupt
+        run.judge_last()
+        return Trained(
+            *run.returned(), recipe=run.recipe.to_dict(), summary=run.summary(), history=run.history.records
+        )

@@ -1,0 +1,36 @@
+"""How good a state is: retrieval on the validation split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from isthmus.data.feature_pairs import FeaturePairs, rows
+from isthmus.evaluation.retrieval import retrieval
+from isthmus.training.joint import Joint
+
+CUTOFFS = (1, 5, 10)
+
+
+def validate(joint: Joint, val: FeaturePairs, device: torch.device) -> dict[str, float]:
+    """Recall at 1, 5 and 10, each the mean of both directions (shares), and their mean, `val_recall`."""
+    joint.eval()
+    image, text = project(joint.image, val.image, device), project(joint.text, val.text, device)
+    joint.train()
+    metrics = retrieval(image, text, val.image_of, k=CUTOFFS, bootstrap=0)["metrics"]
+    recalls = {f"val_recall@{k}": float(metrics[f"mean_recall@{k}"]) for k in CUTOFFS}
+    return {"val_recall": sum(recalls.values()) / len(recalls), **recalls}
+
+
+@torch.inference_mode()
+def project(projector: nn.Module, matrix: Any, device: torch.device, batch: int = 8192) -> torch.Tensor:
+    """Unit rows float32 [n, width] of all features [n, D], on the CPU."""
+    parts = []
+    for start in range(0, matrix.shape[0], batch):
+        features = rows(matrix, np.arange(start, min(start + batch, matrix.shape[0])))
+        parts.append(F.normalize(projector(torch.from_numpy(features).to(device)).float(), dim=-1).cpu())
+    return torch.cat(parts)
