@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, UsageError
 from isthmus.losses import infonce, naive
 from losses_cases import group_cases, relative_error, saturated, unit, with_gradients
 from oracles import open_clip_loss
@@ -137,6 +137,21 @@ def test_half_precision_multiplies_in_half_and_sums_in_full(dtype):
     assert max(relative_error(a, b) for a, b in zip(half, full, strict=True)) < 0.03
 
 
+def test_fp16_gradients_of_a_big_batch_do_not_underflow():
+    # Divided by N before the product, most probabilities of 4,096 pairs would be below fp16's least number.
+    x, y = unit(4096, 16, 12), unit(4096, 16, 13)
+    half = with_gradients(infonce, x.half(), y.half(), 5.0)
+    full = with_gradients(infonce, x.half().float(), y.half().float(), 5.0)
+    assert max(relative_error(a, b) for a, b in zip(half, full, strict=True)) < 0.01
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_bad_number_shows_in_the_loss(value):
+    x, y = unit(5, 4, 0), unit(5, 4, 1)
+    x[2, 1] = value
+    assert math.isnan(infonce(x, y, 10.0))
+
+
 def test_float_and_tensor_scale_agree_and_unneeded_gradients_are_absent():
     x, y = unit(5, 4, 0), unit(5, 4, 1)
     x.requires_grad_()
@@ -161,3 +176,9 @@ def test_float_and_tensor_scale_agree_and_unneeded_gradients_are_absent():
 def test_arguments_that_do_not_fit_are_named(x, y, groups, message):
     with pytest.raises(InputError, match=message):
         infonce(x, y, 1.0, groups=groups)
+
+
+@pytest.mark.parametrize("tile", [0, -3])
+def test_a_tile_without_rows_is_refused(tile):
+    with pytest.raises(UsageError, match=f"tile = {tile}"):
+        infonce(unit(3, 4, 0), unit(3, 4, 1), 1.0, tile=tile)

@@ -22,8 +22,8 @@ def infonce(
 
     The loss of a row is the mean over its positives p of −log(e_p / (e_p + Σ negatives)), with
     e = exp(scale · x·y); its other positives are neither. Rows and columns are averaged apart, then halved.
-    A row without a positive is a negative for the columns and has no loss of its own. A row without a negative
-    costs 0.
+    A row without a positive is a negative for the columns and has no loss of its own. A row without a
+    negative costs 0.
 
     Args:
         x, y: [N, d] and [M, d], L2-normalised, one dtype. bf16 and fp16 multiply in their own precision;
@@ -57,8 +57,8 @@ class _InfoNCE(torch.autograd.Function):
         ctx: Any, x: Tensor, y: Tensor, scale: Tensor, gx: Tensor, gy: Tensor, size: int | None
     ) -> Tensor:
         tiles = Tiles(x, y, float(scale), gx, gy, size)
-        row = _Direction.blank(tiles.last - tiles.first)
-        column = _Direction.blank(torch.searchsorted(gx, gy, right=True) - torch.searchsorted(gx, gy))
+        row = _Direction.blank(tiles.last - tiles.first, len(x))
+        column = _Direction.blank(torch.searchsorted(gx, gy, right=True) - torch.searchsorted(gx, gy), len(x))
         keep = tiles.total <= tiles.size * max(len(x), len(y))
         shift = _shift(tiles)
         kept = {}
@@ -103,8 +103,8 @@ class _InfoNCE(torch.autograd.Function):
             if at is not None:
                 p[at] = push.to(p.dtype)
             tiles.backpropagate(rows, cols, p)
-        dx, dy, dscale = tiles.gradients(grad / 2)
-        return dx, dy, dscale.to(scale.dtype), None, None, None
+        dx, dy, dscale = tiles.gradients(grad / (2 * len(x)))
+        return dx, dy, dscale.to(scale), None, None, None
 
 
 @dataclass
@@ -116,14 +116,17 @@ class _Direction:
     """
 
     positives: Tensor  # [n] how many there are
+    weight: (
+        Tensor  # 0-d: N over the anchors that have any; gradients in units of 1/N do not underflow in fp16
+    )
     log_negatives: Tensor  # [n] L, the log of the sum over the negatives
     pull: Tensor  # [n] mean of σ(L − z) over the positives
     loss: Tensor  # [n] mean of softplus(L − z) over the positives
 
     @classmethod
-    def blank(cls, positives: Tensor) -> _Direction:
+    def blank(cls, positives: Tensor, n: int) -> _Direction:
         zero = torch.zeros_like(positives, dtype=torch.float64)
-        return cls(positives, zero - torch.inf, zero.clone(), zero)
+        return cls(positives, n / positives.count_nonzero().double(), zero - torch.inf, zero.clone(), zero)
 
     def add_negatives(self, where: slice, log_sum: Tensor) -> None:
         total = self.log_negatives[where]
@@ -135,33 +138,28 @@ class _Direction:
         self.loss.index_add_(0, anchor, F.softplus(gap, threshold=40) / count)
         self.pull.index_add_(0, anchor, gap.sigmoid() / count)
 
-    @property
-    def anchors(self) -> Tensor:
-        return self.positives.count_nonzero().double()
-
     def mean(self) -> Tensor:
-        return self.loss.sum() / self.anchors
+        return self.loss.sum() / self.positives.count_nonzero()
 
     def softmax(self, shift: float | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """[n] shifts and weights such that a negative's gradient is exp(z − shift) · weight."""
-        log_weight = self.pull.log() - self.log_negatives - self.anchors.log()
+        log_weight = self.pull.log() - self.log_negatives + self.weight.log()
         log_weight.masked_fill_(self.pull == 0, -torch.inf)
-        shifts = (
-            (-log_weight).clamp(max=1e30).to(dtype) if shift is None else torch.full_like(log_weight, shift)
-        )
-        return shifts, (log_weight + shifts).exp().to(dtype)
+        shifts = -log_weight if shift is None else torch.full_like(log_weight, shift)
+        shifts = shifts.clamp_(max=1e30).to(dtype)  # finite where there is nothing to pull: the weight is 0
+        return shifts, (log_weight + shifts).exp_().to(dtype)
 
     def push(self, anchor: Tensor, z: Tensor) -> Tensor:
         """The gradient of positives' logits."""
-        return (self.log_negatives[anchor] - z).sigmoid_() / (self.positives[anchor] * -self.anchors)
+        return (self.log_negatives[anchor] - z).sigmoid_() * -self.weight / self.positives[anchor]
 
 
 def _shift(tiles: Tiles) -> float | None:
     """A bound on all logits, if exp(z − bound) underflows for no row or column that matters; else None."""
     norms = (torch.linalg.vector_norm(t, dim=1, dtype=tiles.dtype).max() for t in (tiles.x, tiles.y))
-    bound = math.ceil(abs(tiles.scale) * float(math.prod(norms)))  # whole: exact in every dtype
+    bound = abs(tiles.scale) * float(math.prod(norms))
     room = -math.log(torch.finfo(tiles.dtype).tiny * 1e12)  # a row's greatest term, and those 1e-12 below it
-    return bound if 2 * bound < room else None
+    return math.ceil(bound) if 2 * bound < room else None  # whole: exact in every dtype
 
 
 def _log_sums(z: Tensor, shift: float | None, spare: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,10 +85,10 @@ class _Sigmoid(torch.autograd.Function):
             tiles.backpropagate(rows, cols, p)
         if differentiate:
             dx, dy, dscale = tiles.gradients(1 / x.new_tensor(divisor, dtype=tiles.dtype))
-            ctx.save_for_backward(dx, dy, dscale.to(scale.dtype), (dbias / divisor).to(bias.dtype))
+            ctx.save_for_backward(dx, dy, dscale.to(scale), (dbias / divisor).to(bias))
         return loss / divisor
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *((grad * saved).to(saved.dtype) for saved in ctx.saved_tensors), None, None, None, None, None
+        return *((grad * saved).to(saved) for saved in ctx.saved_tensors), None, None, None, None, None

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, UsageError
 
 TILE = 2048  # 16 MiB of fp32: large enough that matrix products dominate, also in bf16
 
@@ -24,6 +24,8 @@ class Tiles:
     """
 
     def __init__(self, x: Tensor, y: Tensor, scale: float, gx: Tensor, gy: Tensor, size: int | None) -> None:
+        if size is not None and size < 1:
+            raise UsageError(f"tile = {size} must be a positive number of rows.")
         self.x, self.y, self.scale = x, y, scale
         self.dtype = wide(x.dtype)
         # Sorted groups make the positives of a row one interval of columns, and those of a tile a short list.

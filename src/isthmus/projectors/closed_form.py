@@ -28,8 +28,8 @@ from isthmus.projectors.projector import PartNorm, Projector, build_projector
 
 KINDS = ("cca", "ridge", "procrustes")
 MIN_PAIRS = 10
-RIDGES = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # in units of the mean variance of a feature
-POWERS = (0.5, 1.0, 2.0)
+RIDGES = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)  # in units of the mean variance of a feature
+POWERS = (0.5, 1.0, 2.0, 4.0)
 ROWS = 4096  # captions read at a time
 HELD_OUT = 2000  # captions that settings are compared on, at most
 
@@ -101,8 +101,8 @@ def choose(
 
     One pass over the data and one eigendecomposition per side serve all settings. They are compared by the
     mean reciprocal rank of both directions, which jumps less than recall on few pairs, on at most 2,000
-    captions of `val`: ridge with power first, then the width, halved while that does not hurt; a given `width`
-    is kept.
+    captions of `val`: ridge with power first, then the width, halved while that does not hurt; a given
+    `width` is kept.
     """
     _check(kind, *ridges)
     spectra = Spectra.of(train)
@@ -321,8 +321,8 @@ def _load(projector: Projector, weight: Tensor, bias: Tensor) -> None:
 def _check_startable(kind: str, projector: Projector) -> None:
     if projector.kind not in ("linear", "parallel"):
         raise UsageError(
-            f"init = {kind!r} makes no sense for {projector.kind!r}: it has no linear branch from the features "
-            "to the joint space. Use linear or parallel, or a random start."
+            f"init = {kind!r} makes no sense for {projector.kind!r}: it has no linear branch from the "
+            "features to the joint space. Use linear or parallel, or a random start."
         )
     if not isinstance(projector.norm, PartNorm):
         raise UsageError(
