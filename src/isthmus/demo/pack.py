@@ -1,0 +1,57 @@
+"""The demo's pairs: Open Clip Art, from the separate package `isthmus-demo`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from isthmus.errors import InputError
+
+DESCRIPTION = (
+    "Open Clip Art (public domain): drawings of at most 256 pixels, captions made of their titles, "
+    "descriptions and keywords, near-duplicates grouped and split by group."
+)
+
+
+def pack_path() -> Path:
+    """The packaged Parquet table of pairs. Raises `InputError` where `isthmus-demo` is not installed."""
+    try:
+        from isthmus_demo import PAIRS
+    except ImportError:
+        raise InputError(
+            "The demo's data is not installed: run `pip install ./demo` in a clone of the repository, or "
+            "`make demo`, which does it all."
+        ) from None
+    return Path(PAIRS)
+
+
+def first_groups(images: pa.Table, limit: int) -> list[str]:
+    """Ids of the images in about `limit` groups, chosen by hash, from each split in proportion to its groups.
+
+    images: columns id, group (null: a group of its own) and split. At least two groups of every split remain.
+    """
+    members: dict[str | None, dict[str, list[str]]] = {}
+    for row in images.select(["id", "group", "split"]).to_pylist():
+        members.setdefault(row["split"], {}).setdefault(row["group"] or row["id"], []).append(row["id"])
+    total = sum(map(len, members.values()))
+    chosen: list[str] = []
+    for groups in members.values():
+        share = max(2, round(limit * len(groups) / total))
+        for group in sorted(groups, key=_hash)[:share]:
+            chosen += groups[group]
+    return chosen
+
+
+def _hash(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+
+
+def share_with_class(captions: Sequence[str], classes: Iterable[str]) -> float:
+    """Share of `captions` that hold the name of a class (or its plural with s) as whole words, any case."""
+    names = "|".join(re.escape(name) for name in classes)
+    pattern = re.compile(rf"\b(?:{names})s?\b", re.IGNORECASE)
+    return sum(bool(pattern.search(caption)) for caption in captions) / len(captions)

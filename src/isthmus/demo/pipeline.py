@@ -1,0 +1,362 @@
+"""The demo, step by step: pack → store → five models → table, results.json, report.html."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from isthmus import __version__
+from isthmus.api import train
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.splits import SPLITS
+from isthmus.demo import pack
+from isthmus.demo.measure import (
+    Measured,
+    TextFeatures,
+    best_images,
+    chance,
+    confident_mistakes,
+    difference,
+    labelled,
+    measure,
+)
+from isthmus.demo.report import Mistake, Picture, Report, Search, write_report
+from isthmus.demo.results import Curve, Result
+from isthmus.embedding import embed
+from isthmus.encoders import Encoder, load_encoders
+from isthmus.encoders.base import Modality
+from isthmus.errors import InputError
+from isthmus.evaluation import results as results_file
+from isthmus.files import read_json, write_json
+from isthmus.model import DualEncoder
+from isthmus.store import Store, open_store
+from isthmus.training import load_recipe
+
+IMAGE_ENCODERS = ["wheel:efficientnet-lite1"]
+TEXT_ENCODER = "wheel:minilm-l6"
+RECIPES = ("cca", "linear", "freeze-align-pooled", "sail", "default")
+MAIN = "default"  # the recipe whose model is kept, searched with and compared to
+MAX_SECONDS, LEAST_SECONDS = 60.0, 5.0  # of training for each recipe: on all pairs; on a few
+QUERIES = (  # written with the captions' subjects in view, before any result was seen; none is a caption
+    "a pet dog",
+    "a birthday cake",
+    "a boat on the water",
+    "a woman's face",
+    "a musical instrument with strings",
+    "something cold to drink in summer",
+    "an insect that makes honey",
+    "a piece from a game of chess",
+    "decorations for Christmas",
+    "the flag of an African country",
+    "watch out, danger ahead",
+    "a hat that keeps the sun off",
+)
+HITS, MISTAKES = 6, 12
+BATCH = 4  # a convolutional network on a CPU: larger batches leave the cache and take twice as long
+NOTE = "demo.json"  # beside a finished model: what it was trained on and with, and for how long
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a run leaves behind: the facts of the report, the records of results.json, what was skipped."""
+
+    report: Report
+    records: list[dict[str, Any]]
+    skipped: list[tuple[str, str]]
+
+
+class Stages:
+    """Times the steps of a run, and says when each begins."""
+
+    def __init__(self, log: Log) -> None:
+        self.log, self.began = log, time.monotonic()
+        self.done: list[tuple[str, float]] = []
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        self.log(f"[{start - self.began:6.1f} s] {name}")
+        yield
+        self.done.append((name, time.monotonic() - start))
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    data: str | Path | None = None,
+    image: Sequence[str | Encoder] = tuple(IMAGE_ENCODERS),
+    text: str | Encoder = TEXT_ENCODER,
+    command: str = "isthmus demo",
+    log: Log = lambda line: None,
+    progress: bool = False,
+) -> Demo:
+    """Write `store/`, `models/`, `model/` (of `default`), `results.json` and `report.html` into `out`.
+
+    Features, and models whose data and recipe are unchanged, that `out` holds already are not computed again.
+
+    Args:
+        out: folder for everything.
+        limit: use only about so many groups of near-duplicates, and scale the training time with them.
+        seed: of training and of the bootstraps; the pack brings its own split.
+        data: another table of pairs, with split and label columns; default the packaged one.
+        image, text: encoders; several image encoders stand side by side.
+        command: as the report shall quote it. log: is handed a line as each step begins.
+
+    Raises:
+        InputError: the pack is not installed, or data without labels or without one of the splits.
+        OfflineError: an encoder is not in the cache and cannot be fetched.
+        UsageError: matplotlib or jinja2 is missing.
+    """
+    out, stages = Path(out), Stages(log)
+    pairs, max_seconds = chosen_pairs(data, limit)
+    classes = class_names(pairs)
+    with stages("load the encoders"):
+        images, texts = load(image, "image"), load([text], "text")
+    with stages(f"embed {len(pairs):,} pictures and {len(pairs.captions):,} captions"):
+        skipped = embed(pairs, images, texts, out=out / "store", batch_size=BATCH, progress=progress).skipped
+    store = open_store(out / "store")
+    splits = feature_splits(store, pairs, images, texts)
+    models = {}
+    for recipe in RECIPES:
+        with stages(f"train {recipe}"):
+            models[recipe] = trained(store, splits, recipe, out / "models" / recipe, seed, max_seconds, log)
+    models[MAIN].save_pretrained(out / "model")
+    features = TextFeatures(texts[0])
+    with stages("evaluate on the test split"):
+        measured = {name: measure(m, splits["test"], classes, features, seed) for name, m in models.items()}
+        records = list(result_records(measured, [*images, *texts], command))
+        write_json(out / "results.json", records)
+    log("           write the report")
+    searches, mistakes = pictures(pairs, splits["test"], models[MAIN], measured[MAIN], classes, features)
+    report = Report(
+        command=command,
+        version=__version__,
+        machine=machine(),
+        data=pack.DESCRIPTION,
+        encoders=[encoder.record() for encoder in (*images, *texts)],
+        splits={name: counts(split) for name, split in splits.items()},
+        stages=stages.done,
+        results=results(models, measured, out / "models", splits["test"], seed),
+        chance=chance(splits["test"], len(classes)),
+        captions_with_class=pack.share_with_class(splits["train"].captions or [], classes),
+        max_seconds=max_seconds,
+        classes=classes,
+        confusion=measured[MAIN].zeroshot["confusion"],
+        searches=searches,
+        mistakes=mistakes,
+    )
+    write_report(report, out / "report.html")
+    return Demo(report, records, skipped)
+
+
+# --- data ---------------------------------------------------------------------------------------------------
+
+
+def chosen_pairs(data: str | Path | None, limit: int | None) -> tuple[Pairs, float]:
+    """The pairs of the run, and the seconds each recipe may train on them."""
+    pairs = read_pairs(data or pack.pack_path())
+    if limit is None:
+        return pairs, MAX_SECONDS
+    some = pairs.subset(pack.first_groups(pairs.images, limit))
+    return some, max(LEAST_SECONDS, MAX_SECONDS * len(some) / len(pairs))
+
+
+def load(encoders: Sequence[str | Encoder], modality: Modality) -> list[Encoder]:
+    """Encoders by URI are loaded; loaded ones pass."""
+    loaded = iter(load_encoders([e for e in encoders if isinstance(e, str)], modality=modality))
+    return [next(loaded) if isinstance(e, str) else e for e in encoders]
+
+
+def feature_splits(
+    store: Store, pairs: Pairs, images: Sequence[Encoder], texts: Sequence[Encoder]
+) -> dict[str, FeaturePairs]:
+    """The three splits of `pairs`, whatever else the store holds."""
+    readable = pairs.images["id"].filter(
+        pc.is_in(pairs.images["id"], value_set=store.images["id"].combine_chunks())
+    )
+    image, text = ([encoder.fingerprint for encoder in encoders] for encoders in (images, texts))
+    return {split: store.pairs(split, image, text, only=readable.to_pylist()) for split in SPLITS}
+
+
+def class_names(pairs: Pairs) -> list[str]:
+    """The labels that occur, in any split: the classes an image may be given."""
+    names = sorted(set(pairs.images["label"].drop_null().to_pylist()))
+    if not names:
+        raise InputError(f"{pairs.path}: no image has a label; the demo classifies them.")
+    return names
+
+
+def counts(pairs: FeaturePairs) -> dict[str, int]:
+    """Images and groups of near-duplicates."""
+    return {"images": len(pairs), "groups": len(set(pairs.bootstrap_group.tolist()))}
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+def trained(
+    store: Store,
+    splits: Mapping[str, FeaturePairs],
+    recipe: str,
+    folder: Path,
+    seed: int,
+    max_seconds: float,
+    log: Log,
+) -> DualEncoder:
+    """The model of `recipe`: the one in `folder` where data, recipe, seed and time are still the same."""
+    identity = {
+        "isthmus": __version__,
+        "recipe": load_recipe(recipe).resolve(len(splits["train"].image_of)).to_dict(),
+        "data": {name: digest(store, splits[name]) for name in ("train", "val")},
+        "seed": seed,
+        "max_seconds": max_seconds,
+    }
+    note = folder / NOTE
+    if note.is_file() and read_json(note)["identity"] == identity:
+        log(f"           as before, in {folder}")
+        return DualEncoder.from_pretrained(folder, load=False)
+    note.unlink(missing_ok=True)
+    start = time.monotonic()
+    model = train(
+        splits["train"],
+        val=splits["val"],
+        recipe=recipe,
+        out=folder,
+        seed=seed,
+        max_seconds=max_seconds,
+        resume=False,
+    )
+    write_json(note, {"identity": identity, "seconds": time.monotonic() - start})
+    return model
+
+
+def digest(store: Store, pairs: FeaturePairs) -> str:
+    """Fingerprint of what training sees: encoders, images and captions by content, what belongs to what."""
+    images = rows_of(store.images, "id", pairs.image_ids).select(["id", "content_hash", "group"])
+    captions = rows_of(store.captions, "caption_id", pairs.caption_ids).select(["caption_id", "content_hash"])
+    encoders = [encoder["fingerprint"] for encoder in (*pairs.image_encoder, *pairs.text_encoder)]
+    content = json.dumps([encoders, images.to_pydict(), captions.to_pydict()])
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def rows_of(table: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
+    """The rows of `table` whose `column` is among `values`."""
+    return table.filter(pc.is_in(table[column], value_set=pa.array(values, pa.string())))
+
+
+# --- results ------------------------------------------------------------------------------------------------
+
+
+def result_records(
+    measured: Mapping[str, Measured], encoders: Sequence[Encoder], command: str
+) -> Iterator[dict[str, Any]]:
+    """Two records for each recipe, as CLIP_benchmark writes them."""
+    model = " ".join(str(encoder.uri) for encoder in encoders)
+    for recipe, found in measured.items():
+        origin = {"dataset": "isthmus-demo/test", "model": model, "pretrained": recipe, "command": command}
+        yield results_file.result(found.retrieval, task="zeroshot_retrieval", **origin)
+        yield results_file.result(found.zeroshot, task="zeroshot_classification", **origin)
+
+
+def results(
+    models: Mapping[str, DualEncoder],
+    measured: Mapping[str, Measured],
+    folder: Path,
+    test: FeaturePairs,
+    seed: int,
+) -> list[Result]:
+    """The rows of the table."""
+    found = []
+    for recipe, model in models.items():
+        own, seconds = measured[recipe], read_json(folder / recipe / NOTE)["seconds"]
+        found.append(
+            Result(
+                recipe=recipe,
+                training=in_words(model.summary),
+                planned=model.summary["epochs_planned"],
+                seconds=seconds,
+                parameters=model.summary["parameters"],
+                metrics=own.retrieval["metrics"] | own.zeroshot["metrics"],
+                ci95=own.retrieval["ci95"] | own.zeroshot["ci95"],
+                curve=curve(folder / recipe / "history.jsonl", seconds),
+                difference=None
+                if recipe == MAIN
+                else difference(own.ranks, measured[MAIN].ranks, test, seed),
+            )
+        )
+    return found
+
+
+def in_words(summary: Mapping[str, Any]) -> str:
+    """How far training came."""
+    if not summary["epochs_planned"]:
+        return "closed form"
+    text = summary["stopped"] or f"all {summary['epochs_planned']} epochs"
+    kept = summary["returned_epoch"]
+    return text if kept == summary["epochs"] else f"{text}; epoch {kept:g} kept"
+
+
+def curve(path: Path, seconds: float) -> Curve:
+    """The validation records of a run's history; times at the run's mean pace."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    judged = [line for line in map(json.loads, lines) if "val_recall@1" in line]
+    epochs = [line["epoch"] for line in judged]
+    pace = seconds / epochs[-1] if epochs[-1] else 0.0
+    return Curve([pace * epoch for epoch in epochs], epochs, [line["val_recall@1"] for line in judged])
+
+
+def pictures(
+    pairs: Pairs,
+    test: FeaturePairs,
+    model: DualEncoder,
+    measured: Measured,
+    classes: Sequence[str],
+    features: TextFeatures,
+) -> tuple[list[Search], list[Mistake]]:
+    """What the report shows as pictures: the searches, and the most confident mistakes."""
+    source = {id: row for row, id in enumerate(pairs.images["id"].to_pylist())}
+    captions = dict(zip(test.image_of.tolist(), test.captions or (), strict=True))
+
+    def picture(row: int) -> Picture:
+        return Picture(pairs.decode(source[test.image_ids[row]]), captions.get(row, ""))
+
+    found = best_images(model.project("text", features(QUERIES)), measured.image, HITS)
+    searches = [
+        Search(query, [(picture(row), score) for row, score in hits])
+        for query, hits in zip(QUERIES, found, strict=True)
+    ]
+    rows, labels = labelled(test, classes)
+    wrong = confident_mistakes(model, measured.image[rows], measured.classes, labels, MISTAKES)
+    mistakes = [Mistake(picture(int(rows[i])), classes[labels[i]], classes[j], p) for i, j, p in wrong]
+    return searches, mistakes
+
+
+def machine() -> str:
+    """The processor and the versions that the times depend on."""
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        info = []
+    named = (line.partition(":")[2].strip() for line in info if line.startswith("model name"))
+    processor = next(named, "") or platform.processor() or platform.machine()
+    return (
+        f"{processor}; {os.cpu_count()} cores, {torch.get_num_threads()} threads; {platform.system()}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )

@@ -1,0 +1,86 @@
+"""What the demo measured for each recipe, and the table of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+Interval = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: a metric, a share from 0 to 1, under two lines of heading."""
+
+    group: str
+    heading: str
+    metric: str
+
+
+COLUMNS = [
+    *(Column("text → image", f"R@{k}", f"image_retrieval_recall@{k}") for k in (1, 5, 10)),
+    *(Column("image → text", f"R@{k}", f"text_retrieval_recall@{k}") for k in (1, 5, 10)),
+    Column("zero-shot", "top-1", "acc1"),
+    Column("zero-shot", "top-5", "acc5"),
+]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The validation split's verdicts in the course of a run, the first of them before the first step.
+
+    seconds, epochs: when. recall: mean of both directions' R@1, 0 to 1.
+    """
+
+    seconds: Sequence[float]
+    epochs: Sequence[float]
+    recall: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One recipe, trained and tested.
+
+    training: how far it came, in words. planned: epochs of its schedule, 0 for a closed form. metrics: shares
+    by name; ci95: their intervals. difference: mean R@1 of both directions minus that of `default`, (value,
+    low, high), from a paired bootstrap; None for `default` itself.
+    """
+
+    recipe: str
+    training: str
+    planned: int
+    seconds: float
+    parameters: int
+    metrics: Mapping[str, float]
+    ci95: Mapping[str, Interval]
+    curve: Curve
+    difference: tuple[float, float, float] | None = None
+
+
+def shown(results: Sequence[Result]) -> list[Column]:
+    """The columns there are values for (top-5 means nothing below five classes)."""
+    return [column for column in COLUMNS if all(column.metric in result.metrics for result in results)]
+
+
+def text_table(results: Sequence[Result], chance: Mapping[str, float]) -> str:
+    """Percent, each with its 95 % interval below; the last row is what guessing reaches."""
+    columns = shown(results)
+    groups = [column.group.replace("→ ", "→\n") for column in columns]
+    headers = ["recipe", "training", *(f"{g}\n{c.heading}" for g, c in zip(groups, columns, strict=True))]
+    rows = [
+        [r.recipe, f"{r.seconds:.0f} s, {r.training}", *(_cell(r, column.metric) for column in columns)]
+        for r in results
+    ]
+    rows.append(["chance", "", *(f"{100 * chance[column.metric]:.2f}" for column in columns)])
+    widths = [None, 24, *(None for _ in columns)]
+    return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, maxcolwidths=widths)
+
+
+def _cell(result: Result, metric: str) -> str:
+    text = f"{100 * result.metrics[metric]:.1f}"
+    if metric not in result.ci95:
+        return text
+    low, high = result.ci95[metric]
+    return f"{text}\n{100 * low:.1f}–{100 * high:.1f}"
