@@ -15,8 +15,10 @@ from isthmus.evaluation.inputs import embed_for_evaluation, holds_features, zero
 from isthmus.evaluation.results import result
 from isthmus.evaluation.retrieval import retrieval
 from isthmus.model import DualEncoder
-from isthmus.store import Store, doctor, open_store
-from isthmus.training import load_recipe, plan_training, train_projectors
+from isthmus.checkup import doctor
+from isthmus.store import Store, open_store
+from isthmus.training import load_recipe, train_projectors
+from isthmus.training.plan import plan_training
 
 __all__ = ["doctor", "embed", "evaluate", "load_encoder", "load_recipe", "open_store", "read_pairs", "train"]
 

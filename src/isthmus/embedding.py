@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,11 +21,14 @@ from isthmus.data.images import MAX_PIXELS, BadImage, content_hash, decode
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.encoders import Encoder, encode_views, load_encoders
 from isthmus.errors import InputError
+from isthmus.precision import choose_precision
 from isthmus.store import StoreWriter
 from isthmus.store.joining import read_ids
 
 DEFAULT_BATCH = 32
 DECODE_THREADS = 4
+SAMPLE = 16  # items on which bf16 is compared with float32
+LEAST_COSINE = 0.999
 
 
 @dataclass
@@ -115,6 +118,7 @@ def embed(
     batch_size: int = DEFAULT_BATCH,
     max_skip: float = 0.01,
     max_pixels: int = MAX_PIXELS,
+    precision: str = "auto",
     device: str | None = None,
     trust_remote_code: bool = False,
     progress: bool = False,
@@ -132,6 +136,8 @@ def embed(
         batch_size: items per forward pass.
         max_skip: largest share of images and captions that may be skipped before the run counts as failed.
         max_pixels: larger images are skipped, by their header.
+        precision: "float32", "bf16" (autocast), or "auto": bf16 where the processor multiplies in it and a sample
+            of the features stays within cosine 0.999 of float32. The store records which, and the cosine.
 
     Raises:
         InputError: nothing to embed, or more than `max_skip` of the pairs were skipped (the store is
@@ -141,16 +147,20 @@ def embed(
     options = {"device": device, "trust_remote_code": trust_remote_code}
     encoders = {"image": _loaded(image, "image", options), "text": _loaded(text, "text", options)}
     report = EmbedReport(str(out))
+    samples = {"image": lambda: _readable(pairs, range(SAMPLE)), "text": lambda: _some_captions(pairs)}
     with StoreWriter(out) as writer:
-        for encoder in [*encoders["image"], *encoders["text"]]:
-            writer.add_encoder(encoder.record())
-        hashes, unreadable = _embed_images(pairs, encoders["image"], writer, batch_size, report, progress)
+        pending = {
+            modality: [_Pending(views, writer, batch_size, precision, samples[modality]) for views in _networks(listed)]
+            for modality, listed in encoders.items()
+        }
+        hashes, unreadable = _embed_images(pairs, pending["image"], writer, batch_size, progress)
         if not hashes:
             raise InputError(
                 f"None of the {len(pairs):,} images can be read; the first: {': '.join(unreadable[0])}"
             )
         images, captions = _tables(pairs, hashes)
-        _embed_captions(captions, encoders["text"], writer, batch_size, report, progress)
+        _embed_captions(captions, pending["text"], progress)
+        report.encoded = {modality: sum(p.count for p in waiting) for modality, waiting in pending.items()}
         report.skipped = [*pairs.skipped, *unreadable]
         report.images, report.captions = images.num_rows, captions.num_rows
         writer.finish(images, captions, report.skipped)
@@ -167,10 +177,14 @@ def _chosen(pairs: Pairs | str | Path, only: Any, max_pixels: int) -> Pairs:
 def _readable(pairs: Pairs, rows: Sequence[int]) -> list[Any]:
     """The images of these rows that can be decoded."""
     images = []
-    for row in rows:
+    for row in rows[: len(pairs)]:
         with suppress(BadImage):
             images.append(pairs.decode(row))
     return images
+
+
+def _some_captions(pairs: Pairs) -> list[str]:
+    return pairs.captions["caption"][:SAMPLE].to_pylist()
 
 
 def _loaded(encoders: Any, modality: str, options: dict[str, Any]) -> list[Encoder]:
@@ -190,11 +204,50 @@ def _networks(encoders: Sequence[Encoder]) -> list[list[Encoder]]:
     return list(groups.values())
 
 
+def choose_autocast(
+    views: list[Encoder], sample: Callable[[], list[Any]], precision: str
+) -> tuple[torch.dtype | None, dict[str, Any]]:
+    """The type that a network's products may run in, and what to record of it; see `embed`'s `precision`.
+
+    sample: gives a few items to compare the types on; only called where "auto" has a choice.
+    """
+    network = views[0].network
+    if choose_precision(precision, views[0].device) == "float32" or not any(True for _ in network.parameters()):
+        return None, {}  # a callable computes as it likes
+    fast = {"compute_dtype": "bfloat16 autocast"}
+    if precision == "bf16":
+        return torch.bfloat16, fast
+    items = sample()
+    if not items:
+        return None, {}
+    inputs = views[0].preprocess(items)
+    both = zip(encode_views(views, inputs), encode_views(views, inputs, torch.bfloat16), strict=True)
+    cosine = min(_least_cosine(exact, quick) for exact, quick in both)
+    if not cosine >= LEAST_COSINE:  # NaN included
+        return None, {}
+    return torch.bfloat16, fast | {"bfloat16_cosine": cosine}
+
+
+def _least_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).min())
+
+
 class _Pending:
     """Items waiting for a full batch of one network; encodes and hands them to the writer."""
 
-    def __init__(self, views: list[Encoder], writer: StoreWriter, batch_size: int) -> None:
+    def __init__(
+        self,
+        views: list[Encoder],
+        writer: StoreWriter,
+        batch_size: int,
+        precision: str,
+        sample: Callable[[], list[Any]],
+    ) -> None:
         self.views, self.writer, self.batch_size = views, writer, batch_size
+        self.autocast, measured = choose_autocast(views, sample, precision)
+        for view in views:
+            writer.add_encoder(view.record() | measured)
         self.keys: list[bytes] = []
         self.inputs: list[Any] = []
         self.done = set.intersection(*(writer.known(v.modality, v.fingerprint) for v in views))
@@ -216,7 +269,7 @@ class _Pending:
         if not self.keys:
             return
         keys = np.frombuffer(b"".join(self.keys), np.uint8).reshape(-1, 16)
-        for view, features in zip(self.views, encode_views(self.views, self._batch()), strict=True):
+        for view, features in zip(self.views, encode_views(self.views, self._batch(), self.autocast), strict=True):
             self.writer.write(view.modality, view.fingerprint, keys, features)
         self.count += len(self.keys)
         self.keys, self.inputs = [], []
@@ -236,14 +289,12 @@ def _joined(values: list[Any]) -> Any:
 
 def _embed_images(
     pairs: Pairs,
-    encoders: list[Encoder],
+    pending: list[_Pending],
     writer: StoreWriter,
     batch_size: int,
-    report: EmbedReport,
     progress: bool,
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Encode every distinct readable image; returns the content hash by id, and the skipped (id, reason)."""
-    pending = [_Pending(views, writer, batch_size) for views in _networks(encoders)]
     ids, signatures = pairs.images["id"].to_pylist(), pairs.signatures()
     recalled = writer.recall(ids, signatures)
     known, reasons = (recalled[name].to_pylist() for name in ("content_hash", "reason"))
@@ -276,7 +327,6 @@ def _embed_images(
             p.add(bytes.fromhex(key), one)
     for p in pending:
         p.flush()
-    report.encoded["image"] = sum(p.count for p in pending)
     return hashes, skipped
 
 
@@ -298,16 +348,8 @@ def _in_order(work: Any, count: int, *, ahead: int, progress: bool) -> Iterator[
             yield index, result
 
 
-def _embed_captions(
-    captions: pa.Table,
-    encoders: list[Encoder],
-    writer: StoreWriter,
-    batch_size: int,
-    report: EmbedReport,
-    progress: bool,
-) -> None:
+def _embed_captions(captions: pa.Table, pending: list[_Pending], progress: bool) -> None:
     """Encode every distinct caption, shortest first, so that a batch holds little padding."""
-    pending = [_Pending(views, writer, batch_size) for views in _networks(encoders)]
     distinct = dict(zip(captions["content_hash"].to_pylist(), captions["caption"].to_pylist(), strict=True))
     ordered = sorted(distinct.items(), key=lambda item: (len(item[1]), item[0]))
     for key, caption in tqdm(ordered, desc="captions", unit="txt", disable=not progress):
@@ -315,7 +357,6 @@ def _embed_captions(
             p.add(bytes.fromhex(key), caption)
     for p in pending:
         p.flush()
-    report.encoded["text"] = sum(p.count for p in pending)
 
 
 def _tables(pairs: Pairs, hashes: dict[str, str]) -> tuple[pa.Table, pa.Table]:

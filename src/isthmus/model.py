@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from isthmus import __version__
 from isthmus.card import write_card
+from isthmus.data.feature_pairs import rows
 from isthmus.data.images import decode
 from isthmus.encoders import Encoder, load_encoders
 from isthmus.errors import InputError
@@ -91,9 +92,8 @@ class DualEncoder(nn.Module):
         self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False
     ) -> Any:
         """Cached encoder features [N, D] to the joint space: [N, d] float32, L2-normalised in fp32."""
-        from isthmus.data.feature_pairs import rows
-
-        projector, width = self.projectors[modality], self._input_width(modality)
+        projector = self.projectors[modality]
+        width = sum(projector.parts)
         if features.shape[1] != width:
             raise InputError(f"{modality} features are {features.shape[1]} wide, this model takes {width}.")
         device = next(projector.parameters()).device
@@ -103,9 +103,6 @@ class DualEncoder(nn.Module):
             batch = torch.from_numpy(rows(features, index)).to(device)
             out[start : start + batch_size] = nn.functional.normalize(projector(batch).float(), dim=-1).cpu()
         return out if as_tensor else out.numpy()
-
-    def _input_width(self, modality: str) -> int:
-        return sum(record["width"] for record in self.records[modality])
 
     def similarity(self, image_emb: Any, text_emb: Any) -> Any:
         """Cosine similarities [N, M] of embeddings that `encode_*` returned (NumPy or torch alike)."""
@@ -208,12 +205,19 @@ def check_encoders(loaded: Sequence[Encoder], records: Sequence[dict[str, Any]])
     for encoder, record in zip(loaded, records, strict=True):
         if encoder.fingerprint == record["fingerprint"]:
             continue
-        now, parts = encoder.record(), ("uri", "revision", "preprocessing", "layer", "pool", "width")
-        differs = [part for part in parts if now.get(part) != record.get(part)] or ["weights"]
         raise InputError(
-            f"{encoder.uri} is not the encoder this was made with ({record['uri']}): {', '.join(differs)} "
-            f"differ(s); fingerprint {encoder.fingerprint[:12]} instead of {record['fingerprint'][:12]}."
+            f"{encoder.uri} is not the encoder this was made with ({record['uri']}); what differs: "
+            f"{', '.join(_differences(encoder.record(), record))}. "
+            f"Fingerprint {encoder.fingerprint[:12]} instead of {record['fingerprint'][:12]}."
         )
+
+
+def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    """The parts of two encoder records that differ, those of the preprocessing by name."""
+    flat = [{**record, **record.get("preprocessing", {})} for record in (now, then)]
+    ignored = ("fingerprint", "backbone_key", "preprocessing", "compute_dtype", "bfloat16_cosine", "licence", "parts")
+    names = [name for name in dict.fromkeys((*flat[0], *flat[1])) if name not in ignored]
+    return [name for name in names if flat[0].get(name) != flat[1].get(name)] or ["weights"]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

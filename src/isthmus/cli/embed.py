@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", type=int, default=100_000_000, help="skip larger images (100 million)"
     )
+    parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto")
     parser.add_argument("--dry-run", action="store_true", help="print the plan: counts, bytes, memory, time")
     common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         max_skip=args.max_skip,
         max_pixels=args.max_pixels,
+        precision=args.precision,
         progress=True,
         **options,
     )

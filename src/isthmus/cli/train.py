@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         common.write_result(args, plan)
         return 0
     model = train(
-        args.store, out=args.out, max_seconds=args.max_seconds, tracker=args.log, progress=True, **options
+        args.store, out=args.out, max_seconds=args.max_seconds, log=[args.log] if args.log else [], progress=True, **options
     )
     print(common.lines(model.summary))
     print(f"model: {args.out}")

@@ -95,10 +95,14 @@ class Encoder:
         """One forward pass on `self.device`; `Output.layers` is filled only if `layers`."""
         raise NotImplementedError
 
-    def run(self, inputs: Inputs, layers: bool = False) -> Output:
-        """`forward` without gradients, in eval mode, on inputs moved to the encoder's device."""
+    def run(self, inputs: Inputs, layers: bool = False, autocast: torch.dtype | None = None) -> Output:
+        """`forward` without gradients, in eval mode, on inputs moved to the encoder's device.
+
+        autocast: a faster type for the matrix products (`torch.autocast`); None computes in the network's own.
+        """
         self.network.eval()
-        with torch.inference_mode():
+        lower = torch.autocast(self.device.type, autocast, enabled=autocast is not None)
+        with torch.inference_mode(), lower:
             return self.forward({key: self._place(value) for key, value in inputs.items()}, layers)
 
     def encode(self, items: Sequence[Any], batch_size: int = 32) -> np.ndarray:
@@ -215,16 +219,19 @@ class Encoder:
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
 
 
-def encode_views(encoders: Sequence[Encoder], inputs: Inputs) -> list[np.ndarray]:
+def encode_views(
+    encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dtype | None = None
+) -> list[np.ndarray]:
     """Features of several views of one network, float32 [N, width_i] each, from a single forward pass.
 
-    inputs: what `preprocess` of any of them gave. Views of different networks are a `UsageError`.
+    inputs: what `preprocess` of any of them gave. autocast: see `Encoder.run`.
+    Views of different networks are a `UsageError`.
     """
     first = encoders[0]
     for other in encoders[1:]:
         if other.backbone_key != first.backbone_key:
             raise UsageError(f"{first.uri} and {other.uri} are different networks: encode them one by one.")
-    output = first.run(inputs, layers=any(view.layer is not None for view in encoders))
+    output = first.run(inputs, any(view.layer is not None for view in encoders), autocast)
     return [view._pooled(output).cpu().numpy() for view in encoders]
 
 

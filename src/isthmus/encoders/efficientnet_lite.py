@@ -131,6 +131,7 @@ class EfficientNetLiteEncoder(Encoder):
             "config": hub.read_config(folder),
             "image_processor": settings,
         }
+        network.to(memory_format=torch.channels_last)  # its depthwise convolutions run faster so
         super().__init__(uri, "image", network, ingredients, pools=("mean", "max"), device=device)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:

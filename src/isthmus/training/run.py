@@ -26,7 +26,7 @@ from isthmus.training.joint import build_joint
 from isthmus.training.optimizers import build_optimizer
 from isthmus.training.order import epoch_order, step_seed
 from isthmus.training.plan import Plan
-from isthmus.training.precision import choose_precision
+from isthmus.precision import choose_precision
 from isthmus.training.recipe import SECTIONS, Recipe
 from isthmus.training.schedule import learning_rate
 from isthmus.training.validation import validate

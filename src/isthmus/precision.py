@@ -1,16 +1,25 @@
-"""bf16 for the projectors' matrix products where the processor multiplies in bf16."""
+"""bf16 for matrix products where the processor multiplies in it."""
 
 from __future__ import annotations
 
 import torch
 
+from isthmus.errors import UsageError, did_you_mean
+
+PRECISIONS = ("auto", "float32", "bf16")
+
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """The precision to run in, "bf16" or "float32", where the recipe wants one of them or "auto".
+    """The precision to run in, "bf16" or "float32", where one of them or "auto" is wanted.
 
     "auto" takes bf16 on GPUs and CPUs that multiply in it (AVX-512 BF16, AMX); elsewhere it is emulated and
     slow. Weights, normalisation, loss and optimizer stay in fp32 either way.
+
+    Raises:
+        UsageError: none of the three.
     """
+    if wanted not in PRECISIONS:
+        raise UsageError(f"precision {wanted!r} does not exist." + did_you_mean(wanted, PRECISIONS))
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
