@@ -48,6 +48,7 @@ def test_a_file_overrides_defaults_and_set_overrides_the_file(write):
         ("[loss]\nscale = 200", r"loss.scale = 200 lies outside"),
         ("[loss]\nscale = 'auto'", r'loss.scale = "auto" is taken from a closed form'),
         ("[head]\nwidth = 'auto'", r'head.width = "auto" is taken from a closed form'),
+        ("[head]\nwidth = 'auto'\ninit = 'cca'\ntext = 'mlp'", r'"auto" needs linear heads'),
         ("[loss]\nmin_scale = 50\nmax_scale = 20", r"min_scale = 50 is above loss.max_scale = 20"),
         ("[optim]\nlr = 1e-6\nmin_lr = 1e-5", r"min_lr = 1e-05 is above optim.lr"),
         ("[optim]\nepochs = 0", r"leaves a random head"),

@@ -338,7 +338,7 @@ def test_a_tracker_that_is_not_installed_names_its_extra(monkeypatch, tmp_path, 
     for module in ("torch.utils.tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UsageError, match=rf"pip install 'isthmus\[{name}\]'"):
-        train_projectors(TRAIN, None, load_recipe("linear", SMALL), out=tmp_path, tracker=name)
+        train_projectors(TRAIN, None, load_recipe("linear", SMALL), out=tmp_path, log=[name])
 
 
 def test_trackers_get_every_record(monkeypatch, tmp_path):
@@ -360,14 +360,14 @@ def test_trackers_get_every_record(monkeypatch, tmp_path):
     recipe = load_recipe("linear", [*SMALL, "optim.epochs=1"])
     for tracker in ("tensorboard", "wandb"):
         seen.clear()
-        trained = train_projectors(TRAIN, VAL, recipe, out=tmp_path, tracker=tracker, resume=False)
+        trained = train_projectors(TRAIN, VAL, recipe, out=tmp_path, log=[tracker], resume=False)
         last = trained.history[-1]
         assert (5, "loss", last["loss"]) in seen and (5, "val_recall", last["val_recall"]) in seen
 
 
 def test_an_unknown_tracker_suggests_the_nearest(tmp_path):
     with pytest.raises(UsageError, match=r"Unknown tracker 'tensorbord'. Did you mean 'tensorboard'"):
-        train_projectors(TRAIN, None, load_recipe("linear", SMALL), out=tmp_path, tracker="tensorbord")
+        train_projectors(TRAIN, None, load_recipe("linear", SMALL), out=tmp_path, log=["tensorbord"])
 
 
 def test_plain_lines_are_written_where_there_is_no_terminal(capsys):

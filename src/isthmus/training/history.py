@@ -20,8 +20,8 @@ class History:
     A resumed run hands in the records of its checkpoint; what was written after that is dropped.
     """
 
-    def __init__(self, path: Path | None, records: Iterable[Record] = (), sink: Sink | None = None) -> None:
-        self.path, self.records, self.sink = path, list(records), sink
+    def __init__(self, path: Path | None, records: Iterable[Record] = (), sinks: Iterable[Sink] = ()) -> None:
+        self.path, self.records, self.sinks = path, list(records), list(sinks)
         if path is not None:
             text = "".join(map(_line, self.records))
             write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
@@ -31,8 +31,8 @@ class History:
         if self.path is not None:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(_line(record))
-        if self.sink is not None:
-            self.sink(record)
+        for sink in self.sinks:
+            sink(record)
 
 
 def _line(record: Record) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from isthmus.data.feature_pairs import FeaturePairs, rows
 from isthmus.losses import Scale, infonce, initial_bias, sigmoid
 from isthmus.projectors import Projector, build_projector, solve_expand
-from isthmus.projectors.closed_form import best_scale, choose, init_from, max_width
+from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
 from isthmus.training.recipe import Head, Loss
 
 if TYPE_CHECKING:
@@ -78,9 +78,11 @@ def build_joint(plan: Plan, train: FeaturePairs, val: FeaturePairs | None) -> Jo
     if head.init == "random":
         assert isinstance(head.width, int) and isinstance(loss.scale, float)  # the recipe was checked
         return Joint(*build_projectors(head, train, head.width), loss, loss.scale, plan.batch)
-    width = best_width(head.init, train, val) if head.width == "auto" else head.width
-    image, text = build_projectors(head, train, width)
-    init_from(head.init, image, text, train, val)
+    if head.width == "auto":
+        image, text = solved_projectors(head, train, val)
+    else:
+        image, text = build_projectors(head, train, head.width)
+        init_from(head.init, image, text, train, val)
     scale = fitted_scale(image, text, val or train, loss) if loss.scale == "auto" else loss.scale
     return Joint(image, text, loss, scale, plan.batch)
 
@@ -95,9 +97,15 @@ def build_projectors(head: Head, pairs: FeaturePairs, width: int) -> tuple[Proje
     return build(head.image, pairs.image_parts), build(head.text, pairs.text_parts)
 
 
-def best_width(kind: str, train: FeaturePairs, val: FeaturePairs | None) -> int:
-    """The closed form's best width on held-out pairs, or the greatest where there are none."""
-    return max_width(kind, train) if val is None else choose(kind, train, val).width
+def solved_projectors(
+    head: Head, train: FeaturePairs, val: FeaturePairs | None
+) -> tuple[Projector, Projector]:
+    """Linear projectors that are the closed form, of its best width on `val` (without: the greatest)."""
+    form = fit(head.init, train) if val is None else choose(head.init, train, val)
+    projectors = build_projectors(head, train, form.width)
+    for projector, solved in zip(projectors, form.to_projectors(), strict=True):
+        projector.load_state_dict(solved.state_dict())
+    return projectors
 
 
 @torch.no_grad()

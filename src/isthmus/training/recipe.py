@@ -305,6 +305,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         for key, value in (("head.width", head.width), ("loss.scale", loss.scale)):
             if value == "auto":
                 yield f'{key} = "auto" is taken from a closed form; set head.init, or give a number.'
+    if head.width == "auto" and (head.image, head.text, head.norm) != ("linear", "linear", "layer"):
+        yield 'head.width = "auto" needs linear heads with norm = "layer"; give a number.'
     if loss.min_scale > loss.max_scale:
         yield f"loss.min_scale = {loss.min_scale:g} is above loss.max_scale = {loss.max_scale:g}."
     elif loss.scale != "auto" and not loss.min_scale <= loss.scale <= loss.max_scale:

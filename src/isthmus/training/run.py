@@ -7,6 +7,7 @@ follows from the recipe, the data and the seed.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from isthmus import __version__
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import IsthmusError
+from isthmus.precision import choose_precision
 from isthmus.training import checkpoint
 from isthmus.training.batches import Batches, fingerprint
 from isthmus.training.history import History, open_sink
@@ -26,7 +28,6 @@ from isthmus.training.joint import build_joint
 from isthmus.training.optimizers import build_optimizer
 from isthmus.training.order import epoch_order, step_seed
 from isthmus.training.plan import Plan
-from isthmus.precision import choose_precision
 from isthmus.training.recipe import SECTIONS, Recipe
 from isthmus.training.schedule import learning_rate
 from isthmus.training.validation import validate
@@ -80,13 +81,13 @@ class Run:
 
     # --- going forward -------------------------------------------------------------------------------------
 
-    def start(self, resume: bool, tracker: str | None = None) -> None:
+    def start(self, resume: bool, log: Sequence[str] = ()) -> None:
         """Go on from the checkpoint, or begin; the state before the first step is judged as epoch 0."""
         resumed = resume and self.restore()
         if self.out is not None and not resumed:
             checkpoint.clear(self.out / "checkpoint")
-        sink = open_sink(tracker, self.out, self.recipe.to_dict(), self.state.step) if tracker else None
-        self.history = History(self.out / "history.jsonl" if self.out else None, self.state.history, sink)
+        sinks = [open_sink(tracker, self.out, self.recipe.to_dict(), self.state.step) for tracker in log]
+        self.history = History(self.out / "history.jsonl" if self.out else None, self.state.history, sinks)
         if not resumed:
             self.append(self.evaluate())
         self.since = time.monotonic(), 0

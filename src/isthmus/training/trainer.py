@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def train_projectors(
     resume: bool = True,
     max_seconds: float | None = None,
     progress: bool = False,
-    tracker: str | None = None,
+    log: Sequence[str] = (),
     device: str | None = None,
     checkpoint_seconds: float = 60.0,
 ) -> Trained:
@@ -67,7 +68,7 @@ def train_projectors(
         max_seconds: stop this call after so long. The schedule stays that of all epochs; the summary says
             where it stopped, and a later call goes on from there.
         progress: a bar on a terminal, plain lines elsewhere.
-        tracker: "tensorboard" or "wandb", besides the history; each is an extra.
+        log: "tensorboard" and/or "wandb", besides the history; each is an extra.
         device: default: the GPU when there is one, else the CPU.
         checkpoint_seconds: time between checkpoints; one is also written at the end and at Ctrl-C.
 
@@ -87,7 +88,7 @@ def train_projectors(
     with torch.random.fork_rng(), deferred_interrupt() as interrupt:
         began = saved = time.monotonic()
         run = Run(train, val, recipe, out=Path(out) if out is not None else None, seed=seed, device=device)
-        run.start(resume, tracker)
+        run.start(resume, log)
         seconds_before = run.state.seconds
         with Progress(progress, total=run.recipe.optim.epochs * run.plan.pairs, done=run.seen()) as shown:
             while not run.finished() and (max_seconds is None or time.monotonic() - began < max_seconds):
