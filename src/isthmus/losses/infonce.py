@@ -116,9 +116,7 @@ class _Direction:
     """
 
     positives: Tensor  # [n] how many there are
-    weight: (
-        Tensor  # 0-d: N over the anchors that have any; gradients in units of 1/N do not underflow in fp16
-    )
+    weight: Tensor  # 0-d: N / anchors that have any; in units of 1/N, gradients do not underflow in fp16
     log_negatives: Tensor  # [n] L, the log of the sum over the negatives
     pull: Tensor  # [n] mean of σ(L − z) over the positives
     loss: Tensor  # [n] mean of softplus(L − z) over the positives
