@@ -86,14 +86,10 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", default="out/demo/store")
     parser.add_argument("--image-encoder", nargs="+")
-    parser.add_argument(
-        "--work", type=Path, default=Path("out/recipe_study"), help="every run's ranks, for resuming"
-    )
+    parser.add_argument("--work", type=Path, default=Path("out/recipe_study"), help="every run's ranks, for resuming")
     parser.add_argument("--sizes", nargs="+", type=lambda s: None if s == "all" else int(s), default=SIZES)
     parser.add_argument("--recipes", nargs="+", default=list(SPACES))
     parser.add_argument("--trials", type=int, default=6)
@@ -120,9 +116,7 @@ class Study:
         self.options, self.work = options, options.work
         self.work.mkdir(parents=True, exist_ok=True)
         store = ist.open_store(options.store)
-        split = {
-            name: store.pairs(split=name, image=options.image_encoder) for name in ("train", "val", "test")
-        }
+        split = {name: store.pairs(split=name, image=options.image_encoder) for name in ("train", "val", "test")}
         self.train, self.val, self.test = split["train"], split["val"], split["test"]
         self.final: dict[tuple[int | None, str], list[dict[str, Any]]] = {}
         self.chosen: dict[tuple[int | None, str], list[str]] = {}
@@ -141,10 +135,7 @@ class Study:
 
     def run(self, size: int | None, recipe: str, overrides: list[str], seed: int) -> dict[str, Any]:
         """One training run: validation recall, the test ranks, and how long it took."""
-        key = (
-            f"{recipe}-{size or 'all'}-{seed}-"
-            + hashlib.blake2b(repr(overrides).encode(), digest_size=6).hexdigest()
-        )
+        key = f"{recipe}-{size or 'all'}-{seed}-" + hashlib.blake2b(repr(overrides).encode(), digest_size=6).hexdigest()
         path = self.work / f"{key}.json"
         if not path.exists():
             path.write_text(json.dumps(self.measure(size, recipe, overrides, seed)))
@@ -188,9 +179,7 @@ class Study:
             ours = systems.get("default as published")
             for name, runs in systems.items():
                 rows.append({"size": size, "system": name} | self.measured(runs) | self.against(ours, runs))
-        chosen = [
-            {"size": size, "recipe": recipe, "settings": s} for (size, recipe), s in self.chosen.items()
-        ]
+        chosen = [{"size": size, "recipe": recipe, "settings": s} for (size, recipe), s in self.chosen.items()]
         machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         counts = {"train": len(self.train), "val": len(self.val), "test": len(self.test)}
         encoders = [record["uri"] for record in (*self.train.image_encoder, *self.train.text_encoder)]
@@ -235,9 +224,7 @@ def sample(space: dict[str, list[Any]], trials: int) -> list[list[str]]:
     most = int(np.prod([len(values) for values in space.values()]))
     found: dict[tuple[str, ...], None] = {}
     while len(found) < min(trials, most):
-        found[
-            tuple(f"{key}={json.dumps(values[rng.integers(len(values))])}" for key, values in space.items())
-        ] = None
+        found[tuple(f"{key}={json.dumps(values[rng.integers(len(values))])}" for key, values in space.items())] = None
     return [list(settings) for settings in found]
 
 
@@ -261,11 +248,7 @@ def render(study: dict[str, Any]) -> str:
     rows = []
     for row in study["rows"]:
         seeds = ", ".join(f"{value:.1f}" for value in row["by_seed"])
-        gap = (
-            f"{row['default_minus']:+.1f} [{row['ci95'][0]:+.1f}, {row['ci95'][1]:+.1f}]"
-            if "ci95" in row
-            else ""
-        )
+        gap = f"{row['default_minus']:+.1f} [{row['ci95'][0]:+.1f}, {row['ci95'][1]:+.1f}]" if "ci95" in row else ""
         size = f"{row['size']:,}" if row["size"] else f"all ({study['images']['train']:,})"
         rows.append(
             [
@@ -291,15 +274,11 @@ def verdict(study: dict[str, Any]) -> str:
         below = [r["system"] for r in published if r["ci95"][0] <= 0]
         tuned = [r for r in rows if r["system"].endswith("tuned") and not r["system"].startswith("default")]
         best = max(tuned, key=lambda r: r["mean_recall"])
-        word = (
-            "not worse by more than 1 point" if best["ci95"][0] >= -1 else "may be worse by more than 1 point"
-        )
+        word = "not worse by more than 1 point" if best["ci95"][0] >= -1 else "may be worse by more than 1 point"
         if best["ci95"][0] <= 0 <= best["ci95"][1]:
             word += " (a tie)"
         first = "above every published schedule" if not below else f"not above {', '.join(below)}"
-        lines.append(
-            f"- **{f'{size:,}' if size else 'all'}**: `default` is {first}; against {best['system']}: {word}."
-        )
+        lines.append(f"- **{f'{size:,}' if size else 'all'}**: `default` is {first}; against {best['system']}: {word}.")
     return "\n".join(lines)
 
 

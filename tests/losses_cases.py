@@ -9,9 +9,7 @@ from torch import Tensor
 
 def unit(n: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """[n, d] random unit vectors."""
-    return F.normalize(
-        torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    ).to(dtype)
+    return F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).to(dtype)
 
 
 def saturated(n: int, d: int, seed: int, clusters: int = 8, spread: float = 0.02, pair: float = 0.002):
@@ -24,10 +22,7 @@ def saturated(n: int, d: int, seed: int, clusters: int = 8, spread: float = 0.02
 def with_gradients(loss, x: Tensor, y: Tensor, *scalars: float) -> list[Tensor]:
     """The loss and its gradients for x, y and each of the scalars, all in fp64 at least."""
     leaves = [t.clone().requires_grad_() for t in (x, y)]
-    leaves += [
-        torch.tensor(s, dtype=torch.promote_types(x.dtype, torch.float32), requires_grad=True)
-        for s in scalars
-    ]
+    leaves += [torch.tensor(s, dtype=torch.promote_types(x.dtype, torch.float32), requires_grad=True) for s in scalars]
     value = loss(*leaves)
     value.backward()
     return [value.detach().double(), *(leaf.grad.double() for leaf in leaves)]

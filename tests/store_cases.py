@@ -68,9 +68,7 @@ def write(
     with StoreWriter(path) as writer:
         for one in encoders:
             writer.add_encoder(one)
-        writer.record_images(
-            (i, h, None, f"signature of {i}") for i, h in zip(ids, contents["image"], strict=True)
-        )
+        writer.record_images((i, h, None, f"signature of {i}") for i, h in zip(ids, contents["image"], strict=True))
         for one in encoders:
             known = writer.known(one["modality"], one["fingerprint"])
             todo = [h for h in contents[one["modality"]] if bytes.fromhex(h) not in known]

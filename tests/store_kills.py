@@ -99,9 +99,7 @@ def main(root: Path) -> None:
     kills += check_every_kill(
         root / "append",
         lambda path: write(path, first, (IMAGE, TEXT), captions_each=1),
-        lambda path: write(
-            path, more, (IMAGE, OTHER, TEXT), captions_each=1, skipped=(("z", "not an image"),)
-        ),
+        lambda path: write(path, more, (IMAGE, OTHER, TEXT), captions_each=1, skipped=(("z", "not an image"),)),
     )
     assert len(shards_of(root / "append/reference", IMAGE)) == 3
     print(kills)  # noqa: T201

@@ -64,5 +64,5 @@ def test_arrays_need_no_encoder() -> None:
 
 
 def test_an_unknown_task_is_named() -> None:
-    with pytest.raises(UsageError, match="retreival.*Did you mean 'retrieval'"):
+    with pytest.raises(UsageError, match=r"retreival.*Did you mean 'retrieval'"):
         ist.evaluate("model", "retreival", "data")

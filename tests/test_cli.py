@@ -56,9 +56,7 @@ def test_train_eval_and_doctor_on_a_store(store: Path, tmp_path: Path, capsys: p
 
 
 def test_a_dry_run_trains_nothing(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    code, out, _ = run(
-        "train", store, "--recipe", "linear", "--out", tmp_path / "m", "--dry-run", capsys=capsys
-    )
+    code, out, _ = run("train", store, "--recipe", "linear", "--out", tmp_path / "m", "--dry-run", capsys=capsys)
     assert code == 0 and "parameters" in out and not (tmp_path / "m").exists()
 
 
@@ -109,7 +107,8 @@ def test_skipped_images_exit_3(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import isthmus.embedding as e, toys\n"
-        "e.load_encoders = lambda uris, modality, **_: [toys.pixel_encoder() if modality == 'image' else toys.word_encoder()]\n"
+        "made = {'image': toys.pixel_encoder, 'text': toys.word_encoder}\n"
+        "e.load_encoders = lambda uris, modality, **_: [made[modality]() for _ in uris]\n"
         "from isthmus.cli import main; sys.exit(main(sys.argv[2:]))"
     )
     arguments = [

@@ -24,9 +24,7 @@ class MeanColour:
     modality, uri, fingerprint, width = "image", "test:colour", "c" * 64, 3
 
     def encode(self, items: list[Any], batch_size: int = 32) -> np.ndarray:
-        return np.array(
-            [np.asarray(item.convert("RGB")).mean(axis=(0, 1)) / 255 for item in items], np.float32
-        )
+        return np.array([np.asarray(item.convert("RGB")).mean(axis=(0, 1)) / 255 for item in items], np.float32)
 
 
 class ColourWords:

@@ -32,9 +32,7 @@ def shared_latent(n, *, shared=6, seed=0, noise=0.5, image=24, text=16, **option
 def embed(form, pairs):
     image, text = form.to_projectors()
     with torch.no_grad():
-        return F.normalize(image(torch.from_numpy(pairs.image))), F.normalize(
-            text(torch.from_numpy(pairs.text))
-        )
+        return F.normalize(image(torch.from_numpy(pairs.image))), F.normalize(text(torch.from_numpy(pairs.text)))
 
 
 def top1(form, pairs):
@@ -48,9 +46,7 @@ def layer_normed(matrix):
 
 def outputs(form, pairs):
     x, y = layer_normed(pairs.image), layer_normed(pairs.text)
-    return [
-        side @ w.double().numpy() + b.double().numpy() for side, (w, b) in ((x, form.image), (y, form.text))
-    ]
+    return [side @ w.double().numpy() + b.double().numpy() for side, (w, b) in ((x, form.image), (y, form.text))]
 
 
 def test_cca_without_ridge_has_the_correlations_of_scikit_learn():
@@ -139,10 +135,7 @@ def test_a_memory_mapped_matrix_and_several_parts_give_the_same(tmp_path):
     torch.testing.assert_close(form.image, fit("ridge", pairs).image)
     image, _ = form.to_projectors()
     x = torch.from_numpy(pairs.image)
-    want = (
-        torch.cat([F.layer_norm(x[:, :8], [8]), F.layer_norm(x[:, 8:], [16])], 1) @ form.image[0]
-        + form.image[1]
-    )
+    want = torch.cat([F.layer_norm(x[:, :8], [8]), F.layer_norm(x[:, 8:], [16])], 1) @ form.image[0] + form.image[1]
     torch.testing.assert_close(image(x), want, atol=1e-5, rtol=1e-4)
 
 
@@ -185,9 +178,7 @@ def test_choose_is_the_best_of_its_grid_on_held_out_pairs(kind):
     train, val = shared_latent(120, noise=2.0, seed=1), shared_latent(150, noise=2.0, seed=2)
     best = choose(kind, train, val)
     assert best.score == pytest.approx(reciprocal_rank(best, val), rel=1e-3)
-    rivals = [
-        fit(kind, train, ridge=ridge, power=power) for ridge in (1e-3, 0.1, 1.0) for power in (0.5, 2.0)
-    ]
+    rivals = [fit(kind, train, ridge=ridge, power=power) for ridge in (1e-3, 0.1, 1.0) for power in (0.5, 2.0)]
     assert best.score >= max(reciprocal_rank(rival, val) for rival in rivals) - 1e-6
     assert choose(kind, train, val, width=5).width == 5
 
@@ -232,9 +223,7 @@ def test_a_projector_wider_than_the_closed_form_starts_almost_at_it():
     image, text = build_projector("linear", [24], 64), build_projector("linear", [16], 64)
     form = init_from("cca", image, text, pairs)
     assert form.width == 16
-    got = (
-        F.normalize(image(torch.from_numpy(pairs.image))) @ F.normalize(text(torch.from_numpy(pairs.text))).T
-    )
+    got = F.normalize(image(torch.from_numpy(pairs.image))) @ F.normalize(text(torch.from_numpy(pairs.text))).T
     want = embed(form, pairs)[0] @ embed(form, pairs)[1].T
     torch.testing.assert_close(got, want, atol=5e-3, rtol=0)
     assert image.blocks[0].linear.weight[16:].abs().min() > 0

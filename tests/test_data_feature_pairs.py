@@ -93,9 +93,7 @@ def test_keys_may_be_rows_of_bytes() -> None:
 
 
 def test_from_arrays_fills_in_what_is_not_given() -> None:
-    pairs = FeaturePairs.from_arrays(
-        numbered(2, 3), numbered(4, 5), [1, 0, 1, 1], captions=["a", "b", "c", "b"]
-    )
+    pairs = FeaturePairs.from_arrays(numbered(2, 3), numbered(4, 5), [1, 0, 1, 1], captions=["a", "b", "c", "b"])
     assert pairs.image_ids == ["0", "1"]
     assert pairs.caption_ids == ["1#0", "0#0", "1#1", "1#2"]
     assert (pairs.image_parts, pairs.text_parts) == ([3], [5])

@@ -40,14 +40,7 @@ def tiff(bands: int, bits: int = 8, sample_format: int = 1) -> bytes:
         (339, 3, 1, sample_format),
     ]
     table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    return (
-        b"II*\0"
-        + struct.pack("<I", 8 + len(data))
-        + data
-        + struct.pack("<H", len(entries))
-        + table
-        + bytes(4)
-    )
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(entries)) + table + bytes(4)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF", "TIFF", "BMP"])

@@ -37,9 +37,7 @@ def ids(pairs: Pairs) -> list[str]:
 
 
 def captions(pairs: Pairs) -> dict[str, str]:
-    return dict(
-        zip(pairs.captions["caption_id"].to_pylist(), pairs.captions["caption"].to_pylist(), strict=True)
-    )
+    return dict(zip(pairs.captions["caption_id"].to_pylist(), pairs.captions["caption"].to_pylist(), strict=True))
 
 
 def parquet(path: Path, columns: dict, **options) -> Path:
@@ -126,9 +124,7 @@ def test_ids_stay_text(images: Path) -> None:
     big = [2**63 - 1, 2**53 + 1]
     path = parquet(images / "t.parquet", {"id": big, "image": ["a.png"] * 2, "caption": ["x"] * 2})
     assert ids(read_pairs(path)) == ["9223372036854775807", "9007199254740993"]
-    (images / "t.jsonl").write_text(
-        '{"id": 123456789012345678901234567890, "image": "a.png", "caption": "x"}'
-    )
+    (images / "t.jsonl").write_text('{"id": 123456789012345678901234567890, "image": "a.png", "caption": "x"}')
     assert ids(read_pairs(images / "t.jsonl")) == ["123456789012345678901234567890"]
 
 
@@ -397,9 +393,7 @@ def test_bad_parquet_is_named(tmp_path: Path, name: str) -> None:
 
 def test_a_damaged_row_group_spoils_only_its_own_images(tmp_path: Path) -> None:
     columns = {"image": [os.urandom(5_000) for _ in range(4)], "caption": list("abcd")}
-    path = parquet(
-        tmp_path / "p.parquet", columns, row_group_size=2, compression="zstd", use_dictionary=False
-    )
+    path = parquet(tmp_path / "p.parquet", columns, row_group_size=2, compression="zstd", use_dictionary=False)
     offset = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
     data = bytearray(path.read_bytes())
     data[offset : offset + 40] = b"\xff" * 40
@@ -434,9 +428,7 @@ def test_empty_folder_is_named(tmp_path: Path) -> None:
     st.lists(
         st.tuples(
             st.text(min_size=1),
-            st.lists(
-                st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip), min_size=1, max_size=3
-            ),
+            st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip), min_size=1, max_size=3),
         ),
         min_size=1,
         max_size=6,

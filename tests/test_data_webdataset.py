@@ -35,15 +35,11 @@ def write_tar(path: Path, members: dict[str, bytes | str | dict]) -> Path:
 
 
 def captions(pairs: Pairs) -> dict[str, str]:
-    return dict(
-        zip(pairs.captions["caption_id"].to_pylist(), pairs.captions["caption"].to_pylist(), strict=True)
-    )
+    return dict(zip(pairs.captions["caption_id"].to_pylist(), pairs.captions["caption"].to_pylist(), strict=True))
 
 
 def shades(pairs: Pairs) -> dict[str, int]:
-    return {
-        id: pairs.decode(row).getpixel((0, 0))[0] for row, id in enumerate(pairs.images["id"].to_pylist())
-    }
+    return {id: pairs.decode(row).getpixel((0, 0))[0] for row, id in enumerate(pairs.images["id"].to_pylist())}
 
 
 def img2dataset_shard(path: Path, first: int) -> None:

@@ -54,9 +54,7 @@ def make_pairs(path: Path) -> Path:
 
 
 def see(images: list[Image.Image]) -> np.ndarray:
-    return np.stack([np.asarray(i.convert("RGB").resize((6, 6))).reshape(-1) / 255 for i in images]).astype(
-        np.float32
-    )
+    return np.stack([np.asarray(i.convert("RGB").resize((6, 6))).reshape(-1) / 255 for i in images]).astype(np.float32)
 
 
 def read(texts: list[str]) -> np.ndarray:
@@ -94,9 +92,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, pipe
 
 def test_it_leaves_a_model_results_and_a_page(finished) -> None:
     _, out, demo = finished
-    assert {"store", "models", "model", "results.json", "report.html"} <= {
-        path.name for path in out.iterdir()
-    }
+    assert {"store", "models", "model", "results.json", "report.html"} <= {path.name for path in out.iterdir()}
     assert "data:image/webp" in (out / "report.html").read_text()
     model = DualEncoder.from_pretrained(out / "model", load=False)
     assert model.summary["recipe"]["name"] == "default"

@@ -88,9 +88,7 @@ class Resources(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.loaded += [v or "" for name, v in attrs if name in ("src", "srcset", "data", "poster")]
-        self.loaded += [
-            v or "" for name, v in attrs if name.endswith("href") and not (v or "").startswith("#")
-        ]
+        self.loaded += [v or "" for name, v in attrs if name.endswith("href") and not (v or "").startswith("#")]
 
 
 def test_the_page_loads_nothing_from_outside(page: str) -> None:

@@ -34,9 +34,7 @@ def test_features_are_those_of_each_caption_and_its_image(table: Path, tmp_path:
         caption, owner = pairs.captions[number], pairs.image_ids[pairs.image_of[number]]
         assert rows[owner] == caption
         one = ist.data.decode((table.parent / owner).read_bytes())
-        np.testing.assert_allclose(
-            pairs.image.gather(pairs.image_of[[number]]), image.encode([one]), atol=2e-3
-        )
+        np.testing.assert_allclose(pairs.image.gather(pairs.image_of[[number]]), image.encode([one]), atol=2e-3)
         np.testing.assert_allclose(pairs.text.gather(np.array([number])), text.encode([caption]), atol=1e-2)
 
 
@@ -54,9 +52,7 @@ def test_bad_images_are_listed_and_shift_nothing(table: Path, tmp_path: Path) ->
     assert len(pairs) == len(good) - 3
     for row, name in enumerate(pairs.image_ids):
         same = good.image_ids.index(name)
-        np.testing.assert_array_equal(
-            pairs.image.gather(np.array([row])), good.image.gather(np.array([same]))
-        )
+        np.testing.assert_array_equal(pairs.image.gather(np.array([row])), good.image.gather(np.array([same])))
         assert pairs.captions[row] == good.captions[same]
 
 
@@ -72,9 +68,7 @@ def test_equal_images_and_captions_are_encoded_once(tmp_path: Path) -> None:
     same = png(picture("red", "dark", "left"))
     rows = []
     for number in range(6):
-        (tmp_path / f"{number}.png").write_bytes(
-            same if number < 4 else png(picture("blue", "pale", "top", number))
-        )
+        (tmp_path / f"{number}.png").write_bytes(same if number < 4 else png(picture("blue", "pale", "top", number)))
         rows.append({"image": f"{number}.png", "captions": ["a square", f"number {number % 2}"]})
     table = tmp_path / "pairs.jsonl"
     table.write_text("\n".join(map(json.dumps, rows)))
@@ -113,19 +107,15 @@ def test_another_encoder_is_added_to_the_store(table: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_not_finite_are_refused_by_name(table: Path, tmp_path: Path, value: float) -> None:
-    broken = from_callable(
-        lambda images: np.full((len(images), 4), value, np.float32), "image", "bad", width=4
-    )
+    broken = from_callable(lambda images: np.full((len(images), 4), value, np.float32), "image", "bad", width=4)
     with pytest.raises(InputError, match=r"NaN or infinity.*0-000\.png"):
         embed(table, broken, word_encoder(), out=tmp_path / "store")
 
 
 def test_only_embeds_the_ids_that_are_asked_for(table: Path, tmp_path: Path) -> None:
-    report = embed(
-        table, pixel_encoder(), word_encoder(), out=tmp_path / "store", only=["0-001.png", "1-002.png"]
-    )
+    report = embed(table, pixel_encoder(), word_encoder(), out=tmp_path / "store", only=["0-001.png", "1-002.png"])
     assert report.images == 2
-    with pytest.raises(InputError, match="nothing.png"):
+    with pytest.raises(InputError, match=r"nothing\.png"):
         embed(table, pixel_encoder(), word_encoder(), out=tmp_path / "other", only=["nothing.png"])
 
 
@@ -151,9 +141,7 @@ def run_embed(table: Path, out: Path) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_is_finished_by_the_same_command(
-    table: Path, tmp_path: Path, stop: signal.Signals
-) -> None:
+def test_a_killed_run_is_finished_by_the_same_command(table: Path, tmp_path: Path, stop: signal.Signals) -> None:
     """Killed after some shards are on disk; what they hold is not computed again, and nothing is lost."""
     out = tmp_path / "store"
     process = run_embed(table, out)

@@ -117,9 +117,7 @@ def test_who_saved_it_does_not_change_it(tmp_path: Path) -> None:
     assert of(folder) == before
 
 
-def test_weights_are_read_once_per_version(
-    bert: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_weights_are_read_once_per_version(bert: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ISTHMUS_CACHE", str(tmp_path / "cache"))
     reads: list[int] = []
     hash_tensors = fingerprint._tensors_digest

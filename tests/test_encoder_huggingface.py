@@ -74,9 +74,7 @@ def test_layers_of_a_decoder_are_taken_before_its_final_norm(tmp_path: Path) -> 
     output = encoder.run(encoder.preprocess(["two dogs"]), layers=True)
     torch.testing.assert_close(encoder.network.ln_f(output.layers[-1]), output.tokens)
     assert not torch.allclose(output.layers[-1], output.tokens)
-    np.testing.assert_allclose(
-        encoder.at(pool="last").encode(["two dogs"])[0], output.tokens[0, -1], atol=1e-6
-    )
+    np.testing.assert_allclose(encoder.at(pool="last").encode(["two dogs"])[0], output.tokens[0, -1], atol=1e-6)
 
 
 def test_a_decoder_has_no_cls(tmp_path: Path) -> None:
@@ -136,12 +134,9 @@ def test_preprocessing_is_the_saved_one(tmp_path: Path) -> None:
     image = pictures()[0].resize((48, 48))
     pixels = np.asarray(image)[3:45, 3:45].transpose(2, 0, 1) / 255
     mean, std = (
-        np.array(encoder.ingredients["image_processor"][k])[:, None, None]
-        for k in ("image_mean", "image_std")
+        np.array(encoder.ingredients["image_processor"][k])[:, None, None] for k in ("image_mean", "image_std")
     )
-    np.testing.assert_allclose(
-        encoder.preprocess([image])["pixel_values"][0], (pixels - mean) / std, atol=1e-5
-    )
+    np.testing.assert_allclose(encoder.preprocess([image])["pixel_values"][0], (pixels - mean) / std, atol=1e-5)
 
 
 def test_preprocessing_may_run_in_several_threads(tmp_path: Path) -> None:
@@ -241,9 +236,7 @@ def test_a_hub_name_offline_says_how_to_fetch_it(tmp_path: Path, monkeypatch: py
         load_encoder("hf:a b/c", fetch=False)
 
 
-def test_the_hub_cache_is_used_with_its_revision_and_licence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hub_cache_is_used_with_its_revision_and_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repo, commit = tmp_path / "models--org--name", "0123456789abcdef0123456789abcdef01234567"
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "v2").write_text(commit)
@@ -264,9 +257,7 @@ class OwnModel(BertModel):
 """
 
 
-def test_remote_code_runs_only_when_asked_for_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_remote_code_runs_only_when_asked_for_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = save_bert(tmp_path / "own")
     (folder / "own.py").write_text(REMOTE)

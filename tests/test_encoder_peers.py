@@ -108,9 +108,7 @@ def test_timm_transform_size_and_fingerprint(tmp_path: Path) -> None:
     folder, network = save_timm(tmp_path, "vit_tiny_patch16_224")
     encoder = load_encoder(f"timm:{folder}")
     transform = create_transform(**resolve_model_data_config(network), is_training=False)
-    torch.testing.assert_close(
-        encoder.preprocess(pictures()[:1])["pixel_values"][0], transform(pictures()[0])
-    )
+    torch.testing.assert_close(encoder.preprocess(pictures()[:1])["pixel_values"][0], transform(pictures()[0]))
     smaller = load_encoder(f"timm:{folder}?size=112")
     assert smaller.preprocess(pictures())["pixel_values"].shape[-1] == 112
     assert smaller.encode(pictures()).shape == (3, 192)
@@ -126,9 +124,7 @@ def test_open_clip_towers_match_encode_image_and_encode_text(tmp_path: Path) -> 
     text = load_encoder(f"open_clip:{folder}", modality="text")
     seen, read = image.preprocess(pictures()), text.preprocess(TEXTS)
     with torch.no_grad():
-        np.testing.assert_allclose(
-            image.encode(pictures()), network.encode_image(seen["pixel_values"]), atol=1e-5
-        )
+        np.testing.assert_allclose(image.encode(pictures()), network.encode_image(seen["pixel_values"]), atol=1e-5)
         np.testing.assert_allclose(text.encode(TEXTS), network.encode_text(read["input_ids"]), atol=1e-5)
     assert (image.depth, text.depth, image.width, text.width) == (2, 3, 24, 24)
     output = image.run(seen, layers=True)

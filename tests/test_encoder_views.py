@@ -43,9 +43,7 @@ def test_image_layers_and_pools_match_hidden_states(image_folder: Path) -> None:
         assert (view.width, view.parts) == (96, [32, 32, 32])
     np.testing.assert_allclose(encoder.encode(pictures()), last[:, 0], atol=1e-6)
     np.testing.assert_allclose(encoder.at(pool="mean").encode(pictures()), last[:, 1:].mean(1), atol=1e-6)
-    assert not np.allclose(encoder.at(3).encode(pictures()), last[:, 0], atol=1e-2), (
-        "layer 3 is before the norm"
-    )
+    assert not np.allclose(encoder.at(3).encode(pictures()), last[:, 0], atol=1e-2), "layer 3 is before the norm"
 
 
 def test_text_layers_and_pools_match_hidden_states(text_folder: Path) -> None:
@@ -73,18 +71,14 @@ def test_a_cnn_gives_stem_and_stages_and_has_no_cls(tmp_path: Path) -> None:
     with torch.no_grad():
         result = encoder.network(**encoder.preprocess(pictures()), output_hidden_states=True)
     assert [encoder.at(k).width for k in range(encoder.depth + 1)] == [8, 8, 16, 24, 32]
-    np.testing.assert_allclose(
-        encoder.at(3).encode(pictures()), result.hidden_states[3].mean((2, 3)), atol=1e-6
-    )
+    np.testing.assert_allclose(encoder.at(3).encode(pictures()), result.hidden_states[3].mean((2, 3)), atol=1e-6)
     np.testing.assert_allclose(encoder.encode(pictures()), result.pooler_output, atol=1e-6)
     with pytest.raises(UsageError, match=r"no pooling 'cls'.*max, mean"):
         encoder.at(pool="cls")
 
 
 def test_all_views_come_from_one_forward_pass(image_folder: Path) -> None:
-    views = load_encoders(
-        [f"hf:{image_folder}?layer=*&pool=mean", f"hf:{image_folder}", f"hf:{image_folder}?layer=-1"]
-    )
+    views = load_encoders([f"hf:{image_folder}?layer=*&pool=mean", f"hf:{image_folder}", f"hf:{image_folder}?layer=-1"])
     assert len({id(view.network) for view in views}) == 1
     assert [view.layer for view in views] == [0, 1, 2, 3, None, 3]
     calls: list[int] = []

@@ -52,9 +52,7 @@ def test_values_are_those_of_scikit_learn_and_torchmetrics(seed):
     assert 0.2 < result["metrics"]["acc1"] < 0.9
     assert np.array_equal(result["confusion"], confusion_matrix(labels, predicted, labels=range(12)))
     for k in (1, 5):
-        top = multiclass_accuracy(
-            torch.from_numpy(scores), torch.from_numpy(labels), 12, average="micro", top_k=k
-        )
+        top = multiclass_accuracy(torch.from_numpy(scores), torch.from_numpy(labels), 12, average="micro", top_k=k)
         assert result["metrics"][f"acc{k}"] == pytest.approx(top.item())
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         balanced = balanced_accuracy_score(labels, predicted)

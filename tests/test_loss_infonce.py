@@ -80,9 +80,7 @@ def test_a_row_without_partner_is_only_a_negative():
 @pytest.mark.parametrize("n", [1, 3])
 def test_without_negatives_loss_and_gradients_are_zero(n):
     groups = torch.zeros(n), torch.zeros(n)
-    for value in with_gradients(
-        functools.partial(infonce, groups=groups), unit(n, 4, 0), unit(n, 4, 1), 100.0
-    ):
+    for value in with_gradients(functools.partial(infonce, groups=groups), unit(n, 4, 0), unit(n, 4, 1), 100.0):
         assert torch.equal(value, torch.zeros_like(value))
 
 
@@ -90,9 +88,7 @@ def test_a_joint_permutation_changes_nothing():
     x, y, groups = batch_of("few groups")
     p, q = torch.randperm(len(x)), torch.randperm(len(y))
     one = with_gradients(functools.partial(infonce, groups=groups, tile=4), x, y, 9.0)
-    two = with_gradients(
-        functools.partial(infonce, groups=(groups[0][p], groups[1][q]), tile=4), x[p], y[q], 9.0
-    )
+    two = with_gradients(functools.partial(infonce, groups=(groups[0][p], groups[1][q]), tile=4), x[p], y[q], 9.0)
     one[1], one[2] = one[1][p], one[2][q]
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b)

@@ -39,9 +39,7 @@ def test_equals_the_dense_twin_in_fp64(name, normalize, tile):
 def test_fp32_stays_near_the_dense_twin_in_fp64(name, scale, bias):
     x, y, groups = batch_of(name, torch.float32)
     got = with_gradients(functools.partial(sigmoid, groups=groups, tile=8), x, y, scale, bias)
-    want = with_gradients(
-        functools.partial(naive.sigmoid, groups=groups), x.double(), y.double(), scale, bias
-    )
+    want = with_gradients(functools.partial(naive.sigmoid, groups=groups), x.double(), y.double(), scale, bias)
     assert max(relative_error(a, b) for a, b in zip(got, want, strict=True)) < 2e-5
 
 
@@ -49,9 +47,7 @@ def test_fp32_stays_near_the_dense_twin_in_fp64(name, scale, bias):
 def test_gradients_are_those_of_finite_differences(name):
     x, y, groups = batch_of(name)
     leaves = x[:, :2].clone(), y[:, :2].clone(), torch.tensor(9.0).double(), torch.tensor(-2.0).double()
-    torch.autograd.gradcheck(
-        lambda *a: sigmoid(*a, groups=groups, tile=6), [t.requires_grad_() for t in leaves]
-    )
+    torch.autograd.gradcheck(lambda *a: sigmoid(*a, groups=groups, tile=6), [t.requires_grad_() for t in leaves])
 
 
 def test_two_pairs_by_hand():
@@ -89,9 +85,7 @@ def test_the_gradient_scales_with_what_comes_after_the_loss():
 
 
 def test_without_gradients_none_are_formed(monkeypatch):
-    monkeypatch.setattr(
-        "isthmus.losses.tiles.Tiles.backpropagate", lambda *_: pytest.fail("a wasted product")
-    )
+    monkeypatch.setattr("isthmus.losses.tiles.Tiles.backpropagate", lambda *_: pytest.fail("a wasted product"))
     x = unit(5, 4, 0)
     sigmoid(x, x, 5.0, -1.0)
     with torch.no_grad():

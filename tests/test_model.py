@@ -73,9 +73,7 @@ def test_cached_features_give_what_the_encoders_give(saved: Path) -> None:
     np.testing.assert_allclose(model.encode_image(images), from_features, atol=1e-6)
     similarity = model.similarity(from_features, model.encode_text(["a", "b"]))
     assert similarity.shape == (3, 2)
-    np.testing.assert_allclose(
-        model.logits(from_features, model.encode_text(["a", "b"])), model.scale * similarity
-    )
+    np.testing.assert_allclose(model.logits(from_features, model.encode_text(["a", "b"])), model.scale * similarity)
     with pytest.raises(InputError, match="7 wide, this model takes 108"):
         model.project("image", np.zeros((2, 7), np.float32))
 
@@ -132,6 +130,6 @@ def test_a_missing_key_is_an_error_that_names_it(saved: Path, tmp_path: Path) ->
 def test_the_folder_holds_projectors_temperature_and_a_card_only(saved: Path) -> None:
     weights = load_file(saved / "model.safetensors")
     assert sum(tensor.numel() for tensor in weights.values()) < 10_000
-    assert all(name.startswith(("image.", "text.", "scale", "bias")) for name in weights)
+    assert all(name.startswith(("image_projector.", "text_projector.", "scale", "bias")) for name in weights)
     card = (saved / "README.md").read_text()
     assert "callable:pixels" in card and "scale" in card and "optim.epochs | 2" in card

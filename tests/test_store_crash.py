@@ -225,9 +225,7 @@ def tiny_disk(tmp_path):
     """A file system of 1 MiB; only where mounting is allowed."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True
-    ).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("mounting is not allowed here; the two tests above cover the same errors")
     yield folder
     subprocess.run(["umount", folder], check=True)

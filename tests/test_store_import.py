@@ -140,9 +140,7 @@ def test_metadata_without_its_columns_is_refused(tmp_path):
 
 def test_arrays_with_several_captions_per_image(tmp_path):
     image, text = unit(2, 3), unit(3, 4)
-    import_arrays(
-        tmp_path, image=image, text=text, ids=["007", "8"], captions=["a", "b", "c"], image_of=[0, 1, 0]
-    )
+    import_arrays(tmp_path, image=image, text=text, ids=["007", "8"], captions=["a", "b", "c"], image_of=[0, 1, 0])
     pairs = open_store(tmp_path).pairs()
     assert pairs.image_ids == ["007", "8"] and pairs.caption_ids == ["007#0", "8#0", "007#1"]
     assert pairs.image_of.tolist() == [0, 1, 0]

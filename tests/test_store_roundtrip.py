@@ -38,9 +38,7 @@ def test_features_come_back_exactly_and_belong_to_their_rows(tmp_path, monkeypat
     np.testing.assert_array_equal(
         image.gather(np.arange(17)), features(store.images["content_hash"].to_pylist(), IMAGE)
     )
-    np.testing.assert_array_equal(
-        text.gather(range(34)), features(store.captions["content_hash"].to_pylist(), TEXT)
-    )
+    np.testing.assert_array_equal(text.gather(range(34)), features(store.captions["content_hash"].to_pylist(), TEXT))
     assert store.captions["content_hash"].to_pylist()[3] == text_hash("caption 1 of 001")
     assert all(finding["ok"] for finding in doctor(tmp_path))
 
@@ -209,9 +207,7 @@ def test_more_shards_than_file_handles(tmp_path, monkeypatch):
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.binary(min_size=16, max_size=16), max_size=20), st.lists(st.binary(min_size=16, max_size=16))
-)
+@given(st.lists(st.binary(min_size=16, max_size=16), max_size=20), st.lists(st.binary(min_size=16, max_size=16)))
 def test_key_index_finds_the_first_row_of_each_key(held, asked):
     held = [*held, b"\0" * 16, b"a" + b"\0" * 15]
     asked = [*asked, *held]

@@ -29,9 +29,7 @@ def test_constant_schedule_and_no_warmup():
     assert [learning_rate(step, 3, optim) for step in range(3)] == [0.3, 0.3, 0.3]
 
 
-@pytest.mark.parametrize(
-    ("warmup", "steps", "expected"), [(0.1, 50, 5), (99, 50, 50), (7, 50, 7), (0, 50, 0)]
-)
+@pytest.mark.parametrize(("warmup", "steps", "expected"), [(0.1, 50, 5), (99, 50, 50), (7, 50, 7), (0, 50, 0)])
 def test_warmup_is_a_share_below_one_and_a_count_from_one_on(warmup, steps, expected):
     optim = Optim(warmup=warmup)
     assert warmup_steps(optim, steps) == expected

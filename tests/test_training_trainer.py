@@ -260,9 +260,7 @@ def test_captions_of_one_image_do_not_push_it_apart():
     for positives in ("equal", "pair"):
         batches = Batches(pairs, positives, torch.device("cpu"))
         image, text, groups = batches.take(np.arange(4))
-        joint = Joint(
-            torch.nn.Linear(24, 8), torch.nn.Linear(16, 8), Loss(positives=positives), scale=14.0, batch=4
-        )
+        joint = Joint(torch.nn.Linear(24, 8), torch.nn.Linear(16, 8), Loss(positives=positives), scale=14.0, batch=4)
         losses[positives] = joint.loss(*joint(image, text), groups).item()
     assert losses["equal"] == pytest.approx(0, abs=1e-6)
     assert losses["pair"] > math.log(2)
@@ -290,9 +288,7 @@ def test_the_raw_temperature_is_clamped_and_gets_a_gradient():
 
 def test_automatic_bias_follows_the_batch():
     heads = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    assert Joint(*heads, Loss(name="sigmoid"), scale=10.0, batch=101).bias.item() == pytest.approx(
-        -math.log(100)
-    )
+    assert Joint(*heads, Loss(name="sigmoid"), scale=10.0, batch=101).bias.item() == pytest.approx(-math.log(100))
     assert Joint(*heads, Loss(name="sigmoid", bias=-10.0), scale=10.0, batch=101).bias.item() == -10
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from isthmus.checkup import doctor
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding import embed as _embed
@@ -15,7 +16,6 @@ from isthmus.evaluation.inputs import embed_for_evaluation, holds_features, zero
 from isthmus.evaluation.results import result
 from isthmus.evaluation.retrieval import retrieval
 from isthmus.model import DualEncoder
-from isthmus.checkup import doctor
 from isthmus.store import Store, open_store
 from isthmus.training import load_recipe, train_projectors
 from isthmus.training.plan import plan_training
@@ -140,7 +140,7 @@ def evaluate(
     if not isinstance(model, DualEncoder):
         model = DualEncoder.from_pretrained(model, load=task == "zeroshot" or not holds_features(data))
     embedded = embed_for_evaluation(model, data, split=split, seed=seed)
-    options = {"groups": embedded.groups, "bootstrap": bootstrap, "seed": seed}
+    options: dict[str, Any] = {"groups": embedded.groups, "bootstrap": bootstrap, "seed": seed}
     if task == "retrieval":
         evaluation = retrieval(embedded.image, embedded.text, embedded.image_of, **options)
     else:

@@ -48,7 +48,7 @@ def write_card(model: DualEncoder, path: Path) -> None:
         version=__version__,
         encoders="\n".join(_encoder_rows(model)),
         width=model.width,
-        parameters=sum(p.numel() for p in model.projectors.parameters()),
+        parameters=sum(p.numel() for p in model.parameters()),
         scale=model.scale,
         bias="" if model.bias is None else f", bias {model.bias:.2f}",
         training="\n".join(_summary_rows(model.summary)) or "No summary was recorded.",
@@ -58,8 +58,7 @@ def write_card(model: DualEncoder, path: Path) -> None:
 
 def _encoder_rows(model: DualEncoder) -> list[str]:
     return [
-        f"| {modality} | `{r['uri']}` | {r['width']} | `{r['fingerprint'][:12]}` "
-        f"| {r.get('licence') or 'unknown'} |"
+        f"| {modality} | `{r['uri']}` | {r['width']} | `{r['fingerprint'][:12]}` | {r.get('licence') or 'unknown'} |"
         for modality in ("image", "text")
         for r in model.records[modality]
     ]

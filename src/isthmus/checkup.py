@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from isthmus.encoders import load_encoders
+from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, IsthmusError
 from isthmus.model import MODALITIES, DualEncoder, check_encoders
 from isthmus.store import doctor as doctor_store
@@ -35,7 +36,7 @@ def _doctor_model(path: Path) -> list[Finding]:
     return findings + [_doctor_encoder(m, record) for m in MODALITIES for record in model.records[m]]
 
 
-def _doctor_encoder(modality: str, record: dict) -> Finding:
+def _doctor_encoder(modality: Modality, record: dict) -> Finding:
     try:
         check_encoders(load_encoders([record["uri"]], modality=modality), [record])
     except IsthmusError as error:

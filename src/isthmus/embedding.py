@@ -20,6 +20,7 @@ from tqdm import tqdm
 from isthmus.data.images import MAX_PIXELS, BadImage, content_hash, decode
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.encoders import Encoder, encode_views, load_encoders
+from isthmus.encoders.base import Modality
 from isthmus.errors import InputError
 from isthmus.precision import choose_precision
 from isthmus.store import StoreWriter
@@ -98,9 +99,7 @@ def plan(
             for start in range(0, len(items), batch_size):
                 inputs = views[0].preprocess(items[start : start + batch_size])
                 encode_views(views, inputs)
-                memory = max(
-                    memory, sum(value.nbytes for value in inputs.values() if hasattr(value, "nbytes"))
-                )
+                memory = max(memory, sum(value.nbytes for value in inputs.values() if hasattr(value, "nbytes")))
             seconds += (time.perf_counter() - started) / max(1, len(items)) * counts[modality]
     networks = [views[0] for chosen in encoders.values() for views in _networks(chosen)]
     weights = sum(p.nbytes for encoder in networks for p in encoder.network.parameters())
@@ -155,9 +154,7 @@ def embed(
         }
         hashes, unreadable = _embed_images(pairs, pending["image"], writer, batch_size, progress)
         if not hashes:
-            raise InputError(
-                f"None of the {len(pairs):,} images can be read; the first: {': '.join(unreadable[0])}"
-            )
+            raise InputError(f"None of the {len(pairs):,} images can be read; the first: {': '.join(unreadable[0])}")
         images, captions = _tables(pairs, hashes)
         _embed_captions(captions, pending["text"], progress)
         report.encoded = {modality: sum(p.count for p in waiting) for modality, waiting in pending.items()}
@@ -187,7 +184,7 @@ def _some_captions(pairs: Pairs) -> list[str]:
     return pairs.captions["caption"][:SAMPLE].to_pylist()
 
 
-def _loaded(encoders: Any, modality: str, options: dict[str, Any]) -> list[Encoder]:
+def _loaded(encoders: Any, modality: Modality, options: dict[str, Any]) -> list[Encoder]:
     """Load what was given as URIs; encoders that are loaded already pass through, in order."""
     listed = [encoders] if isinstance(encoders, str | Encoder) else list(encoders)
     if not listed:
@@ -282,9 +279,7 @@ class _Pending:
 
 def _joined(values: list[Any]) -> Any:
     """Inputs of single images as those of a batch: tensors, or the lists that callables take."""
-    return (
-        torch.cat(values) if isinstance(values[0], torch.Tensor) else [item for one in values for item in one]
-    )
+    return torch.cat(values) if isinstance(values[0], torch.Tensor) else [item for one in values for item in one]
 
 
 def _embed_images(

@@ -19,12 +19,13 @@ from isthmus.card import write_card
 from isthmus.data.feature_pairs import rows
 from isthmus.data.images import decode
 from isthmus.encoders import Encoder, load_encoders
+from isthmus.encoders.base import Modality
 from isthmus.errors import InputError
 from isthmus.files import read_json, write_atomic, write_json
-from isthmus.projectors import build_projector
+from isthmus.projectors import Projector, build_projector
 
 FORMAT = 1
-MODALITIES = ("image", "text")
+MODALITIES: tuple[Modality, ...] = ("image", "text")
 
 
 class DualEncoder(nn.Module):
@@ -42,8 +43,8 @@ class DualEncoder(nn.Module):
 
     def __init__(
         self,
-        image_projector: nn.Module,
-        text_projector: nn.Module,
+        image_projector: Projector,
+        text_projector: Projector,
         *,
         scale: float,
         bias: float | None = None,
@@ -52,7 +53,7 @@ class DualEncoder(nn.Module):
         summary: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.projectors = nn.ModuleDict({"image": image_projector, "text": text_projector}).eval()
+        self.image_projector, self.text_projector = image_projector.eval(), text_projector.eval()
         self.scale, self.bias = float(scale), bias
         self.records, self.summary = records, summary or {}
         self.encoders = encoders or {}
@@ -62,7 +63,7 @@ class DualEncoder(nn.Module):
     @property
     def width(self) -> int:
         """Width d of the joint space."""
-        return int(self.projectors["image"].width)
+        return self.image_projector.width
 
     def encode_image(self, images: Any, *, batch_size: int = 32, as_tensor: bool = False) -> Any:
         """Paths, PIL images, encoded bytes or tensors [3, H, W] to [N, d] float32, L2-normalised.
@@ -72,9 +73,7 @@ class DualEncoder(nn.Module):
         items = [_open_image(item) for item in _as_list(images)]
         return self._encode("image", items, batch_size, as_tensor)
 
-    def encode_text(
-        self, texts: str | Sequence[str], *, batch_size: int = 64, as_tensor: bool = False
-    ) -> Any:
+    def encode_text(self, texts: str | Sequence[str], *, batch_size: int = 64, as_tensor: bool = False) -> Any:
         """Strings to [N, d] float32, L2-normalised."""
         return self._encode("text", _as_list(texts), batch_size, as_tensor)
 
@@ -88,11 +87,9 @@ class DualEncoder(nn.Module):
         return self.project(modality, np.concatenate(features, axis=1), as_tensor=as_tensor)
 
     @torch.inference_mode()
-    def project(
-        self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False
-    ) -> Any:
+    def project(self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False) -> Any:
         """Cached encoder features [N, D] to the joint space: [N, d] float32, L2-normalised in fp32."""
-        projector = self.projectors[modality]
+        projector = self._projector(modality)
         width = sum(projector.parts)
         if features.shape[1] != width:
             raise InputError(f"{modality} features are {features.shape[1]} wide, this model takes {width}.")
@@ -103,6 +100,9 @@ class DualEncoder(nn.Module):
             batch = torch.from_numpy(rows(features, index)).to(device)
             out[start : start + batch_size] = nn.functional.normalize(projector(batch).float(), dim=-1).cpu()
         return out if as_tensor else out.numpy()
+
+    def _projector(self, modality: str) -> Projector:
+        return self.image_projector if modality == "image" else self.text_projector
 
     def similarity(self, image_emb: Any, text_emb: Any) -> Any:
         """Cosine similarities [N, M] of embeddings that `encode_*` returned (NumPy or torch alike)."""
@@ -129,7 +129,7 @@ class DualEncoder(nn.Module):
                 "format": FORMAT,
                 "isthmus": __version__,
                 "encoders": self.records,
-                "projectors": {m: self.projectors[m].config() for m in MODALITIES},
+                "projectors": {m: self._projector(m).config() for m in MODALITIES},
                 "weights": _digest(path / "model.safetensors"),
                 "summary": self.summary,
             },
@@ -138,9 +138,7 @@ class DualEncoder(nn.Module):
         return path
 
     def _weights(self) -> dict[str, Tensor]:
-        weights = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in self.projectors.state_dict().items()
-        }
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         weights["scale"] = torch.tensor(self.scale)
         if self.bias is not None:
             weights["bias"] = torch.tensor(self.bias)
@@ -174,7 +172,6 @@ class DualEncoder(nn.Module):
         projectors = {m: build_projector(**config["projectors"][m]) for m in MODALITIES}
         weights = _read_weights(path / "model.safetensors", config["weights"])
         scale, bias = weights.pop("scale"), weights.pop("bias", None)
-        _load_strictly(projectors, weights, path / "model.safetensors")
         records = config["encoders"]
         if load and encoders is None:
             encoders = {
@@ -195,7 +192,14 @@ class DualEncoder(nn.Module):
             encoders=encoders,
             summary=config.get("summary"),
         )
-        return model.to(device) if device else model
+        model._load_strictly(weights, path / "model.safetensors")
+        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def _load_strictly(self, weights: dict[str, Tensor], path: Path) -> None:
+        try:
+            self.load_state_dict(weights, strict=True)
+        except RuntimeError as error:
+            raise InputError(f"{path}: does not fit config.json: {error}") from None
 
 
 def check_encoders(loaded: Sequence[Encoder], records: Sequence[dict[str, Any]]) -> None:
@@ -226,13 +230,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path / "config.json")
     missing = {"format", "encoders", "projectors", "weights"} - set(config)
     if missing:
-        raise InputError(
-            f"{path / 'config.json'}: not an isthmus model ({', '.join(sorted(missing))} missing)."
-        )
+        raise InputError(f"{path / 'config.json'}: not an isthmus model ({', '.join(sorted(missing))} missing).")
     if config["format"] > FORMAT:
-        raise InputError(
-            f"{path}: written by isthmus {config['isthmus']}, format {config['format']}; upgrade isthmus."
-        )
+        raise InputError(f"{path}: written by isthmus {config['isthmus']}, format {config['format']}; upgrade isthmus.")
     return config
 
 
@@ -240,19 +240,10 @@ def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path}: missing, foreign or truncated ({error}). Copy or train the model again."
-        ) from None
+        raise InputError(f"{path}: missing, foreign or truncated ({error}). Copy or train the model again.") from None
     if _digest(path) != digest:
         raise InputError(f"{path}: its bytes are not those config.json names. Copy or train the model again.")
     return weights
-
-
-def _load_strictly(projectors: dict[str, nn.Module], weights: dict[str, Tensor], path: Path) -> None:
-    try:
-        nn.ModuleDict(projectors).load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise InputError(f"{path}: does not fit config.json: {error}") from None
 
 
 def _digest(path: Path) -> str:

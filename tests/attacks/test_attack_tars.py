@@ -127,9 +127,7 @@ def test_the_same_member_twice_is_an_error(tmp_path: Path) -> None:
         read(tmp_path, good() + good() + END)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"version https://git-lfs.github.com/spec/v1\n", gzip.compress(END)]
-)
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", gzip.compress(END)])
 def test_what_is_no_tar_is_named(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(InputError, match=r"s\.tar: not an uncompressed tar"):
         read(tmp_path, content)

@@ -37,10 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module_name in COMMANDS.items():
         module = importlib.import_module(module_name)
-        summary, _, details = module.__doc__.partition("\n")
+        summary, _, details = (module.__doc__ or "").partition("\n")
         command = commands.add_parser(
             name,
-            help=summary.rstrip("."),
+            help=summary.rstrip(".").replace("%", "%%"),
             description=summary,
             epilog=details.strip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,9 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one message, with --debug a traceback."""
     args = build_parser().parse_args(argv)
-    os.environ.setdefault(
-        "TOKENIZERS_PARALLELISM", "false"
-    )  # else tokenizers warn once threads decode images
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else tokenizers warn once threads decode images
     try:
         return args.run(args) or DONE
     except KeyboardInterrupt:

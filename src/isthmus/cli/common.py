@@ -28,7 +28,7 @@ def progress_wanted() -> bool:
     return sys.stderr.isatty()
 
 
-def write_result(args: argparse.Namespace, result: dict[str, Any]) -> None:
+def write_result(args: argparse.Namespace, result: Any) -> None:
     """Honour --json."""
     if args.json == "-":
         import json

@@ -22,12 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="STORE", required=True)
     parser.add_argument("--only", metavar="PARQUET", help="embed only the ids in this file")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument(
-        "--max-skip", type=float, default=0.01, help="largest share of unreadable images (0.01)"
-    )
-    parser.add_argument(
-        "--max-pixels", type=int, default=100_000_000, help="skip larger images (100 million)"
-    )
+    parser.add_argument("--max-skip", type=float, default=0.01, help="largest share of unreadable images (0.01)")
+    parser.add_argument("--max-pixels", type=int, default=100_000_000, help="skip larger images (100 million)")
     parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto")
     parser.add_argument("--dry-run", action="store_true", help="print the plan: counts, bytes, memory, time")
     common.add_encoder_arguments(parser)

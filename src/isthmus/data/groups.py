@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def components(
-    image_keys: np.ndarray, text_keys: np.ndarray, image_of: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def components(image_keys: np.ndarray, text_keys: np.ndarray, image_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Loss groups: equal images and equal captions share one, and so does everything linked through them.
 
     image_keys [N], text_keys [M]: what makes two images or two captions equal, of any type NumPy can sort,

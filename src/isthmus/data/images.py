@@ -83,9 +83,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise BadImage(f"empty image of {width} × {height} pixels.")
     if width * height > max_pixels:
-        raise BadImage(
-            f"{width} × {height} pixels are more than {max_pixels:,} (raise max_pixels, --max-pixels)."
-        )
+        raise BadImage(f"{width} × {height} pixels are more than {max_pixels:,} (raise max_pixels, --max-pixels).")
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:

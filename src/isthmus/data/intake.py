@@ -13,9 +13,7 @@ from isthmus.errors import InputError
 Captions = Literal["required", "optional"]
 
 FIELDS = ("id", "caption", "captions", "lang", "split", "label", "group")
-IMAGES = pa.schema(
-    [(name, pa.string()) for name in ("id", "group", "split", "label")] + [("source", pa.int64())]
-)
+IMAGES = pa.schema([(name, pa.string()) for name in ("id", "group", "split", "label")] + [("source", pa.int64())])
 CAPTIONS = pa.schema([(name, pa.string()) for name in ("caption_id", "id", "caption", "lang")])
 
 
@@ -118,9 +116,7 @@ def text(value: Any, place: str, name: str) -> str | None:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise InputError(
-        f"{place}: {name} is {value!r}, a {type(value).__name__}. Store it as text or an integer."
-    )
+    raise InputError(f"{place}: {name} is {value!r}, a {type(value).__name__}. Store it as text or an integer.")
 
 
 def encodable(value: str) -> bool:

@@ -120,15 +120,9 @@ def read_pairs(
     intake, reader, notes = _read(path, captions)
     images, texts = intake.tables()
     if not len(images):
-        why = (
-            f"nothing of it can be used, beginning with {': '.join(intake.skipped[0])}"
-            if intake.skipped
-            else ""
-        )
+        why = f"nothing of it can be used, beginning with {': '.join(intake.skipped[0])}" if intake.skipped else ""
         raise InputError(f"{path}: {why or 'it is empty.'}")
-    pairs = Pairs(
-        images, texts, reader, path=Path(path), skipped=intake.skipped, notes=notes, max_pixels=max_pixels
-    )
+    pairs = Pairs(images, texts, reader, path=Path(path), skipped=intake.skipped, notes=notes, max_pixels=max_pixels)
     return pairs.filter(split=split) if split else pairs
 
 

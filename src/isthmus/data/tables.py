@@ -161,9 +161,7 @@ def add_records(intake: Intake, place: str, records: Iterable[Record], first: in
         intake.add(f"{place} {row}", record, default_id=str(row), source=row)
 
 
-def with_paths(
-    place: str, records: Iterable[tuple[int, Record]], captions: Captions
-) -> tuple[Intake, list[str]]:
+def with_paths(place: str, records: Iterable[tuple[int, Record]], captions: Captions) -> tuple[Intake, list[str]]:
     """Intake whose images are files: the id is the path as written unless there is one."""
     intake = Intake(captions)
     paths: list[str] = []
@@ -173,9 +171,7 @@ def with_paths(
             raise InputError(f"{here}: image is {type(image).__name__}, not a path.")
         if not image or not encodable(image):
             id = text(record.get("id"), here, "id")
-            intake.skip(
-                id or here, "no image in this row." if not image else "its path is not valid Unicode."
-            )
+            intake.skip(id or here, "no image in this row." if not image else "its path is not valid Unicode.")
             continue
         intake.add(here, record, default_id=image, source=len(paths))
         paths.append(image)

@@ -90,9 +90,7 @@ def class_list(folder: Path) -> tuple[list[str] | None, list[str]]:
         if path.is_file():
             names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
             repeated = sorted({name for name in names if names.count(name) > 1})
-            return names, [
-                f"{path}: {name!r} stands there twice and counts as one class." for name in repeated
-            ]
+            return names, [f"{path}: {name!r} stands there twice and counts as one class." for name in repeated]
     return None, []
 
 
@@ -165,9 +163,7 @@ def _members(intake: Intake, shard: str, path: Path, file: BinaryIO) -> Iterator
         if file.read(BLOCK).strip(b"\0"):
             raise tarfile.ReadError("a damaged header")
     except (tarfile.TarError, ValueError, IndexError, OverflowError, EOFError, RecursionError) as error:
-        intake.skip(
-            shard, f"{path} is damaged from byte {max(position, 0):,} on ({error}); the rest is lost."
-        )
+        intake.skip(shard, f"{path} is damaged from byte {max(position, 0):,} on ({error}); the rest is lost.")
 
 
 def _fields(file: BinaryIO, sample: Sample, classes: list[str] | None) -> dict[str, Any]:

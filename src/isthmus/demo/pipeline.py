@@ -188,9 +188,7 @@ def feature_splits(
     store: Store, pairs: Pairs, images: Sequence[Encoder], texts: Sequence[Encoder]
 ) -> dict[str, FeaturePairs]:
     """The three splits of `pairs`, whatever else the store holds."""
-    readable = pairs.images["id"].filter(
-        pc.is_in(pairs.images["id"], value_set=store.images["id"].combine_chunks())
-    )
+    readable = pairs.images["id"].filter(pc.is_in(pairs.images["id"], value_set=store.images["id"].combine_chunks()))
     image, text = ([encoder.fingerprint for encoder in encoders] for encoders in (images, texts))
     return {split: store.pairs(split, image, text, only=readable.to_pylist()) for split in SPLITS}
 
@@ -296,9 +294,7 @@ def results(
                 metrics=own.retrieval["metrics"] | own.zeroshot["metrics"],
                 ci95=own.retrieval["ci95"] | own.zeroshot["ci95"],
                 curve=curve(folder / recipe / "history.jsonl", seconds),
-                difference=None
-                if recipe == MAIN
-                else difference(own.ranks, measured[MAIN].ranks, test, seed),
+                difference=None if recipe == MAIN else difference(own.ranks, measured[MAIN].ranks, test, seed),
             )
         )
     return found

@@ -94,9 +94,7 @@ def render(report: Report) -> str:
         raise UsageError(f"The report needs {error.name}: pip install 'isthmus[demo]'.") from None
     columns = shown(report.results)
     filters = {"percent": _percent, "points": _points, "picture": _data_uri, "duration": duration}
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= filters
     source = resources.files("isthmus.demo").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(
@@ -108,9 +106,7 @@ def render(report: Report) -> str:
     )
 
 
-def largest_confusions(
-    counts: np.ndarray, classes: Sequence[str], top: int = 10
-) -> list[tuple[str, str, int, int]]:
+def largest_confusions(counts: np.ndarray, classes: Sequence[str], top: int = 10) -> list[tuple[str, str, int, int]]:
     """(true class, class given, images, images of the true class) of the largest entries off the diagonal."""
     off = counts - np.diag(np.diag(counts))
     largest = np.argsort(-off, axis=None, kind="stable")[:top]

@@ -219,9 +219,7 @@ class Encoder:
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
 
 
-def encode_views(
-    encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dtype | None = None
-) -> list[np.ndarray]:
+def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dtype | None = None) -> list[np.ndarray]:
     """Features of several views of one network, float32 [N, width_i] each, from a single forward pass.
 
     inputs: what `preprocess` of any of them gave. autocast: see `Encoder.run`.

@@ -131,7 +131,9 @@ class EfficientNetLiteEncoder(Encoder):
             "config": hub.read_config(folder),
             "image_processor": settings,
         }
-        network.to(memory_format=torch.channels_last)  # its depthwise convolutions run faster so
+        for convolution in network.modules():
+            if isinstance(convolution, nn.Conv2d):  # in this layout depthwise convolutions run faster
+                convolution.weight.data = convolution.weight.data.contiguous(memory_format=torch.channels_last)
         super().__init__(uri, "image", network, ingredients, pools=("mean", "max"), device=device)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:

@@ -29,9 +29,7 @@ INCIDENTAL = {
 }
 
 
-def resolve(
-    uri: EncoderURI, repo: str, revision: str | None, *, weights: str = WEIGHTS, fetch: bool = True
-) -> Path:
+def resolve(uri: EncoderURI, repo: str, revision: str | None, *, weights: str = WEIGHTS, fetch: bool = True) -> Path:
     """The folder of `uri`: the path it names, or the snapshot of `repo`, fetched unless it is in the cache.
 
     Raises UsageError for a name or revision that does not exist, OfflineError for one that cannot be fetched,
@@ -133,9 +131,7 @@ def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[s
             )
         )
     except errors.GatedRepoError as error:
-        raise InputError(
-            f"{uri}: access to this model must be granted on its hub page first ({error})."
-        ) from None
+        raise InputError(f"{uri}: access to this model must be granted on its hub page first ({error}).") from None
     except errors.RepositoryNotFoundError:
         raise UsageError(f"{uri}: no model {repo!r} on the hub, or it is private.") from None
     except errors.RevisionNotFoundError:

@@ -34,9 +34,7 @@ UNMASKED = ("siglip_text_model", "siglip2_text_model")  # trained on full length
 
 def load(uri: EncoderURI, *, modality: Modality | None, fetch: bool, **options: Any) -> Encoder:
     """Load an `hf:` encoder; see `load_encoder`."""
-    return from_folder(
-        hub.resolve(uri, uri.name, uri.revision, fetch=fetch), uri, modality=modality, **options
-    )
+    return from_folder(hub.resolve(uri, uri.name, uri.revision, fetch=fetch), uri, modality=modality, **options)
 
 
 def from_folder(

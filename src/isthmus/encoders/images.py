@@ -16,9 +16,7 @@ def to_pil(image: Any) -> Image.Image:
     if isinstance(image, Tensor):
         return _from_tensor(image)
     if not isinstance(image, Image.Image):
-        raise InputError(
-            f"an image encoder takes PIL images or tensors [3, H, W], not {type(image).__name__}."
-        )
+        raise InputError(f"an image encoder takes PIL images or tensors [3, H, W], not {type(image).__name__}.")
     if image.mode == "RGB":
         return image
     if "A" in image.getbands() or "transparency" in image.info:
@@ -40,8 +38,6 @@ def _from_tensor(image: Tensor) -> Image.Image:
     if pixels.is_floating_point():
         pixels = pixels.float()
         if not bool(pixels.isfinite().all()) or pixels.min() < 0 or pixels.max() > 255:
-            raise InputError(
-                "an image tensor holds values in 0..1 or 0..255; this one does not (normalised already?)."
-            )
+            raise InputError("an image tensor holds values in 0..1 or 0..255; this one does not (normalised already?).")
         pixels = (pixels * (255 if pixels.max() <= 1 else 1)).round()
     return Image.fromarray(pixels.permute(1, 2, 0).numpy().astype(np.uint8))

@@ -83,9 +83,7 @@ def _load_backbone(
             stacklevel=3,
         )
     source = importlib.import_module(MODULES[uri.source])
-    encoder: Encoder = source.load(
-        uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch
-    )
+    encoder: Encoder = source.load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)
     if modality and encoder.modality != modality:
         raise UsageError(f"{uri}: is an encoder of {encoder.modality}s, not of {modality}s.")
     return encoder

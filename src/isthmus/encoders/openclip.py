@@ -139,9 +139,7 @@ def _repo(uri: EncoderURI) -> tuple[str, str | None]:
         return name, uri.revision
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not tags:
-        raise UsageError(
-            f"{uri}: open_clip has no model {name!r}." + did_you_mean(name, open_clip.list_models())
-        )
+        raise UsageError(f"{uri}: open_clip has no model {name!r}." + did_you_mean(name, open_clip.list_models()))
     if uri.revision not in tags:
         asked = f"no weights {uri.revision!r}" if uri.revision else "several weights: choose one with @"
         raise UsageError(f"{uri}: {name} has {asked}." + did_you_mean(uri.revision or "", tags))

@@ -57,9 +57,7 @@ def from_folder(
 class SentenceEncoder(Encoder):
     """Pooled: the pipeline's sentence embedding. Tokens and layers: those of its Transformer, if any."""
 
-    def __init__(
-        self, folder: Path, uri: EncoderURI, pipeline: Any, device: str | torch.device | None
-    ) -> None:
+    def __init__(self, folder: Path, uri: EncoderURI, pipeline: Any, device: str | torch.device | None) -> None:
         transformer = getattr(pipeline[0], "auto_model", None)
         config = getattr(transformer, "config", None)
         self._blocks = find_blocks(pipeline, getattr(config, "num_hidden_layers", None))

@@ -39,9 +39,7 @@ class StaticEncoder(Encoder):
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
         with self._lock:
-            rows = [
-                torch.tensor(self._ids(self.prompt + item), dtype=torch.long) for item in check_texts(items)
-            ]
+            rows = [torch.tensor(self._ids(self.prompt + item), dtype=torch.long) for item in check_texts(items)]
         longest = max(1, *(len(row) for row in rows))
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         mask = torch.zeros(len(rows), longest, dtype=torch.bool)

@@ -46,9 +46,7 @@ class TimmEncoder(Encoder):
     families that expose it.
     """
 
-    def __init__(
-        self, folder: Path, uri: EncoderURI, network: Any, device: str | torch.device | None
-    ) -> None:
+    def __init__(self, folder: Path, uri: EncoderURI, network: Any, device: str | torch.device | None) -> None:
         from timm.data import create_transform, resolve_model_data_config
 
         settings = resolve_model_data_config(network)

@@ -43,9 +43,7 @@ class EncoderURI:
             return text
         source, colon, rest = text.partition(":")
         if not colon:
-            raise UsageError(
-                f"{text!r}: an encoder is written source:name, for example hf:facebook/dinov2-base."
-            )
+            raise UsageError(f"{text!r}: an encoder is written source:name, for example hf:facebook/dinov2-base.")
         if source == "callable":
             raise UsageError(f"{text}: made from a Python function: pass the encoder itself, not its name.")
         if source not in SOURCES:

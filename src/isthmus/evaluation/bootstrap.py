@@ -96,9 +96,7 @@ def paired_bootstrap(
 def _parts(values: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     arrays = [values] if isinstance(values, np.ndarray) else [np.asarray(part) for part in values]
     if not arrays or any(array.ndim != 1 or not len(array) for array in arrays):
-        raise InputError(
-            "Each query has one value: give an array [q], or a list of arrays, one per direction."
-        )
+        raise InputError("Each query has one value: give an array [q], or a list of arrays, one per direction.")
     return arrays
 
 

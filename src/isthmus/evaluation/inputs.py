@@ -51,9 +51,7 @@ def embed_for_evaluation(
     """
     if isinstance(data, str | Path):
         data = (
-            _stored(model, Path(data), split, seed)
-            if holds_features(data)
-            else read_pairs(data, captions="optional")
+            _stored(model, Path(data), split, seed) if holds_features(data) else read_pairs(data, captions="optional")
         )
     if isinstance(data, FeaturePairs):
         return _from_features(model, data)
@@ -62,9 +60,7 @@ def embed_for_evaluation(
 
 def holds_features(data: Any) -> bool:
     """Whether `data` is a store or arrays: features that need no encoder."""
-    return isinstance(data, FeaturePairs) or (
-        isinstance(data, str | Path) and (Path(data) / "store.json").is_file()
-    )
+    return isinstance(data, FeaturePairs) or (isinstance(data, str | Path) and (Path(data) / "store.json").is_file())
 
 
 def zeroshot_labels(
@@ -78,12 +74,10 @@ def zeroshot_labels(
 
     Raises `InputError` where no image has a label, or a label is not among `classes`.
     """
-    labelled = [row for row, label in enumerate(embedded.labels or []) if label]
-    if not labelled:
-        raise InputError(
-            "Zero-shot classification needs labels: no image of the data has one (column `label`)."
-        )
-    labels = [embedded.labels[row] for row in labelled]
+    named = [(row, label) for row, label in enumerate(embedded.labels or []) if label]
+    if not named:
+        raise InputError("Zero-shot classification needs labels: no image of the data has one (column `label`).")
+    labelled, labels = [row for row, _ in named], [label for _, label in named]
     names = _class_names(classes) or sorted(set(labels))
     unknown = sorted(set(labels) - set(names))
     if unknown:
@@ -149,9 +143,7 @@ def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embe
     captions = [(c["id"], c["caption"]) for c in pairs.captions.to_pylist() if c["id"] in row_of]
     return Embedded(
         np.concatenate(embeddings),
-        model.encode_text([text for _, text in captions])
-        if captions
-        else np.zeros((0, model.width), np.float32),
+        model.encode_text([text for _, text in captions]) if captions else np.zeros((0, model.width), np.float32),
         np.array([row_of[i] for i, _ in captions], np.int64),
         _group_numbers(pairs.images["group"].to_pylist(), kept),
         [ids[index] for index in kept],

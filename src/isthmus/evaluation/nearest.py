@@ -34,9 +34,7 @@ def top_k(
     return scores.numpy(), index.numpy()
 
 
-def _top_keys(
-    queries: torch.Tensor, emb: np.ndarray | torch.Tensor, k: int, tile: int | None
-) -> torch.Tensor:
+def _top_keys(queries: torch.Tensor, emb: np.ndarray | torch.Tensor, k: int, tile: int | None) -> torch.Tensor:
     """The k greatest keys int64 [q, k], merged tile by tile: a key orders by score, then by lower index."""
     best = torch.empty(len(queries), 0, dtype=torch.int64)
     for rows in tiles(len(emb), max(queries.shape), tile):

@@ -60,9 +60,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
-def table(
-    results: Sequence[dict[str, Any]], metrics: Sequence[str] | None = None, tablefmt: str = "simple"
-) -> str:
+def table(results: Sequence[dict[str, Any]], metrics: Sequence[str] | None = None, tablefmt: str = "simple") -> str:
     """A row for each result, a column for each metric (default: those of HEADLINE that occur).
 
     Shares are given in percent, ranks as they are, with the 95 % interval where there is one:

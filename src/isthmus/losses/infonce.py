@@ -43,9 +43,7 @@ def infonce(
     """
     x, y, gx, gy = batch(x, y, groups)
     if groups is not None and not torch.isin(gx, gy).any():
-        raise InputError(
-            "groups: no row of x shares a group with a row of y, so there is nothing to pull together."
-        )
+        raise InputError("groups: no row of x shares a group with a row of y, so there is nothing to pull together.")
     return _InfoNCE.apply(x, y, scalar(scale, x), gx, gy, tile)
 
 
@@ -53,9 +51,7 @@ class _InfoNCE(torch.autograd.Function):
     # With L_i the log of row i's sum over negatives, a positive costs softplus(L_i − z_ip). Its gradient is
     # −σ(L_i − z_ip), formed from the negatives alone: p − 1 would cancel to nothing on a saturated batch.
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, gx: Tensor, gy: Tensor, size: int | None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, gx: Tensor, gy: Tensor, size: int | None) -> Tensor:
         tiles = Tiles(x, y, float(scale), gx, gy, size)
         row = _Direction.blank(tiles.last - tiles.first, len(x))
         column = _Direction.blank(torch.searchsorted(gx, gy, right=True) - torch.searchsorted(gx, gy), len(x))

@@ -25,9 +25,7 @@ class Scale(nn.Module):
         UsageError: bounds that are not 0 < min ≤ init ≤ max.
     """
 
-    def __init__(
-        self, init: float = 1 / 0.07, *, min: float = 1.0, max: float = 100.0, learn: bool = True
-    ) -> None:
+    def __init__(self, init: float = 1 / 0.07, *, min: float = 1.0, max: float = 100.0, learn: bool = True) -> None:
         super().__init__()
         if not 0 < min <= init <= max:
             raise UsageError(f"scale = {init} must lie within its bounds, {min} to {max}.")

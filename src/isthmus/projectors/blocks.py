@@ -16,9 +16,7 @@ from torch import Tensor, nn
 class Block(nn.Module):
     """[N, sum(parts)] to [N, width]. `expand` None is the block's own; blocks of fixed size ignore it."""
 
-    def __init__(
-        self, parts: Sequence[int], width: int, *, expand: float | None = None, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, parts: Sequence[int], width: int, *, expand: float | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         self.build(list(parts), width, expand, dropout)
 

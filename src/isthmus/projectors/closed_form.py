@@ -136,9 +136,7 @@ def init_from(
     for projector in (image, text):
         _check_startable(kind, projector)
     if image.width != text.width:
-        raise UsageError(
-            f"init = {kind!r} needs projectors of one width, not {image.width} and {text.width}."
-        )
+        raise UsageError(f"init = {kind!r} needs projectors of one width, not {image.width} and {text.width}.")
     width = min(image.width, max_width(kind, train))
     form = fit(kind, train, width=width) if val is None else choose(kind, train, val, width=width)
     _load(image, *form.image)
@@ -325,9 +323,7 @@ def _check_startable(kind: str, projector: Projector) -> None:
             "features to the joint space. Use linear or parallel, or a random start."
         )
     if not isinstance(projector.norm, PartNorm):
-        raise UsageError(
-            f"init = {kind!r} needs norm = 'layer': closed forms are fitted on normalised features."
-        )
+        raise UsageError(f"init = {kind!r} needs norm = 'layer': closed forms are fitted on normalised features.")
 
 
 def _check(kind: str, *ridges: float) -> None:

@@ -80,14 +80,10 @@ def import_folder(folder: str | Path, out: str | Path, *, model: str | None = No
         return
     arrays = [path if (path := folder / f"{name}.npy").is_file() else None for name in ("image", "text")]
     if not any(arrays):
-        raise InputError(
-            f"{folder}: no clip-retrieval layout (metadata/, img_emb/, text_emb/), no image.npy."
-        )
+        raise InputError(f"{folder}: no clip-retrieval layout (metadata/, img_emb/, text_emb/), no image.npy.")
     ids, captions = (_lines(folder / f"{name}.txt") for name in ("ids", "captions"))
     image, text = arrays
-    import_arrays(
-        out, image=image, text=text, ids=ids, captions=captions, image_model=model, text_model=model
-    )
+    import_arrays(out, image=image, text=text, ids=ids, captions=captions, image_model=model, text_model=model)
 
 
 def open_npy(path: str | Path) -> Block:
@@ -140,9 +136,7 @@ def caption_table(owners: Sequence[str], captions: Sequence[str] | None) -> pa.T
         {
             "caption_id": pa.array(caption_ids, pa.string()),
             "id": pa.array(owners, pa.string()),
-            "caption": pa.array(
-                [None] * len(caption_ids) if captions is None else captions, pa.large_string()
-            ),
+            "caption": pa.array([None] * len(caption_ids) if captions is None else captions, pa.large_string()),
             "content_hash": pa.array(hashes, pa.string()),
         }
     )

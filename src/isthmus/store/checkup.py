@@ -52,9 +52,7 @@ def doctor(path: str | Path) -> list[Finding]:
     try:
         manifest = read_manifest(root)
     except InputError as error:
-        return [
-            _bad(str(error), f"Restore this file from a copy, or delete {root / STORE_JSON} and embed again.")
-        ]
+        return [_bad(str(error), f"Restore this file from a copy, or delete {root / STORE_JSON} and embed again.")]
     counts = f"{manifest.images.num_rows:,} images, {manifest.captions.num_rows:,} captions"
     findings = [_good(f"{root}: {counts}, {manifest.skipped.num_rows:,} skipped"), *_tables(root)]
     for record in manifest.encoders:
@@ -106,9 +104,7 @@ def _encoder(root: Path, record: dict[str, Any], manifest: Manifest) -> Iterator
     if missing:
         yield _bad(f"{record['uri']}: features are missing for {missing:,} of {len(keys):,} rows", _AGAIN)
     elif sound:
-        yield _good(
-            f"{record['uri']}: {len(rows):,} rows [{record['width']}] in {len(held) - 1:,} shards, all sound"
-        )
+        yield _good(f"{record['uri']}: {len(rows):,} rows [{record['width']}] in {len(held) - 1:,} shards, all sound")
     if unused:
         yield _good(f"{record['uri']}: {unused:,} rows that no id refers to; removing ids frees them")
 

@@ -119,13 +119,9 @@ def export_clip_retrieval(
 
 def _partitions(folder: Path) -> dict[str, int]:
     """The number of rows of each partition, by the digits in its name, in numeric order."""
-    paths = [
-        (m[1], p) for p in folder.glob("metadata/*.parquet") if (m := re.fullmatch(r"metadata_(\d+)", p.stem))
-    ]
+    paths = [(m[1], p) for p in folder.glob("metadata/*.parquet") if (m := re.fullmatch(r"metadata_(\d+)", p.stem))]
     if not paths:
-        raise InputError(
-            f"{folder}: no metadata/metadata_*.parquet; clip-retrieval writes it with the embeddings."
-        )
+        raise InputError(f"{folder}: no metadata/metadata_*.parquet; clip-retrieval writes it with the embeddings.")
     try:
         return {k: pq.read_metadata(path).num_rows for k, path in sorted(paths, key=lambda one: int(one[0]))}
     except (OSError, pa.ArrowException) as error:

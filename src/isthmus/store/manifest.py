@@ -30,9 +30,7 @@ FORMAT = "isthmus-store/1"
 PENDING = "pending"
 STORE_JSON = "store.json"
 SCHEMAS = {
-    "images": pa.schema(
-        {name: pa.string() for name in ("id", "content_hash", "group", "split", "label", "signature")}
-    ),
+    "images": pa.schema({name: pa.string() for name in ("id", "content_hash", "group", "split", "label", "signature")}),
     "captions": pa.schema(
         {
             "caption_id": pa.string(),
@@ -98,17 +96,13 @@ def check_record(record: Any, where: Path) -> None:
         raise InputError(f"{where}: an encoder record is {record!r}, not a table of fields.")
     for name, kind in _RECORD.items():
         if not isinstance(record.get(name), kind):
-            raise InputError(
-                f"{where}: an encoder record has {name} = {record.get(name)!r}, not a {kind.__name__}."
-            )
+            raise InputError(f"{where}: an encoder record has {name} = {record.get(name)!r}, not a {kind.__name__}.")
     if record["modality"] not in MODALITIES or not re.fullmatch("[0-9a-f]{64}", record["fingerprint"]):
         raise InputError(f"{where}: {record['uri']}: modality or fingerprint is malformed.")
     if not all(isinstance(part, int) and part > 0 for part in record["parts"]):
         raise InputError(f"{where}: {record['uri']}: parts {record['parts']} are not widths.")
     if sum(record["parts"]) != record["width"]:
-        raise InputError(
-            f"{where}: {record['uri']}: parts {record['parts']} do not sum to width {record['width']}."
-        )
+        raise InputError(f"{where}: {record['uri']}: parts {record['parts']} do not sum to width {record['width']}.")
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -134,9 +128,7 @@ def read_table(root: Path, name: str, described: dict[str, Any]) -> pa.Table:
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
     rows = (described["tables"].get(name) or {}).get("rows")
     if table.num_rows != rows:
-        raise InputError(
-            f"{path}: {table.num_rows:,} rows where store.json says {rows}: it was changed or replaced."
-        )
+        raise InputError(f"{path}: {table.num_rows:,} rows where store.json says {rows}: it was changed or replaced.")
     return table
 
 
@@ -148,9 +140,7 @@ def conform(table: pa.Table, name: str, where: Path | str) -> pa.Table:
         if table[column].null_count:
             raise InputError(f"{where}: column {column!r} holds nulls.")
     missing = pa.nulls(table.num_rows)
-    columns = [
-        (table[f.name] if f.name in table.column_names else missing).cast(f.type) for f in SCHEMAS[name]
-    ]
+    columns = [(table[f.name] if f.name in table.column_names else missing).cast(f.type) for f in SCHEMAS[name]]
     table = pa.table(columns, schema=SCHEMAS[name])
     if name in _KEY:
         _check_keys(table, _KEY[name], where)

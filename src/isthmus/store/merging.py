@@ -12,9 +12,7 @@ from isthmus.store.keys import text_hash
 from isthmus.store.manifest import Manifest, conform
 
 
-def merge(
-    old: Manifest, images: pa.Table, captions: pa.Table, skipped: Iterable[tuple[str, str]]
-) -> Manifest:
+def merge(old: Manifest, images: pa.Table, captions: pa.Table, skipped: Iterable[tuple[str, str]]) -> Manifest:
     """`old` with this run's images and their captions: new ids are added, for known ids the run's rows count.
 
     What the run does not speak of stays: columns it does not have, captions of images for which it has none,

@@ -36,12 +36,8 @@ def open_store(path: str | Path, *, verify: bool = False) -> Store:
     root = Path(path)
     if not is_store(root):
         unfinished = (root / "journal").is_dir()
-        remedy = (
-            "run the same `isthmus embed` again to finish it" if unfinished else "`isthmus embed` makes one"
-        )
-        raise InputError(
-            f"{root}: {'an unfinished store' if unfinished else 'not a store (no store.json)'}; {remedy}."
-        )
+        remedy = "run the same `isthmus embed` again to finish it" if unfinished else "`isthmus embed` makes one"
+        raise InputError(f"{root}: {'an unfinished store' if unfinished else 'not a store (no store.json)'}; {remedy}.")
     store = Store(root, read_store_json(root))
     if verify:
         for record in store.encoders:
@@ -67,9 +63,7 @@ class Store:
 
     def __repr__(self) -> str:
         names = ", ".join(record["uri"] for record in self.encoders)
-        return (
-            f"Store({str(self.path)!r}, {len(self):,} images, {self.captions.num_rows:,} captions; {names})"
-        )
+        return f"Store({str(self.path)!r}, {len(self):,} images, {self.captions.num_rows:,} captions; {names})"
 
     @cached_property
     def images(self) -> pa.Table:
@@ -135,18 +129,14 @@ class Store:
             raise UsageError(f"{self.path}: holds no {modality} encoder.")
         if which is None:
             if len(records) > 1:
-                raise UsageError(
-                    f"{self.path}: holds several {modality} encoders; name one: {_listed(records)}."
-                )
+                raise UsageError(f"{self.path}: holds several {modality} encoders; name one: {_listed(records)}.")
             return records
         names = [which] if isinstance(which, str) else which
         return [self._find(name, modality, records) for name in names]
 
     def _find(self, name: str, modality: str, records: list[dict[str, Any]]) -> dict[str, Any]:
         by_uri = [record for record in records if record["uri"] == name]
-        found = by_uri or [
-            record for record in records if len(name) >= 6 and record["fingerprint"].startswith(name)
-        ]
+        found = by_uri or [record for record in records if len(name) >= 6 and record["fingerprint"].startswith(name)]
         if len(found) == 1:
             return found[0]
         if found:

@@ -45,9 +45,7 @@ def remove(path: str | Path, ids: Sequence[str]) -> Removed:
         known = pa.chunked_array([*manifest.images["id"].chunks, *manifest.skipped["id"].chunks], pa.string())
         unknown = gone.filter(pc.invert(pc.is_in(gone, value_set=known)))
         if len(unknown):
-            raise InputError(
-                f"{root}: {len(unknown):,} of {len(gone):,} ids are not in the store, first {unknown[0]}."
-            )
+            raise InputError(f"{root}: {len(unknown):,} of {len(gone):,} ids are not in the store, first {unknown[0]}.")
         left = replace(
             manifest,
             images=_without(manifest.images, gone),
@@ -57,9 +55,7 @@ def remove(path: str | Path, ids: Sequence[str]) -> Removed:
         if len(gone):
             commit(root, left)
         dropped = _vacuum(root, left)
-    return Removed(
-        len(manifest.images) - len(left.images), len(manifest.captions) - len(left.captions), dropped
-    )
+    return Removed(len(manifest.images) - len(left.images), len(manifest.captions) - len(left.captions), dropped)
 
 
 @contextmanager

@@ -48,9 +48,7 @@ class Block:
         try:
             return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.path}: changed while it was open ({error}). Open the store again."
-            ) from None
+            raise InputError(f"{self.path}: changed while it was open ({error}). Open the store again.") from None
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,7 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("shard-*") if NAME.fullmatch(path.name))
 
 
-def write_shard(
-    folder: Path, modality: str, fingerprint: str, keys: np.ndarray, features: np.ndarray
-) -> Path:
+def write_shard(folder: Path, modality: str, fingerprint: str, keys: np.ndarray, features: np.ndarray) -> Path:
     """Write keys (uint8 [n, 16]) and features (float16 or float32 [n, D]) as one shard, atomically."""
     described = {
         "digest": _digest(keys, features),

@@ -45,9 +45,7 @@ class StoreWriter:
 
     def __enter__(self) -> StoreWriter:
         if self.path.is_dir() and not _may_write(self.path):
-            raise InputError(
-                f"{self.path}: the folder is not empty and is not a store; choose another for the store."
-            )
+            raise InputError(f"{self.path}: the folder is not empty and is not a store; choose another for the store.")
         self.path.mkdir(parents=True, exist_ok=True)
         acquire(self._lock)
         try:

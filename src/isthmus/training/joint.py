@@ -45,7 +45,7 @@ class Joint(nn.Module):
         batch: pairs in a batch, from which the sigmoid's bias starts where it is "auto".
     """
 
-    def __init__(self, image: nn.Module, text: nn.Module, loss: Loss, scale: float, batch: int) -> None:
+    def __init__(self, image: Projector, text: Projector, loss: Loss, scale: float, batch: int) -> None:
         super().__init__()
         self.image, self.text, self.choices = image, text, loss
         bounds = {"min": loss.min_scale, "max": loss.max_scale}
@@ -97,9 +97,7 @@ def build_projectors(head: Head, pairs: FeaturePairs, width: int) -> tuple[Proje
     return build(head.image, pairs.image_parts), build(head.text, pairs.text_parts)
 
 
-def solved_projectors(
-    head: Head, train: FeaturePairs, val: FeaturePairs | None
-) -> tuple[Projector, Projector]:
+def solved_projectors(head: Head, train: FeaturePairs, val: FeaturePairs | None) -> tuple[Projector, Projector]:
     """Linear projectors that are the closed form, of its best width on `val` (without: the greatest)."""
     form = fit(head.init, train) if val is None else choose(head.init, train, val)
     projectors = build_projectors(head, train, form.width)

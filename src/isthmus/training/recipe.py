@@ -222,9 +222,7 @@ def _build(name: str, tables: Tables, where: str) -> Recipe:
     if not isinstance(name, str) or not isinstance(description, str):
         raise UsageError(f"{where}: name and description must be strings.")
     checked = {section: _check_section(section, tables.get(section, {}), where) for section in SECTIONS}
-    recipe = Recipe(
-        name, description, **{section: SECTIONS[section](**checked[section]) for section in SECTIONS}
-    )
+    recipe = Recipe(name, description, **{section: SECTIONS[section](**checked[section]) for section in SECTIONS})
     for problem in _conflicts(recipe):
         raise UsageError(f"{where}: {problem}")
     return recipe

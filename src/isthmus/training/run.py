@@ -21,6 +21,7 @@ from isthmus import __version__
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import IsthmusError
 from isthmus.precision import choose_precision
+from isthmus.projectors import Projector
 from isthmus.training import checkpoint
 from isthmus.training.batches import Batches, fingerprint
 from isthmus.training.history import History, open_sink
@@ -206,9 +207,7 @@ class Run:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be of this run."""
-        choices = {
-            section: values for section, values in self.recipe.to_dict().items() if section in SECTIONS
-        }
+        choices = {section: values for section, values in self.recipe.to_dict().items() if section in SECTIONS}
         data = {"train": fingerprint(self.train), "val": fingerprint(self.val) if self.val else None}
         return {"isthmus": __version__, "seed": self.seed, "recipe": choices, "data": data}
 
@@ -238,7 +237,7 @@ class Run:
 
     # --- the end -------------------------------------------------------------------------------------------
 
-    def returned(self) -> tuple[nn.Module, nn.Module, float, float | None]:
+    def returned(self) -> tuple[Projector, Projector, float, float | None]:
         """Projectors in eval mode on the CPU, scale and bias: the best if restored, else the last."""
         if self.best is not None:
             self.joint.load_state_dict(self.best)
@@ -260,9 +259,7 @@ class Run:
             "pairs": self.plan.pairs,
             "images": len(self.train),
             "batch": self.plan.batch,
-            "parameters": sum(
-                p.numel() for head in (self.joint.image, self.joint.text) for p in head.parameters()
-            ),
+            "parameters": sum(p.numel() for head in (self.joint.image, self.joint.text) for p in head.parameters()),
             "precision": state.precision,
             "device": str(self.device),
             "seed": self.seed,

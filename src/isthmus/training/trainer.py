@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
+from isthmus.projectors import Projector
 from isthmus.training.progress import Progress, deferred_interrupt
 from isthmus.training.recipe import Recipe
 from isthmus.training.run import Run
@@ -28,8 +28,8 @@ class Trained:
     history: the records of `history.jsonl`.
     """
 
-    image_projector: nn.Module
-    text_projector: nn.Module
+    image_projector: Projector
+    text_projector: Projector
     scale: float
     bias: float | None
     recipe: dict[str, Any]
@@ -82,9 +82,7 @@ def train_projectors(
     if seed < 0:
         raise UsageError(f"seed = {seed}: seeds are 0 or more.")
     if len(train.image_of) < 2:
-        raise InputError(
-            f"Training needs at least 2 pairs, got {len(train.image_of)}: there is nothing to contrast."
-        )
+        raise InputError(f"Training needs at least 2 pairs, got {len(train.image_of)}: there is nothing to contrast.")
     with torch.random.fork_rng(), deferred_interrupt() as interrupt:
         began = saved = time.monotonic()
         run = Run(train, val, recipe, out=Path(out) if out is not None else None, seed=seed, device=device)
@@ -106,6 +104,4 @@ def train_projectors(
         if interrupt.pressed:
             raise KeyboardInterrupt
         run.judge_last()
-        return Trained(
-            *run.returned(), recipe=run.recipe.to_dict(), summary=run.summary(), history=run.history.records
-        )
+        return Trained(*run.returned(), recipe=run.recipe.to_dict(), summary=run.summary(), history=run.history.records)
