@@ -3,7 +3,7 @@
     python benchmarks/recipe_study.py --store out/demo/store              # hours on two cores; goes on where it stopped
     python benchmarks/recipe_study.py --render                            # docs/recipes.md from the committed JSON
 
-Protocol. Training sets of 500, 1,000, 2,000, 4,000 and all training pairs are drawn by group, anew for every seed.
+Protocol. Training sets of 500, 1,000, 2,000, 4,000 and all training pairs are drawn anew for every seed.
 Every recipe runs as it is, and tuned: the same number of random trials for each (`default` too), on seed 0 of each
 size, chosen by mean recall on the validation split. The chosen settings run on every seed. The test split is only
 looked at for the final runs: mean recall (both directions, R@1, R@5, R@10 averaged) per query, averaged over seeds;
@@ -100,12 +100,11 @@ def parse() -> argparse.Namespace:
 
 
 def draw(pairs: FeaturePairs, size: int | None, seed: int) -> FeaturePairs:
-    """`size` training images in whole groups, the first in the order of hash(seed, group)."""
+    """`size` training images: the first in the order of hash(seed, id)."""
     if size is None or size >= len(pairs):
         return pairs
-    names = pairs.bootstrap_group.tolist()
-    key = {g: hashlib.blake2b(f"{seed}:{g}".encode(), digest_size=8).digest() for g in set(names)}
-    order = sorted(range(len(pairs)), key=lambda row: (key[names[row]], row))
+    key = [hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest() for name in pairs.image_ids]
+    order = sorted(range(len(pairs)), key=lambda row: key[row])
     return pairs.subset(np.sort(np.array(order[:size])))
 
 
