@@ -47,6 +47,7 @@ def test_chance_is_k_out_of_the_candidates() -> None:
     assert expected["image_retrieval_recall@5"] == expected["text_retrieval_recall@5"] == 5 / 8
     assert expected["text_retrieval_recall@10"] == 1.0
     assert (expected["acc1"], expected["acc5"]) == (1 / 4, 1.0)
+    assert expected["mean_per_class_recall"] == 1 / 4
 
 
 def test_only_labelled_images_are_classified() -> None:

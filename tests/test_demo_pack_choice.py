@@ -7,7 +7,7 @@ import sys
 import pyarrow as pa
 import pytest
 
-from isthmus.demo.pack import first_groups, pack_path, share_with_class
+from isthmus.demo.pack import pack_path, share_with_class, some_groups
 from isthmus.errors import InputError
 
 
@@ -22,13 +22,13 @@ def make_images() -> pa.Table:
     return pa.Table.from_pylist([*rows, {"id": "alone", "group": None, "split": "test"}])
 
 
-def groups_of(ids: list[str], split: str) -> set[str]:
-    return {id.rsplit("-", 1)[0] for id in ids if id.startswith(split)}
+def count(ids: list[str], split: str) -> int:
+    return sum(id.startswith(split) for id in ids)
 
 
 def test_a_limit_takes_from_each_split_in_proportion_and_keeps_groups_whole() -> None:
-    ids = first_groups(make_images(), limit=50)
-    assert {split: len(groups_of(ids, split)) for split in ("train", "val")} == {"train": 40, "val": 5}
+    ids = some_groups(make_images(), limit=101)
+    assert (count(ids, "train"), count(ids, "val")) == (80, 10)
     whole = [id for id in ids if id != "alone"]
     assert all(id[:-1] + other in whole for id in whole for other in "01")
 
@@ -36,16 +36,20 @@ def test_a_limit_takes_from_each_split_in_proportion_and_keeps_groups_whole() ->
 def test_the_choice_does_not_depend_on_the_order_of_the_rows() -> None:
     images = make_images()
     shuffled = images.take(list(reversed(range(len(images)))))
-    assert set(first_groups(images, 30)) == set(first_groups(shuffled, 30))
+    assert set(some_groups(images, 60)) == set(some_groups(shuffled, 60))
 
 
-def test_a_larger_limit_holds_the_smaller_choice() -> None:
-    assert set(first_groups(make_images(), 20)) < set(first_groups(make_images(), 60))
+def test_a_series_of_hundreds_does_not_fill_a_small_choice() -> None:
+    series = pa.Table.from_pylist([{"id": f"train-s-{n}", "group": "series", "split": "train"} for n in range(500)])
+    ids = some_groups(pa.concat_tables([make_images(), series]), limit=100)
+    assert not any(id.startswith("train-s-") for id in ids)
+    assert count(ids, "train") > 80
 
 
-def test_a_tiny_limit_leaves_two_groups_of_every_split() -> None:
-    ids = first_groups(make_images(), limit=1)
-    assert len(groups_of(ids, "train")) == len(groups_of(ids, "val")) == 2
+def test_a_tiny_limit_leaves_something_of_every_split() -> None:
+    ids = some_groups(make_images(), limit=1)
+    assert [count(ids, split) for split in ("train", "val")] == [2, 2]
+    assert len(ids) in (5, 6)
 
 
 def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

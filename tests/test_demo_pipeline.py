@@ -96,6 +96,7 @@ def test_it_leaves_a_model_results_and_a_page(finished) -> None:
     assert "data:image/webp" in (out / "report.html").read_text()
     model = DualEncoder.from_pretrained(out / "model", load=False)
     assert model.summary["recipe"]["name"] == "default"
+    assert model.summary["pairs"] == demo.report.splits["train"]["images"]
     assert not demo.skipped
 
 
@@ -151,7 +152,7 @@ def test_changed_captions_are_trained_on_anew(finished, tmp_path) -> None:
 
 def test_a_limit_makes_a_smaller_run(finished, tmp_path) -> None:
     demo, _ = run(finished[0], tmp_path / "small", limit=60)
-    assert demo.report.splits["train"]["images"] == 36
+    assert {name: split["images"] for name, split in demo.report.splits.items()} == {"train": 36, "val": 12, "test": 12}
     assert demo.report.max_seconds == pytest.approx(60 / 150)
 
 

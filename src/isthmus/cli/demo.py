@@ -3,7 +3,7 @@
 example:
   isthmus fetch demo
   isthmus demo --out out/demo
-  isthmus demo --limit 800 --out out/small      (about a minute)
+  isthmus demo --limit 800 --out out/small
 
 Writes OUT/store, OUT/models, OUT/model (of the recipe `default`), OUT/results.json and OUT/report.html. Run
 again, it computes only what has changed.
@@ -19,7 +19,7 @@ from isthmus.cli import common
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", default="out/demo", help="folder for all results (out/demo)")
-    parser.add_argument("--limit", metavar="N", type=int, help="use about N groups of near-duplicates only")
+    parser.add_argument("--limit", metavar="N", type=int, help="use at most N pictures, in whole groups")
     common.add_run_arguments(parser)
 
 

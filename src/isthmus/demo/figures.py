@@ -18,6 +18,7 @@ PALETTE = ["#e08a1e", "#2a9d8f", "#a06cd5", "#d9538b", "#3b82f6", "#8d99ae"]
 EPOCH_TICKS = [0, 1, 2, 5, 10, 20, 50, 100, 200]
 INK = "#010203"  # replaced by the page's own text colour
 ACCENT = (0.231, 0.510, 0.965)
+CELL = 0.17  # inches
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "svg.fonttype": "none",
@@ -67,7 +68,8 @@ def _curve(by_time: Axes, by_epoch: Axes, result: Result, colour: str) -> None:
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """Rows: the true class, best recognised first; columns: the class given. Shade: share of the row."""
+    """Rows: the true class, best recognised first, where it has pictures; columns: the class given, likewise,
+    then the others. Shade: share of the row. counts: int [C, C]."""
     from matplotlib import rc_context
     from matplotlib.collections import PatchCollection
     from matplotlib.figure import Figure
@@ -75,32 +77,31 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
 
     totals = counts.sum(axis=1)
     share = counts / np.maximum(totals, 1)[:, None]
-    order = np.argsort(-np.diag(share), kind="stable")
-    share, totals = share[np.ix_(order, order)], totals[order]
-    size = len(order)
-    occurring = np.argwhere(share).tolist()
+    columns = np.argsort(np.where(totals, -np.diag(share), 1), kind="stable")
+    rows = columns[: np.count_nonzero(totals)]
+    ordered = share[np.ix_(rows, columns)]
+    occurring = np.argwhere(ordered).tolist()
     with rc_context({**STYLE, "axes.spines.bottom": False, "axes.spines.left": False}):
-        side = 2.2 + 0.17 * size
-        figure = Figure(figsize=(side, side), layout="constrained")
+        figure = Figure(figsize=(2.4 + CELL * len(columns), 1.8 + CELL * len(rows)), layout="constrained")
         axes = figure.subplots()
         cells = [Rectangle((column, row), 0.94, 0.94) for row, column in occurring]
-        shades = [(*ACCENT, 0.08 + 0.92 * share[row, column]) for row, column in occurring]
+        shades = [(*ACCENT, 0.07 + 0.93 * ordered[row, column] ** 0.7) for row, column in occurring]
         axes.add_collection(PatchCollection(cells, facecolors=shades, linewidths=0))
-        axes.set(xlim=(0, size), ylim=(size, 0), aspect="equal", xlabel="class given", ylabel="true class")
-        ticks = np.arange(size) + 0.5
-        names = [classes[i] for i in order]
-        axes.set_xticks(ticks, names, rotation=90)
-        axes.set_yticks(ticks, [f"{name} · {total}" for name, total in zip(names, totals, strict=True)])
-        axes.tick_params(length=0)
-        recall = axes.secondary_yaxis("right")
-        recall.set_yticks(ticks, [f"{100 * share[i, i]:.0f} %" for i in range(size)])
-        recall.tick_params(length=0)
+        axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), aspect="equal")
+        axes.set(xlabel="class given", ylabel="true class")
+        axes.set_xticks(np.arange(len(columns)) + 0.5, [classes[i] for i in columns], rotation=90)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{classes[i]} · {totals[i]}" for i in rows])
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(np.arange(len(rows)) + 0.5, [f"{100 * share[i, i]:.0f} %" for i in rows])
+        right.spines["right"].set_visible(False)
+        for labelled in (axes, right):
+            labelled.tick_params(length=0)
         return _svg(figure)
 
 
 def _svg(figure: Figure) -> str:
     """`figure` as an inline `<svg>` element that scales with the page."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(file, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :].replace(INK, "currentColor")

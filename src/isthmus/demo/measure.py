@@ -78,7 +78,7 @@ def labelled(pairs: FeaturePairs, classes: Sequence[str]) -> tuple[np.ndarray, n
 
 def chance(test: FeaturePairs, classes: int, k: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     """What guessing reaches, by the names of the metrics, for one caption per image."""
-    expected = {f"acc{j}": min(1.0, j / classes) for j in (1, 5)}
+    expected = {f"acc{j}": min(1.0, j / classes) for j in (1, 5)} | {"mean_per_class_recall": 1 / classes}
     for j in k:
         expected[f"image_retrieval_recall@{j}"] = min(1.0, j / len(test.image))
         expected[f"text_retrieval_recall@{j}"] = min(1.0, j / len(test.text))

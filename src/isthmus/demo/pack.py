@@ -29,20 +29,22 @@ def pack_path() -> Path:
     return Path(PAIRS)
 
 
-def first_groups(images: pa.Table, limit: int) -> list[str]:
-    """Ids of the images in about `limit` groups, chosen by hash, from each split in proportion to its groups.
+def some_groups(images: pa.Table, limit: int) -> list[str]:
+    """Ids of at most `limit` images: whole groups in the order of their hash, from each split in proportion.
 
-    images: columns id, group (null: a group of its own) and split. At least two groups of every split remain.
+    images: columns id, group (null: a group of its own) and split. A group larger than the room that is left is
+    passed over, so that no series of hundreds fills a small choice. Every split has room for two images.
     """
-    members: dict[str | None, dict[str, list[str]]] = {}
+    splits: dict[str | None, dict[str, list[str]]] = {}
     for row in images.select(["id", "group", "split"]).to_pylist():
-        members.setdefault(row["split"], {}).setdefault(row["group"] or row["id"], []).append(row["id"])
-    total = sum(map(len, members.values()))
+        splits.setdefault(row["split"], {}).setdefault(row["group"] or row["id"], []).append(row["id"])
     chosen: list[str] = []
-    for groups in members.values():
-        share = max(2, round(limit * len(groups) / total))
-        for group in sorted(groups, key=_hash)[:share]:
-            chosen += groups[group]
+    for groups in splits.values():
+        room = max(2, limit * sum(map(len, groups.values())) // len(images))
+        for group in sorted(groups, key=_hash):
+            if len(groups[group]) <= room:
+                chosen += groups[group]
+                room -= len(groups[group])
     return chosen
 
 

@@ -113,7 +113,7 @@ def run_demo(
 
     Args:
         out: folder for everything.
-        limit: use only about so many groups of near-duplicates, and scale the training time with them.
+        limit: use at most so many pictures, in whole groups of near-duplicates, and scale the training time.
         seed: of training and of the bootstraps; the pack brings its own split.
         data: another table of pairs, with split and label columns; default the packaged one.
         image, text: encoders; several image encoders stand side by side.
@@ -174,7 +174,7 @@ def chosen_pairs(data: str | Path | None, limit: int | None) -> tuple[Pairs, flo
     pairs = read_pairs(data or pack.pack_path())
     if limit is None:
         return pairs, MAX_SECONDS
-    some = pairs.subset(pack.first_groups(pairs.images, limit))
+    some = pairs.subset(pack.some_groups(pairs.images, limit))
     return some, max(LEAST_SECONDS, MAX_SECONDS * len(some) / len(pairs))
 
 
@@ -233,8 +233,10 @@ def trained(
     note.unlink(missing_ok=True)
     start = time.monotonic()
     model = train(
-        splits["train"],
-        val=splits["val"],
+        store,
+        image=fingerprints(splits["train"].image_encoder),
+        text=fingerprints(splits["train"].text_encoder),
+        only=[*splits["train"].image_ids, *splits["val"].image_ids],
         recipe=recipe,
         out=folder,
         seed=seed,
@@ -249,9 +251,14 @@ def digest(store: Store, pairs: FeaturePairs) -> str:
     """Fingerprint of what training sees: encoders, images and captions by content, what belongs to what."""
     images = rows_of(store.images, "id", pairs.image_ids).select(["id", "content_hash", "group"])
     captions = rows_of(store.captions, "caption_id", pairs.caption_ids).select(["caption_id", "content_hash"])
-    encoders = [encoder["fingerprint"] for encoder in (*pairs.image_encoder, *pairs.text_encoder)]
+    encoders = fingerprints([*pairs.image_encoder, *pairs.text_encoder])
     content = json.dumps([encoders, images.to_pydict(), captions.to_pydict()])
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def fingerprints(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which encoders these are."""
+    return [record["fingerprint"] for record in records]
 
 
 def rows_of(table: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
@@ -293,7 +300,7 @@ def results(
                 parameters=model.summary["parameters"],
                 metrics=own.retrieval["metrics"] | own.zeroshot["metrics"],
                 ci95=own.retrieval["ci95"] | own.zeroshot["ci95"],
-                curve=curve(folder / recipe / "history.jsonl", seconds),
+                curve=curve(folder / recipe / "history.jsonl", model.summary["seconds"], seconds),
                 difference=None if recipe == MAIN else difference(own.ranks, measured[MAIN].ranks, test, seed),
             )
         )
@@ -309,13 +316,18 @@ def in_words(summary: Mapping[str, Any]) -> str:
     return text if kept == summary["epochs"] else f"{text}; epoch {kept:g} kept"
 
 
-def curve(path: Path, seconds: float) -> Curve:
-    """The validation records of a run's history; times at the run's mean pace."""
+def curve(path: Path, stepping: float, seconds: float) -> Curve:
+    """The validation records of a run's history.
+
+    Their times follow from the run's mean pace, after what came before the first step (a closed form to start
+    from): `stepping` of all its `seconds` went into epochs.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     judged = [line for line in map(json.loads, lines) if "val_recall@1" in line]
     epochs = [line["epoch"] for line in judged]
-    pace = seconds / epochs[-1] if epochs[-1] else 0.0
-    return Curve([pace * epoch for epoch in epochs], epochs, [line["val_recall@1"] for line in judged])
+    pace = stepping / epochs[-1] if epochs[-1] else 0.0
+    times = [seconds - stepping + pace * epoch for epoch in epochs]
+    return Curve(times, epochs, [line["val_recall@1"] for line in judged])
 
 
 def pictures(
@@ -353,6 +365,6 @@ def machine() -> str:
     named = (line.partition(":")[2].strip() for line in info if line.startswith("model name"))
     processor = next(named, "") or platform.processor() or platform.machine()
     return (
-        f"{processor}; {os.cpu_count()} cores, {torch.get_num_threads()} threads; {platform.system()}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
+        f"{processor}; {os.cpu_count()} cores, of which torch used {torch.get_num_threads()}; "
+        f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
     )

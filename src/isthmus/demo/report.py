@@ -102,6 +102,7 @@ def render(report: Report) -> str:
         columns=columns,
         best={c.metric: max(result.metrics[c.metric] for result in report.results) for c in columns},
         figures=drawn,
+        largest_class=report.confusion.sum(axis=1).max() / report.confusion.sum(),
         confusions=largest_confusions(report.confusion, report.classes),
     )
 
@@ -115,11 +116,12 @@ def largest_confusions(counts: np.ndarray, classes: Sequence[str], top: int = 10
 
 
 def duration(seconds: float) -> str:
-    """`"2 min 5 s"`, `"42 s"`, `"0.8 s"`."""
+    """`"2 min 5 s"`, `"1 min"`, `"42 s"`, `"0.8 s"`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    parts = [(minutes, "min"), (rest, "s")]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
 def _percent(share: float, digits: int = 1) -> str:

@@ -24,6 +24,7 @@ COLUMNS = [
     *(Column("image → text", f"R@{k}", f"text_retrieval_recall@{k}") for k in (1, 5, 10)),
     Column("zero-shot", "top-1", "acc1"),
     Column("zero-shot", "top-5", "acc5"),
+    Column("zero-shot", "per class", "mean_per_class_recall"),
 ]
 
 
@@ -67,7 +68,7 @@ def shown(results: Sequence[Result]) -> list[Column]:
 def text_table(results: Sequence[Result], chance: Mapping[str, float]) -> str:
     """Percent, each with its 95 % interval below; the last row is what guessing reaches."""
     columns = shown(results)
-    groups = [column.group.replace("→ ", "→\n") for column in columns]
+    groups = [column.group.replace("→ ", "→\n").replace("zero-", "zero-\n") for column in columns]
     headers = ["recipe", "training", *(f"{g}\n{c.heading}" for g, c in zip(groups, columns, strict=True))]
     rows = [
         [r.recipe, f"{r.seconds:.0f} s, {r.training}", *(_cell(r, column.metric) for column in columns)]
