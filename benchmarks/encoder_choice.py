@@ -3,7 +3,8 @@
     python benchmarks/encoder_choice.py          # writes benchmarks/results/encoder_choice.json
 
 The validation pictures and some training pictures (one of each near-duplicate group first) are embedded; the test
-split plays no part. Every candidate is joined to `wheel:minilm-l6` by the `cca` recipe; the score is mean recall (both directions, R@1, R@5, R@10 averaged).
+split plays no part. Every candidate is joined to `wheel:minilm-l6` by the `cca` recipe; the score is mean recall (both
+directions, R@1, R@5, R@10 averaged).
 """
 
 from __future__ import annotations
