@@ -69,8 +69,10 @@ def train(
         InputError: features, splits or checkpoints that cannot be used; the message says why.
         UsageError: an unknown recipe, key or encoder.
     """
-    pairs, held_out = _split(store, {"image": image, "text": text, "only": only, "seed": seed})
-    val = held_out if val is None else val
+    if isinstance(store, FeaturePairs) and val is not None:
+        pairs = store
+    else:
+        pairs, val = _split(store, {"image": image, "text": text, "only": only, "seed": seed})
     trained = train_projectors(
         pairs,
         val,

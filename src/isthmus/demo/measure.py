@@ -69,9 +69,9 @@ def measure(
 
 
 def labelled(pairs: FeaturePairs, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the images that have a label, and the number of their class: int64 [n], int64 [n]."""
+    """Rows of the images whose label is among the classes, and the number of that class: int64 [n], int64 [n]."""
     number = {name: i for i, name in enumerate(classes)}
-    found = [(row, number[label]) for row, label in enumerate(pairs.labels or ()) if label is not None]
+    found = [(row, number[label]) for row, label in enumerate(pairs.labels or ()) if label in number]
     rows, labels = np.array(found, np.int64).reshape(-1, 2).T
     return rows, labels
 
