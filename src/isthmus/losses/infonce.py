@@ -31,7 +31,7 @@ def infonce(
         scale: inverse temperature, a float or a 0-d tensor with a gradient.
         groups: ids (gx [N], gy [M]), int64; x_i and y_j are positives where they are equal. Default: x_i and
             y_i belong together, which needs N = M.
-        tile: side of the square tiles (default 2,048; 1,024 where positives are many). Memory beyond x, y and
+        tile: side of the square tiles (default 2,048; 512 where positives are many). Memory beyond x, y and
             their gradients is a few tiles and the positives' logits, which are recomputed where they would
             exceed tile · max(N, M). It changes the result by rounding only.
 

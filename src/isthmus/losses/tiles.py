@@ -33,7 +33,7 @@ class Tiles:
         self.last = torch.searchsorted(gy, gx, right=True)
         self.total = int((self.last - self.first).sum())
         crowded = 64 * self.total > len(x) * len(y)  # the list of a tile's positives would outweigh the tile
-        self.size = size or (TILE // 2 if crowded else TILE)
+        self.size = size or (TILE // 4 if crowded else TILE)
         area = min(self.size, len(x)) * min(self.size, len(y))
         self._buffers = [torch.empty(area, dtype=self.dtype, device=x.device) for _ in range(2)]
         self._narrow = None if x.dtype == self.dtype else torch.empty(area, dtype=x.dtype, device=x.device)
