@@ -20,7 +20,7 @@ test-slow: $(VENV)/.test
 
 # timm and open_clip need torchvision, which does not load beside the CPU build of torch: own environment.
 test-peers: $(PEERS)/.done
-	$(PEERS)/bin/python -m pytest -m peers
+	$(PEERS)/bin/python -m pytest -m peers tests/test_encoder_peers.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
