@@ -45,7 +45,8 @@ from isthmus.model import DualEncoder
 from isthmus.store import Store, open_store
 from isthmus.training import load_recipe
 
-# The best of the packaged ones, layers and poolings included, on the validation split: benchmarks/encoder_choice.py
+# The best single one of the packaged, layers and poolings included, on the validation split, as
+# benchmarks/encoder_choice.py found; two side by side are better still, but take longer than a demo should.
 IMAGE_ENCODERS = ["wheel:efficientnet-lite1"]
 TEXT_ENCODER = "wheel:minilm-l6"
 RECIPES = ("cca", "linear", "freeze-align-pooled", "sail", "default")
