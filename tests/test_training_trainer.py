@@ -128,7 +128,7 @@ def test_a_budget_sizes_both_projectors():
 @pytest.mark.parametrize("overrides", [["head.image=glu"], ["head.norm=none"]])
 def test_a_closed_form_start_is_refused_where_it_makes_no_sense(overrides):
     with pytest.raises(UsageError, match="init = 'cca'"):
-        train_projectors(TRAIN, VAL, load_recipe("default", overrides))
+        train_projectors(TRAIN, VAL, load_recipe("linear", ["head.init=cca", *overrides]))
 
 
 def test_too_few_pairs_for_a_closed_form_are_refused():
