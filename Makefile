@@ -31,9 +31,10 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The study behind the `default` recipe (about an hour on two cores); writes benchmarks/results/ and docs/.
+# The study behind the `default` recipe (hours; goes on where it stopped); writes benchmarks/results/ and docs/recipes.md.
 study: $(VENV)/.demo
 	$(BIN)/python benchmarks/recipe_study.py
+	$(BIN)/python benchmarks/recipe_study.py --render
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -97,9 +97,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--sizes", nargs="+", type=lambda s: None if s == "all" else int(s), default=SIZES)
     parser.add_argument("--recipes", nargs="+", default=list(SPACES))
-    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--trials", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--max-seconds", type=float, default=120.0)
+    parser.add_argument("--max-seconds", type=float, default=60.0)
     parser.add_argument("--render", action="store_true")
     return parser.parse_args()
 
