@@ -14,16 +14,16 @@ from PIL import Image
 from isthmus.demo import figures
 from isthmus.demo.report import (
     Mistake,
-    Picture,
     Report,
     Search,
-    duration,
     largest_confusions,
     render,
     write_report,
 )
 from isthmus.demo.results import COLUMNS, Curve, Result, text_table
 from isthmus.errors import UsageError
+from isthmus.report import Picture, duration
+from isthmus.report.figures import INK
 
 CLASSES = ["bird", "fish", "tree"]
 HOSTILE = '<script>alert("caption")</script>'
@@ -49,7 +49,6 @@ def make_report(**changes: object) -> Report:
     picture = Picture(Image.new("RGB", (300, 200), "red"), HOSTILE)
     report = Report(
         command="isthmus demo --seed 0",
-        version="0.1.0",
         machine="a machine",
         data="some data",
         encoders=[{"modality": "image", "uri": "wheel:a", "width": 8, "licence": "MIT"}],
@@ -120,7 +119,7 @@ def test_only_the_highest_value_of_a_column_is_bold(page: str) -> None:
 def test_the_page_follows_the_readers_colour_scheme(page: str) -> None:
     assert "prefers-color-scheme: dark" in page
     assert "currentColor" in page
-    assert figures.INK not in page
+    assert INK not in page
 
 
 def test_pictures_are_small(page: str) -> None:
@@ -137,7 +136,7 @@ def test_write_report_puts_the_page_in_place(tmp_path) -> None:
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UsageError, match=rf"{package}.*isthmus\[demo\]"):
+    with pytest.raises(UsageError, match=rf"{package}.*isthmus\[report\]"):
         render(make_report())
 
 

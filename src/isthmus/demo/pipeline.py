@@ -33,7 +33,7 @@ from isthmus.demo.measure import (
     labelled,
     measure,
 )
-from isthmus.demo.report import Mistake, Picture, Report, Search, write_report
+from isthmus.demo.report import Mistake, Report, Search, write_report
 from isthmus.demo.results import Curve, Result
 from isthmus.embedding import embed
 from isthmus.encoders import Encoder, load_encoders
@@ -42,6 +42,7 @@ from isthmus.errors import InputError
 from isthmus.evaluation import results as results_file
 from isthmus.files import read_json, write_json
 from isthmus.model import DualEncoder
+from isthmus.report import Picture
 from isthmus.store import Store, open_store
 from isthmus.training import load_recipe
 
@@ -150,7 +151,6 @@ def run_demo(
     searches, mistakes = pictures(pairs, splits["test"], models[MAIN], measured[MAIN], classes, features)
     report = Report(
         command=command,
-        version=__version__,
         machine=machine(),
         data=pack.DESCRIPTION,
         encoders=[encoder.record() for encoder in (*images, *texts)],

@@ -1,0 +1,92 @@
+"""A page from a template that extends `base.html.j2`; nothing is fetched when it is opened."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from isthmus import __version__
+from isthmus.errors import UsageError
+from isthmus.files import write_atomic
+
+THUMBNAIL = 144  # pixels; pages show pictures at most this large
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, RGB, and its caption."""
+
+    image: Image.Image
+    caption: str
+
+
+def render_page(package: str, template: str, *, command: str, **context: Any) -> str:
+    """The page as HTML.
+
+    Args:
+        package: the Python package that holds the template, such as "isthmus.demo".
+        template: the file's name; it says `{% extends "base.html.j2" %}` and fills the blocks `title`, `style` and
+            `content`. Filters: `percent(digits)`, `points` (a signed difference in points), `picture` (the data URI
+            of a `Picture`), `duration`.
+        command: the command line that made the page, for its foot.
+
+    Raises:
+        UsageError: jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
+    except ImportError as error:
+        raise missing(error) from None
+
+    def source(name: str) -> str:
+        home = "isthmus.report" if name == "base.html.j2" else package
+        return resources.files(home).joinpath(name).read_text(encoding="utf-8")
+
+    environment = Environment(
+        loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "points": _points, "picture": _data_uri, "duration": duration}
+    return environment.get_template(template).render(command=command, version=__version__, **context)
+
+
+def write_page(page: str, path: str | Path) -> None:
+    """Write a page: the old one or the whole new one, whatever happens."""
+    write_atomic(path, lambda aside: aside.write_text(page, encoding="utf-8"))
+
+
+def missing(error: ImportError) -> UsageError:
+    """What to say where a package of the `report` extra is not installed."""
+    return UsageError(f"The report needs {error.name}: pip install 'isthmus[report]'.")
+
+
+def duration(seconds: float) -> str:
+    """`"2 min 5 s"`, `"1 min"`, `"42 s"`, `"0.8 s"`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    parts = [(minutes, "min"), (rest, "s")]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}"
+
+
+def _points(share: float) -> str:
+    """A difference in percentage points, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _data_uri(picture: Picture) -> str:
+    """The picture as a small WebP inside a URI."""
+    image = picture.image.convert("RGB")
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=78)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
