@@ -69,7 +69,13 @@ class ClosedForm:
 
 
 def fit(
-    kind: str, pairs: FeaturePairs, *, width: int | None = None, ridge: float = 0.1, power: float = 1.0
+    kind: str,
+    pairs: FeaturePairs,
+    *,
+    width: int | None = None,
+    ridge: float = 0.1,
+    power: float = 1.0,
+    spectra: Spectra | None = None,
 ) -> ClosedForm:
     """The closed form at given settings.
 
@@ -79,13 +85,14 @@ def fit(
         width: of the joint space; default and maximum `max_width`.
         ridge: added to the variances, in units of their mean ("procrustes" has none).
         power: of the correlations that weight the directions of "cca".
+        spectra: of these pairs, where several kinds are fitted to them.
 
     Raises:
         UsageError: an unknown kind, a width or ridge out of range.
         InputError: fewer than 10 pairs.
     """
     _check(kind, ridge)
-    return _closed_form(kind, Spectra.of(pairs), pairs, _width(kind, pairs, width), ridge, power)
+    return _closed_form(kind, spectra or Spectra.of(pairs), pairs, _width(kind, pairs, width), ridge, power)
 
 
 def choose(
@@ -215,8 +222,11 @@ class Spectra:
     _canonical: dict[float, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pairs: FeaturePairs) -> Spectra:
-        """One pass over the captions: memory D × D, whatever their number. fp64, since moments cancel."""
+    def of(cls, pairs: FeaturePairs, image: Side | None = None, text: Side | None = None) -> Spectra:
+        """One pass over the captions: memory D × D, whatever their number. fp64, since moments cancel.
+
+        image, text: sides of these pairs that are known from pairing them with other features.
+        """
         n = pairs.text.shape[0]
         if n < MIN_PAIRS:
             raise InputError(f"{n} pairs are too few for a closed form: it needs at least {MIN_PAIRS}.")
@@ -229,11 +239,12 @@ class Spectra:
             y = normalized(pairs.text, index, pairs.text_parts).double()
             for total, side in zip(sums, (x, y), strict=True):
                 total += side.sum(0)
-            for product, (a, b) in zip(products, _squares(x, y), strict=True):
-                product.addmm_(a.T, b)
+            for product, (a, b), known in zip(products, _squares(x, y), (image, text, None), strict=True):
+                if known is None:
+                    product.addmm_(a.T, b)
         means = [total / n for total in sums]
         xx, yy, xy = (p / n - a[:, None] * b for p, (a, b) in zip(products, _squares(*means), strict=True))
-        image, text = Side.of(means[0], xx), Side.of(means[1], yy)
+        image, text = image or Side.of(means[0], xx), text or Side.of(means[1], yy)
         return cls(image, text, image.basis.T @ xy @ text.basis)
 
     def canonical(self, ridge: float) -> tuple[Tensor, Tensor, Tensor]:

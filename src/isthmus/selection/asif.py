@@ -1,0 +1,51 @@
+"""ASIF (Norelli et al. 2023, arXiv 2210.01738): retrieval through similarities to known pairs, nothing trained.
+
+An image is described by its cosines to the training images, a text by its cosines to their captions: the same
+axes, so that the two can be compared.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from isthmus.data.feature_pairs import FeaturePairs, Matrix, rows
+from isthmus.errors import InputError
+from isthmus.evaluation.retrieval import Ranks, ranks
+from isthmus.evaluation.scores import unit_rows
+
+ANCHORS = 5000
+KEEP = 800  # as published
+POWER = 8
+
+
+def asif(
+    train: FeaturePairs, val: FeaturePairs, *, anchors: int = ANCHORS, keep: int = KEEP, power: float = POWER
+) -> Ranks:
+    """Held-out ranks by relative representations.
+
+    Args:
+        train: its captions with their images are the anchors, at most `anchors`, evenly spaced.
+        keep: similarities kept of each item, the greatest; the others count as zero. All, where there are
+            fewer anchors.
+        power: of the similarities that are kept.
+    """
+    captions = np.linspace(0, len(train.image_of) - 1, min(anchors, len(train.image_of))).astype(np.int64)
+    image = relative(val.image, rows(train.image, train.image_of[captions]), keep, power)
+    text = relative(val.text, rows(train.text, captions), keep, power)
+    return ranks(image, text, val.image_of)
+
+
+def relative(matrix: Matrix, anchors: np.ndarray, keep: int = KEEP, power: float = POWER) -> np.ndarray:
+    """float32 [n, A]: cosines of features [n, D] to the anchors [A, D], sparsified and raised to `power`.
+
+    Negative cosines count as zero. Raises `InputError` for an item that has no positive cosine to any anchor.
+    """
+    queries = unit_rows(rows(matrix, slice(0, matrix.shape[0])), "features")
+    cosines = (queries @ unit_rows(anchors, "anchors").T).clamp_(min=0).float().numpy()
+    if keep < cosines.shape[1]:
+        least = np.partition(cosines, -keep, axis=1)[:, -keep, None]
+        cosines[cosines < least] = 0
+    if not (cosines.max(axis=1) > 0).all():
+        raise InputError("ASIF: an item is opposite to every anchor; there is nothing to describe it by.")
+    cosines /= cosines.max(axis=1, keepdims=True)  # a power of small numbers must not vanish
+    return cosines**power
