@@ -106,7 +106,7 @@ def test_skipped_images_exit_3(tmp_path: Path) -> None:
     (tmp_path / "data" / "0-000.png").write_bytes(b"")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import isthmus.embedding as e, toys\n"
+        "import isthmus.embedding.networks as e, toys\n"
         "made = {'image': toys.pixel_encoder, 'text': toys.word_encoder}\n"
         "e.load_encoders = lambda uris, modality, **_: [made[modality]() for _ in uris]\n"
         "from isthmus.cli import main; sys.exit(main(sys.argv[2:]))"

@@ -19,7 +19,6 @@ from safetensors.numpy import load_file
 from isthmus.errors import InputError, UsageError
 from isthmus.store import StoreWriter, doctor, open_store
 from isthmus.store import stream as stream_module
-from isthmus.store import writer as writer_module
 from isthmus.store.keys import KeyIndex, text_hash, to_keys
 from isthmus.store.matrix import Rows
 from isthmus.store.shards import Block
@@ -137,9 +136,9 @@ def test_overflow_is_stored_in_float32_with_a_warning_and_both_are_read(tmp_path
     assert image.dtype == np.float32
     np.testing.assert_array_equal(image.gather([2]), np.full((1, 6), 70_000.25))
     np.testing.assert_array_equal(image.gather([0]), features([text_hash("picture a")], IMAGE))
-    write(tmp_path, ["d"])  # once overflowed, always float32: no further warning
+    write(tmp_path, ["d"])  # its own shard, float16 whatever the others are: bytes do not depend on what came before
     dtypes = [str(load_file(path)["features"].dtype) for path in shards_of(tmp_path, IMAGE)]
-    assert sorted(dtypes) == ["float16", "float32", "float32"]
+    assert sorted(dtypes) == ["float16", "float16", "float32"]
 
 
 def test_encoders_are_found_by_uri_prefix_and_stand_side_by_side(tmp_path):
@@ -239,9 +238,14 @@ def test_a_finished_store_still_recalls_its_images(tmp_path):
         assert writer.recall(["a"], ["signature of a"])["content_hash"].to_pylist() == [None]
 
 
-def test_a_shard_is_cut_after_a_minute(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "SHARD_SECONDS", -1.0)
-    write(tmp_path, ["a", "b", "c", "d"], batch=2)
+def test_a_shard_is_cut_where_the_caller_says_so(tmp_path):
+    with StoreWriter(tmp_path) as writer:
+        writer.add_encoder(IMAGE)
+        for name in "abcd":
+            hashes = [text_hash(name)]
+            writer.write("image", IMAGE["fingerprint"], to_keys(hashes), features(hashes, IMAGE))
+            if name == "b":
+                writer.flush()
     assert len(shards_of(tmp_path, IMAGE)) == 2
 
 

@@ -1,8 +1,8 @@
 """What an unfinished run has learned of its images, so that a resumed run reads no image twice.
 
-Rows are (id, content_hash or null, reason it was skipped or null, signature). The signature is the caller's
-word for "the file has not changed", for instance its size and time of change; another signature, or none,
-means: read again. The journal is only a cache: a part that cannot be read is dropped, and
+Rows are (id, content_hash or null where it cannot be read, reason it was skipped or null, signature). The
+signature is the caller's word for "the file has not changed", for instance its size and time of change; another
+signature, or none, means: read again. The journal is only a cache: a part that cannot be read is dropped, and
 `finish` removes the folder.
 """
 
@@ -23,6 +23,7 @@ from isthmus.files import atomic_path, read_json, sync_folder, write_json
 from isthmus.store.disk import full_disk_named, write_parquet
 
 FOLDER = "journal"
+PART_ROWS = 65_536
 _ENCODERS = "encoders.json"
 _PART = re.compile(r"part-(\d{6,})\.parquet")
 _SCHEMA = pa.schema({name: pa.string() for name in ("id", "content_hash", "reason", "signature")})
@@ -37,7 +38,10 @@ class Journal:
         self._buffer: list[Row] = []
 
     def add(self, rows: Sequence[Row]) -> None:
+        """Note rows; they reach the disk with `flush`, at the latest when `PART_ROWS` wait."""
         self._buffer.extend(rows)
+        if len(self._buffer) >= PART_ROWS:
+            self.flush()
 
     def flush(self) -> None:
         """Write what was added as one more part."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ _FP16_MAX = float(np.finfo(np.float16).max)
 class Stream:
     """Appends to one encoder's shards. A damaged shard is removed with a warning, and so computed again.
 
-    known: the keys (16 bytes each) that are on disk or wait in memory. buffered: bytes that wait.
+    Where shards are cut, and in which type each is, depends on the rows alone: never on time or on the shards
+    before. known: the keys (16 bytes each) that are on disk or wait in memory. buffered: bytes that wait.
     """
 
     def __init__(self, root: Path, record: dict[str, Any]) -> None:
         self.record = record
         self.folder = shard_folder(root, record["modality"], record["fingerprint"])
         self.known: set[bytes] = set()
-        self._dtype: np.dtype[Any] = np.dtype(np.float16)
+        self._warned = False
         self._clear()
         for path in shard_paths(self.folder):
             self._resume(path)
@@ -40,17 +40,11 @@ class Stream:
             return
         check_owner(shard, self.record)
         self.known.update(as_bytes(shard.keys()))
-        self._dtype = np.promote_types(self._dtype, shard.features.dtype)
 
     def _clear(self) -> None:
         self._keys: list[np.ndarray] = []
         self._features: list[np.ndarray] = []
-        self._since: float | None = None
         self.buffered = 0
-
-    def age(self) -> float:
-        """Seconds since the oldest row that waits came in."""
-        return 0.0 if self._since is None else time.monotonic() - self._since
 
     def add(self, keys: np.ndarray, features: np.ndarray) -> None:
         """Buffer the rows (uint8 [n, 16], floats [n, D]) that are new; write a shard whenever one is full."""
@@ -62,6 +56,8 @@ class Stream:
         if not fresh:
             return
         keys, features = keys[fresh], self._as_stored(features[fresh])
+        if self._features and self._features[0].dtype != features.dtype:
+            self.flush()
         row_bytes = features[0].nbytes
         capacity = max(1, SHARD_BYTES // row_bytes)
         while len(keys):
@@ -72,23 +68,23 @@ class Stream:
             keys, features = keys[room:], features[room:]
 
     def _buffer(self, keys: np.ndarray, features: np.ndarray) -> None:
-        self._since = time.monotonic() if self._since is None else self._since
         self._keys.append(keys)
         self._features.append(features)
         self.buffered += features.nbytes
 
     def _as_stored(self, features: np.ndarray) -> np.ndarray:
-        """Float16; from the first overflow on, float32."""
+        """Float16, or float32 where a value overflows it."""
         largest = float(np.abs(features).max())
-        if self._dtype == np.float16 and largest > _FP16_MAX:
+        if largest <= _FP16_MAX:
+            return features.astype(np.float16)
+        if not self._warned:
+            self._warned = True
             warnings.warn(
-                f"{self.record['uri']}: values up to {largest:.3g} overflow float16; its features are stored "
-                "in float32 from here on (twice the disk).",
+                f"{self.record['uri']}: values up to {largest:.3g} overflow float16; shards that hold such "
+                "values are stored in float32 (twice the disk).",
                 stacklevel=5,
             )
-            self.flush()
-            self._dtype = np.dtype(np.float32)
-        return features.astype(self._dtype)
+        return features.astype(np.float32)
 
     def flush(self) -> None:
         """Write what waits as one shard."""

@@ -21,7 +21,6 @@ from isthmus.store.manifest import Manifest, check_record, commit, is_store, rea
 from isthmus.store.merging import merge
 from isthmus.store.stream import Stream
 
-SHARD_SECONDS = 60.0
 BUFFER_BYTES = 512 * 2**20  # over all encoders of a run
 LOCK = ".lock"
 
@@ -121,6 +120,8 @@ class StoreWriter:
     ) -> None:
         """Add features [n, D] of the contents `keys` (uint8 [n, 16]). Keys that are done are ignored.
 
+        Rows wait in memory until a shard is full (64 MiB) or `flush` is called.
+
         Args:
             names: what to call each row in an error; default: the image's id if it was recorded, else
                 its hash.
@@ -143,14 +144,11 @@ class StoreWriter:
             listed = ", ".join(first) + (", …" if len(bad) > len(first) else "")
             raise InputError(
                 f"{stream.record['uri']}: NaN or infinity in the features of {len(bad):,} of "
-                f"{len(features):,} items: {listed}. Nothing of this batch was stored."
+                f"{len(features):,} items: {listed}. None of these was stored."
             )
         stream.add(keys, features)
         if sum(other.buffered for other in self._streams.values()) > BUFFER_BYTES:
             self.flush()
-        elif stream.age() > SHARD_SECONDS:
-            self._journal.flush()
-            stream.flush()
 
     def flush(self) -> None:
         """Put everything that waits in memory on disk."""

@@ -1,0 +1,73 @@
+"""What is known of each image before and while it is encoded: its content hash, or why it cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from isthmus.data.images import content_hash
+from isthmus.data.pairs import Pairs
+from isthmus.store import StoreWriter
+
+
+class Contents:
+    """The content hash of every image and the reason against it, both in the order of `pairs.images`.
+
+    What earlier runs learned of unchanged files is taken over from the store; whatever is learned here goes
+    into its journal, so that an interrupted run does not learn it again. A damaged image keeps its hash, and
+    with it its place in the plan of work.
+    """
+
+    def __init__(self, pairs: Pairs, writer: StoreWriter) -> None:
+        self._pairs, self._writer = pairs, writer
+        self.ids: list[str] = pairs.images["id"].to_pylist()
+        self._signatures = pairs.signatures()
+        recalled = writer.recall(self.ids, self._signatures)
+        self.hashes: list[str | None] = recalled["content_hash"].to_pylist()
+        self.reasons: list[str | None] = recalled["reason"].to_pylist()
+
+    def unread(self) -> list[int]:
+        """The rows of which nothing is known."""
+        return [row for row, known in enumerate(zip(self.hashes, self.reasons, strict=True)) if known == (None, None)]
+
+    def learn(self, found: Iterable[tuple[int, str | None, str | None]]) -> None:
+        """Note (row, content hash, reason) of images just read."""
+        for row, content, reason in found:
+            self.hashes[row], self.reasons[row] = content, reason
+            self._record(row)
+
+    def reject(self, bad: Iterable[tuple[int, str]]) -> None:
+        """Note (row, reason) of images that cannot be decoded, and of every other row with the same content."""
+        reasons = {self.hashes[row]: reason for row, reason in bad}
+        for row, content in enumerate(self.hashes) if reasons else ():
+            if content in reasons:
+                self.reasons[row] = reasons[content]
+                self._record(row)
+
+    def needed(self, keys: np.ndarray, done: list[set[bytes]]) -> np.ndarray:
+        """bool [networks, n]: which of these contents (uint8 [n, 16]) each network has yet to encode."""
+        rejected = {bytes.fromhex(h) for h, why in zip(self.hashes, self.reasons, strict=True) if h and why}
+        listed = [key.tobytes() for key in keys]
+        return np.array([[key not in some and key not in rejected for key in listed] for some in done], bool)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(id, reason) of every image that cannot be used."""
+        return [(name, reason) for name, reason in zip(self.ids, self.reasons, strict=True) if reason]
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """The store's image and caption tables: usable images only, each with its content hash."""
+        usable = [None if why else content for content, why in zip(self.hashes, self.reasons, strict=True)]
+        images = self._pairs.images.select(["id", "group", "split", "label"])
+        images = images.append_column("content_hash", pa.array(usable, pa.string()))
+        images = images.filter(pc.is_valid(images["content_hash"]))
+        captions = self._pairs.captions.select(["caption_id", "id", "caption", "lang"])
+        captions = captions.filter(pc.is_in(captions["id"], value_set=images["id"].combine_chunks()))
+        keys = [content_hash(text.encode()) for text in captions["caption"].to_pylist()]
+        return images, captions.append_column("content_hash", pa.array(keys, pa.string()))
+
+    def _record(self, row: int) -> None:
+        self._writer.record_images([(self.ids[row], self.hashes[row], self.reasons[row], self._signatures[row])])

@@ -1,0 +1,71 @@
+"""What a run would cost: counted, and timed on a small sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isthmus.data.pairs import Pairs
+from isthmus.embedding.networks import by_network, load
+from isthmus.embedding.run import DEFAULT_BATCH, chosen_pairs, readable
+from isthmus.encoders import Encoder, encode_views
+
+
+@dataclass
+class EmbedPlan:
+    """What `embed` would do: items, bytes on disk, most of the memory, and a measured guess of the time.
+
+    memory: bytes of weights and of one image batch's pixels, of all encoders together.
+    seconds: from a timed sample of up to 32 images and 256 captions per network, decoding included.
+    """
+
+    images: int
+    captions: int
+    distinct_captions: int
+    disk_bytes: int
+    memory_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images:,} images, {self.captions:,} captions ({self.distinct_captions:,} distinct): "
+            f"{self.disk_bytes / 2**20:,.1f} MiB on disk, at least "
+            f"{self.memory_bytes / 2**20:,.0f} MiB of memory, about {self.seconds / 60:,.1f} minutes"
+        )
+
+
+def plan(
+    pairs: Pairs | str | Path,
+    image: str | Encoder | Sequence[str | Encoder],
+    text: str | Encoder | Sequence[str | Encoder],
+    *,
+    only: str | Path | Sequence[str] | None = None,
+    batch_size: int = DEFAULT_BATCH,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> EmbedPlan:
+    """What `embed` with the same arguments would cost; encodes a small sample and writes nothing."""
+    pairs = chosen_pairs(pairs, only)
+    options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
+    encoders = {"image": load(image, "image", **options), "text": load(text, "text", **options)}
+    distinct = list(dict.fromkeys(pairs.captions["caption"].to_pylist()))
+    counts = {"image": len(pairs), "text": len(distinct)}
+    samples: dict[str, list[Any]] = {"image": list(range(min(32, len(pairs)))), "text": distinct[:256]}
+    seconds = 0.0
+    memory = 0
+    for modality, chosen in encoders.items():
+        for views in by_network(chosen):
+            started = time.perf_counter()
+            items = readable(pairs, samples[modality]) if modality == "image" else samples[modality]
+            for start in range(0, len(items), batch_size):
+                inputs = views[0].preprocess(items[start : start + batch_size])
+                encode_views(views, inputs)
+                memory = max(memory, sum(value.nbytes for value in inputs.values() if hasattr(value, "nbytes")))
+            seconds += (time.perf_counter() - started) / max(1, len(items)) * counts[modality]
+    networks = [views[0] for chosen in encoders.values() for views in by_network(chosen)]
+    weights = sum(p.nbytes for encoder in networks for p in encoder.network.parameters())
+    disk = sum(counts[m] * (2 * e.width + 16) for m, chosen in encoders.items() for e in chosen)
+    return EmbedPlan(len(pairs), pairs.captions.num_rows, len(distinct), disk, memory + weights, seconds)

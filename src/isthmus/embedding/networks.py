@@ -1,0 +1,86 @@
+"""The encoders of a run, grouped by network, and the precision that each network may run in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from isthmus.encoders import Encoder, encode_views, load_encoders
+from isthmus.encoders.base import Modality
+from isthmus.errors import InputError
+from isthmus.precision import choose_precision
+
+LEAST_COSINE = 0.999
+
+
+@dataclass
+class Network:
+    """Views (layers, poolings) that share one forward pass, and the type its products run in (None: its own)."""
+
+    views: list[Encoder]
+    autocast: torch.dtype | None = None
+
+    def collate(self, inputs: Sequence[Any]) -> dict[str, Any]:
+        """The inputs of one batch: captions are tokenised together, so that padding fits the batch."""
+        if isinstance(inputs[0], str):
+            return self.views[0].preprocess(inputs)
+        return {name: _joined([one[name] for one in inputs]) for name in inputs[0]}
+
+    def encode(self, inputs: Sequence[Any]) -> list[np.ndarray]:
+        """Features of one batch by every view, float32 [n, width_i] each."""
+        return encode_views(self.views, self.collate(inputs), self.autocast)
+
+
+def load(encoders: Any, modality: Modality, **options: Any) -> list[Encoder]:
+    """Load what was given as URIs; encoders that are loaded already pass through, in order."""
+    listed = [encoders] if isinstance(encoders, str | Encoder) else list(encoders)
+    if not listed:
+        raise InputError(f"No {modality} encoder was named.")
+    fresh = iter(load_encoders([e for e in listed if isinstance(e, str)], modality=modality, **options))
+    return [next(fresh) if isinstance(e, str) else e for e in listed]
+
+
+def by_network(encoders: Sequence[Encoder]) -> list[list[Encoder]]:
+    """Encoders grouped by the network they look into: one forward pass serves a whole group."""
+    groups: dict[str, list[Encoder]] = {}
+    for encoder in encoders:
+        groups.setdefault(encoder.backbone_key, []).append(encoder)
+    return list(groups.values())
+
+
+def choose_autocast(
+    views: list[Encoder], sample: Callable[[], list[Any]], precision: str
+) -> tuple[torch.dtype | None, dict[str, Any]]:
+    """The type that a network's products may run in, and what to record of it; see `embed`'s `precision`.
+
+    sample: gives a few items to compare the types on; only called where "auto" has a choice.
+    """
+    network = views[0].network
+    if choose_precision(precision, views[0].device) == "float32" or not any(True for _ in network.parameters()):
+        return None, {}  # a callable computes as it likes
+    fast = {"compute_dtype": "bfloat16 autocast"}
+    if precision == "bf16":
+        return torch.bfloat16, fast
+    items = sample()
+    if not items:
+        return None, {}
+    inputs = views[0].preprocess(items)
+    both = zip(encode_views(views, inputs), encode_views(views, inputs, torch.bfloat16), strict=True)
+    cosine = min(_least_cosine(exact, quick) for exact, quick in both)
+    if not cosine >= LEAST_COSINE:  # NaN included
+        return None, {}
+    return torch.bfloat16, fast | {"bfloat16_cosine": cosine}
+
+
+def _least_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).min())
+
+
+def _joined(values: list[Any]) -> Any:
+    """Inputs of single images as those of a batch: tensors, or the lists that callables take."""
+    return torch.cat(values) if isinstance(values[0], torch.Tensor) else [item for one in values for item in one]

@@ -1,0 +1,205 @@
+"""`embed`: the features of pairs into a store, unit by unit of a plan that is fixed before work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from isthmus.data.images import MAX_PIXELS, BadImage
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.embedding.contents import Contents
+from isthmus.embedding.engines import ENGINES, encode_all, hash_all
+from isthmus.embedding.networks import Network, by_network, choose_autocast, load
+from isthmus.embedding.units import cut, plan_captions, plan_images
+from isthmus.encoders import Encoder
+from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.store import StoreWriter
+from isthmus.store.joining import read_ids
+
+DEFAULT_BATCH = 32
+SAMPLE = 16  # items on which bf16 is compared with float32
+HASHED_AT_ONCE = 4096
+
+
+@dataclass
+class EmbedReport:
+    """What `embed` did: counts of images, captions and newly encoded items, and what was skipped and why."""
+
+    store: str
+    images: int = 0
+    captions: int = 0
+    encoded: dict[str, int] = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        new = ", ".join(f"{count:,} {modality}s" for modality, count in self.encoded.items())
+        return (
+            f"{self.store}: {self.images:,} images, {self.captions:,} captions; newly encoded: {new}; "
+            f"{len(self.skipped):,} skipped."
+        )
+
+
+def embed(
+    pairs: Pairs | str | Path,
+    image: str | Encoder | Sequence[str | Encoder],
+    text: str | Encoder | Sequence[str | Encoder],
+    *,
+    out: str | Path,
+    only: str | Path | Sequence[str] | None = None,
+    batch_size: int = DEFAULT_BATCH,
+    max_skip: float = 0.01,
+    max_pixels: int = MAX_PIXELS,
+    precision: str = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    engine: str = "local",
+    progress: bool = False,
+) -> EmbedReport:
+    """Write the features of `pairs` by every named encoder into the store `out`.
+
+    Goes on where it stopped: what the store already holds is not computed again, and a kill loses one unit of
+    work at most (`isthmus.embedding.units`). Equal images (by bytes) and equal captions are encoded once.
+    Views of one network (layers, poolings) share one forward pass.
+
+    Args:
+        pairs: a table, folder or tar files (see `read_pairs`), or `Pairs`.
+        image, text: encoders or their URIs, one or several.
+        out: the store's folder; made, resumed or extended.
+        only: ids to embed (a list, or a Parquet file with an `id` column).
+        batch_size: items per forward pass.
+        max_skip: largest share of images and captions that may be skipped before the run counts as failed.
+        max_pixels: larger images are skipped, by their header.
+        precision: "float32", "bf16" (autocast), or "auto": bf16 where the processor multiplies in it and a sample
+            of the features stays within cosine 0.999 of float32. The store records which, and the cosine.
+        engine: "local", or "ray": the workers of a Ray cluster, which read the images by the same paths. On
+            machines of one type, with the same number of threads, the store is the same byte for byte.
+
+    Raises:
+        InputError: nothing to embed, or more than `max_skip` of the pairs were skipped (the store is
+            complete without them and `skipped.parquet` lists them).
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"Unknown engine {engine!r}." + did_you_mean(engine, ENGINES))
+    pairs = chosen_pairs(pairs, only, max_pixels)
+    options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
+    encoders = {"image": load(image, "image", **options), "text": load(text, "text", **options)}
+    samples = {"image": lambda: readable(pairs, range(SAMPLE)), "text": lambda: _some_captions(pairs)}
+    with StoreWriter(out) as writer:
+        networks = {
+            modality: [_announced(views, writer, precision, samples[modality]) for views in by_network(listed)]
+            for modality, listed in encoders.items()
+        }
+        run = _Run(writer, pairs, batch_size, engine, options, progress)
+        run.hash_images()
+        run.encode_images(networks["image"])
+        run.encode_captions(networks["text"])
+        report = run.finish()
+    _check_skipped(report, max_skip)
+    return report
+
+
+def chosen_pairs(pairs: Pairs | str | Path, only: Any, max_pixels: int = MAX_PIXELS) -> Pairs:
+    """The pairs that `only` names, read if need be."""
+    if not isinstance(pairs, Pairs):
+        pairs = read_pairs(pairs, max_pixels=max_pixels)
+    return pairs if only is None else pairs.subset(read_ids(only))
+
+
+def readable(pairs: Pairs, rows: Sequence[int]) -> list[Any]:
+    """The images of these rows that can be decoded."""
+    images = []
+    for row in rows[: len(pairs)]:
+        with suppress(BadImage):
+            images.append(pairs.decode(row))
+    return images
+
+
+def _some_captions(pairs: Pairs) -> list[str]:
+    return pairs.captions["caption"][:SAMPLE].to_pylist()
+
+
+def _announced(views: list[Encoder], writer: StoreWriter, precision: str, sample: Callable[[], list[Any]]) -> Network:
+    """A network whose views the store knows of, with the precision it will run in."""
+    autocast, measured = choose_autocast(views, sample, precision)
+    for view in views:
+        writer.add_encoder(view.record() | measured)
+    return Network(views, autocast)
+
+
+@dataclass
+class _Run:
+    """The three passes of one `embed`: hash the images, encode them, encode the captions of those that are fine."""
+
+    writer: StoreWriter
+    pairs: Pairs
+    batch_size: int
+    engine: str
+    options: dict[str, Any]
+    progress: bool
+
+    def __post_init__(self) -> None:
+        self.contents = Contents(self.pairs, self.writer)
+        self.encoded: dict[str, int] = {}
+
+    def hash_images(self) -> None:
+        """The plan of work needs every content hash, so that equal images have one place in it."""
+        rows = self.contents.unread()
+        chunks = [rows[start : start + HASHED_AT_ONCE] for start in range(0, len(rows), HASHED_AT_ONCE)]
+        with self._bar("reading", len(rows), 0) as bar:
+            for found in hash_all(self.engine, self.pairs, chunks):
+                self.contents.learn(found)
+                bar.update(len(found))
+
+    def encode_images(self, networks: list[Network]) -> None:
+        self._encode("image", networks, *plan_images(self.contents.hashes))
+        skipped = self.contents.skipped
+        if len(skipped) == len(self.pairs):
+            raise InputError(f"None of the {len(self.pairs):,} images can be read; the first: {': '.join(skipped[0])}")
+
+    def encode_captions(self, networks: list[Network]) -> None:
+        self.images, self.captions = self.contents.tables()
+        self._encode("text", networks, *plan_captions(self.captions))
+
+    def _encode(self, modality: str, networks: list[Network], items: Any, keys: np.ndarray) -> None:
+        """Encode and store the units of a plan, each as soon as it is done."""
+        known = [
+            set.intersection(*(self.writer.known(v.modality, v.fingerprint) for v in network.views))
+            for network in networks
+        ]
+        needed = self.contents.needed(keys, known)
+        units = list(cut(items, keys, needed, self.batch_size))
+        done = len(items) - sum(len(unit.items) for unit in units)
+        self.encoded[modality] = 0
+        with self._bar(f"{modality}s", len(items), done) as bar:
+            for encoded in encode_all(self.engine, networks, self.pairs, units, self.options, bar.update):
+                for owner in encoded.features:
+                    self.writer.write(*owner)
+                self.contents.reject(encoded.bad)
+                self.writer.flush()
+                self.encoded[modality] += encoded.fresh
+
+    def finish(self) -> EmbedReport:
+        skipped = [*self.pairs.skipped, *self.contents.skipped]
+        self.writer.finish(self.images, self.captions, skipped)
+        rows = self.images.num_rows, self.captions.num_rows
+        return EmbedReport(str(self.writer.path), *rows, self.encoded, skipped)
+
+    def _bar(self, what: str, total: int, done: int) -> tqdm:
+        return tqdm(desc=what, total=total, initial=done, unit="it", disable=not self.progress)
+
+
+def _check_skipped(report: EmbedReport, max_skip: float) -> None:
+    """Some bad inputs are reported; too many are a failure, though nothing that was computed is lost."""
+    total = report.images + report.captions + len(report.skipped)
+    if len(report.skipped) > max_skip * total:
+        raise InputError(
+            f"{len(report.skipped):,} of {total:,} images and captions were skipped, more than the "
+            f"{max_skip:.1%} of max_skip (--max-skip). The store holds the rest, and "
+            f"{Path(report.store) / 'skipped.parquet'} says why; the first: {': '.join(report.skipped[0])}"
+        )
