@@ -19,14 +19,15 @@ _EXPORTS = {
     "losses": "isthmus.losses",
     "open_store": "isthmus.api",
     "read_pairs": "isthmus.api",
+    "select": "isthmus.api",
     "train": "isthmus.api",
 }
 __all__ = ["DualEncoder", "FeaturePairs", "doctor", "embed", "evaluate", "load_encoder", "load_recipe"]
-__all__ += ["losses", "open_store", "read_pairs", "train"]
+__all__ += ["losses", "open_store", "read_pairs", "select", "train"]
 
 if TYPE_CHECKING:
     from isthmus import losses
-    from isthmus.api import doctor, embed, evaluate, load_encoder, load_recipe, open_store, read_pairs, train
+    from isthmus.api import doctor, embed, evaluate, load_encoder, load_recipe, open_store, read_pairs, select, train
     from isthmus.data import FeaturePairs
     from isthmus.model import DualEncoder
 

@@ -16,11 +16,13 @@ from isthmus.evaluation.inputs import embed_for_evaluation, holds_features, zero
 from isthmus.evaluation.results import result
 from isthmus.evaluation.retrieval import retrieval
 from isthmus.model import DualEncoder
+from isthmus.selection.choice import first_choice
+from isthmus.selection.run import select
 from isthmus.store import Store, open_store
 from isthmus.training import load_recipe, train_projectors
 from isthmus.training.plan import plan_training
 
-__all__ = ["doctor", "embed", "evaluate", "load_encoder", "load_recipe", "open_store", "read_pairs", "train"]
+__all__ = ["doctor", "embed", "evaluate", "load_encoder", "load_recipe", "open_store", "read_pairs", "select", "train"]
 
 TASKS = {"retrieval": "zeroshot_retrieval", "zeroshot": "zeroshot_classification"}  # CLIP_benchmark's names
 
@@ -53,7 +55,8 @@ def train(
     """Train projectors on the train split of a store (or on arrays) and return the dual encoder.
 
     Args:
-        store: a store, its folder, or `FeaturePairs.from_arrays(...)` for features made elsewhere.
+        store: a store, its folder, the folder of a selection (its first choice is trained), or
+            `FeaturePairs.from_arrays(...)` for features made elsewhere.
         recipe: a recipe's name or a path to a TOML file.
         out: folder for the model, its history and checkpoints; None keeps all in memory.
         overrides: "section.key=value" strings that override the recipe.
@@ -157,5 +160,7 @@ def _split(store: Any, chosen: dict[str, Any]) -> tuple[FeaturePairs, FeaturePai
     if isinstance(store, FeaturePairs):
         found = store.split(seed=chosen.get("seed", 0)) if store.splits else {"train": store}
         return found["train"], found.get("val")
-    store = open_store(store) if isinstance(store, str | Path) else store
+    if isinstance(store, str | Path):
+        store, chosen = first_choice(store, chosen)
+        store = open_store(store)
     return store.pairs(split="train", **chosen), store.pairs(split="val", **chosen)

@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "isthmus.cli.demo",
     "embed": "isthmus.cli.embed",
     "import": "isthmus.cli.import_",
+    "select": "isthmus.cli.select",
     "train": "isthmus.cli.train",
     "eval": "isthmus.cli.eval",
     "search": "isthmus.cli.search",

@@ -16,7 +16,7 @@ from isthmus.cli import common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE")
+    parser.add_argument("store", metavar="STORE", help="a store, or what `isthmus select` wrote: its first choice")
     parser.add_argument("--recipe", default="default", help="a recipe's name or TOML file (default)")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a recipe value")
     parser.add_argument("--image-encoder", metavar="URI", nargs="+", help="which of the store's; several: side by side")

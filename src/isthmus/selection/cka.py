@@ -44,7 +44,8 @@ def linear_cka(x: Matrix, y: Matrix, *, unbiased: bool = True) -> float:
         for moment, (a, b) in zip(moments, _squares(*both), strict=True):
             moment.add(a, b)
     xx, yy, xy = (moment.hsic(n, unbiased) for moment in moments)
-    _check_varied(xx, "x", centre_x), _check_varied(yy, "y", centre_y)
+    _check_varied(xx, "x", centre_x)
+    _check_varied(yy, "y", centre_y)
     return xy / math.sqrt(xx * yy)
 
 
@@ -196,8 +197,8 @@ class RBFKernel(Kernel):
     def products(self, other: Kernel, q: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         assert isinstance(other, RBFKernel)
         parts = [
-            (np.einsum("ij,ij->i", k, l, dtype=np.float64), k @ q, l @ r)
-            for (_, k), (_, l) in zip(self.tiles(), other.tiles(), strict=True)
+            (np.einsum("ij,ij->i", own, theirs, dtype=np.float64), own @ q, theirs @ r)
+            for (_, own), (_, theirs) in zip(self.tiles(), other.tiles(), strict=True)
         ]
         kl, kq, lr = (np.concatenate(part) for part in zip(*parts, strict=True))
         return kl, kq, lr
@@ -234,8 +235,10 @@ class Moments:
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         self.product += x.T @ y
-        k, l = np.einsum("nd,nd->n", x, x), np.einsum("nd,nd->n", y, y)
-        self.kl, self.k, self.l = self.kl + float(k @ l), self.k + float(k.sum()), self.l + float(l.sum())
+        norms_x, norms_y = np.einsum("nd,nd->n", x, x), np.einsum("nd,nd->n", y, y)
+        self.kl += float(norms_x @ norms_y)
+        self.k += float(norms_x.sum())
+        self.l += float(norms_y.sum())
 
     def hsic(self, n: int, unbiased: bool) -> float:
         squared = float((self.product**2).sum())

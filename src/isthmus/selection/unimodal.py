@@ -75,7 +75,9 @@ def _chosen_ridge(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: i
     fit, held = next(GroupShuffleSplit(1, test_size=0.2, random_state=seed).split(x, groups=groups))
     if len(np.unique(labels[fit])) < 2:
         return RIDGES[-1]
-    scored = [(_logistic(ridge, len(fit)).fit(x[fit], labels[fit]).score(x[held], labels[held]), ridge) for ridge in RIDGES]
+    scored = [
+        (_logistic(ridge, len(fit)).fit(x[fit], labels[fit]).score(x[held], labels[held]), ridge) for ridge in RIDGES
+    ]
     return max(scored)[1]
 
 

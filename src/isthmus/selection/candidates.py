@@ -1,0 +1,330 @@
+"""The encoders to compare and their features: embedded from pairs, read from a store, or given as arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isthmus.data.feature_pairs import FeaturePairs, Matrix, MatrixRows
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.splits import normalise_split
+from isthmus.embedding import embed
+from isthmus.encoders import Encoder, load_encoders
+from isthmus.encoders.base import Modality
+from isthmus.encoders.uri import EncoderURI
+from isthmus.errors import InputError, IsthmusError, UsageError
+from isthmus.selection.cost import Cost, measure_cost
+from isthmus.store import Store, open_store
+from isthmus.store.joining import choose_ids, join, read_ids
+
+MODALITIES: tuple[Modality, Modality] = ("image", "text")
+BATCH = 8  # images per forward pass: on a CPU, larger batches fall out of its caches
+COST_ITEMS = {"image": 16, "text": 128}
+Log = Callable[[str], None]
+
+
+@dataclass
+class Candidate:
+    """One encoder, seen through one layer and pooling.
+
+    name: its URI, or the name of an array. matrix: features of all images [N, D], or of all captions [M, D].
+    record: what a store writes down about it. cost: None where only its features are known.
+    """
+
+    name: str
+    modality: Modality
+    matrix: Matrix
+    parts: list[int]
+    record: dict[str, Any]
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def network(self) -> str:
+        """The same for all layers and poolings of one network."""
+        return self.record.get("backbone_key") or self.name
+
+
+@dataclass
+class Candidates:
+    """What `select` compares.
+
+    frame: images and captions, what belongs to what, and splits; its features are row numbers [N, 1], [M, 1],
+    with which `pairs` looks up those of any encoder. failed: encoders that could not be used, and why.
+    """
+
+    frame: FeaturePairs
+    encoders: dict[str, list[Candidate]]
+    failed: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    store: Path | None = None
+
+    def fail(self, candidate: Candidate, error: Exception) -> None:
+        """Go on without this encoder."""
+        self.encoders[candidate.modality].remove(candidate)
+        self.failed.append(_failure(candidate.name, candidate.modality, error))
+
+    def check(self) -> None:
+        """Raise `InputError` where a modality has no encoder left."""
+        for modality in MODALITIES:
+            if not self.encoders[modality]:
+                why = "; ".join(f"{f['encoder']}: {f['reason']}" for f in self.failed if f["modality"] == modality)
+                raise InputError(f"No {modality} encoder can be used. {why or 'None was named.'}")
+
+
+def pairs_of(part: FeaturePairs, image: Candidate, text: Candidate) -> FeaturePairs:
+    """A part of the frame with the features of two encoders."""
+    return replace(
+        part,
+        image=MatrixRows(image.matrix, part.image[:, 0]),
+        text=MatrixRows(text.matrix, part.text[:, 0]),
+        image_parts=image.parts,
+        text_parts=text.parts,
+        image_encoder=[image.record],
+        text_encoder=[text.record],
+    )
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------
+
+
+def from_arrays(images: Mapping[str, Any], texts: Mapping[str, Any], **fields: Any) -> Candidates:
+    """Features by name; `fields` as in `FeaturePairs.from_arrays` (image_of, groups, labels, splits, …)."""
+    for modality, given in zip(MODALITIES, (images, texts), strict=True):
+        if not isinstance(given, Mapping) or not given:
+            raise UsageError(f"Without pairs or a store, give {modality} features as a dictionary: name → array.")
+    frame = None
+    for image, text in [(next(iter(images.values())), text) for text in texts.values()] + [
+        (image, next(iter(texts.values()))) for image in images.values()
+    ]:
+        checked = FeaturePairs.from_arrays(image, text, **dict(fields))  # names the row that is wrong
+        frame = frame or checked
+    assert frame is not None
+    listed = {
+        modality: [_given(name, modality, matrix) for name, matrix in given.items()]
+        for modality, given in zip(MODALITIES, (images, texts), strict=True)
+    }
+    return Candidates(_numbered(frame), listed)
+
+
+def _given(name: str, modality: Modality, matrix: Any) -> Candidate:
+    width = matrix.shape[1]
+    return Candidate(name, modality, matrix, [width], {"uri": name, "width": width})
+
+
+# --- a store ----------------------------------------------------------------------------------------------------
+
+
+def from_store(
+    store: Store | str | Path,
+    image: Sequence[str] = (),
+    text: Sequence[str] = (),
+    *,
+    only: Any = None,
+    costs: Mapping[str, Cost] | None = None,
+) -> Candidates:
+    """The named encoders of a store (URI or fingerprint; `layer=*` names every layer), or all of them.
+
+    costs: by fingerprint, where the encoders are at hand.
+    """
+    store = open_store(store) if isinstance(store, str | Path) else store
+    failed: list[dict[str, str]] = []
+    listed: dict[str, list[Candidate]] = {"image": [], "text": []}
+    for modality, wanted in zip(MODALITIES, (image, text), strict=True):
+        records = [record for record in store.encoders if record["modality"] == modality]
+        for fingerprint in _named(wanted, records):
+            try:
+                features = store.features(modality, fingerprint)
+                cost = (costs or {}).get(fingerprint) or Cost(licence=features.record.get("licence"))
+                name = features.record["uri"]
+                listed[modality].append(Candidate(name, modality, features, features.parts, features.record, cost))
+            except InputError as error:
+                failed.append(_failure(fingerprint, modality, error))
+    found = Candidates(None, listed, failed, store=store.path)  # type: ignore[arg-type]
+    found.check()
+    joined = join(store, listed["image"][0].matrix, listed["text"][0].matrix)
+    frame = _numbered(joined)
+    found.frame = frame if only is None else choose_ids(frame, only)
+    return found
+
+
+def _named(wanted: Sequence[str], records: list[dict[str, Any]]) -> list[str]:
+    """Fingerprints of the records meant, in order; a name that is not there is left to the store to refuse."""
+    if not wanted:
+        return [record["fingerprint"] for record in records]
+    return list(dict.fromkeys(found for name in wanted for found in _expanded(name, records)))
+
+
+def _expanded(name: str, records: list[dict[str, Any]]) -> list[str]:
+    if ":" not in name or name.startswith("callable:") or EncoderURI.parse(name).layer != "*":
+        return [next((record["fingerprint"] for record in records if record["uri"] == name), name)]
+    uri = EncoderURI.parse(name)
+    layers = [r for r in records if r["layer"] is not None and uri.pool in (None, r["pool"])]
+    layers = [r for r in layers if EncoderURI.parse(r["uri"]).backbone() == uri.backbone()]
+    return [record["fingerprint"] for record in sorted(layers, key=lambda r: r["layer"])] or [name]
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------
+
+
+def from_pairs(
+    pairs: Pairs | str | Path,
+    image: Sequence[str | Encoder],
+    text: Sequence[str | Encoder],
+    *,
+    store: Path,
+    only: Any = None,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    log: Log = lambda _line: None,
+    **options: Any,
+) -> Candidates:
+    """Embed pairs by every encoder into `store`, each network once, and open it; test pairs are left alone.
+
+    An encoder that cannot be loaded, or fails on the way, is listed in `failed`; the others go on.
+    """
+    pairs = pairs if isinstance(pairs, Pairs) else read_pairs(pairs)
+    pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
+    failed: list[dict[str, str]] = []
+    encoders = {m: loaded(given, m, failed, **options) for m, given in zip(MODALITIES, (image, text), strict=True)}
+    Candidates(None, dict(encoders), failed).check()  # type: ignore[arg-type]
+    skipped = _embed_all(pairs, encoders, store, failed, progress, log)
+    Candidates(None, dict(encoders), failed).check()  # type: ignore[arg-type]
+    opened = open_store(store)
+    prints = {m: [view.fingerprint for view in views] for m, views in encoders.items()}
+    found = from_store(
+        opened,
+        prints["image"],
+        prints["text"],
+        only=pairs.images["id"].to_pylist(),
+        costs=_costs(pairs, encoders, opened, log),
+    )
+    found.failed, found.skipped = failed + found.failed, skipped
+    return found
+
+
+def wanted_ids(pairs: Pairs, only: Any, limit: int | None, seed: int) -> list[str]:
+    """Ids of the pairs that are no test pairs; at most `limit`, the first in the order of hash(seed, id)."""
+    splits, ids = pairs.images["split"].to_pylist(), pairs.images["id"].to_pylist()
+    chosen = None if only is None else set(read_ids(only))
+    kept = [
+        id
+        for id, split in zip(ids, splits, strict=True)
+        if (chosen is None or id in chosen) and not (split and normalise_split(split) == "test")
+    ]
+    if not kept:
+        raise InputError(f"{pairs.path or 'The pairs'}: no pair is left to compare encoders by (test pairs never are).")
+    return first_ids(kept, limit, seed)
+
+
+def first_ids(ids: Sequence[str], limit: int | None, seed: int) -> list[str]:
+    """The first `limit` ids in the order of hash(seed, id); all for None."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit = {limit}: at least one pair.")
+
+    def order(id: str) -> bytes:
+        return hashlib.blake2b(f"{seed}:{id}".encode(), digest_size=8).digest()
+
+    return list(ids) if limit is None else sorted(ids, key=order)[:limit]
+
+
+def loaded(
+    given: Sequence[str | Encoder], modality: Modality, failed: list[dict[str, str]], **options: Any
+) -> list[Encoder]:
+    """Encoders by URI are loaded, network by network; loaded ones pass. Those that cannot be are added to `failed`."""
+    networks: dict[Any, list[str | Encoder]] = {}
+    for one in given:
+        key = id(one) if isinstance(one, Encoder) else EncoderURI.parse(one).backbone()
+        networks.setdefault(key, []).append(one)
+    views: dict[str, Encoder] = {}
+    for listed in networks.values():
+        try:
+            uris = [one for one in listed if isinstance(one, str)]
+            found = load_encoders(uris, modality=modality, **options) if uris else listed
+            views |= {view.fingerprint: view for view in found if isinstance(view, Encoder)}
+        except Exception as error:  # whatever a model's own code raises, the others go on
+            failed += [_failure(str(one), modality, error) for one in listed]
+    return list(views.values())
+
+
+def _embed_all(
+    pairs: Pairs,
+    encoders: dict[str, list[Encoder]],
+    store: Path,
+    failed: list[dict[str, str]],
+    progress: bool,
+    log: Log,
+) -> list[tuple[str, str]]:
+    """All encoders in one go; where that fails, network by network, which leaves out the one that fails.
+
+    Returns what `embed` skipped.
+    """
+    networks = {m: _by_network(encoders[m]) for m in MODALITIES}
+
+    def attempt(image: list[Encoder], text: list[Encoder]) -> Exception | list[tuple[str, str]]:
+        try:
+            return embed(pairs, image, text, out=store, batch_size=BATCH, progress=progress).skipped
+        except Exception as error:  # whatever a model's own code raises, the others go on
+            return error
+
+    found = attempt(encoders["image"], encoders["text"])
+    if not isinstance(found, Exception):
+        return found
+    log(f"embedding failed ({found}); one network at a time now")
+    tried = ((pair, attempt(*pair)) for pair in product(networks["image"], networks["text"]))
+    partner = next((pair for pair, result in tried if not isinstance(result, Exception)), None)
+    if partner is None:
+        raise found
+    for modality in MODALITIES:
+        for views in networks[modality]:
+            result = attempt(views, partner[1]) if modality == "image" else attempt(partner[0], views)
+            if isinstance(result, Exception):
+                failed += [_failure(str(view.uri), modality, result) for view in views]
+                encoders[modality] = [view for view in encoders[modality] if view not in views]
+            else:
+                found = result
+    assert not isinstance(found, Exception)
+    return found
+
+
+def _by_network(views: Iterable[Encoder]) -> list[list[Encoder]]:
+    groups: dict[str, list[Encoder]] = {}
+    for view in views:
+        groups.setdefault(view.backbone_key, []).append(view)
+    return list(groups.values())
+
+
+def _costs(pairs: Pairs, encoders: Mapping[str, Sequence[Encoder]], store: Store, log: Log) -> dict[str, Cost]:
+    """The cost of every view by fingerprint; each network is timed once, in the type it was embedded in."""
+    types = {record["fingerprint"]: record.get("compute_dtype", "") for record in store.encoders}
+    items: dict[str, list[Any]] = {"text": pairs.captions["caption"][: COST_ITEMS["text"]].to_pylist(), "image": []}
+    readable = set(store.images["id"].to_pylist())
+    rows = [row for row, id in enumerate(pairs.images["id"].to_pylist()) if id in readable]
+    items["image"] = [pairs.decode(row) for row in rows[: COST_ITEMS["image"]]]
+    costs: dict[str, Cost] = {}
+    for modality in MODALITIES:
+        for views in _by_network(encoders[modality]):
+            log(f"time {views[0].uri}")
+            cost = measure_cost(views[0], items[modality], types.get(views[0].fingerprint, ""))
+            costs |= {view.fingerprint: cost for view in views}
+    return costs
+
+
+# --- shared -----------------------------------------------------------------------------------------------------
+
+
+def _numbered(pairs: FeaturePairs) -> FeaturePairs:
+    """The same pairs with row numbers in place of features: [N, 1] and [M, 1]."""
+    n, m = pairs.image.shape[0], pairs.text.shape[0]
+    return replace(pairs, image=np.arange(n)[:, None], text=np.arange(m)[:, None], image_parts=[1], text_parts=[1])
+
+
+def _failure(name: str, modality: str, error: Exception) -> dict[str, str]:
+    reason = str(error) if isinstance(error, IsthmusError) else f"{type(error).__name__}: {error}"
+    return {"encoder": name, "modality": modality, "reason": reason}

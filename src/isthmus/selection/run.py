@@ -1,0 +1,437 @@
+"""`select`: score every image encoder with every text encoder, rank the pairs, write it down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
+
+from isthmus import __version__
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.embedding import plan as embedding_plan
+from isthmus.errors import InputError, IsthmusError, UsageError
+from isthmus.evaluation.inputs import holds_features
+from isthmus.files import read_json, write_json
+from isthmus.selection.candidates import (
+    Candidate,
+    Candidates,
+    first_ids,
+    from_arrays,
+    from_pairs,
+    from_store,
+    loaded,
+    pairs_of,
+    wanted_ids,
+)
+from isthmus.selection.choice import RESULT
+from isthmus.selection.ranking import correlation, cost_of, pareto, ranked, tied_with_first
+from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Score, Scorer
+from isthmus.selection.sides import Side, evenly
+from isthmus.store import Store
+from isthmus.store.joining import choose_ids
+
+REPORT = "report.html"
+Log = Callable[[str], None]
+
+
+@dataclass
+class Selection:
+    """What `select` found.
+
+    pairs: one dictionary per encoder pair, best first (image, text, scores, cost, tied, pareto, …). encoders: by
+    modality, one per candidate (name, width, layer, pool, network, cost, unimodal). agreement: by cheap score, its
+    correlation with the probe. failed: encoders that could not be used. facts: n, config, seed, version, notes.
+    frame, candidates: what `feature_pairs` needs.
+    """
+
+    pairs: list[dict[str, Any]]
+    encoders: dict[str, list[dict[str, Any]]]
+    agreement: dict[str, dict[str, Any]]
+    failed: list[dict[str, str]]
+    facts: dict[str, Any]
+    candidates: Candidates = field(repr=False)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The first choice."""
+        return self.pairs[0]
+
+    def feature_pairs(self, pair: Mapping[str, Any] | None = None) -> FeaturePairs:
+        """Features of a ranked pair (default the first), as `train` takes them."""
+        chosen = self.best if pair is None else pair
+        sides = [next(c for c in self.candidates.encoders[m] if c.name == chosen[m]) for m in ("image", "text")]
+        return pairs_of(self.candidates.frame, *sides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What select.json holds."""
+        return {
+            **self.facts,
+            "first_choice": {m: self.best[m] for m in ("image", "text")},
+            "pairs": self.pairs,
+            "encoders": self.encoders,
+            "agreement": self.agreement,
+            "failed": self.failed,
+        }
+
+    def __str__(self) -> str:
+        return table(self)
+
+
+def select(
+    data: Pairs | Store | str | Path | None = None,
+    image: Any = (),
+    text: Any = (),
+    *,
+    out: str | Path | None = None,
+    only: str | Path | Sequence[str] | None = None,
+    limit: int | None = None,
+    seeds: int = 3,
+    bootstrap: int = 1000,
+    sample: int = 5000,
+    seed: int = 0,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    progress: bool = False,
+    log: Log = lambda _line: None,
+    command: str = "isthmus.select(…)",
+    **fields: Any,
+) -> Selection:
+    """Rank encoder pairs before anything is trained.
+
+    Args:
+        data: pairs (see `read_pairs`), or a store. None where `image` and `text` are dictionaries of arrays.
+        image, text: encoders or their URIs (`layer=*` for every layer); of a store, which of its encoders (default
+            all); without `data`, features by name: {"dino": [N, D], …}.
+        out: folder for select.json, report.html, the store (unless `data` is one) and the scores so far, from which
+            a second run goes on. Needed for pairs.
+        only: ids to use. limit: use at most so many pairs, drawn by hash. Test pairs are never looked at.
+        seeds: how many probes are trained per pair; 0 for none, and the ranking is by CCA.
+        bootstrap: draws behind the intervals; 0 for none.
+        sample: images that training-free scores are computed on, at most; 5,000 as freeze-align.
+        seed: of the validation split, the draws and the first probe.
+        fields: with arrays: image_of, ids, groups, captions, labels, splits, as `FeaturePairs.from_arrays` takes.
+
+    Returns a `Selection`; `print` shows its table. An encoder that fails is listed in `.failed`, and the others go on.
+
+    Raises:
+        UsageError: a name or option that does not exist, or `out` missing.
+        InputError: no encoder left, fewer than 10 training pairs, or no validation pairs.
+    """
+    if seeds < 0 or bootstrap < 0 or sample < 10:
+        raise UsageError(f"seeds = {seeds}, bootstrap = {bootstrap}, sample = {sample}: at least 0, 0 and 10.")
+    options = {"device": device, "trust_remote_code": trust_remote_code}
+    chosen = {"only": only, "limit": limit, "seed": seed}
+    candidates = gather(data, image, text, out, chosen, fields, progress, log, options)
+    scorer = make_scorer(candidates.frame, seeds, bootstrap, sample, seed)
+    cache = Cache(None if out is None else Path(out) / "scores", scorer)
+    scored = score_all(candidates, scorer, cache, progress)
+    encoders = {m: [_encoder_row(c, cache, scorer, log) for c in listed] for m, listed in candidates.encoders.items()}
+    config = {"seeds": seeds, "bootstrap": bootstrap, "sample": sample, "limit": limit}
+    selection = assemble(scored, encoders, candidates, scorer, config, command)
+    if out is not None:
+        write(selection, Path(out))
+    return selection
+
+
+def plan(
+    data: Pairs | str | Path,
+    image: Sequence[str] = (),
+    text: Sequence[str] = (),
+    *,
+    only: str | Path | Sequence[str] | None = None,
+    limit: int | None = None,
+    seeds: int = 3,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """What `select` with the same arguments would do: pairs, encoders, and what embedding them would cost.
+
+    Loads the encoders and encodes a small sample; writes nothing.
+    """
+    if holds_features(data):
+        found = from_store(data, _listed(image), _listed(text))
+        listed, told = found.encoders, {"images": len(found.frame)}
+    else:
+        pairs = data if isinstance(data, Pairs) else read_pairs(data)
+        pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
+        failed: list[dict[str, str]] = []
+        listed = {m: loaded(n, m, failed, **options) for m, n in (("image", image), ("text", text))}  # type: ignore
+        told = asdict(embedding_plan(pairs, listed["image"], listed["text"]))
+        told |= {"failed": [f"{one['encoder']}: {one['reason']}" for one in failed]}
+    count = len(listed["image"]) * len(listed["text"])
+    return (
+        {"image_encoders": len(listed["image"]), "text_encoders": len(listed["text"])}
+        | told
+        | {
+            "encoder_pairs": count,
+            "probes": count * seeds,
+        }
+    )
+
+
+def gather(
+    data: Any,
+    image: Any,
+    text: Any,
+    out: str | Path | None,
+    chosen: dict[str, Any],
+    fields: dict[str, Any],
+    progress: bool,
+    log: Log,
+    options: dict[str, Any],
+) -> Candidates:
+    """The candidates, from whichever of the three sources."""
+    if data is None:
+        found = from_arrays(image, text, **fields)
+    elif fields:
+        raise UsageError(f"{', '.join(fields)}: only for features given as arrays.")
+    elif isinstance(data, Store) or holds_features(data):
+        found = from_store(data, _listed(image), _listed(text))
+    elif out is None:
+        raise UsageError("select needs `out`, a folder: the features of the pairs are stored there.")
+    else:
+        home = Path(out) / "store"
+        return from_pairs(
+            data, _listed(image), _listed(text), store=home, progress=progress, log=log, **chosen, **options
+        )
+    if chosen["only"] is not None:
+        found.frame = choose_ids(found.frame, chosen["only"])
+    kept = found.frame.split(seed=chosen["seed"])
+    ids = [id for name in ("train", "val") if name in kept for id in kept[name].image_ids]
+    found.frame = choose_ids(found.frame, first_ids(ids, chosen["limit"], chosen["seed"]))
+    return found
+
+
+def _listed(named: Any) -> list[Any]:
+    return [named] if isinstance(named, str) or not isinstance(named, Sequence) else list(named)
+
+
+def make_scorer(frame: FeaturePairs, seeds: int, bootstrap: int, sample: int, seed: int) -> Scorer:
+    """Train and validation parts of the images that have captions, and the sample for training-free scores."""
+    described = np.unique(frame.image_of)
+    parts = frame.subset(described).split(seed=seed)
+    if "train" not in parts or "val" not in parts:
+        missing = "training" if "train" not in parts else "validation"
+        raise InputError(f"No {missing} pairs: held-out scores need both. Add pairs, or a `split` column with both.")
+    train, val = parts["train"], parts["val"]
+    few = train.subset(evenly(len(train), sample))
+    return Scorer(few, train, val, range(seed, seed + seeds), bootstrap, seed)
+
+
+def score_all(
+    candidates: Candidates, scorer: Scorer, cache: Cache, progress: bool
+) -> dict[tuple[str, str], dict[str, Score]]:
+    """Scores by (image, text). An encoder whose features cannot be compared is moved to `failed`."""
+    texts = [side for candidate in list(candidates.encoders["text"]) if (side := _side(candidate, candidates, scorer))]
+    candidates.check()
+    found: dict[tuple[str, str], dict[str, Score]] = {}
+    images = list(candidates.encoders["image"])
+    with tqdm(total=len(images) * len(texts), desc="encoder pairs", unit="pair", disable=not progress) as bar:
+        for candidate in images:
+            image = _side(candidate, candidates, scorer)
+            for text in texts if image else []:
+                assert image is not None
+                found[image.name, text.name] = cache.scores(image, text, partial(scorer.pair, image, text))
+                bar.update()
+    candidates.check()
+    return found
+
+
+def _side(candidate: Candidate, candidates: Candidates, scorer: Scorer) -> Side | None:
+    try:
+        return Side(candidate, scorer.sample)
+    except IsthmusError as error:
+        candidates.fail(candidate, error)
+        return None
+
+
+class Cache:
+    """Scores in a folder, by what they were computed from: a run that was stopped goes on, a repeated one is quick."""
+
+    def __init__(self, folder: Path | None, scorer: Scorer) -> None:
+        self.folder = folder
+        part = scorer.train, scorer.val
+        told = [[p.image_ids, p.caption_ids, p.bootstrap_group.tolist(), p.labels] for p in part]
+        settings = [__version__, list(scorer.seeds), scorer.bootstrap, scorer.seed, len(scorer.sample)]
+        self.context = _digest([told, settings])
+
+    def scores(self, image: Side, text: Side, compute: Callable[[], dict[str, Score]]) -> dict[str, Score]:
+        """The scores of a pair, computed unless they are known."""
+
+        def fresh() -> dict[str, Any]:
+            return {
+                name: asdict(score) | {"replicates": score.replicates.tolist()} for name, score in compute().items()
+            }
+
+        kept = self.get(["pair", image.digest, text.digest], fresh)
+        return {name: Score(**(one | {"replicates": np.array(one["replicates"])})) for name, one in kept.items()}
+
+    def get(self, key: list[str], compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, from the folder where it is there."""
+        if self.folder is None:
+            return compute()
+        path = self.folder / f"{_digest([self.context, *key])}.json"
+        if path.is_file():
+            return read_json(path)
+        value = compute()
+        write_json(path, value)
+        return value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=12).hexdigest()
+
+
+def _encoder_row(candidate: Candidate, cache: Cache, scorer: Scorer, log: Log) -> dict[str, Any]:
+    """What is told about one encoder."""
+    record, cost = candidate.record, candidate.cost
+    key = ["unimodal", Side(candidate, scorer.sample).digest]
+    return {
+        "name": candidate.name,
+        "fingerprint": record.get("fingerprint"),
+        "network": candidate.network,
+        "layer": record.get("layer"),
+        "pool": record.get("pool"),
+        "width": sum(candidate.parts),
+        "cost": {"parameters": cost.parameters, "items_per_second": cost.rate, "licence": cost.licence},
+        "unimodal": cache.get(key, lambda: scorer.unimodal(candidate)),
+    }
+
+
+def assemble(
+    scored: dict[tuple[str, str], dict[str, Score]],
+    encoders: dict[str, list[dict[str, Any]]],
+    candidates: Candidates,
+    scorer: Scorer,
+    config: dict[str, Any],
+    command: str,
+) -> Selection:
+    """Rank what was scored."""
+    main = PROBE if scorer.seeds else FALLBACK
+    names = list(scored)
+    order = ranked([scored[name][main].value for name in names])
+    names = [names[i] for i in order]
+    info = {(m, row["name"]): row for m, rows in encoders.items() for row in rows}
+    costs = [cost_of(info["image", image], info["text", text]) for image, text in names]
+    units = {unit for _, unit in costs}
+    unit = units.pop() if len(units) == 1 else "width"
+    prices = [
+        price if unit != "width" else float(info["image", i]["width"] + info["text", t]["width"])
+        for (price, _), (i, t) in zip(costs, names, strict=True)
+    ]
+    front = pareto([scored[name][main].value for name in names], prices)
+    tied = tied_with_first([scored[name][main].replicates for name in names])
+    pairs = [
+        {
+            "rank": place + 1,
+            "image": image,
+            "text": text,
+            "tied_with_first": tied[place],
+            "pareto": front[place],
+            "cost": prices[place],
+            "scores": {name: score.to_dict() for name, score in scored[image, text].items()},
+        }
+        for place, (image, text) in enumerate(names)
+    ]
+    facts = _facts(candidates, scorer, config, command, main, unit, encoders)
+    return Selection(pairs, encoders, _agreement(pairs, info, scorer), candidates.failed, facts, candidates)
+
+
+def _agreement(pairs: list[dict[str, Any]], info: dict[Any, dict[str, Any]], scorer: Scorer) -> dict[str, Any]:
+    """Correlation of each cheap score with the probe's R@10 over the pairs; {} without a probe."""
+    if not scorer.seeds or len(pairs) < 3:
+        return {}
+    families = [[info[m, row[m]]["network"] for row in pairs] for m in ("image", "text")]
+    probe = [row["scores"][PROBE]["value"] for row in pairs]
+    cheap = [name for name in DEFINITIONS if name != PROBE]
+    return {
+        name: correlation(
+            [row["scores"][name]["value"] for row in pairs],
+            probe,
+            families,
+            resamples=scorer.bootstrap,
+            seed=scorer.seed,
+        )
+        for name in cheap
+    }
+
+
+def _facts(
+    candidates: Candidates,
+    scorer: Scorer,
+    config: dict[str, Any],
+    command: str,
+    main: str,
+    unit: str,
+    encoders: dict[str, list[dict[str, Any]]],
+) -> dict[str, Any]:
+    notes = []
+    if all(row["unimodal"] is None for rows in encoders.values() for row in rows):
+        notes.append("No labels in both splits: the unimodal scores (k-NN, linear probe) are left out.")
+    if candidates.skipped:
+        notes.append(f"{len(candidates.skipped):,} images or captions were skipped.")
+    return {
+        "isthmus": __version__,
+        "command": command,
+        "seed": scorer.seed,
+        "config": config,
+        "n": {
+            "train_images": len(scorer.train),
+            "val_images": len(scorer.val),
+            "val_captions": len(scorer.val.image_of),
+            "val_groups": scorer.val_draws.count,
+            "sample_images": len(scorer.sample),
+            "rbf_images": len(scorer.few),
+        },
+        "ranked_by": main,
+        "cost_unit": unit,
+        "scores": {name: DEFINITIONS[name] for name in LABELS if name != PROBE or scorer.seeds},
+        "notes": notes,
+        "store": None if candidates.store is None else str(candidates.store),
+    }
+
+
+def write(selection: Selection, out: Path) -> None:
+    """select.json, and report.html where the packages for it are installed."""
+    told = selection.to_dict()
+    home = selection.candidates.store
+    if home is not None:  # a store of our own moves along with the folder
+        inside = home.resolve().is_relative_to(out.resolve())
+        told["store"] = str(home.resolve().relative_to(out.resolve()) if inside else home.resolve())
+    write_json(out / RESULT, told)
+    from isthmus.selection.report import write_report
+
+    write_report(told, out / REPORT)
+
+
+def table(selection: Selection, most: int = 20) -> str:
+    """The ranking as text."""
+    shown = [name for name in LABELS if name in selection.best["scores"]]
+    rows = []
+    for row in selection.pairs[:most]:
+        marks = ("=" if row["tied_with_first"] and row["rank"] > 1 else "") + ("*" if row["pareto"] else "")
+        values = [row["scores"][name]["value"] for name in shown]
+        texts = [f"{100 * v:.1f}" if "recall" in name else f"{v:.3f}" for name, v in zip(shown, values, strict=True)]
+        main = row["scores"][selection.facts["ranked_by"]]["ci95"]
+        span = f"{100 * main[0]:.1f}–{100 * main[1]:.1f}" if main else ""
+        rows.append([f"{row['rank']}{marks}", row["image"], row["text"], *texts, span])
+    heads = ["", "image encoder", "text encoder", *(LABELS[name] for name in shown)]
+    lines = [tabulate(rows, headers=[*heads, "95 %"], tablefmt="simple", disable_numparse=True)]
+    if len(selection.pairs) > most:
+        lines.append(f"… and {len(selection.pairs) - most} more pairs")
+    lines.append(
+        f"ranked by {LABELS[selection.facts['ranked_by']]}; = cannot be told from the first; * no other pair is better "
+        f"and cheaper ({selection.facts['cost_unit']})"
+    )
+    lines += selection.facts["notes"]
+    lines += [f"left out: {one['encoder']}: {one['reason']}" for one in selection.failed]
+    return "\n".join(lines)

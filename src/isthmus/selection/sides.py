@@ -1,0 +1,81 @@
+"""What is computed once per encoder and used for every pair it is in."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+
+from isthmus.data.feature_pairs import FeaturePairs, Matrix, MatrixRows, check_finite, rows
+from isthmus.selection.candidates import Candidate
+from isthmus.selection.cka import LinearKernel, RBFKernel
+from isthmus.selection.neighbors import neighbors, rice
+
+RBF_ITEMS = 2000  # its time grows with the square
+
+
+class CaptionMeans:
+    """The mean features of each image's captions, [N, D]: rows for images from rows for captions [M, D]."""
+
+    def __init__(self, matrix: Matrix, image_of: np.ndarray, images: int) -> None:
+        self.matrix, self.shape = matrix, (images, matrix.shape[1])
+        self.order = np.argsort(image_of, kind="stable")
+        self.starts = np.searchsorted(image_of[self.order], np.arange(images + 1))
+
+    def gather(self, index: np.ndarray) -> np.ndarray:
+        """float32 [len(index), D]; zeros for an image without captions."""
+        spans = [self.order[self.starts[image] : self.starts[image + 1]] for image in index.tolist()]
+        sizes = np.array([len(span) for span in spans])
+        owner = np.repeat(np.arange(len(spans)), sizes)
+        total = np.zeros((len(index), self.shape[1]), np.float32)
+        np.add.at(total, owner, rows(self.matrix, np.concatenate(spans)))
+        return total / np.maximum(sizes, 1)[:, None]
+
+
+class Side:
+    """One encoder on the items that training-free scores compare: images, or the means of their captions.
+
+    features: float32 [n, D]. Raises `InputError` for features that are constant, not finite, or zero.
+    """
+
+    def __init__(self, candidate: Candidate, part: FeaturePairs) -> None:
+        self.candidate, self.name = candidate, candidate.name
+        self.features = item_features(candidate, part)
+        check_finite(candidate.name, self.features)
+        self.linear  # noqa: B018 — constant features are told here, encoder by encoder
+        self.neighbors  # noqa: B018 — as are rows without direction
+
+    @property
+    def width(self) -> int:
+        return self.features.shape[1]
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.blake2b(np.ascontiguousarray(self.features).tobytes(), digest_size=16).hexdigest()
+
+    @cached_property
+    def linear(self) -> LinearKernel:
+        return LinearKernel(self.features)
+
+    @cached_property
+    def rbf(self) -> RBFKernel:
+        return RBFKernel(self.features[evenly(len(self.features), RBF_ITEMS)])
+
+    @cached_property
+    def neighbors(self) -> np.ndarray:
+        return neighbors(self.features, rice(len(self.features)))
+
+
+def item_features(candidate: Candidate, part: FeaturePairs) -> np.ndarray:
+    """float32 [n, D] of the images of a part of the frame, or of the means of their captions."""
+    every = np.arange(len(part))
+    if candidate.modality == "image":
+        return rows(candidate.matrix, part.image[:, 0])
+    own = MatrixRows(candidate.matrix, part.text[:, 0])
+    return CaptionMeans(own, part.image_of, len(part)).gather(every)
+
+
+def evenly(n: int, most: int) -> np.ndarray:
+    """int64: at most `most` evenly spaced numbers of 0 … n − 1."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
