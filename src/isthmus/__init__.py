@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "DualEncoder": "isthmus.model",
     "FeaturePairs": "isthmus.data",
+    "curate": "isthmus.api",
     "doctor": "isthmus.api",
     "embed": "isthmus.api",
     "evaluate": "isthmus.api",
@@ -22,12 +23,23 @@ _EXPORTS = {
     "select": "isthmus.api",
     "train": "isthmus.api",
 }
-__all__ = ["DualEncoder", "FeaturePairs", "doctor", "embed", "evaluate", "load_encoder", "load_recipe"]
+__all__ = ["DualEncoder", "FeaturePairs", "curate", "doctor", "embed", "evaluate", "load_encoder", "load_recipe"]
 __all__ += ["losses", "open_store", "read_pairs", "select", "train"]
 
 if TYPE_CHECKING:
     from isthmus import losses
-    from isthmus.api import doctor, embed, evaluate, load_encoder, load_recipe, open_store, read_pairs, select, train
+    from isthmus.api import (
+        curate,
+        doctor,
+        embed,
+        evaluate,
+        load_encoder,
+        load_recipe,
+        open_store,
+        read_pairs,
+        select,
+        train,
+    )
     from isthmus.data import FeaturePairs
     from isthmus.model import DualEncoder
 

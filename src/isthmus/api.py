@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.checkup import doctor
+from isthmus.curation import curate
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding import embed as _embed
@@ -22,7 +23,18 @@ from isthmus.store import Store, open_store
 from isthmus.training import load_recipe, train_projectors
 from isthmus.training.plan import plan_training
 
-__all__ = ["doctor", "embed", "evaluate", "load_encoder", "load_recipe", "open_store", "read_pairs", "select", "train"]
+__all__ = [
+    "curate",
+    "doctor",
+    "embed",
+    "evaluate",
+    "load_encoder",
+    "load_recipe",
+    "open_store",
+    "read_pairs",
+    "select",
+    "train",
+]
 
 TASKS = {"retrieval": "zeroshot_retrieval", "zeroshot": "zeroshot_classification"}  # CLIP_benchmark's names
 

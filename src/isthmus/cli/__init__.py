@@ -18,6 +18,7 @@ COMMANDS = {
     "embed": "isthmus.cli.embed",
     "import": "isthmus.cli.import_",
     "select": "isthmus.cli.select",
+    "curate": "isthmus.cli.curate",
     "train": "isthmus.cli.train",
     "eval": "isthmus.cli.eval",
     "search": "isthmus.cli.search",

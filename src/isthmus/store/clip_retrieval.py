@@ -44,10 +44,10 @@ def import_clip_retrieval(folder: str | Path, out: str | Path, *, model: str | N
             different embeddings, pickled or damaged arrays, NaN or infinity.
     """
     folder = Path(folder)
-    partitions = _partitions(folder)
-    metadata = pa.concat_tables([_metadata(folder, k, out) for k in partitions], promote_options="default")
+    counts = partitions(folder)
+    metadata = pa.concat_tables([_metadata(folder, k, out) for k in counts], promote_options="default")
     blocks = {
-        modality: [_embedding(folder, name, k, rows) for k, rows in partitions.items()]
+        modality: [embedding_block(folder, name, k, rows) for k, rows in counts.items()]
         for modality, name in _EMBEDDINGS.items()
         if (folder / name).is_dir()
     }
@@ -117,15 +117,19 @@ def export_clip_retrieval(
     return len(captions)
 
 
-def _partitions(folder: Path) -> dict[str, int]:
+def partitions(folder: Path) -> dict[str, int]:
     """The number of rows of each partition, by the digits in its name, in numeric order."""
     paths = [(m[1], p) for p in folder.glob("metadata/*.parquet") if (m := re.fullmatch(r"metadata_(\d+)", p.stem))]
     if not paths:
         raise InputError(f"{folder}: no metadata/metadata_*.parquet; clip-retrieval writes it with the embeddings.")
+    return {k: _row_count(path) for k, path in sorted(paths, key=lambda one: int(one[0]))}
+
+
+def _row_count(path: Path) -> int:
     try:
-        return {k: pq.read_metadata(path).num_rows for k, path in sorted(paths, key=lambda one: int(one[0]))}
+        return pq.read_metadata(path).num_rows
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{folder / 'metadata'}: cannot be read as Parquet ({error}).") from None
+        raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
 
 
 def _metadata(folder: Path, k: str, out: str | Path) -> pa.Table:
@@ -150,7 +154,7 @@ def _metadata(folder: Path, k: str, out: str | Path) -> pa.Table:
     return table
 
 
-def _embedding(folder: Path, name: str, k: str, rows: int) -> Block:
+def embedding_block(folder: Path, name: str, k: str, rows: int) -> Block:
     path = folder / name / f"{name}_{k}.npy"
     block = open_npy(path)
     if block.shape[0] != rows:

@@ -1,0 +1,69 @@
+"""Choose the pairs worth training on, by concept.
+
+example:
+  isthmus curate store/ --concepts classnames.txt --per-concept 200 --out curated/
+  isthmus curate laion-embeddings/ --concepts photos-by-class/ --encoder open_clip:ViT-L-14@openai --out curated/
+  isthmus train store/ --only curated/selected.parquet --out model/
+
+POOL is a store, a folder of embeddings (clip-retrieval's layout, or image.npy and text.npy), Parquet metadata with
+captions (LAION's, img2dataset's) or pairs. --concepts is a text file with a name a line, labelled images (a table
+with a `label` column, a folder of class folders, a store), auto:N (N clusters of the pool) or captions:N (the N most
+frequent phrases of its captions). Run it again to go on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from isthmus.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pool", metavar="POOL")
+    parser.add_argument("--concepts", metavar="FILE", required=True, help="names, labelled images, auto:N, captions:N")
+    parser.add_argument("--out", metavar="DIR", required=True)
+    parser.add_argument("--encoder", metavar="URI", nargs="+", help="of the pool's features (a store names its own)")
+    parser.add_argument("--per-concept", type=int, default=2000, metavar="N", help="most pairs for one concept (2,000)")
+    parser.add_argument("--keep", type=int, metavar="K", help="candidates kept for a concept (25 × N)")
+    parser.add_argument("--floor", type=float, metavar="S", help="least cosine of a pair to its concept")
+    parser.add_argument("--sides", choices=["caption", "image", "both"], help="what is compared with the concepts")
+    parser.add_argument("--combine", choices=["min", "mean"], default="min", help="of both sides (min)")
+    parser.add_argument("--rank", metavar="R|mean", help="how rare a concept is: its score at this rank (K)")
+    parser.add_argument("--templates", metavar="NAME|FILE|PROMPT", nargs="+", help="prompts with a {} slot, for names")
+    parser.add_argument("--shots", type=int, default=128, help="most labelled images for a concept (128)")
+    parser.add_argument("--mix", metavar="NAME=FOLDER:N", action="append", default=[], help="add N pairs of a source")
+    parser.add_argument("--images", metavar="PAIRS", help="pairs with the pictures, for the report")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan: rows, concepts, memory")
+    common.add_encoder_arguments(parser)
+    common.add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from isthmus.curation.run import curate, plan
+
+    options = {name: getattr(args, name) for name in ("encoder", "per_concept", "keep", "sides", "seed")}
+    options |= {"device": args.device, "trust_remote_code": args.trust_remote_code, "shots": args.shots}
+    if args.templates:
+        named = len(args.templates) == 1 and "{" not in args.templates[0]  # a packaged set or a file
+        options["templates"] = args.templates[0] if named else args.templates
+    if args.dry_run:
+        planned = plan(args.pool, args.concepts, **options)
+        print(common.lines(planned))
+        common.write_result(args, planned)
+        return 0
+    result = curate(
+        args.pool,
+        args.concepts,
+        out=args.out,
+        floor=args.floor,
+        rank=int(args.rank) if (args.rank or "").isdigit() else args.rank,
+        combine=args.combine,
+        mix=args.mix,
+        images=args.images,
+        progress=common.progress_wanted(),
+        **options,
+    )
+    print(result)
+    print(f"report: {args.out}/report.html")
+    common.write_result(args, {"out": args.out, **result.manifest})
+    return 0

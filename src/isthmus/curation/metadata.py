@@ -1,0 +1,217 @@
+"""Pools of any size whose ids and captions stay in Parquet files: published embeddings, LAION's metadata."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from isthmus.curation.encoding import Encoding
+from isthmus.curation.pools import Side
+from isthmus.errors import InputError
+from isthmus.store.clip_retrieval import embedding_block, partitions
+from isthmus.store.matrix import Rows
+
+CAPTION_COLUMNS = ("caption", "TEXT", "text")
+ID_COLUMNS = ("id", "SAMPLE_ID", "sample_id", "key", "image_path")
+EXACT_FLOATS = 2.0**53  # beyond, float64 no longer holds every whole number
+
+
+class ParquetRows:
+    """The rows of several Parquet files as one table, read by row group.
+
+    Raises InputError, naming the file, for one that is truncated or no Parquet.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = list(files)
+        self.groups: list[tuple[int, int]] = []  # (file, row group)
+        starts = [0]
+        for number, path in enumerate(self.files):
+            metadata = _opened(path).metadata
+            for group in range(metadata.num_row_groups):
+                self.groups.append((number, group))
+                starts.append(starts[-1] + metadata.row_group(group).num_rows)
+        self.starts = np.array(starts, np.int64)
+        self._kept: tuple[tuple[int, tuple[str, ...]], pa.Table] | None = None
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def columns(self, number: int = 0) -> list[str]:
+        return _opened(self.files[number]).schema_arrow.names
+
+    def take(self, index: np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """These rows, in this order. A row group is read once per call."""
+        order = np.argsort(index, kind="stable")
+        ordered = index[order]
+        cuts = np.searchsorted(ordered, self.starts)
+        parts = [
+            self._group(group, columns).take(ordered[low:high] - self.starts[group])
+            for group, (low, high) in enumerate(pairwise(cuts))
+            if low < high
+        ]
+        if not parts:
+            return pa.table({column: [] for column in columns})
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return pa.concat_tables(parts, promote_options="permissive").take(back)
+
+    def file_of(self, row: int) -> tuple[Path, int]:
+        """The file that holds a row, and the row's number in it."""
+        number, _ = self.groups[bisect_right(self.starts.tolist(), row) - 1]
+        first = min(group for group, (file, _) in enumerate(self.groups) if file == number)
+        return self.files[number], row - int(self.starts[first])
+
+    def _group(self, group: int, columns: Sequence[str]) -> pa.Table:
+        key = (group, tuple(columns))
+        if self._kept is None or self._kept[0] != key:
+            number, local = self.groups[group]
+            try:
+                table = _opened(self.files[number]).read_row_group(local, columns=list(columns))
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{self.files[number]}: row group {local} cannot be read ({error}).") from None
+            self._kept = key, table
+        return self._kept[1]
+
+
+class ClipRetrievalPool:
+    """clip-retrieval's embedding folder, in which LAION's embeddings are published; no image is needed.
+
+    `img_emb/img_emb_K.npy` and `text_emb/text_emb_K.npy` beside `metadata/metadata_K.parquet`. Ids are
+    `image_path`, as `isthmus import` has them.
+
+    Raises InputError, naming the file, for arrays that are damaged, truncated, or of another length than their
+    metadata.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.name = str(folder)
+        counts = partitions(folder)
+        self.table = ParquetRows([folder / "metadata" / f"metadata_{k}.parquet" for k in counts])
+        self._rows: dict[Side, Rows] = {}
+        for side, name in (("caption", "text_emb"), ("image", "img_emb")):
+            if (folder / name).is_dir():
+                self._rows[side] = Rows([embedding_block(folder, name, k, rows) for k, rows in counts.items()])  # type: ignore[index]
+        if not self._rows:
+            raise InputError(f"{folder}: neither img_emb/ nor text_emb/.")
+        self.widths = {side: found.blocks[0].shape[1] for side, found in self._rows.items()}
+        blocks = [block for found in self._rows.values() for block in found.blocks]
+        self.fingerprint = _fingerprint([*self.table.files, *(block.path for block in blocks)])
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def features(self, side: Side, start: int, stop: int) -> np.ndarray:
+        out = np.empty((stop - start, self.widths[side]), np.float32)
+        self._rows[side].gather(np.arange(start, stop), out)
+        return out
+
+    def captions(self, index: np.ndarray) -> list[str | None]:
+        return self.table.take(index, ["caption"])["caption"].to_pylist()
+
+    def ids(self, index: np.ndarray) -> list[str]:
+        return ids_as_text(self.table.take(index, ["image_path"])["image_path"], self.name)
+
+    def units(self, index: np.ndarray) -> np.ndarray:
+        return index
+
+
+class MetadataPool:
+    """Metadata tables with a caption column, LAION's or img2dataset's; captions are encoded as they are scored.
+
+    Captions: `caption`, `TEXT` or `text`. Ids: `id`, `SAMPLE_ID`, `sample_id`, `key` or `image_path`, else
+    `file:row`; img2dataset's become `shard/key`, the ids that its tars have here. Rows without a caption, and those
+    that img2dataset could not download, are never chosen.
+    """
+
+    def __init__(self, path: Path, files: Sequence[Path], encoding: Encoding) -> None:
+        if encoding.text is None:
+            raise InputError(f"{path}: captions without features; name a text encoder for them (--encoder URI).")
+        self.name, self.table, self.encode = str(path), ParquetRows(files), encoding.text
+        columns = self.table.columns()
+        captions = [name for name in CAPTION_COLUMNS if name in columns]
+        if not captions:
+            known = ", ".join(CAPTION_COLUMNS)
+            raise InputError(f"{files[0]}: no caption column ({known}) among {', '.join(columns)}.")
+        self.caption = captions[0]
+        self.id = next((name for name in ID_COLUMNS if name in columns), None)
+        self.downloaded = "status" in columns and "key" in columns
+        self.widths: dict[Side, int] = {"caption": self.encode.width}
+        self.fingerprint = _fingerprint(files, encoding.name)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def features(self, side: Side, start: int, stop: int) -> np.ndarray:
+        index = np.arange(start, stop)
+        captions = self.captions(index)
+        wanted = [bool(caption) for caption in captions]
+        if self.downloaded:
+            status = self.table.take(index, ["status"])["status"]
+            wanted = [one and two for one, two in zip(wanted, pc.equal(status, "success").to_pylist(), strict=True)]
+        out = np.full((stop - start, self.widths[side]), np.nan, np.float32)
+        chosen = np.flatnonzero(wanted)
+        if len(chosen):
+            out[chosen] = self.encode([captions[row] for row in chosen.tolist()])
+        return out
+
+    def captions(self, index: np.ndarray) -> list[str | None]:
+        return self.table.take(index, [self.caption])[self.caption].to_pylist()
+
+    def ids(self, index: np.ndarray) -> list[str]:
+        places = [self.table.file_of(row) for row in index.tolist()] if self.downloaded or self.id is None else []
+        if self.id is None:
+            return [f"{path.stem}:{row}" for path, row in places]
+        names = ids_as_text(self.table.take(index, [self.id])[self.id], f"{self.name}: column {self.id}")
+        if self.downloaded:
+            return [f"{path.stem}/{name}" for (path, _), name in zip(places, names, strict=True)]
+        return names
+
+    def units(self, index: np.ndarray) -> np.ndarray:
+        return index
+
+
+def metadata_files(path: Path) -> list[Path]:
+    """Parquet files with a caption and no `image` column, at `path` or in that folder: metadata, not pairs."""
+    found = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * (path.suffix == ".parquet")
+    if not found or "image" in _opened(found[0]).schema_arrow.names:
+        return []
+    return found
+
+
+def ids_as_text(column: pa.ChunkedArray, where: str) -> list[str]:
+    """Ids as strings, digit for digit.
+
+    Raises InputError for nulls, and for float columns with ids that a float64 cannot tell apart.
+    """
+    if column.null_count:
+        raise InputError(f"{where}: {column.null_count:,} of the ids are null.")
+    if pa.types.is_floating(column.type):
+        values = column.to_numpy()
+        if (np.abs(values) >= EXACT_FLOATS).any() or (values != np.floor(values)).any():
+            raise InputError(f"{where}: ids are floats, which do not hold them exactly; save them as text or int64.")
+        return [str(int(value)) for value in values]
+    return column.cast(pa.string()).to_pylist()
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: truncated, or not Parquet ({error}). Fetch this file again.") from None
+
+
+def _fingerprint(files: Sequence[Path], name: str = "") -> str:
+    """Of names and sizes: these files are too large to be read for it."""
+    digest = hashlib.blake2b(name.encode(), digest_size=16)
+    for path in files:
+        digest.update(f"{path.name}:{path.stat().st_size}\n".encode())
+    return digest.hexdigest()

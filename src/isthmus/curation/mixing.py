@@ -1,0 +1,63 @@
+"""Named sources beside the curated pairs, each with a quota (freeze-align: 6 M curated and 14 M caption-faithful)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.errors import InputError, UsageError
+from isthmus.store.manifest import is_store
+from isthmus.store.reader import Store, open_store
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source to mix in: `count` pairs of `pairs`, None for all. name: stands in the column `source`."""
+
+    name: str
+    pairs: Any
+    count: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """`NAME=FOLDER:N`, or `NAME=FOLDER` for all of it. Raises UsageError for anything else."""
+        name, equals, rest = text.partition("=")
+        folder, colon, number = rest.rpartition(":")
+        if colon and number.isdigit() and folder:
+            rest, count = folder, int(number)
+        else:
+            count = None
+        if not (name and equals and rest) or count == 0 or not name.replace("-", "").replace("_", "").isalnum():
+            raise UsageError(f"--mix {text!r}: write NAME=FOLDER:N, as in cc3m=cc3m-store:2000000.")
+        return cls(name, rest, count)
+
+
+def drawn(source: Source, seed: int = 0) -> list[str]:
+    """Ids of a source's pairs, in the order of a hash of (seed, name, id): no order of files changes the choice.
+
+    Pairs of the test split are left out. Fewer than the quota where the source is smaller. Raises InputError for a
+    source that cannot be read or has no pair.
+    """
+    ids = _training_ids(source.pairs)
+    if not ids:
+        raise InputError(f"{source.name}: {source.pairs} has no pair that training may use.")
+    ids.sort(key=lambda id: (hashlib.blake2b(f"{seed}\n{source.name}\n{id}".encode(), digest_size=16).digest(), id))
+    return ids[: source.count]
+
+
+def _training_ids(pairs: Any) -> list[str]:
+    if isinstance(pairs, str | Path):
+        pairs = open_store(pairs) if is_store(Path(pairs)) else read_pairs(pairs)
+    if isinstance(pairs, FeaturePairs):
+        ids, splits = pairs.image_ids, pairs.splits or [None] * len(pairs)
+    elif isinstance(pairs, Store | Pairs):
+        ids, splits = pairs.images["id"].to_pylist(), pairs.images["split"].to_pylist()
+    else:  # a pool
+        ids, splits = pairs.ids(np.arange(len(pairs))), [None] * len(pairs)
+    return [id for id, split in zip(ids, splits, strict=True) if split != "test"]

@@ -1,0 +1,272 @@
+"""Concepts as vectors: from names, from labelled images, from clusters, from frequent phrases of the captions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from isthmus.curation.encoding import Encode, Encoding
+from isthmus.curation.phrases import frequent_phrases, words_of
+from isthmus.curation.pools import Encoded, Pictures, Pool, Side
+from isthmus.curation.scan import Scorer, normalised, scan, spread
+from isthmus.data.feature_pairs import Matrix, rows
+from isthmus.data.pairs import read_pairs
+from isthmus.errors import InputError, UsageError
+from isthmus.evaluation.zeroshot import class_embeddings, load_templates
+from isthmus.store.manifest import is_store
+from isthmus.store.reader import open_store
+
+SHOTS = 128  # freeze-align's
+SAMPLE = 100_000  # rows of a pool that clusters and phrases are found on
+KINDS = ("auto", "captions")
+
+
+@dataclass
+class Prototypes:
+    """Concepts and what stands for them.
+
+    names [C]. sides: by side, [C, width], rows of length 1. source: how they were made, for the manifest.
+    notes: what the user should know, such as classes with fewer images than `shots`.
+    """
+
+    names: list[str]
+    sides: dict[Side, np.ndarray]
+    source: str
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def make_prototypes(
+    concepts: str | Path | Sequence[str] | Prototypes,
+    pool: Pool,
+    encoding: Encoding,
+    *,
+    templates: str | Path | Sequence[str] = "default",
+    shots: int = SHOTS,
+    seed: int = 0,
+) -> Prototypes:
+    """Prototypes in the space of the pool's features.
+
+    Args:
+        concepts: a text file with a name a line, or a list of names; labelled images (a table with a `label`
+            column, a folder of class folders, a store with labels); `"auto:N"`, N clusters of the pool;
+            `"captions:N"`, the N most frequent phrases of its captions; or `Prototypes`.
+        templates: prompts for names, as for zero-shot classification.
+        shots: images per class at most.
+        seed: of the clustering and of which images are taken.
+
+    Raises:
+        InputError: no concepts, an empty or repeated name, names without a text encoder, zero labels.
+    """
+    if isinstance(concepts, Prototypes):
+        return concepts
+    kind, colon, number = str(concepts).partition(":") if isinstance(concepts, str) else ("", "", "")
+    if colon and kind in KINDS and not Path(str(concepts)).exists():
+        if not number.isdigit() or int(number) < 1:
+            raise UsageError(f"{concepts}: write a number of concepts, as in {kind}:200.")
+        if kind == "auto":
+            return from_clusters(pool, int(number), seed=seed)
+        names = frequent_phrases(_sampled_captions(pool), int(number))
+        return from_names(names, encoding, templates, source=str(concepts))
+    if not isinstance(concepts, str | Path):
+        return from_names(list(concepts), encoding, templates, source="names")
+    path = Path(concepts)
+    if path.suffix == ".txt":
+        return from_names(_read_names(path), encoding, templates, source=str(path))
+    return from_labelled(path, encoding, templates, shots=shots, seed=seed)
+
+
+def from_names(
+    names: Sequence[str], encoding: Encoding, templates: str | Path | Sequence[str] = "default", *, source: str
+) -> Prototypes:
+    """A text encoder's vectors of `names` through `templates`: both sides in a joint space, else the caption side."""
+    if encoding.text is None:
+        raise InputError("Concepts given as names need the text encoder of the pool's features (--encoder URI).")
+    matrix = _text_prototypes(names, encoding.text, templates)
+    sides: dict[Side, np.ndarray] = {"caption": matrix}
+    if encoding.joint:
+        sides["image"] = matrix
+    return Prototypes([str(name).strip() for name in names], sides, source)
+
+
+def from_labelled(
+    path: Path,
+    encoding: Encoding,
+    templates: str | Path | Sequence[str] = "default",
+    *,
+    shots: int = SHOTS,
+    seed: int = 0,
+) -> Prototypes:
+    """The mean of up to `shots` L2-normalised image features per class, as freeze-align makes them.
+
+    Which images, where a class has more, is a hash of (seed, id). In a joint space the means stand for captions
+    too; else the names of the classes do, where there is a text encoder.
+    """
+    labels, ids, features = _labelled(path, encoding)
+    classes = sorted({label for label in labels if label})
+    if not classes:
+        raise InputError(f"{path}: no image has a label (column `label`, or one folder per class).")
+    order = sorted(range(len(ids)), key=lambda row: hashlib.blake2b(f"{seed}\n{ids[row]}".encode()).digest())
+    members: dict[str, list[int]] = {name: [] for name in classes}
+    for row in order:
+        label = labels[row]
+        if label and len(members[label]) < shots:
+            members[label].append(row)
+    means = [_mean_direction(rows(features, np.array(members[name]))) for name in classes]
+    kept = {name: mean for name, mean in zip(classes, means, strict=True) if mean is not None}
+    notes = [f"{name}: none of its images can be used." for name in classes if name not in kept]
+    few = [name for name in classes if len(members[name]) < shots]
+    if few:
+        notes.append(f"{len(few)} of {len(classes)} classes have fewer than {shots} images.")
+    if not kept:
+        raise InputError(f"{path}: none of its labelled images can be used.")
+    names, image = list(kept), np.stack(list(kept.values()))
+    sides: dict[Side, np.ndarray] = {"image": image}
+    if encoding.joint:
+        sides["caption"] = image
+    elif encoding.text is not None:
+        sides["caption"] = _text_prototypes(names, encoding.text, templates)
+    return Prototypes(names, sides, f"{path}, up to {shots} images a class", notes)
+
+
+def from_clusters(pool: Pool, count: int, *, seed: int = 0, sample: int = SAMPLE) -> Prototypes:
+    """Centres of `count` spherical k-means clusters of the captions' features (the images', without captions).
+
+    Found on up to `sample` rows. The other side's prototypes are the means of the members' features. A cluster is
+    called by the words that set its captions apart.
+    """
+    side: Side = "caption" if "caption" in pool.widths else "image"
+    index, unit = _sampled_rows(pool, side, sample)
+    if len(index) < count:
+        raise InputError(f"auto:{count}: the pool has only {len(index):,} rows with {side} features.")
+    member = _spherical_kmeans(unit, count, seed)
+    found = np.unique(member)
+    sides: dict[Side, np.ndarray] = {side: _group_means(unit, member, found)}
+    for other in pool.widths:
+        if other != side:
+            features = np.concatenate([pool.features(other, row, row + 1) for row in index.tolist()])
+            sides[other] = _group_means(normalised(features).numpy(), member, found)
+    notes = [f"{count - len(found)} of {count} clusters are empty."] if len(found) < count else []
+    return Prototypes(_cluster_names(pool.captions(index), member, found), sides, f"auto:{count}", notes)
+
+
+def image_side(
+    pool: Pool, prototypes: Prototypes, *, shots: int = 32, excluded: np.ndarray | None = None
+) -> Prototypes:
+    """`prototypes` with an image side from the pool itself: per concept the mean of the images whose captions
+    match it best. What lets two encoders of different spaces judge a pair from both sides.
+    """
+    top = scan(pool, Scorer({"caption": prototypes.sides["caption"]}), shots, excluded=excluded)
+    means = []
+    for concept, name in enumerate(prototypes.names):
+        index = top.best(concept)[1]
+        found = [pool.features("image", row, row + 1) for row in index.tolist()]
+        mean = _mean_direction(np.concatenate(found)) if found else None
+        if mean is None:
+            raise InputError(f"concept {name!r}: none of the pairs that match it best has an image feature.")
+        means.append(mean)
+    note = f"image side: means of the {shots} images of this pool whose captions match best"
+    sides: dict[Side, np.ndarray] = prototypes.sides | {"image": np.stack(means)}
+    return Prototypes(prototypes.names, sides, prototypes.source, [*prototypes.notes, note])
+
+
+def _text_prototypes(names: Sequence[str], encode: Encode, templates: Any) -> np.ndarray:
+    prompts = load_templates(templates) if isinstance(templates, str | Path) else list(templates)
+    return class_embeddings(encode, names, prompts)
+
+
+def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[str], Matrix]:
+    """Labels, ids and image features of labelled images; a folder stands for a class where there is no label.
+
+    Images of a test split lose their label: they are there to measure with.
+    """
+    if is_store(path):
+        store = open_store(path)
+        features = encoding.projected("image", store.features("image", encoding.named().get("image")))
+        return _training_labels(store.images), store.images["id"].to_pylist(), features
+    if encoding.image is None:
+        raise InputError(f"{path}: labelled images need the image encoder of the pool's features (--encoder URI).")
+    pairs = read_pairs(path, captions="optional")
+    ids, labels = pairs.images["id"].to_pylist(), _training_labels(pairs.images)
+    if path.is_dir() and not any(labels):
+        labels = [Path(one).parent.name or None for one in ids]
+    return labels, ids, Encoded(Pictures(pairs), encoding.image)
+
+
+def _training_labels(images: pa.Table) -> list[str | None]:
+    both = zip(images["label"].to_pylist(), images["split"].to_pylist(), strict=True)
+    return [None if split == "test" else label for label, split in both]
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as names of concepts, one a line ({error}).") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _mean_direction(features: np.ndarray) -> np.ndarray | None:
+    """The mean of the normalised rows, normalised; None where no row has a direction."""
+    unit = normalised(features)
+    unit = unit[~unit.isnan().any(dim=1)]
+    mean = normalised(unit.mean(dim=0, keepdim=True).numpy()) if len(unit) else None
+    return None if mean is None or bool(mean.isnan().any()) else mean[0].numpy()
+
+
+def _group_means(unit: np.ndarray, member: np.ndarray, found: np.ndarray) -> np.ndarray:
+    means = [_mean_direction(unit[member == group]) for group in found.tolist()]
+    for group, mean in enumerate(means):
+        if mean is None:
+            raise InputError(f"cluster {group}: its features cancel out or are missing; ask for other clusters.")
+    return np.stack(means)  # type: ignore[arg-type]
+
+
+def _spherical_kmeans(unit: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Cluster numbers int64 [n]: k-means on unit vectors, where the nearest centre is that of greatest cosine."""
+    try:
+        from sklearn.cluster import MiniBatchKMeans
+    except ImportError:
+        raise UsageError("auto:N needs scikit-learn: pip install 'isthmus[curate]'.") from None
+    means = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=4096).fit(unit)
+    centres = means.cluster_centers_ / np.maximum(np.linalg.norm(means.cluster_centers_, axis=1, keepdims=True), 1e-12)
+    return (unit @ centres.T.astype(np.float32)).argmax(axis=1)
+
+
+def _sampled_rows(pool: Pool, side: Side, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers and unit features of up to `wanted` evenly spaced rows that have any."""
+    index, parts = [], []
+    for start, stop in spread(len(pool), 4096, wanted):
+        unit = normalised(pool.features(side, start, stop)).numpy()
+        usable = ~np.isnan(unit[:, 0])
+        index.append(np.arange(start, stop)[usable])
+        parts.append(unit[usable])
+    return np.concatenate(index), np.concatenate(parts)
+
+
+def _sampled_captions(pool: Pool) -> list[str]:
+    index = np.concatenate([np.arange(start, stop) for start, stop in spread(len(pool), 4096, 2 * SAMPLE)])
+    return [caption for caption in pool.captions(index) if caption]
+
+
+def _cluster_names(captions: Sequence[str | None], member: np.ndarray, found: np.ndarray) -> list[str]:
+    """Two words each, of those whose share in the cluster is farthest above their share in all; numbered."""
+    words = [set(words_of(caption or "")) for caption in captions]
+    overall = Counter(word for one in words for word in one)
+    names = []
+    for group in found.tolist():
+        rows_here = np.flatnonzero(member == group).tolist()
+        inside = Counter(word for row in rows_here for word in words[row])
+        lift = {word: n / len(rows_here) - overall[word] / len(words) for word, n in inside.items()}
+        best = sorted(lift, key=lambda word: (-lift[word], word))[:2]
+        names.append(f"{group}: {' '.join(best)}" if best else str(group))
+    return names

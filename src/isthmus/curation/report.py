@@ -1,0 +1,144 @@
+"""The page of a curation: concepts before and after, what was chosen for them, what fell short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isthmus.curation.assign import Selection
+from isthmus.curation.pools import Pool
+from isthmus.data.images import BadImage
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.report import Picture, drawn, render_page, write_page
+from isthmus.report.figures import ACCENT, INK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from isthmus.curation.run import Curated
+
+NAMED = 60  # concepts that a chart can name
+SHOWN = 12  # concepts with samples: the rarest and the commonest halves
+SAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A chosen pair: its caption, cosine and rank, and its picture where one is at hand."""
+
+    caption: str
+    score: float
+    rank: int
+    picture: Picture | None = None
+
+
+def write_report(
+    result: Curated, pool: Pool, selection: Selection, names: Sequence[str], path: Path, *, images: Any, command: str
+) -> None:
+    """Write `report.html`. images: pairs (or their path) with the pictures of the ids; None: captions alone."""
+    manifest = result.manifest
+    before = np.array([manifest["before"]["nearest"][name] for name in names], np.int64)
+    after = selection.counts()
+    samples = _samples(pool, selection, _pictures(images))
+    shown = [(names[concept], samples[concept]) for concept in samples]
+    page = render_page(
+        "isthmus.curation",
+        "report.html.j2",
+        command=command,
+        manifest=manifest,
+        counts=result.per_concept,
+        short=result.short,
+        histogram=histogram(before, after, names),
+        even={"before": effective_concepts(before), "after": effective_concepts(after)},
+        empty={"before": int((before == 0).sum()), "after": int((after == 0).sum())},
+        samples=shown,
+    )
+    write_page(page, path)
+
+
+def effective_concepts(counts: np.ndarray) -> float:
+    """exp of the entropy of the counts: C where all C concepts are equally frequent, 1 where there is only one."""
+    share = counts[counts > 0] / max(1, counts.sum())
+    return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
+
+
+@drawn
+def histogram(before: np.ndarray, after: np.ndarray, names: Sequence[str]) -> Figure:
+    """Shares of the pool (by nearest concept) and of the selection, for each concept, commonest in the pool first.
+
+    Up to NAMED concepts are named bars; more are two curves, each sorted by itself.
+    """
+    from matplotlib.figure import Figure
+
+    shares = [100 * counts / max(1, counts.sum()) for counts in (before, after)]
+    order = np.lexsort((np.arange(len(before)), -before))
+    named = len(names) <= NAMED
+    figure = Figure(figsize=(10.5, 3.9), layout="constrained")
+    axes = figure.subplots()
+    place = np.arange(len(names))
+    for share, colour, label, shift in zip(shares, (INK, ACCENT), ("pool", "selected"), (-0.21, 0.21), strict=True):
+        alpha = 0.3 if label == "pool" else 1.0
+        if named:
+            axes.bar(place + shift, share[order], 0.4, color=colour, alpha=alpha, label=label)
+        else:
+            axes.plot(place + 1, np.sort(share)[::-1], color=colour, alpha=max(alpha, 0.6), linewidth=1.8, label=label)
+    if named:
+        labels = [_cut(names[concept]) for concept in order]
+        axes.set_xticks(place, labels, rotation=90 if len(names) > 8 else 0, fontsize=8)
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlim(-0.6, len(names) - 0.4)
+    else:
+        axes.set(xlabel="concepts, most frequent first (each line sorted by itself)", xscale="log")
+    axes.set_ylabel("share, %")
+    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _samples(pool: Pool, selection: Selection, pictures: _Shelf | None) -> dict[int, list[Sample]]:
+    """The best, and evenly down to the last chosen, of some concepts: the rarest ones and the commonest."""
+    chosen = [concept for concept in selection.order.tolist() if (selection.concept == concept).any()]
+    if len(chosen) > SHOWN:
+        chosen = [*chosen[: SHOWN // 2], *chosen[-(SHOWN // 2) :]]
+    out: dict[int, list[Sample]] = {}
+    for concept in chosen:
+        mine = np.flatnonzero(selection.concept == concept)
+        some = mine[np.unique(np.linspace(0, len(mine) - 1, SAMPLES).round().astype(np.int64))]
+        rows = selection.rows[some]
+        texts = zip(pool.captions(rows), pool.ids(rows), strict=True)
+        out[concept] = [
+            Sample(caption or id, float(selection.score[at]), int(selection.rank[at]), _picture(pictures, id, caption))
+            for at, (caption, id) in zip(some.tolist(), texts, strict=True)
+        ]
+    return out
+
+
+class _Shelf:
+    """Pictures by id."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+        self.row = {id: row for row, id in enumerate(pairs.images["id"].to_pylist())}
+
+
+def _pictures(images: Any) -> _Shelf | None:
+    if images is None:
+        return None
+    return _Shelf(images if isinstance(images, Pairs) else read_pairs(images, captions="optional"))
+
+
+def _picture(shelf: _Shelf | None, id: str, caption: str | None) -> Picture | None:
+    if shelf is not None and id in shelf.row:
+        with suppress(BadImage):
+            return Picture(shelf.pairs.decode(shelf.row[id]), caption or id)
+    return None
+
+
+def _cut(name: str, length: int = 22) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"

@@ -1,0 +1,213 @@
+"""The K best rows of a pool for every concept: exact, streaming, mergeable in any order.
+
+A candidate is one uint64: its float32 score, mapped to bits that sort as the score does, above the complement
+of its row. No two keys are alike, so "the K greatest keys" is one well-defined set: greatest score first, of
+equal scores the lower row, whatever the order in which rows arrive, are split or merged. (freeze-align sorts
+float16 columns quantised to int8, part after part, with ids in float64; its result depends on that order.)
+
+A concept's keys lie in a buffer somewhat longer than K. Only rows that reach the K-th best score so far enter
+it; when it is full, a partition keeps the best K and raises that score. After the first K rows few candidates
+are left (K/n of row n), so that the matrix product dominates.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isthmus.errors import InputError, UsageError
+from isthmus.files import atomic_path
+
+FORMAT = "isthmus-topk/1"
+MAX_ROWS = 2**32
+SLACK = 0.25  # of K, in a buffer beside the K best
+TILE_SCORES = 2**20  # scores looked at together: early on all of them are candidates
+SIGN, ROW_BITS = np.uint32(0x8000_0000), np.uint64(32)
+ROW_MASK = np.uint64(MAX_ROWS - 1)
+
+Ranges = list[tuple[int, int]]
+
+
+class TopK:
+    """The best `keep` rows for each of `concepts` concepts, among the rows seen so far.
+
+    Args:
+        concepts: C, the number of concepts.
+        keep: K; fewer where the pool has fewer rows.
+        block: the most rows that one `update` may bring.
+
+    Memory: 8 bytes × C × (1.25 K + block), touched as it fills. Rows are numbers below 2³².
+
+    covered: the row ranges seen, [start, stop) in order. missing: how many of these rows had no score (NaN).
+    """
+
+    def __init__(self, concepts: int, keep: int, *, block: int = 4096) -> None:
+        if concepts < 1 or keep < 1 or block < 1:
+            raise UsageError(f"concepts={concepts}, keep={keep}, block={block}: each must be at least 1.")
+        self.concepts, self.keep, self.block = concepts, keep, block
+        self.covered: Ranges = []
+        self.missing = 0
+        self._keys = np.zeros((concepts, keep + max(int(SLACK * keep), block)), np.uint64)
+        self._counts = np.zeros(concepts, np.int64)
+        self._least = np.full(concepts, -np.inf, np.float32)  # the K-th best score at the last compaction
+
+    def update(self, scores: np.ndarray, start: int) -> None:
+        """Take in the scores float32 [C, n] of the rows start … start + n − 1.
+
+        A row that is no candidate has NaN for every concept.
+
+        Raises:
+            InputError: rows that were seen already, or beyond 2³².
+            UsageError: scores of another shape, or more than `block` rows.
+        """
+        if scores.ndim != 2 or len(scores) != self.concepts or scores.shape[1] > self.block:
+            raise UsageError(f"scores {list(scores.shape)}: expected [{self.concepts}, at most {self.block}].")
+        if not scores.shape[1]:
+            return
+        stop = start + scores.shape[1]
+        # Of equal scores the lower row wins: past every row seen so far, a tie with the K-th best loses.
+        forward = not self.covered or start >= self.covered[-1][1]
+        self.covered = _joined([*self.covered, (start, stop)])
+        self.missing += int(np.isnan(scores[0]).sum())
+        for first in range(0, self.concepts, max(1, TILE_SCORES // scores.shape[1])):
+            some = slice(first, first + max(1, TILE_SCORES // scores.shape[1]))
+            least = self._least[some] if forward else np.nextafter(self._least[some], -np.inf, dtype=np.float32)
+            found = np.flatnonzero(scores[some] > least[:, None])
+            concept, column = np.divmod(found, scores.shape[1])
+            self._insert(concept + first, _pack(scores[some].reshape(-1)[found], column + start))
+
+    def merge(self, other: TopK) -> TopK:
+        """Take in what `other` saw of other rows; returns self. Any order of merging gives the same result.
+
+        Raises:
+            InputError: both saw some row. UsageError: another number of concepts, or another K.
+        """
+        if (other.concepts, other.keep) != (self.concepts, self.keep):
+            raise UsageError("Only runs with the same concepts and the same K can be merged.")
+        self.covered = _joined([*self.covered, *other.covered])
+        self.missing += other.missing
+        for concept in range(self.concepts):
+            keys = other._keys[concept, : other._counts[concept]]
+            for first in range(0, len(keys), self.block):
+                part = keys[first : first + self.block]
+                self._insert(np.full(len(part), concept), part)
+        return self
+
+    def best(self, concept: int) -> tuple[np.ndarray, np.ndarray]:
+        """(scores float32 [k], rows int64 [k]) of a concept, best first; k = min(K, rows with a score)."""
+        keys = np.sort(self._keys[concept, : self._counts[concept]])[::-1][: self.keep]
+        return _unpack(keys)
+
+    def compact(self) -> None:
+        """Drop what is not among the K best."""
+        for concept in np.flatnonzero(self._counts > self.keep).tolist():
+            self._compact(concept)
+
+    def _insert(self, concept: np.ndarray, keys: np.ndarray) -> None:
+        """Append keys [m] to the buffers of `concept` [m], which is sorted."""
+        new = np.bincount(concept, minlength=self.concepts)
+        for full in np.flatnonzero(self._counts + new > self._keys.shape[1]).tolist():
+            self._compact(full)
+        first = np.cumsum(new) - new  # where a concept's keys begin in `keys`
+        place = np.arange(len(keys)) + (self._counts - first)[concept]
+        self._keys[concept, place] = keys
+        self._counts += new
+
+    def _compact(self, concept: int) -> None:
+        held = self._keys[concept, : self._counts[concept]]
+        cut = len(held) - self.keep
+        held.partition(cut)
+        held[: self.keep] = held[cut:].copy()
+        self._counts[concept] = self.keep
+        self._least[concept] = _unpack(held[:1])[0][0]
+
+    def save(self, path: str | os.PathLike[str], about: dict[str, Any]) -> None:
+        """Write everything to one file, atomically: a line of JSON, then the keys of concept after concept.
+
+        about: what the rows and concepts are; `load` compares it.
+        """
+        self.compact()
+        head = {"format": FORMAT, "concepts": self.concepts, "keep": self.keep, "block": self.block, "about": about}
+        head |= {"covered": self.covered, "missing": self.missing, "counts": self._counts.tolist()}
+        with atomic_path(path) as aside, open(aside, "wb") as file:
+            file.write(json.dumps(head).encode() + b"\n")
+            for keys, count in zip(self._keys, self._counts, strict=True):
+                keys[:count].astype("<u8", copy=False).tofile(file)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], about: dict[str, Any]) -> TopK:
+        """What `save` wrote. Raises InputError where it is damaged, or about other rows or concepts."""
+        with open(path, "rb") as file:
+            head = _read_head(Path(path), file.readline())
+            if head["about"] != json.loads(json.dumps(about)):
+                changed = [name for name in about if about[name] != head["about"].get(name)]
+                raise InputError(f"{path}: of another run ({', '.join(changed)} differ). Remove it to start anew.")
+            top = cls(head["concepts"], head["keep"], block=head["block"])
+            top.covered, top.missing = [(a, b) for a, b in head["covered"]], head["missing"]
+            for concept, count in enumerate(head["counts"]):
+                keys = np.fromfile(file, "<u8", count)
+                if len(keys) != count:
+                    raise InputError(f"{path}: truncated. Remove it to start anew.")
+                top._keys[concept, :count], top._counts[concept] = keys, count
+                if count == top.keep:
+                    top._least[concept] = _unpack(keys.min(keepdims=True))[0][0]
+        return top
+
+
+def buffer_bytes(concepts: int, keep: int, block: int) -> int:
+    """Bytes of the buffers of a `TopK` when they are full."""
+    return 8 * concepts * (keep + max(int(SLACK * keep), block))
+
+
+def merged(parts: Iterable[TopK]) -> TopK:
+    """All parts in one. Raises as `TopK.merge`, and UsageError for no parts."""
+    parts = iter(parts)
+    total = next(parts, None)
+    if total is None:
+        raise UsageError("Nothing to merge.")
+    for part in parts:
+        total.merge(part)
+    return total
+
+
+def _pack(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """float32 scores and int64 rows as uint64 keys that sort by score, then by descending row."""
+    bits = (scores + np.float32(0)).view(np.uint32)  # + 0 turns −0 into 0
+    ordered = np.where(bits & SIGN, ~bits, bits | SIGN)  # negative floats grow downwards in their bits
+    return (ordered.astype(np.uint64) << ROW_BITS) | (ROW_MASK - rows.astype(np.uint64))
+
+
+def _unpack(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    ordered = (keys >> ROW_BITS).astype(np.uint32)
+    bits = np.where(ordered & SIGN, ordered ^ SIGN, ~ordered)
+    return bits.view(np.float32), (ROW_MASK - (keys & ROW_MASK)).astype(np.int64)
+
+
+def _joined(ranges: Ranges) -> Ranges:
+    """Ranges in order, neighbours joined; InputError where two overlap."""
+    out: Ranges = []
+    for start, stop in sorted(ranges):
+        if stop > MAX_ROWS:
+            raise InputError(f"row {stop - 1:,}: a pool has at most {MAX_ROWS:,} rows; curate it in parts.")
+        if out and start < out[-1][1]:
+            raise InputError(f"rows {start:,} to {min(stop, out[-1][1]) - 1:,} were seen twice.")
+        if out and start == out[-1][1]:
+            out[-1] = (out[-1][0], stop)
+        else:
+            out.append((start, stop))
+    return out
+
+
+def _read_head(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        head = json.loads(line)
+        if head["format"] == FORMAT:
+            return head
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f"{path}: not a checkpoint of `isthmus curate` ({FORMAT}). Remove it to start anew.")
