@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-skip", type=float, default=0.01, help="largest share of unreadable images (0.01)")
     parser.add_argument("--max-pixels", type=int, default=100_000_000, help="skip larger images (100 million)")
     parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto")
+    parser.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster (docs/cluster.md)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan: counts, bytes, memory, time")
     common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
@@ -51,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         max_skip=args.max_skip,
         max_pixels=args.max_pixels,
         precision=args.precision,
+        engine=args.engine,
         progress=True,
         **options,
     )

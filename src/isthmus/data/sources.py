@@ -103,6 +103,10 @@ class ParquetColumn:
         self.kept: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
         self.lock = threading.Lock()  # a ParquetFile is not made for several readers
 
+    def __reduce__(self) -> tuple[type[ParquetColumn], tuple[Path, str]]:
+        """In another process the file is opened again: neither it nor the lock can travel."""
+        return ParquetColumn, (self.path, self.column)
+
     def read(self, index: int) -> bytes:
         group = bisect_right(self.starts, index) - 1
         with self.lock:
