@@ -59,7 +59,7 @@ class Candidates:
     """
 
     frame: FeaturePairs
-    encoders: dict[str, list[Candidate]]
+    encoders: dict[Modality, list[Candidate]]
     failed: list[dict[str, str]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     store: Path | None = None
@@ -134,7 +134,7 @@ def from_store(
     """
     store = open_store(store) if isinstance(store, str | Path) else store
     failed: list[dict[str, str]] = []
-    listed: dict[str, list[Candidate]] = {"image": [], "text": []}
+    listed: dict[Modality, list[Candidate]] = {"image": [], "text": []}
     for modality, wanted in zip(MODALITIES, (image, text), strict=True):
         records = [record for record in store.encoders if record["modality"] == modality]
         for fingerprint in _named(wanted, records):
@@ -255,7 +255,7 @@ def loaded(
 
 def _embed_all(
     pairs: Pairs,
-    encoders: dict[str, list[Encoder]],
+    encoders: dict[Modality, list[Encoder]],
     store: Path,
     failed: list[dict[str, str]],
     progress: bool,
@@ -300,7 +300,7 @@ def _by_network(views: Iterable[Encoder]) -> list[list[Encoder]]:
     return list(groups.values())
 
 
-def _costs(pairs: Pairs, encoders: Mapping[str, Sequence[Encoder]], store: Store, log: Log) -> dict[str, Cost]:
+def _costs(pairs: Pairs, encoders: Mapping[Modality, Sequence[Encoder]], store: Store, log: Log) -> dict[str, Cost]:
     """The cost of every view by fingerprint; each network is timed once, in the type it was embedded in."""
     types = {record["fingerprint"]: record.get("compute_dtype", "") for record in store.encoders}
     items: dict[str, list[Any]] = {"text": pairs.captions["caption"][: COST_ITEMS["text"]].to_pylist(), "image": []}

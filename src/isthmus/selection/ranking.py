@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from isthmus.evaluation.bootstrap import interval
 
@@ -32,8 +31,7 @@ def tied_with_first(replicates: Sequence[np.ndarray]) -> list[bool]:
 def pareto(quality: Sequence[float], cost: Sequence[float]) -> list[bool]:
     """Which items no other beats: at least as good and as cheap, and better in one of both."""
     q, c = np.asarray(quality), np.asarray(cost)
-    beaten = (q[:, None] <= q) & (c[:, None] >= c) & ((q[:, None] < q) | (c[:, None] > c))
-    return (~beaten.any(axis=1)).tolist()
+    return [not ((q >= own) & (c <= price) & ((q > own) | (c < price))).any() for own, price in zip(q, c, strict=True)]
 
 
 def correlation(
@@ -79,8 +77,14 @@ def correlation(
 def _both(a: np.ndarray, b: np.ndarray) -> tuple[float | None, float | None]:
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None, None
-    pearson, spearman = (float(np.corrcoef(*both)[0, 1]) for both in ((a, b), (rankdata(a), rankdata(b))))
+    pearson, spearman = (float(np.corrcoef(*both)[0, 1]) for both in ((a, b), (_ranks(a), _ranks(b))))
     return pearson, spearman
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From 1; equal values share the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def cost_of(image: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[float, str]:

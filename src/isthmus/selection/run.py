@@ -22,6 +22,7 @@ from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.evaluation.inputs import holds_features
 from isthmus.files import read_json, write_json
 from isthmus.selection.candidates import (
+    MODALITIES,
     Candidate,
     Candidates,
     first_ids,
@@ -40,6 +41,7 @@ from isthmus.store import Store
 from isthmus.store.joining import choose_ids
 
 REPORT = "report.html"
+SCORES_FORMAT = 1  # of cached scores: a new number where a score is computed in another way
 Log = Callable[[str], None]
 
 
@@ -54,7 +56,7 @@ class Selection:
     """
 
     pairs: list[dict[str, Any]]
-    encoders: dict[str, list[dict[str, Any]]]
+    encoders: Mapping[Any, list[dict[str, Any]]]
     agreement: dict[str, dict[str, Any]]
     failed: list[dict[str, str]]
     facts: dict[str, Any]
@@ -157,25 +159,25 @@ def plan(
 
     Loads the encoders and encodes a small sample; writes nothing.
     """
-    if holds_features(data):
-        found = from_store(data, _listed(image), _listed(text))
-        listed, told = found.encoders, {"images": len(found.frame)}
+    if isinstance(data, str | Path) and holds_features(data):
+        stored = from_store(data, _listed(image), _listed(text))
+        counts = [len(stored.encoders[m]) for m in MODALITIES]
+        cost: dict[str, Any] = {"images": len(stored.frame)}
     else:
         pairs = data if isinstance(data, Pairs) else read_pairs(data)
         pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
         failed: list[dict[str, str]] = []
-        listed = {m: loaded(n, m, failed, **options) for m, n in (("image", image), ("text", text))}  # type: ignore
-        told = asdict(embedding_plan(pairs, listed["image"], listed["text"]))
-        told |= {"failed": [f"{one['encoder']}: {one['reason']}" for one in failed]}
-    count = len(listed["image"]) * len(listed["text"])
-    return (
-        {"image_encoders": len(listed["image"]), "text_encoders": len(listed["text"])}
-        | told
-        | {
-            "encoder_pairs": count,
-            "probes": count * seeds,
-        }
-    )
+        views = [loaded(given, m, failed, **options) for m, given in zip(MODALITIES, (image, text), strict=True)]
+        counts = [len(listed) for listed in views]
+        cost = asdict(embedding_plan(pairs, *views))
+        cost["failed"] = [f"{one['encoder']}: {one['reason']}" for one in failed]
+    both = counts[0] * counts[1]
+    return {
+        "image_encoders": counts[0],
+        "text_encoders": counts[1],
+        "encoder_pairs": both,
+        "probes": both * seeds,
+    } | cost
 
 
 def gather(
@@ -261,16 +263,15 @@ class Cache:
         self.folder = folder
         part = scorer.train, scorer.val
         told = [[p.image_ids, p.caption_ids, p.bootstrap_group.tolist(), p.labels] for p in part]
-        settings = [__version__, list(scorer.seeds), scorer.bootstrap, scorer.seed, len(scorer.sample)]
+        settings = [SCORES_FORMAT, list(scorer.seeds), scorer.bootstrap, scorer.seed, len(scorer.sample)]
         self.context = _digest([told, settings])
 
     def scores(self, image: Side, text: Side, compute: Callable[[], dict[str, Score]]) -> dict[str, Score]:
         """The scores of a pair, computed unless they are known."""
 
         def fresh() -> dict[str, Any]:
-            return {
-                name: asdict(score) | {"replicates": score.replicates.tolist()} for name, score in compute().items()
-            }
+            found = compute()
+            return {name: asdict(score) | {"replicates": score.replicates.tolist()} for name, score in found.items()}
 
         kept = self.get(["pair", image.digest, text.digest], fresh)
         return {name: Score(**(one | {"replicates": np.array(one["replicates"])})) for name, one in kept.items()}
@@ -309,7 +310,7 @@ def _encoder_row(candidate: Candidate, cache: Cache, scorer: Scorer, log: Log) -
 
 def assemble(
     scored: dict[tuple[str, str], dict[str, Score]],
-    encoders: dict[str, list[dict[str, Any]]],
+    encoders: Mapping[Any, list[dict[str, Any]]],
     candidates: Candidates,
     scorer: Scorer,
     config: dict[str, Any],
@@ -372,7 +373,7 @@ def _facts(
     command: str,
     main: str,
     unit: str,
-    encoders: dict[str, list[dict[str, Any]]],
+    encoders: Mapping[Any, list[dict[str, Any]]],
 ) -> dict[str, Any]:
     notes = []
     if all(row["unimodal"] is None for rows in encoders.values() for row in rows):

@@ -29,7 +29,7 @@ DEFINITIONS = {
     "cka": "linear CKA, unbiased: 0 for features that have nothing to do with each other",
     "rbf_cka": f"CKA with Gaussian kernels at the median distance, unbiased, on at most {RBF_ITEMS:,} images",
     "mutual_knn": "mean share of an image's nearest neighbours that are its caption's too, k = ⌈2 n^⅓⌉",
-    "cca_recall@10": "held-out R@10 of regularised CCA (ridge 0.1), fitted on the training pairs",
+    "cca_recall@10": "held-out R@10 of regularised CCA; ridge and width chosen inside the training pairs",
     "ridge_recall@10": "held-out R@10 of ridge regression from images to texts",
     "procrustes_recall@10": "held-out R@10 of the rotation between both",
     "asif_recall@10": "held-out R@10 of ASIF: similarities to the training pairs as features",
@@ -109,16 +109,11 @@ class Scorer:
             n, PERMUTATIONS, self.seed,
         )  # fmt: skip
         biased_null = {"mean": null_mean(image.linear, text.linear, unbiased=False), "sd": None}
+        linear, rbf = cka_parts(image.linear, text.linear), cka_parts(image.rbf, text.rbf)
         return {
             "cka_biased": _score(*biased, gaussian_floor(n, image.width, text.width), biased_null),
-            "cka": _score(
-                *self.sample_draws.cka(cka_parts(image.linear, text.linear)),
-                0.0,
-                {"mean": 0.0, "sd": null_deviation(n)},
-            ),
-            "rbf_cka": _score(
-                *self.few_draws.cka(cka_parts(image.rbf, text.rbf)), 0.0, {"mean": 0.0, "sd": null_deviation(few)}
-            ),
+            "cka": _score(*self.sample_draws.cka(linear), 0.0, {"mean": 0.0, "sd": null_deviation(n)}),
+            "rbf_cka": _score(*self.few_draws.cka(rbf), 0.0, {"mean": 0.0, "sd": null_deviation(few)}),
             "mutual_knn": _score(float(shared.mean()), self.sample_draws.means(shared), k / (n - 1), null),
         }
 

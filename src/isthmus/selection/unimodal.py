@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -75,13 +76,11 @@ def _chosen_ridge(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: i
     fit, held = next(GroupShuffleSplit(1, test_size=0.2, random_state=seed).split(x, groups=groups))
     if len(np.unique(labels[fit])) < 2:
         return RIDGES[-1]
-    scored = [
-        (_logistic(ridge, len(fit)).fit(x[fit], labels[fit]).score(x[held], labels[held]), ridge) for ridge in RIDGES
-    ]
-    return max(scored)[1]
+    models = [(ridge, _logistic(ridge, len(fit)).fit(x[fit], labels[fit])) for ridge in RIDGES]
+    return max((model.score(x[held], labels[held]), ridge) for ridge, model in models)[1]
 
 
-def _logistic(ridge: float, items: int):  # type: ignore[no-untyped-def]
+def _logistic(ridge: float, items: int) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=1 / (ridge * items), max_iter=200)
