@@ -57,7 +57,8 @@ def assign(
     if per_concept < 1:
         raise UsageError(f"per_concept={per_concept}: it is at least 1.")
     seen = sum(stop - start for start, stop in top.covered) - top.missing
-    rank = rank or (top.keep if top.keep < seen else per_concept)
+    if rank is None:
+        rank = top.keep if top.keep < seen else per_concept
     reference = np.array([_reference(top.best(concept)[0], rank) for concept in range(top.concepts)], np.float32)
     order = np.argsort(reference, kind="stable")
     gone = set(taken or ())

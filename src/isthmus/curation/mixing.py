@@ -29,10 +29,8 @@ class Source:
         """`NAME=FOLDER:N`, or `NAME=FOLDER` for all of it. Raises UsageError for anything else."""
         name, equals, rest = text.partition("=")
         folder, colon, number = rest.rpartition(":")
-        if colon and number.isdigit() and folder:
-            rest, count = folder, int(number)
-        else:
-            count = None
+        counted = bool(colon) and number.isdigit()
+        rest, count = (folder, int(number)) if counted else (rest, None)
         if not (name and equals and rest) or count == 0 or not name.replace("-", "").replace("_", "").isalnum():
             raise UsageError(f"--mix {text!r}: write NAME=FOLDER:N, as in cc3m=cc3m-store:2000000.")
         return cls(name, rest, count)

@@ -165,13 +165,13 @@ def buffer_bytes(concepts: int, keep: int, block: int) -> int:
 
 
 def merged(parts: Iterable[TopK]) -> TopK:
-    """All parts in one. Raises as `TopK.merge`, and UsageError for no parts."""
-    parts = iter(parts)
-    total = next(parts, None)
+    """All parts in a new one. Raises as `TopK.merge`, and UsageError for no parts."""
+    total = None
+    for part in parts:
+        total = total or TopK(part.concepts, part.keep, block=part.block)
+        total.merge(part)
     if total is None:
         raise UsageError("Nothing to merge.")
-    for part in parts:
-        total.merge(part)
     return total
 
 
