@@ -22,7 +22,7 @@ from isthmus.encoders import Encoder, load_encoders
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError
 from isthmus.files import read_json, write_atomic, write_json
-from isthmus.projectors import Projector, build_projector
+from isthmus.projectors import Head, from_config
 
 FORMAT = 1
 MODALITIES: tuple[Modality, ...] = ("image", "text")
@@ -43,8 +43,8 @@ class DualEncoder(nn.Module):
 
     def __init__(
         self,
-        image_projector: Projector,
-        text_projector: Projector,
+        image_projector: Head,
+        text_projector: Head,
         *,
         scale: float,
         bias: float | None = None,
@@ -101,7 +101,7 @@ class DualEncoder(nn.Module):
             out[start : start + batch_size] = nn.functional.normalize(projector(batch).float(), dim=-1).cpu()
         return out if as_tensor else out.numpy()
 
-    def _projector(self, modality: str) -> Projector:
+    def _projector(self, modality: str) -> Head:
         return self.image_projector if modality == "image" else self.text_projector
 
     def similarity(self, image_emb: Any, text_emb: Any) -> Any:
@@ -169,7 +169,7 @@ class DualEncoder(nn.Module):
         """
         path = Path(path)
         config = _read_config(path)
-        projectors = {m: build_projector(**config["projectors"][m]) for m in MODALITIES}
+        projectors = {m: from_config(config["projectors"][m]) for m in MODALITIES}
         weights = _read_weights(path / "model.safetensors", config["weights"])
         scale, bias = weights.pop("scale"), weights.pop("bias", None)
         records = config["encoders"]

@@ -1,6 +1,18 @@
 """Projectors (heads): small trained maps from an encoder's pooled features into the joint space."""
 
+from typing import Any
+
 from isthmus.projectors.budget import solve_expand
+from isthmus.projectors.concat import Concat
 from isthmus.projectors.projector import KINDS, Projector, build_projector
 
-__all__ = ["KINDS", "Projector", "build_projector", "solve_expand"]
+__all__ = ["KINDS", "Concat", "Head", "Projector", "build_projector", "from_config", "solve_expand"]
+
+Head = Projector | Concat
+
+
+def from_config(config: dict[str, Any]) -> Head:
+    """A projector with fresh weights from what its `config()` said."""
+    if config["kind"] != Concat.kind:
+        return build_projector(**config)
+    return Concat([build_projector(**member) for member in config["members"]], config["shares"])

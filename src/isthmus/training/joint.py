@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from isthmus.data.feature_pairs import FeaturePairs, rows
 from isthmus.losses import Scale, infonce, initial_bias, sigmoid
+from isthmus.projectors import Head as AnyHead
 from isthmus.projectors import Projector, build_projector, solve_expand
 from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
 from isthmus.training.recipe import Head, Loss
@@ -107,7 +108,7 @@ def solved_projectors(head: Head, train: FeaturePairs, val: FeaturePairs | None)
 
 
 @torch.no_grad()
-def fitted_scale(image: Projector, text: Projector, pairs: FeaturePairs, loss: Loss) -> float:
+def fitted_scale(image: AnyHead, text: AnyHead, pairs: FeaturePairs, loss: Loss) -> float:
     """The scale at which InfoNCE is least on (at most 2,000 of) `pairs`, within the recipe's bounds."""
     count = len(pairs.image_of)
     captions = np.linspace(0, count - 1, min(count, SCALE_PAIRS)).astype(np.int64)

@@ -33,7 +33,8 @@ class Head:
     """The two projectors.
 
     `width` "auto": the closed form's best on held-out pairs. `expand` None: the kind's own, unless `budget`,
-    the parameters of each, sets it.
+    the parameters of each, sets it. `init`: start from a closed form. `beside`: when training is over, a closed
+    form stands beside the trained head, in the proportion that is best on held-out pairs.
     """
 
     image: str = "linear"
@@ -44,6 +45,7 @@ class Head:
     dropout: float = within(0.0, 0, 0.99)
     norm: Literal["layer", "none"] = "layer"
     init: Literal["random", "cca", "ridge", "procrustes"] = "random"
+    beside: Literal["none", "cca", "ridge", "procrustes"] = "none"
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
                 yield f'{key} = "auto" is taken from a closed form; set head.init, or give a number.'
     if head.width == "auto" and (head.image, head.text, head.norm) != ("linear", "linear", "layer"):
         yield 'head.width = "auto" needs linear heads with norm = "layer"; give a number.'
+    if head.beside != "none" and (loss.name, head.norm) != ("infonce", "layer"):
+        yield 'head.beside needs loss.name = "infonce", by which the scale of both is set, and head.norm = "layer".'
     if loss.min_scale > loss.max_scale:
         yield f"loss.min_scale = {loss.min_scale:g} is above loss.max_scale = {loss.max_scale:g}."
     elif loss.scale != "auto" and not loss.min_scale <= loss.scale <= loss.max_scale:

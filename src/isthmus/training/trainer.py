@@ -12,7 +12,8 @@ import torch
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
-from isthmus.projectors import Projector
+from isthmus.projectors import Head
+from isthmus.training.beside import set_beside
 from isthmus.training.progress import Progress, deferred_interrupt
 from isthmus.training.recipe import Recipe
 from isthmus.training.run import Run
@@ -28,8 +29,8 @@ class Trained:
     history: the records of `history.jsonl`.
     """
 
-    image_projector: Projector
-    text_projector: Projector
+    image_projector: Head
+    text_projector: Head
     scale: float
     bias: float | None
     recipe: dict[str, Any]
@@ -104,4 +105,7 @@ def train_projectors(
         if interrupt.pressed:
             raise KeyboardInterrupt
         run.judge_last()
-        return Trained(*run.returned(), recipe=run.recipe.to_dict(), summary=run.summary(), history=run.history.records)
+        returned, joined = set_beside(run.returned(), train, run.val, run.recipe)
+        if joined:
+            run.append(joined["validation"] | {"scale": returned[2]})
+        return Trained(*returned, run.recipe.to_dict(), run.summary() | joined, run.history.records)

@@ -21,9 +21,14 @@ def validate(joint: Joint, val: FeaturePairs, device: torch.device) -> dict[str,
     joint.eval()
     image, text = project(joint.image, val.image, device), project(joint.text, val.text, device)
     joint.train()
+    return recalls(image, text, val)
+
+
+def recalls(image: torch.Tensor, text: torch.Tensor, val: FeaturePairs) -> dict[str, float]:
+    """The same of embeddings [N, d] and [M, d]."""
     metrics = retrieval(image, text, val.image_of, k=CUTOFFS, bootstrap=0)["metrics"]
-    recalls = {f"val_recall@{k}": float(metrics[f"mean_recall@{k}"]) for k in CUTOFFS}
-    return {"val_recall": sum(recalls.values()) / len(recalls), **recalls}
+    found = {f"val_recall@{k}": float(metrics[f"mean_recall@{k}"]) for k in CUTOFFS}
+    return {"val_recall": sum(found.values()) / len(found), **found}
 
 
 @torch.inference_mode()

@@ -1,0 +1,45 @@
+"""Two projectors of the same features side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isthmus.errors import UsageError
+from isthmus.projectors.projector import Projector
+
+
+class Concat(nn.Module):
+    """[N, sum(parts)] to [N, w1 + w2 + …]: unit rows of every member, each times the root of its share.
+
+    Between two of these the cosine is the members' cosines averaged by share, so that models which err in
+    different ways correct each other, at the cost of one wider embedding.
+
+    members: projectors of the same features. shares: one number per member, at least 0, adding up to 1.
+    Raises `UsageError` where they are not.
+    """
+
+    kind = "concat"
+
+    def __init__(self, members: Sequence[Projector], shares: Sequence[float]) -> None:
+        super().__init__()
+        self.parts, self.width = members[0].parts, sum(member.width for member in members)
+        self.shares = [float(share) for share in shares]
+        if any(member.parts != self.parts for member in members):
+            raise UsageError(f"concat: members take different features: {[member.parts for member in members]}.")
+        if len(self.shares) != len(members) or min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-6:
+            raise UsageError(f"concat: shares {self.shares} of {len(members)} members must add up to 1.")
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        members = zip(self.members, self.shares, strict=True)
+        return torch.cat([share**0.5 * F.normalize(member(x).float(), dim=-1) for member, share in members], dim=-1)
+
+    def config(self) -> dict[str, Any]:
+        """What `from_config` needs to make this again, as JSON takes it."""
+        members = [member.config() for member in self.members]  # type: ignore[operator]
+        return {"kind": self.kind, "members": members, "shares": self.shares}

@@ -1,0 +1,71 @@
+"""A closed form beside the trained head.
+
+A closed form sees every pair at once and cannot overfit much; a trained head bends. They err in different ways, and
+the average of their cosines ranks better than either: see docs/recipes.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.projectors import Concat, Head, Projector
+from isthmus.projectors.closed_form import choose, fit
+from isthmus.training.joint import fitted_scale
+from isthmus.training.recipe import Recipe
+from isthmus.training.validation import project, recalls
+
+SHARES = [tenth / 10 for tenth in range(11)]  # of the closed form in the cosine; 0 and 1 leave one of the two
+CPU = torch.device("cpu")
+
+
+def set_beside(
+    trained: tuple[Projector, Projector, float, float | None],
+    train: FeaturePairs,
+    val: FeaturePairs | None,
+    recipe: Recipe,
+) -> tuple[tuple[Head, Head, float, float | None], dict[str, Any]]:
+    """What training returned (projectors, scale, bias) with the closed form of `head.beside`, if any, beside it.
+
+    The share of each is the best on `val` (mean recall, as training is judged); without validation pairs, half and
+    half. The scale is then that of the least InfoNCE on the same pairs. Also returns what this adds to the summary.
+    """
+    kind = recipe.head.beside
+    if kind == "none":
+        return trained, {}
+    form = fit(kind, train) if val is None else choose(kind, train, val)
+    closed = form.to_projectors()
+    share, metrics = (0.5, {}) if val is None else best_share(closed, trained[:2], val)
+    image, text = (join(*members, share) for members in zip(closed, trained[:2], strict=True))
+    scale = fitted_scale(image, text, val or train, recipe.loss)
+    beside = {"form": kind, "share": share, **form.settings}
+    return (image, text, scale, trained[3]), {"validation": metrics, "beside": beside}
+
+
+def best_share(
+    closed: tuple[Projector, Projector], trained: tuple[Projector, Projector], val: FeaturePairs
+) -> tuple[float, dict[str, float]]:
+    """The share of the closed form at which validation recall is highest, and the recalls there."""
+    cpu = torch.device("cpu")
+    ours, theirs = (
+        (project(image.eval(), val.image, cpu), project(text.eval(), val.text, cpu))
+        for image, text in (closed, trained)
+    )
+
+    def measured(share: float) -> dict[str, float]:
+        sides = zip(ours, theirs, strict=True)
+        image, text = (torch.cat([share**0.5 * a, (1 - share) ** 0.5 * b], dim=1) for a, b in sides)
+        return recalls(image, text, val)
+
+    found = {share: measured(share) for share in SHARES}
+    best = max(found, key=lambda share: found[share]["val_recall"])
+    return best, found[best]
+
+
+def join(closed: Projector, trained: Projector, share: float) -> Head:
+    """Both side by side, or the only one that counts."""
+    if share in (0, 1):
+        return closed if share else trained
+    return Concat([closed, trained], [share, 1 - share]).eval()
