@@ -67,9 +67,11 @@ def test_a_concept_without_a_match_falls_short_and_nothing_crashes() -> None:
 
 def test_of_the_captions_of_one_image_one_is_chosen() -> None:
     owner = np.array([7, 7, 8, 8, 9])
-    selection = assign(top_of(SCORES[:1]), 5, units=lambda rows: owner[rows])
-    assert chosen(selection) == {0: [0, 2, 4]}
-    assert chosen(assign(top_of(SCORES[:1]), 5, units=lambda rows: owner[rows], taken={7})) == {0: [2, 4]}
+    taken = np.zeros(10, bool)
+    assert chosen(assign(top_of(SCORES[:1]), 5, units=owner.take, taken=taken)) == {0: [0, 2, 4]}
+    assert np.flatnonzero(taken).tolist() == [7, 8, 9]
+    taken[[8, 9]] = False
+    assert chosen(assign(top_of(SCORES[:1]), 5, units=owner.take, taken=taken)) == {0: [2, 4]}
 
 
 @pytest.mark.parametrize(

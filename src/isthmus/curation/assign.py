@@ -40,7 +40,7 @@ def assign(
     floor: float | None = None,
     rank: int | str | None = None,
     units: Callable[[np.ndarray], np.ndarray] | None = None,
-    taken: set[int] | None = None,
+    taken: np.ndarray | None = None,
 ) -> Selection:
     """Give each concept, rarest first, its best `per_concept` rows that no rarer one has taken.
 
@@ -50,7 +50,8 @@ def assign(
             as freeze-align; where the pool has no more than K rows, that says nothing, and the `per_concept`-th
             best is used.
         units: rows int64 [n] to the pairs they belong to, int64 [n]; default: every row its own.
-        taken: pairs that are not to be chosen.
+        taken: bool, by pair: those not to be chosen; it is marked as pairs are chosen. Needed with `units`, to say
+            how many pairs there are.
 
     Ties between concepts go to the earlier one. Raises UsageError for a quota or rank below 1.
     """
@@ -61,7 +62,7 @@ def assign(
         rank = top.keep if top.keep < seen else per_concept
     reference = np.array([_reference(top.best(concept)[0], rank) for concept in range(top.concepts)], np.float32)
     order = np.argsort(reference, kind="stable")
-    gone = set(taken or ())
+    taken = np.zeros(top.covered[-1][1] if top.covered else 0, bool) if taken is None else taken
     available = np.zeros(top.concepts, np.int64)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     for concept in order.tolist():
@@ -69,22 +70,19 @@ def assign(
         if floor is not None:
             score, row = score[score >= floor], row[score >= floor]
         available[concept] = len(row)
-        place = _first_free(row if units is None else units(row), gone, per_concept)
+        place = _first_free(row if units is None else units(row), taken, per_concept)
+        if len(place):
+            taken[row[place] if units is None else units(row[place])] = True
         parts.append((row[place], np.full(len(place), concept), score[place], place + 1))
     rows, concepts, scores, ranks = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Selection(rows, concepts, scores, ranks, order, reference, available)
 
 
-def _first_free(pairs: np.ndarray, gone: set[int], quota: int) -> np.ndarray:
-    """Places of the first `quota` pairs that are not gone, each pair once; they are added to `gone`."""
-    places: list[int] = []
-    for place, pair in enumerate(pairs.tolist()):
-        if len(places) == quota:
-            break
-        if pair not in gone:
-            gone.add(pair)
-            places.append(place)
-    return np.array(places, np.int64)
+def _first_free(pairs: np.ndarray, taken: np.ndarray, quota: int) -> np.ndarray:
+    """Places of the first `quota` pairs that are not taken, each pair once."""
+    free = np.flatnonzero(~taken[pairs])
+    first = np.sort(np.unique(pairs[free], return_index=True)[1])
+    return free[first][:quota]
 
 
 def _reference(scores: np.ndarray, rank: int | str) -> float:

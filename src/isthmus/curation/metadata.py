@@ -95,6 +95,7 @@ class ClipRetrievalPool:
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
         counts = partitions(folder)
+        self.pairs = sum(counts.values())
         self.table = ParquetRows([folder / "metadata" / f"metadata_{k}.parquet" for k in counts])
         self._rows: dict[Side, Rows] = {}
         for side, name in (("caption", "text_emb"), ("image", "img_emb")):
@@ -136,6 +137,7 @@ class MetadataPool:
         if encoding.text is None:
             raise InputError(f"{path}: captions without features; name a text encoder for them (--encoder URI).")
         self.name, self.table, self.encode = str(path), ParquetRows(files), encoding.text
+        self.pairs = len(self.table)
         columns = self.table.columns()
         captions = [name for name in CAPTION_COLUMNS if name in columns]
         if not captions:

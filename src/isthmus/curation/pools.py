@@ -31,11 +31,12 @@ MODALITY = {"caption": "text", "image": "image"}
 class Pool(Protocol):
     """Rows 0 … len − 1. All methods may be called for any rows, in any order, by several processes.
 
-    name: for messages. widths: width of the features of each side that has any. fingerprint: changes with the
-    content; a checkpoint of another pool is refused by it.
+    name: for messages. pairs: how many pairs the rows belong to. widths: width of the features of each side that
+    has any. fingerprint: changes with the content; a checkpoint of another pool is refused by it.
     """
 
     name: str
+    pairs: int
     widths: dict[Side, int]
     fingerprint: str
 
@@ -51,7 +52,7 @@ class Pool(Protocol):
         """Ids of the pairs that rows int64 [n] belong to."""
 
     def units(self, index: np.ndarray) -> np.ndarray:
-        """int64 [n]: equal for rows of one pair (captions of one image), of which one is chosen at most."""
+        """int64 [n], 0 … pairs − 1: equal for rows of one pair (captions of one image), of which one is chosen."""
 
 
 @dataclass
@@ -75,6 +76,7 @@ class MatrixPool:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
+        self.pairs = len(self.names)
         self.widths = {side: matrix.shape[1] for side, matrix in self.matrices.items()}
         self.fingerprint = self.fingerprint or _digest(self.names, self.matrices)
 
@@ -172,7 +174,7 @@ def _from_arrays(folder: Path) -> MatrixPool:
     for what, length in (("ids", names), ("captions", texts), *((f"{side}s", m) for side, m in matrices.items())):
         if length is not None and len(length) != count:
             raise InputError(f"{folder}: {len(length):,} {what} for {count:,} rows; they must match one to one.")
-    return MatrixPool(str(folder), matrices, names or [str(row) for row in range(count)], texts=texts)
+    return MatrixPool(str(folder), matrices, names or RowNumbers(count), texts=texts)
 
 
 def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
@@ -201,6 +203,19 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
         usable=~splits[owner] if splits.any() else None,
         fingerprint=_digest([*ids, *captions, encoding.name], {}),
     )
+
+
+class RowNumbers(Sequence[str]):
+    """ "0", "1", … as ids, without ten million strings in memory."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: Any) -> Any:
+        return str(row)
 
 
 class Encoded:
@@ -241,7 +256,8 @@ def _lines(path: Path) -> list[str] | None:
 
 def _digest(names: Sequence[str], matrices: dict[Side, Matrix]) -> str:
     """Of the ids, and of some rows of each matrix: quick, and another pool's is another."""
-    digest = hashlib.blake2b("\n".join(names).encode(), digest_size=16)
+    named = f"{len(names)} rows" if isinstance(names, RowNumbers) else "\n".join(names)
+    digest = hashlib.blake2b(named.encode(), digest_size=16)
     for side, matrix in matrices.items():
         some = np.unique(np.linspace(0, matrix.shape[0] - 1, 64).astype(np.int64))
         digest.update(f"{side}{list(matrix.shape)}".encode() + np.ascontiguousarray(rows(matrix, some)).tobytes())

@@ -283,27 +283,29 @@ def _scanned(pool: Pool, scorer: Scorer, choices: Choices, out: Path | None, pro
 
 def _assigned(pool: Pool, top: TopK, choices: Choices) -> tuple[Selection, int]:
     """The selection, and how many rows were passed over because their id was chosen already."""
-    taken: set[int] = set()
+    again: set[int] = set()
     while True:
+        taken = np.zeros(pool.pairs, bool)
+        taken[list(again)] = True
         selection = assign(
             top, choices.per_concept, floor=choices.floor, rank=choices.rank, units=pool.units, taken=taken
         )
         first: dict[str, int] = {}
-        again = [
+        repeats = [
             row
             for row, id in zip(selection.rows.tolist(), pool.ids(selection.rows), strict=True)
             if first.setdefault(id, row) != row
         ]
-        if not again:
+        if not repeats:
             break
-        taken |= set(pool.units(np.array(again)).tolist())
+        again |= set(pool.units(np.array(repeats)).tolist())
     if not len(selection.rows):
         best = max((float(top.best(concept)[0][:1].max(initial=-1)) for concept in range(top.concepts)), default=-1)
         raise InputError(
             f"{pool.name}: no pair was chosen of {len(pool):,} rows, {top.missing:,} of them without features; the "
             f"best score is {best:.3f}{f', the floor {choices.floor}' if choices.floor is not None else ''}."
         )
-    return selection, len(taken)
+    return selection, len(again)
 
 
 def _result(pool: Pool, prototypes: Prototypes, choices: Choices, top: TopK, selection: Selection) -> Curated:

@@ -27,7 +27,7 @@ FORMAT = "isthmus-topk/1"
 MAX_ROWS = 2**32
 SLACK = 0.25  # of K, in a buffer beside the K best
 TILE_SCORES = 2**20  # scores looked at together: early on all of them are candidates
-SIGN, ROW_BITS = np.uint32(0x8000_0000), np.uint64(32)
+SIGN, ROW_BITS = np.int32(-(2**31)), np.uint64(32)
 ROW_MASK = np.uint64(MAX_ROWS - 1)
 
 Ranges = list[tuple[int, int]]
@@ -74,12 +74,16 @@ class TopK:
         forward = not self.covered or start >= self.covered[-1][1]
         self.covered = _joined([*self.covered, (start, stop)])
         self.missing += int(np.isnan(scores[0]).sum())
-        for first in range(0, self.concepts, max(1, TILE_SCORES // scores.shape[1])):
-            some = slice(first, first + max(1, TILE_SCORES // scores.shape[1]))
-            least = self._least[some] if forward else np.nextafter(self._least[some], -np.inf, dtype=np.float32)
-            found = np.flatnonzero(scores[some] > least[:, None])
-            concept, column = np.divmod(found, scores.shape[1])
-            self._insert(concept + first, _pack(scores[some].reshape(-1)[found], column + start))
+        step = max(1, TILE_SCORES // scores.shape[1])
+        for first in range(0, self.concepts, step):
+            some = np.ascontiguousarray(scores[first : first + step])
+            least = self._least[first : first + step]
+            least = least if forward else np.nextafter(least, -np.inf, dtype=np.float32)
+            found = np.flatnonzero(some > least[:, None])
+            begin = np.arange(len(some)) * some.shape[1]  # where a concept's scores begin in `some`
+            new = np.diff(np.searchsorted(found, [*begin, some.size]))
+            rows = found + np.repeat(start - begin, new)
+            self._insert(first, new, _pack(some.reshape(-1).take(found), rows))
 
     def merge(self, other: TopK) -> TopK:
         """Take in what `other` saw of other rows; returns self. Any order of merging gives the same result.
@@ -95,7 +99,7 @@ class TopK:
             keys = other._keys[concept, : other._counts[concept]]
             for first in range(0, len(keys), self.block):
                 part = keys[first : first + self.block]
-                self._insert(np.full(len(part), concept), part)
+                self._insert(concept, np.array([len(part)]), part)
         return self
 
     def best(self, concept: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,15 +112,14 @@ class TopK:
         for concept in np.flatnonzero(self._counts > self.keep).tolist():
             self._compact(concept)
 
-    def _insert(self, concept: np.ndarray, keys: np.ndarray) -> None:
-        """Append keys [m] to the buffers of `concept` [m], which is sorted."""
-        new = np.bincount(concept, minlength=self.concepts)
-        for full in np.flatnonzero(self._counts + new > self._keys.shape[1]).tolist():
-            self._compact(full)
-        first = np.cumsum(new) - new  # where a concept's keys begin in `keys`
-        place = np.arange(len(keys)) + (self._counts - first)[concept]
-        self._keys[concept, place] = keys
-        self._counts += new
+    def _insert(self, first: int, new: np.ndarray, keys: np.ndarray) -> None:
+        """Append the first new[0] of `keys` to the buffer of concept `first`, the next new[1] to that of the next …"""
+        counts, capacity = self._counts[first : first + len(new)], self._keys.shape[1]
+        for full in np.flatnonzero(counts + new > capacity).tolist():
+            self._compact(first + full)
+        offset = (first + np.arange(len(new))) * capacity + counts - (np.cumsum(new) - new)
+        self._keys.reshape(-1)[np.arange(len(keys)) + np.repeat(offset, new)] = keys
+        counts += new
 
     def _compact(self, concept: int) -> None:
         held = self._keys[concept, : self._counts[concept]]
@@ -177,14 +180,14 @@ def merged(parts: Iterable[TopK]) -> TopK:
 
 def _pack(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """float32 scores and int64 rows as uint64 keys that sort by score, then by descending row."""
-    bits = (scores + np.float32(0)).view(np.uint32)  # + 0 turns −0 into 0
-    ordered = np.where(bits & SIGN, ~bits, bits | SIGN)  # negative floats grow downwards in their bits
-    return (ordered.astype(np.uint64) << ROW_BITS) | (ROW_MASK - rows.astype(np.uint64))
+    bits = (scores + np.float32(0)).view(np.int32)  # + 0 turns −0 into 0
+    ordered = (bits ^ ((bits >> 31) | SIGN)).view(np.uint32)  # negative floats grow downwards in their bits
+    return (ordered.astype(np.uint64) << ROW_BITS) | (ROW_MASK - rows.view(np.uint64))
 
 
 def _unpack(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ordered = (keys >> ROW_BITS).astype(np.uint32)
-    bits = np.where(ordered & SIGN, ordered ^ SIGN, ~ordered)
+    bits = ordered.view(np.int32) ^ ((~ordered.view(np.int32) >> 31) | SIGN)
     return bits.view(np.float32), (ROW_MASK - (keys & ROW_MASK)).astype(np.int64)
 
 
