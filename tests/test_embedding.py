@@ -113,6 +113,15 @@ def test_features_that_are_not_finite_are_refused_by_name(table: Path, tmp_path:
         embed(table, broken, word_encoder(), out=tmp_path / "store")
 
 
+def test_one_name_that_stands_for_several_layers_embeds_all_of_them(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = [pixel_encoder(f"pixels-{layer}") for layer in range(3)]  # what `layer=*` of one URI loads
+    monkeypatch.setattr("isthmus.embedding.networks.load_encoders", lambda uris, **_: layers if uris else [])
+    store = ist.embed(table, "wheel:some?layer=*", [word_encoder()], out=tmp_path / "store")
+    assert [r["fingerprint"] for r in store.encoders if r["modality"] == "image"] == [v.fingerprint for v in layers]
+
+
 def test_only_embeds_the_ids_that_are_asked_for(table: Path, tmp_path: Path) -> None:
     report = embed(table, pixel_encoder(), word_encoder(), out=tmp_path / "store", only=["0-001.png", "1-002.png"])
     assert report.images == 2

@@ -36,12 +36,12 @@ class Network:
 
 
 def load(encoders: Any, modality: Modality, **options: Any) -> list[Encoder]:
-    """Load what was given as URIs; encoders that are loaded already pass through, in order."""
+    """Load what was given as URIs, `layer=*` giving a view per layer; encoders that are loaded already follow."""
     listed = [encoders] if isinstance(encoders, str | Encoder) else list(encoders)
     if not listed:
         raise InputError(f"No {modality} encoder was named.")
-    fresh = iter(load_encoders([e for e in listed if isinstance(e, str)], modality=modality, **options))
-    return [next(fresh) if isinstance(e, str) else e for e in listed]
+    fresh = load_encoders([e for e in listed if isinstance(e, str)], modality=modality, **options)
+    return [*fresh, *(e for e in listed if isinstance(e, Encoder))]
 
 
 def by_network(encoders: Sequence[Encoder]) -> list[list[Encoder]]:
