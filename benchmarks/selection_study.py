@@ -12,20 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import isthmus_demo
-import numpy as np
 import torch
-from tabulate import tabulate
 
 import isthmus as ist
 from isthmus.files import write_json
 from isthmus.selection.candidates import first_ids
-from isthmus.selection.ranking import correlation
-from isthmus.selection.scoring import LABELS, PROBE
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "selection_study.json"
@@ -56,7 +51,8 @@ def main() -> None:
     options = parse()
     if not options.render:
         measure(options)
-    PAGE.write_text(render(json.loads(RESULTS.read_text())), encoding="utf-8")
+    if not options.embed_only:
+        PAGE.write_text(render(json.loads(RESULTS.read_text())), encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:

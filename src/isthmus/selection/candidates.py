@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -137,11 +138,13 @@ def from_store(
     listed: dict[Modality, list[Candidate]] = {"image": [], "text": []}
     for modality, wanted in zip(MODALITIES, (image, text), strict=True):
         records = [record for record in store.encoders if record["modality"] == modality]
+        uris = Counter(record["uri"] for record in records)
         for fingerprint in _named(wanted, records):
             try:
                 features = store.features(modality, fingerprint)
                 cost = (costs or {}).get(fingerprint) or Cost(licence=features.record.get("licence"))
-                name = features.record["uri"]
+                uri = features.record["uri"]
+                name = uri if uris[uri] == 1 else features.record["fingerprint"][:12]  # either is a name to the store
                 listed[modality].append(Candidate(name, modality, features, features.parts, features.record, cost))
             except InputError as error:
                 failed.append(_failure(fingerprint, modality, error))

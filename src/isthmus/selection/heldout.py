@@ -44,6 +44,10 @@ class ClosedForms:
             found[kind] = _ranks(*form.to_projectors(), val)
         return found
 
+    def forget(self, name: str) -> None:
+        """Let go of an encoder that no further pair will hold: a spectrum has D × D numbers."""
+        self.sides = {key: side for key, side in self.sides.items() if key[1] != name}
+
     def _spectra(self, pairs: FeaturePairs, part: str, image: str, text: str) -> Spectra:
         keys = (f"image {part}", image), (f"text {part}", text)
         spectra = Spectra.of(pairs, *(self.sides.get(key) for key in keys))

@@ -244,6 +244,7 @@ def score_all(
                 assert image is not None
                 found[image.name, text.name] = cache.scores(image, text, partial(scorer.pair, image, text))
                 bar.update()
+            scorer.closed_forms.forget(candidate.name)
     candidates.check()
     return found
 
