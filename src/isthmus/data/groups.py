@@ -16,7 +16,7 @@ def components(image_keys: np.ndarray, text_keys: np.ndarray, image_of: np.ndarr
     text_node, texts = _number(text_keys)
     image_end = image_node[image_of]
     text_end = images + text_node
-    root = _join(images + texts, image_end, text_end)
+    root = connected(images + texts, image_end, text_end)
     _, first, group = np.unique(root[image_node], return_index=True, return_inverse=True)
     order = np.empty(len(first), dtype=np.int64)
     order[np.argsort(first)] = np.arange(len(first))
@@ -33,7 +33,7 @@ def _number(keys: np.ndarray) -> tuple[np.ndarray, int]:
     return number.astype(np.int64), len(distinct)
 
 
-def _join(nodes: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def connected(nodes: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The smallest node of every node's component, in a graph with edges a[i]-b[i].
 
     Each round hooks the larger root of every edge under the smallest neighbour it has and flattens the

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -10,6 +12,7 @@ from isthmus.evaluation.scores import cosine, same_width, tiles, unit_rows
 
 INDEX_MASK = 0xFFFFFFFF
 QUERIES_AT_ONCE = 1024
+ROUNDING = 1e-4  # more than a float32 cosine can be off
 
 
 def top_k(
@@ -32,6 +35,40 @@ def top_k(
         keys.append(_top_keys(queries, emb, k, tile))
     scores, index = _unpack(torch.cat(keys))
     return scores.numpy(), index.numpy()
+
+
+def pairs_above(
+    a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor | None, least: float, tile: int = 4096
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """All pairs of rows with a cosine of at least `least`: (rows of a, rows of b, cosine float32), part by part.
+
+    a [n, d], b [m, d]: read `tile` rows at a time, never n × m scores at once. b = None joins `a` with itself: each
+    pair of different rows once, the lower row first. A row without direction (zeros, NaN) is near nothing. A
+    product in float32 finds the candidates, one in float64 decides. Raises InputError for widths that differ.
+    """
+    other = a if b is None else b
+    for rows in tiles(len(a), 1, tile):
+        left = torch.as_tensor(np.asarray(a[rows], np.float32))
+        for columns in tiles(len(other), 1, tile):
+            if b is None and columns.stop <= rows.start:
+                continue
+            right = torch.as_tensor(np.asarray(other[columns], np.float32))
+            same_width(left, "embeddings", right, "embeddings")
+            i, j, score = _close(left, right, least)
+            if b is None:
+                once = i + rows.start < j + columns.start
+                i, j, score = i[once], j[once], score[once]
+            if len(i):
+                yield i + rows.start, j + columns.start, score
+
+
+def _close(left: torch.Tensor, right: torch.Tensor, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs of one tile; NaN compares as not near."""
+    unit = [rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (left, right)]
+    i, j = torch.nonzero(unit[0] @ unit[1].T >= least - ROUNDING, as_tuple=True)
+    exact = torch.nn.functional.cosine_similarity(left[i].double(), right[j].double()).float()
+    near = exact >= least
+    return i[near].numpy(), j[near].numpy(), exact[near].numpy()
 
 
 def _top_keys(queries: torch.Tensor, emb: np.ndarray | torch.Tensor, k: int, tile: int | None) -> torch.Tensor:

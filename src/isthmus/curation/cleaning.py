@@ -1,0 +1,164 @@
+"""Cleaning before the choice: filters, leaks, duplicates, balance. Everything that is left out is listed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from isthmus.curation import leaks as leaking
+from isthmus.curation.balance import Balance, balance, read_entries
+from isthmus.curation.collection import Collection, of_evaluation
+from isthmus.curation.duplicates import Groups, find_duplicates
+from isthmus.curation.encoding import Encode
+from isthmus.curation.filters import Filters, reject, rows_of
+from isthmus.curation.leaks import Leak, find_leaks
+from isthmus.curation.likeness import NEAR, check_methods
+from isthmus.errors import InputError
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What to clean, in this order: filters, leaks, duplicates, balance. Each sees what the one before has left.
+
+    dedup: "exact", "phash", "embedding". near: least cosine of near-duplicates' features. against: evaluation sets
+    (pairs, stores; their test split where they have one). keep_leaks: only report them. balance: metadata entries,
+    a list or a file; t: see `isthmus.curation.balance`.
+    """
+
+    filters: Filters = field(default_factory=Filters)
+    dedup: Sequence[str] = ()
+    near: float = NEAR
+    against: Sequence[Any] = ()
+    keep_leaks: bool = False
+    balance: str | Path | Sequence[str] | None = None
+    t: int | None = None
+
+    def __post_init__(self) -> None:
+        check_methods(self.dedup)
+
+    def __bool__(self) -> bool:
+        return bool(self.dedup or self.against or self.balance or self.filters != Filters())
+
+    @property
+    def needs_image_encoder(self) -> bool:
+        """Whether images of evaluation sets are to be compared by features."""
+        return bool(self.against)
+
+    def config(self) -> dict[str, Any]:
+        """As the manifest records it."""
+        named = self.balance if isinstance(self.balance, str | Path | None) else f"{len(self.balance)} entries"
+        return {
+            **{name: value for name, value in vars(self.filters).items() if value is not None},
+            "dedup": list(self.dedup),
+            "near": self.near,
+            "against": [str(one) for one in self.against],
+            "keep_leaks": self.keep_leaks,
+            "balance": None if named is None else str(named),
+        }
+
+
+@dataclass
+class Cleaned:
+    """What cleaning left out. out: bool [captions]. rejected: (id, caption or None, reason) by filters and balance."""
+
+    pairs: Collection
+    out: np.ndarray
+    rejected: list[tuple[str, str | None, str]] = field(default_factory=list)
+    leaks: list[Leak] | None = None
+    groups: Groups | None = None
+    balanced: Balance | None = None
+    counts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def tables(self) -> dict[str, pa.Table]:
+        """`rejected.parquet`, `duplicates.parquet`, `leaks.parquet`: those that were asked for."""
+        schema = pa.schema({name: pa.string() for name in ("id", "caption", "reason")})
+        rows = [dict(zip(schema.names, row, strict=True)) for row in self.rejected]
+        found = {"rejected": pa.Table.from_pylist(rows, schema=schema)}
+        if self.leaks is not None:
+            found["leaks"] = leaking.table(self.leaks, self.pairs.ids)
+        if self.groups is not None:
+            found["duplicates"] = self.groups.table(self.pairs.ids)
+        return found
+
+
+def clean(pairs: Collection, cleaning: Cleaning, *, encode: Encode | None = None, seed: int = 0) -> Cleaned:
+    """Clean the pairs of a pool. encode: the encoder of its image features, for evaluation sets.
+
+    Raises InputError for a step that lacks what it compares, or where nothing is left.
+    """
+    out = np.zeros(len(pairs.owner), bool)
+    if pairs.usable is not None:
+        out |= ~pairs.usable[pairs.owner]
+    state = Cleaned(pairs, out)
+    _filter(state, cleaning)
+    if cleaning.against:
+        _decontaminate(state, cleaning, encode)
+    if cleaning.dedup:
+        _deduplicate(state, cleaning)
+    if cleaning.balance is not None:
+        _balance(state, cleaning, seed)
+    if state.out.all():
+        why = Counter(reason for _, _, reason in state.rejected).most_common(1)
+        raise InputError(f"{pairs.name}: cleaning left no pair{f'; most often: {why[0][0]}' if why else ''}.")
+    state.counts["left"] = int((~state.out).sum())
+    return state
+
+
+def _filter(state: Cleaned, cleaning: Cleaning) -> None:
+    pairs = state.pairs
+    look = pairs.pictures is not None and bool(cleaning.dedup or cleaning.against)
+    captions, pictures = reject(pairs, cleaning.filters, look=look)
+    captions = {row: why for row, why in captions.items() if not state.out[row]}
+    pictures = {row: why for row, why in pictures.items() if pairs.usable is None or pairs.usable[row]}
+    state.rejected += [(pairs.ids[row], None, why) for row, why in pictures.items()]
+    state.rejected += [(pairs.ids[pairs.owner[row]], pairs.texts[row], why) for row, why in captions.items()]
+    state.out[list(captions)] = True
+    state.out |= rows_of(pairs, pictures)
+    state.counts["rejected_captions"], state.counts["rejected_pictures"] = len(captions), len(pictures)
+
+
+def _decontaminate(state: Cleaned, cleaning: Cleaning, encode: Encode | None) -> None:
+    sets = [of_evaluation(one, encode) for one in cleaning.against]
+    state.leaks, notes = find_leaks(state.pairs, _left(state), sets, near=cleaning.near)
+    state.notes += notes
+    leaked = {leak.row: leak.how for leak in state.leaks}
+    if not cleaning.keep_leaks:
+        state.out |= rows_of(state.pairs, leaked)
+    by_set = Counter((leak.set, leak.how) for leak in state.leaks)
+    state.counts["leaked"] = len(leaked)
+    state.counts["leaks"] = {
+        one.name: {how: n for (name, how), n in by_set.items() if name == one.name} for one in sets
+    }
+
+
+def _deduplicate(state: Cleaned, cleaning: Cleaning) -> None:
+    state.groups = find_duplicates(state.pairs, _left(state), cleaning.dedup, near=cleaning.near)
+    state.out |= ~state.groups.kept[state.pairs.owner]
+    members = state.groups.members()
+    state.counts["duplicate_groups"] = len(members)
+    state.counts["duplicates"] = sum(map(len, members)) - len(members)
+
+
+def _balance(state: Cleaned, cleaning: Cleaning, seed: int) -> None:
+    assert cleaning.balance is not None
+    pairs, left = state.pairs, np.flatnonzero(~state.out)
+    texts = [pairs.texts[row] for row in left.tolist()]
+    names = [pairs.ids[pair] for pair in pairs.owner[left].tolist()]
+    found = balance(texts, names, read_entries(cleaning.balance), t=cleaning.t, seed=seed)
+    dropped = np.flatnonzero(~found.kept).tolist()
+    reason = f"thinned: only entries with more than {found.t:,} matches, or none"
+    state.rejected += [(names[row], texts[row], reason) for row in dropped]
+    state.out[left[dropped]] = True
+    state.balanced, state.counts["balance"] = found, found.summary()
+
+
+def _left(state: Cleaned) -> np.ndarray:
+    """The pairs that still have a caption, int64."""
+    return np.unique(state.pairs.owner[~state.out])

@@ -1,0 +1,204 @@
+"""Pairs as cleaning sees them: ids, captions, and of every image its bytes' hash, its look and its features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from isthmus.curation.encoding import Encode
+from isthmus.curation.pools import Encoded, Pictures, Pool
+from isthmus.data.feature_pairs import Matrix, rows
+from isthmus.data.images import BadImage, content_hash, decode
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.embedding.encode import THREADS, in_order
+from isthmus.errors import UsageError
+from isthmus.store.manifest import is_store
+from isthmus.store.reader import Store, open_store
+
+HASH_SIDE = 16  # 256 bits: flat drawings collide on the usual 64
+THUMBNAIL = 8  # pixels a side of the thumbnail whose colours are compared
+CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class Look:
+    """One picture: hash of its bytes, size in pixels, perceptual hash [256] of ±1, thumbnail [192] of 0 … 255."""
+
+    content: str
+    size: tuple[int, int]
+    bits: np.ndarray
+    colours: np.ndarray
+
+
+@dataclass
+class Collection:
+    """n pairs with m captions.
+
+    ids: [n]. owner: int64 [m], the pair of each caption. texts: [m]. lang: [m] or None. hashes: [n] content hashes,
+    where they are known without reading the images. features: [n, d] of the images. pictures: pairs that hold the
+    images, by id. usable: bool [n], pairs that may be chosen at all.
+    """
+
+    name: str
+    ids: Sequence[str]
+    owner: np.ndarray
+    texts: Sequence[str | None]
+    lang: Sequence[str | None] | None = None
+    hashes: Sequence[str | None] | None = None
+    features: Any = None
+    pictures: Pairs | None = None
+    usable: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def looks(self) -> list[Look | BadImage | None]:
+        """Every picture, read once; the error of one that cannot be used; None where there is none."""
+        if self.pictures is None:
+            return [None] * len(self)
+        pictures = self.pictures
+        row = {name: number for number, name in enumerate(pictures.images["id"].to_pylist())}
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(in_order(pool, lambda name: _look(pictures, row.get(name)), self.ids, ahead=8 * THREADS))
+
+    def contents(self) -> list[str | None]:
+        """Content hashes [n], None where unknown."""
+        if self.hashes is not None:
+            return list(self.hashes)
+        return [look.content if isinstance(look, Look) else None for look in self.looks]
+
+
+def of_pool(pool: Pool, source: Any, images: Any) -> Collection:
+    """The pairs of an opened pool. source: what it was opened from. images: pairs with the pictures, or None."""
+    every = np.arange(len(pool))
+    _, first, owner = np.unique(pool.units(every), return_index=True, return_inverse=True)
+    texts = [text for some in _chunks(every) for text in pool.captions(some)]
+    ids = [name for some in _chunks(first) for name in pool.ids(some)]
+    usable = getattr(pool, "usable", None)
+    features = PoolImages(pool, first) if "image" in pool.widths else None
+    found = Collection(pool.name, ids, owner, texts, features=features)
+    found.usable = None if usable is None else usable[first]
+    source = _opened(source)
+    if isinstance(source, Store):
+        _know(found, source)
+    found.pictures = source if isinstance(source, Pairs) else None
+    if images is not None:
+        found.pictures = images if isinstance(images, Pairs) else read_pairs(images, captions="optional")
+    return found
+
+
+def of_evaluation(source: str | Path | Pairs | Store, encode: Encode | None) -> Collection:
+    """The test split of an evaluation set, or all of it where it has none.
+
+    encode: the encoder of the pool's image features, by which its images can be compared; a store's own features
+    are taken where the same encoder made them.
+    """
+    opened = _opened(source)
+    if not isinstance(opened, Store | Pairs):
+        raise UsageError(f"--against {source}: a table or folder of pairs, or a store.")
+    if isinstance(opened, Pairs) and "test" in opened.images["split"].to_pylist():
+        opened = opened.filter(split="test")
+    images, captions = opened.images, opened.captions
+    ids = images["id"].to_pylist()
+    place = {name: row for row, name in enumerate(ids)}
+    owner = np.array([place[name] for name in captions["id"].to_pylist()], np.int64)
+    found = Collection(
+        str(source if isinstance(source, str | Path) else opened), ids, owner, captions["caption"].to_pylist()
+    )
+    if isinstance(opened, Store):
+        _know(found, opened)
+        made = [r["uri"] for r in opened.encoders if encode and [r["fingerprint"]] == encode.fingerprints]
+        found.features = opened.features("image", made[0]) if made else None
+        splits = images["split"].to_pylist()
+        found.usable = np.array([split == "test" for split in splits]) if "test" in splits else None
+    else:
+        found.pictures = opened
+        found.features = None if encode is None else Encoded(Pictures(opened), encode)
+    return found
+
+
+class PoolImages:
+    """Image features of the pairs of a pool [n, d], read through the row in which each pair stands first."""
+
+    def __init__(self, pool: Pool, first: np.ndarray) -> None:
+        self.pool, self.first = pool, first
+        self.shape = (len(first), pool.widths["image"])
+
+    def gather(self, index: np.ndarray) -> np.ndarray:
+        """Rows float32 [len(index), d]; runs of neighbours are read together."""
+        wanted = self.first[index]
+        out = np.empty((len(wanted), self.shape[1]), np.float32)
+        for start in range(0, len(wanted), CHUNK):
+            some = wanted[start : start + CHUNK]
+            low, high = int(some.min()), int(some.max()) + 1
+            if high - low <= 4 * CHUNK:
+                out[start : start + len(some)] = self.pool.features("image", low, high)[some - low]
+            else:
+                for at, row in enumerate(some.tolist()):
+                    out[start + at] = self.pool.features("image", row, row + 1)[0]
+        return out
+
+
+class Chosen:
+    """Some rows of a matrix, in the form that slices give arrays: what tiled products read."""
+
+    def __init__(self, matrix: Matrix, index: np.ndarray) -> None:
+        self.matrix, self.index = matrix, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, some: slice) -> np.ndarray:
+        return rows(self.matrix, self.index[some])
+
+
+def _opened(source: Any) -> Any:
+    if not isinstance(source, str | Path):
+        return source
+    if is_store(Path(source)):
+        return open_store(source)
+    path = Path(source)
+    special = path.is_dir() and ((path / "metadata").is_dir() or any(path.glob("*.npy")))
+    return source if special else read_pairs(source, captions="optional")
+
+
+def _know(found: Collection, store: Store) -> None:
+    """What a store says of the images and captions with these ids."""
+    hashes = dict(zip(store.images["id"].to_pylist(), store.images["content_hash"].to_pylist(), strict=True))
+    found.hashes = [hashes.get(name) for name in found.ids]
+    lang = dict(zip(*(store.captions[name].to_pylist() for name in ("caption", "lang")), strict=True))
+    found.lang = [lang.get(text) for text in found.texts]
+
+
+def _chunks(index: np.ndarray) -> Iterator[np.ndarray]:
+    return (index[start : start + CHUNK] for start in range(0, len(index), CHUNK))
+
+
+def _look(pictures: Pairs, row: int | None) -> Look | BadImage | None:
+    if row is None:
+        return None
+    try:
+        data = pictures.read_bytes(row)
+        image = decode(data, max_pixels=pictures.max_pixels)
+    except BadImage as error:
+        return error
+    return Look(content_hash(data), image.size, *_perceived(image))
+
+
+def _perceived(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """pHash (DCT of the luminance, signs about the median) and a small thumbnail, for what pHash cannot see."""
+    try:
+        import imagehash
+    except ImportError:
+        raise UsageError("Comparing pictures needs imagehash: pip install 'isthmus[curate]'.") from None
+    bits = imagehash.phash(image, hash_size=HASH_SIDE).hash.ravel()
+    small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return np.where(bits, 1, -1).astype(np.int8), np.asarray(small).ravel()

@@ -1,0 +1,120 @@
+"""Images that are the same or nearly so: by bytes, by look, by features. Duplicates and leaks share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from isthmus.curation.collection import Chosen, Collection, Look
+from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.evaluation.nearest import pairs_above
+
+METHODS = ("exact", "phash", "embedding")
+NEAR = 0.95  # cosine of near-duplicates' features
+BITS = 26  # of the 256 of the perceptual hash may differ: a tenth
+HELD_BYTES = 2**30
+COLOURS = 24.0  # levels of 255, mean difference of the thumbnails: pHash sees no colour and little in flat drawings
+
+
+@dataclass(frozen=True)
+class Links:
+    """Pairs of rows that are alike: a, b int64 [k], how alike float32 [k] (1: the same), and by which method."""
+
+    how: str
+    a: np.ndarray
+    b: np.ndarray
+    similarity: np.ndarray
+
+
+def check_methods(methods: Any) -> tuple[str, ...]:
+    """UsageError for a method that does not exist."""
+    for method in methods:
+        if method not in METHODS:
+            raise UsageError(f"dedup={method!r}: exact, phash or embedding." + did_you_mean(method, METHODS))
+    return tuple(method for method in METHODS if method in methods)
+
+
+def available(method: str, *collections: Collection) -> str | None:
+    """Why a method cannot compare these collections; None if it can."""
+    for one in collections:
+        if method == "exact" and one.hashes is None and one.pictures is None:
+            return f"{one.name}: neither content hashes nor pictures; name the pictures (--images)."
+        if method == "phash" and one.pictures is None:
+            return f"{one.name}: no pictures to look at; name them (--images)."
+        if method == "embedding" and one.features is None:
+            return f"{one.name}: no image features of the pool's encoder."
+    return None
+
+
+def alike(
+    method: str, left: Collection, rows: np.ndarray, right: Collection | None = None, *, near: float = NEAR
+) -> Iterator[Links]:
+    """Pairs of images that are alike by one method, part by part.
+
+    rows: int64, the pairs of `left` to compare, with each other (each two once) or with all of `right`.
+    Raises InputError where the method cannot be used.
+    """
+    reason = available(method, left, *([] if right is None else [right]))
+    if reason:
+        raise InputError(f"--dedup {method}: {reason}")
+    others = np.arange(len(right)) if right is not None else rows
+    if right is not None and right.usable is not None:
+        others = np.flatnonzero(right.usable)
+    if not len(rows) or not len(others):
+        return
+    find = {"exact": _exact, "phash": _perceptual, "embedding": _embedded}[method]
+    for a, b, similarity in find(left, rows, right, others, near):
+        if len(a):
+            yield Links(method, rows[a], others[b], similarity)
+
+
+def _exact(left: Collection, rows: np.ndarray, right: Collection | None, others: np.ndarray, near: float) -> Any:
+    """Equal bytes: every row with the first of its content."""
+    first: dict[str, int] = {}
+    hashes = (right or left).contents()
+    for place, row in enumerate(others.tolist()):
+        content = hashes[row]
+        if content is not None:
+            first.setdefault(content, place)
+    mine = left.contents()
+    found = [(at, first.get(mine[row] or "", -1)) for at, row in enumerate(rows.tolist())]
+    pairs = np.array([(b, a) for a, b in found if b >= 0 and (right is not None or a != b)], np.int64).reshape(-1, 2)
+    yield pairs[:, 1], pairs[:, 0], np.ones(len(pairs), np.float32)
+
+
+def _perceptual(left: Collection, rows: np.ndarray, right: Collection | None, others: np.ndarray, near: float) -> Any:
+    """Of hashes of ±1 the cosine is 1 − 2 · (bits that differ) / 256: the same tiled product finds them."""
+    bits, colours = _stacked(left, rows)
+    other_bits, other_colours = (bits, colours) if right is None else _stacked(right, others)
+    least = 1 - 2 * BITS / bits.shape[1]
+    for a, b, cosine in pairs_above(bits, None if right is None else other_bits, least):
+        close = np.abs(colours[a] - other_colours[b]).mean(axis=1) <= COLOURS
+        yield a[close], b[close], ((1 + cosine) / 2)[close]
+
+
+def _stacked(one: Collection, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes [n, 256] (zeros where there is no picture: near nothing) and thumbnails [n, 192], float32."""
+    looks = [one.looks[row] for row in rows.tolist()]
+    blank = next((np.zeros_like(look.bits) for look in looks if isinstance(look, Look)), np.zeros(1, np.int8))
+    grey = next((np.zeros_like(look.colours) for look in looks if isinstance(look, Look)), np.zeros(1, np.uint8))
+    bits = [look.bits if isinstance(look, Look) else blank for look in looks]
+    colours = [look.colours if isinstance(look, Look) else grey for look in looks]
+    return np.stack(bits).astype(np.float32), np.stack(colours).astype(np.float32)
+
+
+def _embedded(left: Collection, rows: np.ndarray, right: Collection | None, others: np.ndarray, near: float) -> Any:
+    if not 0 < near <= 1:
+        raise UsageError(f"near={near}: the least cosine of near-duplicates lies in (0, 1].")
+    other = None if right is None else _held(right, others)
+    yield from pairs_above(_held(left, rows), other, near)
+
+
+def _held(one: Collection, index: np.ndarray) -> Any:
+    """Features of some rows: in memory where they fit, as they may be encoded while they are read."""
+    chosen = Chosen(one.features, index)
+    if 4 * len(index) * one.features.shape[1] > HELD_BYTES:
+        return chosen
+    return np.concatenate([chosen[start : start + 256] for start in range(0, len(index), 256)])
