@@ -205,7 +205,7 @@ def render(result: dict[str, Any]) -> str:
 | **share of that speed** | **{100 * result["ratio"]:.0f} %** |
 | a bare bfloat16 product, same run (not used: see below) | {product["bfloat16"]:,.0f} GFLOP/s |
 | peak anonymous memory | {peak:.2f} GiB, of which {buffers:.2f} GiB buffers |
-| assigning {PER_CONCEPT:,} per concept, finding their ids | {result["assign_seconds"]:,.0f} s, {result["selected"]:,} pairs |
+| choosing {PER_CONCEPT:,} per concept, finding ids | {result["assign_seconds"]:,.0f} s, {result["selected"]:,} pairs |
 
 The speed of the bare product is the faster of the pass's own shape and of 4096³. bfloat16 is not used for scores: it
 keeps 8 bits, so that near-equal cosines tie by the thousand, as freeze-align's int8 does.

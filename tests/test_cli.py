@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import isthmus as ist
+from isthmus.api import _split
 from isthmus.cli import COMMANDS, main
 from toys import pixel_encoder, word_encoder, write_pairs
 
@@ -129,3 +134,36 @@ def test_skipped_images_exit_3(tmp_path: Path) -> None:
     )
     assert done.returncode == 3, done.stderr
     assert "skipped 0-000.png: empty file" in done.stderr
+
+
+def test_eval_takes_templates_and_only_some_ids(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Cached features need no encoder; a selection, here every second id, says which pairs count."""
+    model = tmp_path / "model"
+    run("train", store, "--recipe", "cca", "--out", model, capsys=capsys)
+    ids = ist.open_store(store).images["id"].to_pylist()[::2]
+    pq.write_table(pa.table({"id": ids, "score": [1.0] * len(ids)}), tmp_path / "selected.parquet")
+    result = tmp_path / "result.json"
+    arguments = ("retrieval", store, "--only", tmp_path / "selected.parquet", "--bootstrap", "0", "--json", result)
+    assert run("eval", model, *arguments, capsys=capsys)[0] == 0
+    assert json.loads(result.read_text())["n"]["images"] == len(ids)
+    arguments = ("retrieval", store, "--split", "test", "--only", tmp_path / "selected.parquet", "--json", result)
+    assert run("eval", model, *arguments, capsys=capsys)[0] == 0
+    assert 0 < json.loads(result.read_text())["n"]["images"] < len(ids)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [(None, "default"), (["clipart"], "clipart"), (["a {}"], ["a {}"]), (["a {}", "the {}"], ["a {}", "the {}"])],
+)
+def test_templates_are_prompts_or_the_name_of_a_set(given: list[str] | None, read: str | list[str]) -> None:
+    from isthmus.cli.common import templates
+
+    assert templates(Namespace(templates=given)) == read
+
+
+def test_the_validation_split_stays_whole_when_few_pairs_are_trained_on(store: Path) -> None:
+    some = ist.open_store(store).pairs(split="train").image_ids[:40]
+    whole, narrowed = (_split(store, {"only": only}) for only in (None, some))
+    assert len(narrowed[0]) == 40 < len(whole[0]) and narrowed[1].image_ids == whole[1].image_ids
+    arrays = dataclasses.replace(whole[0], splits=["train"] * len(whole[0]))
+    assert len(_split(arrays, {"only": some})[0]) == 40

@@ -20,6 +20,7 @@ from isthmus.model import DualEncoder
 from isthmus.selection.choice import first_choice
 from isthmus.selection.run import select
 from isthmus.store import Store, open_store
+from isthmus.store.joining import choose_ids
 from isthmus.training import load_recipe, train_projectors
 from isthmus.training.plan import plan_training
 
@@ -74,7 +75,8 @@ def train(
         overrides: "section.key=value" strings that override the recipe.
         image, text: which of the store's encoders (URI or fingerprint prefix); several stand side by side.
             Needed only where the store holds more than one of a modality.
-        only: ids to train on (a list, or a Parquet file with an `id` column).
+        only: ids to train on (a list, or a Parquet file with an `id` column). The validation split stays whole, so
+            that runs on different selections compare.
         val: validation pairs where `store` is `FeaturePairs`; a store brings its own validation split.
         seed: of the order of samples, initial weights, dropout and the validation split.
         max_seconds: stop after this time; the model's summary says at which epoch.
@@ -126,6 +128,7 @@ def evaluate(
     data: Pairs | FeaturePairs | str | Path,
     *,
     split: str | None = None,
+    only: str | Path | Sequence[str] | None = None,
     classes: str | Path | Sequence[str] | None = None,
     templates: str | Path | Sequence[str] = "default",
     bootstrap: int = 1000,
@@ -138,6 +141,7 @@ def evaluate(
         task: "retrieval" (R@k in both directions) or "zeroshot" (classification of the images' labels).
         data: pairs (images run through the model), a store, or `FeaturePairs`.
         split: only this split of the data.
+        only: only these ids (a list, or a Parquet file with an `id` column).
         classes: class names for zeroshot (a list, or a file with one a line); default: the labels that occur.
         templates: prompts with a `{}` slot: a list, a file, or the name of a packaged set.
         bootstrap: resamples of groups behind the 95 % intervals; 0 for none.
@@ -156,7 +160,7 @@ def evaluate(
     name = str(model) if isinstance(model, str | Path) else "isthmus"
     if not isinstance(model, DualEncoder):
         model = DualEncoder.from_pretrained(model, load=task == "zeroshot" or not holds_features(data))
-    embedded = embed_for_evaluation(model, data, split=split, seed=seed)
+    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
     options: dict[str, Any] = {"groups": embedded.groups, "bootstrap": bootstrap, "seed": seed}
     if task == "retrieval":
         evaluation = retrieval(embedded.image, embedded.text, embedded.image_of, **options)
@@ -171,8 +175,9 @@ def _split(store: Any, chosen: dict[str, Any]) -> tuple[FeaturePairs, FeaturePai
     """Train and validation pairs of a store; of arrays, only where their `splits` name a validation part."""
     if isinstance(store, FeaturePairs):
         found = store.split(seed=chosen.get("seed", 0)) if store.splits else {"train": store}
-        return found["train"], found.get("val")
+        only = chosen.get("only")
+        return found["train"] if only is None else choose_ids(found["train"], only), found.get("val")
     if isinstance(store, str | Path):
         store, chosen = first_choice(store, chosen)
         store = open_store(store)
-    return store.pairs(split="train", **chosen), store.pairs(split="val", **chosen)
+    return store.pairs(split="train", **chosen), store.pairs(split="val", **{**chosen, "only": None})

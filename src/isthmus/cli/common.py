@@ -13,6 +13,17 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default 0")
 
 
+def add_templates_argument(parser: argparse.ArgumentParser) -> None:
+    """--templates; read it with `templates`."""
+    parser.add_argument("--templates", metavar="NAME|FILE|PROMPT", nargs="+", help="prompts with a {} slot")
+
+
+def templates(args: argparse.Namespace) -> str | list[str]:
+    """The prompts given, or the name or file of a set of them."""
+    given = args.templates or ["default"]
+    return given[0] if len(given) == 1 and "{" not in given[0] else given
+
+
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     """--device and --trust-remote-code."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1 …; default: the GPU when there is one")

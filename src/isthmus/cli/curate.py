@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sides", choices=["caption", "image", "both"], help="what is compared with the concepts")
     parser.add_argument("--combine", choices=["min", "mean"], default="min", help="of both sides (min)")
     parser.add_argument("--rank", metavar="R|mean", help="how rare a concept is: its score at this rank (K)")
-    parser.add_argument("--templates", metavar="NAME|FILE|PROMPT", nargs="+", help="prompts with a {} slot, for names")
+    common.add_templates_argument(parser)
     parser.add_argument("--shots", type=int, default=128, help="most labelled images for a concept (128)")
     parser.add_argument("--mix", metavar="NAME=FOLDER:N", action="append", default=[], help="add N pairs of a source")
     parser.add_argument("--images", metavar="PAIRS", help="pairs with the pictures, for the report")
@@ -42,10 +42,8 @@ def run(args: argparse.Namespace) -> int:
     from isthmus.curation.run import curate, plan
 
     options = {name: getattr(args, name) for name in ("encoder", "per_concept", "keep", "sides", "seed")}
-    options |= {"device": args.device, "trust_remote_code": args.trust_remote_code, "shots": args.shots}
-    if args.templates:
-        named = len(args.templates) == 1 and "{" not in args.templates[0]  # a packaged set or a file
-        options["templates"] = args.templates[0] if named else args.templates
+    options |= {"device": args.device, "trust_remote_code": args.trust_remote_code}
+    options |= {"templates": common.templates(args), "shots": args.shots}
     if args.dry_run:
         planned = plan(args.pool, args.concepts, **options)
         print(common.lines(planned))

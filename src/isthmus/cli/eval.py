@@ -20,8 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", metavar="TASK", help="retrieval or zeroshot")
     parser.add_argument("data", metavar="DATA", nargs="+")
     parser.add_argument("--split", choices=["train", "val", "test"])
+    parser.add_argument("--only", metavar="PARQUET", help="evaluate only on the ids in this file")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line (default: the labels that occur)")
-    parser.add_argument("--templates", metavar="NAME|FILE|PROMPT", nargs="+", help="prompts with a {} slot")
+    common.add_templates_argument(parser)
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind the intervals (1,000)")
     common.add_run_arguments(parser)
 
@@ -30,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from isthmus.api import evaluate
     from isthmus.evaluation.results import table
 
-    options = {"split": args.split, "classes": args.classes, "templates": args.templates}
-    options |= {"bootstrap": args.bootstrap, "seed": args.seed}
+    options = {"split": args.split, "classes": args.classes, "templates": common.templates(args)}
+    options |= {"only": args.only, "bootstrap": args.bootstrap, "seed": args.seed}
     results = [evaluate(args.model, args.task, data, **options) for data in args.data]
     print(table(results))
     common.write_result(args, results[0] if len(results) == 1 else results)

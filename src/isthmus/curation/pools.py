@@ -208,11 +208,11 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
 class RowNumbers(Sequence[str]):
     """ "0", "1", … as ids, without ten million strings in memory."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
 
     def __len__(self) -> int:
-        return self.count
+        return self.rows
 
     def __getitem__(self, row: Any) -> Any:
         return str(row)

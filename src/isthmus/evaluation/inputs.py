@@ -16,6 +16,7 @@ from isthmus.errors import InputError
 from isthmus.evaluation.zeroshot import class_embeddings, load_templates, zeroshot
 from isthmus.model import DualEncoder
 from isthmus.store import open_store
+from isthmus.store.joining import choose_ids, read_ids
 
 
 @dataclass
@@ -37,13 +38,19 @@ class Embedded:
 
 
 def embed_for_evaluation(
-    model: DualEncoder, data: FeaturePairs | Pairs | str | Path, *, split: str | None = None, seed: int = 0
+    model: DualEncoder,
+    data: FeaturePairs | Pairs | str | Path,
+    *,
+    split: str | None = None,
+    only: str | Path | Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Embedded:
     """`data` as embeddings of `model`.
 
     Args:
         data: a store (cached features; its encoders must be the model's), pairs, or arrays as `FeaturePairs`.
         split: only these pairs ("train", "val" or "test"); None takes all.
+        only: only these ids, or those in the `id` column of a Parquet file.
         seed: of the validation split, where the data names none.
 
     Raises:
@@ -54,8 +61,9 @@ def embed_for_evaluation(
             _stored(model, Path(data), split, seed) if holds_features(data) else read_pairs(data, captions="optional")
         )
     if isinstance(data, FeaturePairs):
-        return _from_features(model, data)
-    return _from_images(model, data if split is None else data.filter(split=split))
+        return _from_features(model, data if only is None else choose_ids(data, only))
+    data = data if split is None else data.filter(split=split)
+    return _from_images(model, data if only is None else _chosen(data, only))
 
 
 def holds_features(data: Any) -> bool:
@@ -107,6 +115,15 @@ def _class_names(classes: str | Path | Sequence[str] | None) -> list[str]:
 def _stored(model: DualEncoder, path: Path, split: str | None, seed: int) -> FeaturePairs:
     named = {m: [record["fingerprint"] for record in model.records[m]] for m in ("image", "text")}
     return open_store(path).pairs(split=split, image=named["image"], text=named["text"], seed=seed)
+
+
+def _chosen(pairs: Pairs, only: str | Path | Sequence[str]) -> Pairs:
+    """The pairs with these ids, which may name others too."""
+    wanted = set(read_ids(only))
+    found = [one for one in pairs.images["id"].to_pylist() if one in wanted]
+    if not found:
+        raise InputError(f"None of the {len(wanted):,} ids chosen is among these {len(pairs):,} images.")
+    return pairs.subset(found)
 
 
 def _from_features(model: DualEncoder, data: FeaturePairs) -> Embedded:
