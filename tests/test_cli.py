@@ -165,5 +165,5 @@ def test_the_validation_split_stays_whole_when_few_pairs_are_trained_on(store: P
     some = ist.open_store(store).pairs(split="train").image_ids[:40]
     whole, narrowed = (_split(store, {"only": only}) for only in (None, some))
     assert len(narrowed[0]) == 40 < len(whole[0]) and narrowed[1].image_ids == whole[1].image_ids
-    arrays = dataclasses.replace(whole[0], splits=["train"] * len(whole[0]))
+    arrays = dataclasses.replace(whole[0], splits=["train"] * 60 + ["val"] * (len(whole[0]) - 60))
     assert len(_split(arrays, {"only": some})[0]) == 40
