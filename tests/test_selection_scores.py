@@ -281,7 +281,8 @@ def test_intervals_cover_the_value_that_more_data_give() -> None:
     inside = 0
     for trial in range(100):
         a, b = (C.LinearKernel(side) for side in draw(250))
-        low, high = ci95(Draws(np.arange(250), 200, trial).cka(C.cka_parts(a, b))[1]) or (0, 0)
+        value, influence = C.cka_influence(a, b)
+        low, high = ci95(value + Draws(np.arange(250), 200, trial).means(influence)) or (0, 0)
         inside += low <= truth <= high
     assert 86 <= inside <= 100  # of 95 expected
 
@@ -354,3 +355,12 @@ def test_linear_probe_learns_what_is_linear_and_nothing_from_noise() -> None:
     labels, truth = (np.where(side[:, 0] + side[:, 1] > 0, "p", "q") for side in (x, y))
     assert linear_probe_correct(x, labels, y, truth).mean() > 0.9
     assert abs(linear_probe_correct(x, rng.permutation(labels), y, truth).mean() - 0.5) < 0.15
+
+
+def test_an_outlier_widens_the_interval_of_cka_and_does_not_break_it() -> None:
+    x, y = related(200)
+    x[7] *= 40
+    value, influence = C.cka_influence(C.LinearKernel(x), C.LinearKernel(y))
+    assert influence.mean() == pytest.approx(0, abs=1e-9)
+    low, high = ci95(value + Draws(np.arange(200), 500).means(influence)) or (0, 0)
+    assert -1 < low < value < high < 2

@@ -118,7 +118,7 @@ class Kernel:
 def contributions(a: Kernel, b: Kernel, *, unbiased: bool = True) -> np.ndarray:
     """float64 [n] whose mean is HSIC(a, b): row i of the product of both centred matrices, summed.
 
-    Twice their deviations from the mean are HSIC's influence function, which a bootstrap can resample.
+    Twice their deviations from the mean are HSIC's influence function.
     """
     n, off = a.n, float(unbiased)  # the unbiased estimator leaves out the diagonal
     shrink, back = (1 / (n - 2), 1 / ((n - 1) * (n - 2))) if unbiased else (1 / n, 1 / n**2)
@@ -135,17 +135,19 @@ def contributions(a: Kernel, b: Kernel, *, unbiased: bool = True) -> np.ndarray:
 
 def cka(a: Kernel, b: Kernel, *, unbiased: bool = True) -> float:
     """CKA of two kernels of one kind, over the same items."""
-    return float(cka_of(*(part.mean() for part in cka_parts(a, b, unbiased=unbiased))))
+    return cka_influence(a, b, unbiased=unbiased)[0]
 
 
-def cka_parts(a: Kernel, b: Kernel, *, unbiased: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Contributions [n] to HSIC(a, b), HSIC(a, a) and HSIC(b, b)."""
-    return contributions(a, b, unbiased=unbiased), a.own(unbiased), b.own(unbiased)
+def cka_influence(a: Kernel, b: Kernel, *, unbiased: bool = True) -> tuple[float, np.ndarray]:
+    """CKA, and by how much each item moves it: float64 [n] of mean 0, the influence function.
 
-
-def cka_of(xy: np.ndarray, xx: np.ndarray, yy: np.ndarray) -> np.ndarray:
-    """CKA from values of HSIC."""
-    return xy / np.sqrt(np.maximum(xx, 1e-300) * np.maximum(yy, 1e-300))
+    To first order, CKA of resampled items is CKA plus the mean of their influences. Drawing the items themselves would
+    not do: an item drawn twice is most similar to itself, in both encoders.
+    """
+    xy, xx, yy = contributions(a, b, unbiased=unbiased), a.own(unbiased), b.own(unbiased)
+    size = math.sqrt(xx.mean() * yy.mean())
+    value = float(xy.mean()) / size
+    return value, 2 * xy / size - value * (xx / xx.mean() + yy / yy.mean())
 
 
 class LinearKernel(Kernel):

@@ -1,9 +1,60 @@
-"""select.json as a page."""
+"""A selection as one self-contained page."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from isthmus.report import render_page, write_page
+from isthmus.selection import figures
+from isthmus.selection.scoring import LABELS
 
-def write_report(told: dict[str, Any], path: Path) -> None: ...
+ROWS = 30  # pairs in the table; select.json has all
+
+
+def write_report(told: Mapping[str, Any], path: str | Path) -> None:
+    """Write the page of what `select.json` holds. Raises `UsageError` without the packages of the `report` extra."""
+    write_page(render(told), path)
+
+
+def render(told: Mapping[str, Any]) -> str:
+    """The page as HTML."""
+    several = all(len(told["encoders"][side]) > 1 for side in ("image", "text"))
+    drawn = {
+        "bars": figures.bars(told),
+        "heat": figures.heat_maps(told) if several else None,
+        "agreement": figures.agreement(told) if told["agreement"] else None,
+        "layers": figures.layer_curves(told) if figures.layered(told) else None,
+        "front": figures.pareto_front(told) if len(told["pairs"]) > 2 else None,
+    }
+    return render_page(
+        "isthmus.selection",
+        "report.html.j2",
+        command=told["command"],
+        told=told,
+        first=told["pairs"][0],
+        tied=[row for row in told["pairs"][1:] if row["tied_with_first"]],
+        rows=told["pairs"][:ROWS],
+        labels={name: label for name, label in LABELS.items() if name in told["scores"]},
+        figures=drawn,
+        short=figures.short,
+        number=figures.number,
+        shown=shown,
+        span=span,
+        unimodal=[name for name in ("knn@20", "linear") if _any_unimodal(told, name)],
+    )
+
+
+def shown(name: str, value: float) -> str:
+    """A score in the unit of its column: recall in percent."""
+    return f"{100 * value:.1f}" if "recall" in name else figures.number(value)
+
+
+def span(name: str, score: Mapping[str, Any]) -> str:
+    """Its interval."""
+    return "–".join(shown(name, bound) for bound in score["ci95"]) if score["ci95"] else ""
+
+
+def _any_unimodal(told: Mapping[str, Any], name: str) -> bool:
+    return any(name in (row["unimodal"] or {}) for rows in told["encoders"].values() for row in rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.evaluation.retrieval import Ranks
 from isthmus.selection.asif import asif
 from isthmus.selection.candidates import Candidate, pairs_of
-from isthmus.selection.cka import cka_parts, gaussian_floor, null_deviation, null_mean
+from isthmus.selection.cka import Kernel, cka_influence, gaussian_floor, null_deviation, null_mean
 from isthmus.selection.heldout import ClosedForms, probe
 from isthmus.selection.neighbors import overlap, permuted
 from isthmus.selection.sides import RBF_ITEMS, Side, evenly, item_features
@@ -56,12 +56,12 @@ class Score:
 
     value: float
     floor: float
-    null: dict[str, float | None]
+    null: Mapping[str, float | None]
     replicates: np.ndarray = field(default_factory=lambda: np.empty(0))
     more: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        told = {"value": self.value, "ci95": ci95(self.replicates), "floor": self.floor, "null": self.null}
+        told = {"value": self.value, "ci95": ci95(self.replicates), "floor": self.floor, "null": dict(self.null)}
         return told | self.more
 
 
@@ -102,19 +102,25 @@ class Scorer:
         """The scores that fit nothing."""
         n, few = len(self.sample), len(self.few)
         k = image.neighbors.shape[1]
-        biased = self.sample_draws.cka(cka_parts(image.linear, text.linear, unbiased=False))
         shared = overlap(image.neighbors, text.neighbors)
         null = permutation_null(
             lambda order: float(overlap(image.neighbors, permuted(text.neighbors, order)).mean()),
             n, PERMUTATIONS, self.seed,
         )  # fmt: skip
+        floor = gaussian_floor(n, image.width, text.width)
         biased_null = {"mean": null_mean(image.linear, text.linear, unbiased=False), "sd": None}
-        linear, rbf = cka_parts(image.linear, text.linear), cka_parts(image.rbf, text.rbf)
         return {
-            "cka_biased": _score(*biased, gaussian_floor(n, image.width, text.width), biased_null),
-            "cka": _score(*self.sample_draws.cka(linear), 0.0, {"mean": 0.0, "sd": null_deviation(n)}),
-            "rbf_cka": _score(*self.few_draws.cka(rbf), 0.0, {"mean": 0.0, "sd": null_deviation(few)}),
-            "mutual_knn": _score(float(shared.mean()), self.sample_draws.means(shared), k / (n - 1), null),
+            "cka_biased": _cka(
+                self.sample_draws,
+                image.linear,
+                text.linear,
+                gaussian_floor(n, image.width, text.width),
+                biased_null,
+                False,
+            ),
+            "cka": _cka(self.sample_draws, image.linear, text.linear, 0.0, {"mean": 0.0, "sd": null_deviation(n)}),
+            "rbf_cka": _cka(self.few_draws, image.rbf, text.rbf, 0.0, {"mean": 0.0, "sd": null_deviation(few)}),
+            "mutual_knn": Score(float(shared.mean()), k / (n - 1), null, self.sample_draws.means(shared)),
         }
 
     def recall(self, ranks: Sequence[Ranks]) -> Score:
@@ -153,5 +159,8 @@ def labelled(part: FeaturePairs) -> tuple[np.ndarray, np.ndarray]:
     return np.array([row for row, _ in found], np.int64), np.array([label for _, label in found], str)
 
 
-def _score(value: float, replicates: np.ndarray, floor: float, null: dict[str, Any]) -> Score:
-    return Score(value, floor, null, replicates)
+def _cka(
+    draws: Draws, image: Kernel, text: Kernel, floor: float, null: Mapping[str, float | None], unbiased: bool = True
+) -> Score:
+    value, influence = cka_influence(image, text, unbiased=unbiased)
+    return Score(value, floor, null, value + draws.means(influence))

@@ -10,7 +10,6 @@ import numpy as np
 from isthmus.evaluation.bootstrap import interval
 from isthmus.evaluation.retrieval import Ranks
 from isthmus.evaluation.scores import group_vector
-from isthmus.selection.cka import cka_of
 
 
 class Draws:
@@ -63,17 +62,6 @@ class Draws:
         ]
         chosen = np.random.default_rng([self.seed, 1]).integers(len(found), size=(self.resamples, len(found)))
         return value, np.stack(by_seed)[chosen, np.arange(self.resamples)[:, None]].mean(axis=1)
-
-    def cka(self, parts: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[float, np.ndarray]:
-        """CKA from `cka_parts`, and its value in every draw.
-
-        To first order, HSIC of a draw is 2 × the mean of the drawn contributions − HSIC. Drawing the items
-        themselves would not do: an item drawn twice is most similar to itself, in both encoders.
-        """
-        value = float(cka_of(*(part.mean() for part in parts)))
-        if not self.resamples:
-            return value, np.empty(0)
-        return value, cka_of(*(2 * self.means(part) - part.mean() for part in parts))
 
 
 def ci95(replicates: np.ndarray) -> list[float] | None:
