@@ -100,26 +100,18 @@ class Scorer:
 
     def similarities(self, image: Side, text: Side) -> dict[str, Score]:
         """The scores that fit nothing."""
-        n, few = len(self.sample), len(self.few)
+        n = len(self.sample)
         k = image.neighbors.shape[1]
         shared = overlap(image.neighbors, text.neighbors)
         null = permutation_null(
             lambda order: float(overlap(image.neighbors, permuted(text.neighbors, order)).mean()),
             n, PERMUTATIONS, self.seed,
         )  # fmt: skip
-        floor = gaussian_floor(n, image.width, text.width)
-        biased_null = {"mean": null_mean(image.linear, text.linear, unbiased=False), "sd": None}
+        linear, rbf = (self.sample_draws, image.linear, text.linear), (self.few_draws, image.rbf, text.rbf)
         return {
-            "cka_biased": _cka(
-                self.sample_draws,
-                image.linear,
-                text.linear,
-                gaussian_floor(n, image.width, text.width),
-                biased_null,
-                False,
-            ),
-            "cka": _cka(self.sample_draws, image.linear, text.linear, 0.0, {"mean": 0.0, "sd": null_deviation(n)}),
-            "rbf_cka": _cka(self.few_draws, image.rbf, text.rbf, 0.0, {"mean": 0.0, "sd": null_deviation(few)}),
+            "cka_biased": _cka(*linear, unbiased=False, floor=gaussian_floor(n, image.width, text.width)),
+            "cka": _cka(*linear),
+            "rbf_cka": _cka(*rbf),
             "mutual_knn": Score(float(shared.mean()), k / (n - 1), null, self.sample_draws.means(shared)),
         }
 
@@ -159,8 +151,7 @@ def labelled(part: FeaturePairs) -> tuple[np.ndarray, np.ndarray]:
     return np.array([row for row, _ in found], np.int64), np.array([label for _, label in found], str)
 
 
-def _cka(
-    draws: Draws, image: Kernel, text: Kernel, floor: float, null: Mapping[str, float | None], unbiased: bool = True
-) -> Score:
+def _cka(draws: Draws, image: Kernel, text: Kernel, *, unbiased: bool = True, floor: float = 0.0) -> Score:
     value, influence = cka_influence(image, text, unbiased=unbiased)
+    null = {"mean": null_mean(image, text, unbiased=unbiased), "sd": null_deviation(image.n) if unbiased else None}
     return Score(value, floor, null, value + draws.means(influence))
