@@ -1,0 +1,189 @@
+"""Every kind of pool: ids as written, captions, features by row, and errors that name the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import isthmus as ist
+from isthmus.curation.encoding import Encoding, load_encoding
+from isthmus.curation.metadata import ids_as_text
+from isthmus.curation.pools import Pool, open_pool, side_names
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.errors import InputError, UsageError
+from isthmus.store.clip_retrieval import export_clip_retrieval
+from toys import pixel_encoder, word_encoder, write_pairs
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("pools") / "data")
+
+
+@pytest.fixture(scope="module")
+def store(table: Path) -> Path:
+    out = table.parent.parent / "store"
+    ist.embed(table, pixel_encoder(), word_encoder(), out=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def encoding() -> Encoding:
+    return load_encoding([word_encoder(), pixel_encoder()])
+
+
+def embeddings(folder: Path, sizes: tuple[int, ...] = (5, 3), first_id: int = 2**53 + 1) -> Path:
+    """clip-retrieval's layout with int64 paths; 2⁵³ + 1 is the first whole number that a float64 lacks."""
+    rng, row = np.random.default_rng(0), 0
+    for k, size in enumerate(sizes):
+        for name in ("text_emb", "img_emb"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            np.save(folder / name / f"{name}_{k}.npy", rng.standard_normal((size, 6)).astype(np.float16))
+        (folder / "metadata").mkdir(exist_ok=True)
+        ids = pa.array(range(first_id + row, first_id + row + size), pa.int64())
+        captions = [f"caption {row + i}" for i in range(size)]
+        pq.write_table(
+            pa.table({"image_path": ids, "caption": captions}), folder / "metadata" / f"metadata_{k}.parquet"
+        )
+        row += size
+    return folder
+
+
+def test_a_store_and_its_pairs_and_its_export_are_the_same_pool(
+    store: Path, table: Path, encoding: Encoding, tmp_path: Path
+) -> None:
+    export_clip_retrieval(store, tmp_path / "export", normalize=False)
+    pools: list[Pool] = [
+        open_pool(store),
+        open_pool(ist.open_store(store).pairs()),
+        open_pool(table, encoding),
+        open_pool(tmp_path / "export"),
+    ]
+    rows = np.array([3, 100, 17])
+    for pool in pools:
+        assert len(pool) == 192 and set(pool.widths) == {"caption", "image"}
+        assert pool.ids(rows) == pools[0].ids(rows) and pool.captions(rows) == pools[0].captions(rows)
+        for side in ("caption", "image"):
+            expected = pools[0].features(side, 10, 40)
+            assert np.allclose(pool.features(side, 10, 40), expected, atol=2e-3, rtol=2e-3)
+            assert np.isfinite(expected).all()
+
+
+def test_images_of_the_test_split_have_no_features(store: Path) -> None:
+    pool = open_pool(store)
+    split = dict(zip(*(ist.open_store(store).images[name].to_pylist() for name in ("id", "split")), strict=True))
+    missing = np.isnan(pool.features("caption", 0, len(pool))[:, 0])
+    assert missing.any()
+    assert missing.tolist() == [split[id] == "test" for id in pool.ids(np.arange(len(pool)))]
+
+
+def test_the_captions_of_one_image_are_one_pair() -> None:
+    pairs = FeaturePairs.from_arrays(np.eye(2), np.eye(3, 2) + 1, [1, 0, 1], ids=["a", "b"])
+    pool = open_pool(pairs)
+    assert pool.units(np.array([0, 1, 2])).tolist() == [1, 0, 1] and pool.ids(np.arange(3)) == ["b", "a", "b"]
+    assert pool.features("image", 0, 3).tolist() == [[0, 1], [1, 0], [0, 1]]
+
+
+def test_ids_beyond_float64_survive(tmp_path: Path) -> None:
+    """freeze-align holds ids as float64."""
+    pool = open_pool(embeddings(tmp_path))
+    assert pool.ids(np.array([7, 0])) == ["9007199254741000", "9007199254740993"]
+    assert ids_as_text(pa.chunked_array([[3.0, 12.0]]), "x") == ["3", "12"]
+    with pytest.raises(InputError, match="ids are floats"):
+        ids_as_text(pa.chunked_array([[2.0**53 + 2]]), "x")
+    with pytest.raises(InputError, match="1 of the ids are null"):
+        ids_as_text(pa.chunked_array([["a", None]]), "x")
+
+
+def test_ranges_cross_files(tmp_path: Path) -> None:
+    pool = open_pool(embeddings(tmp_path))
+    whole = np.concatenate([np.load(path) for path in sorted((tmp_path / "text_emb").iterdir())])
+    assert np.array_equal(pool.features("caption", 3, 7), whole[3:7].astype(np.float32))
+    assert pool.captions(np.array([6, 4, 5])) == ["caption 6", "caption 4", "caption 5"]
+
+
+@pytest.mark.parametrize("name", ["metadata/metadata_1.parquet", "text_emb/text_emb_1.npy"])
+def test_a_truncated_shard_is_named(tmp_path: Path, name: str) -> None:
+    folder = embeddings(tmp_path)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+    with pytest.raises(InputError, match=Path(name).name):
+        open_pool(folder)
+
+
+def test_arrays_of_another_length_than_their_metadata_are_named(tmp_path: Path) -> None:
+    folder = embeddings(tmp_path)
+    np.save(folder / "img_emb" / "img_emb_0.npy", np.ones((4, 6), np.float16))
+    with pytest.raises(InputError, match=r"img_emb_0\.npy: 4 rows, but .* 5"):
+        open_pool(folder)
+
+
+def test_laion_metadata_is_encoded_as_it_is_read(tmp_path: Path, encoding: Encoding) -> None:
+    for part in range(2):
+        ids = pa.array([2**53 + 1 + 3 * part + i for i in range(3)], pa.int64())
+        texts = pa.array(["a red square", None if part else "", "a blue square"])
+        pq.write_table(pa.table({"SAMPLE_ID": ids, "TEXT": texts}), tmp_path / f"part-{part}.parquet")
+    pool = open_pool(tmp_path, encoding)
+    assert len(pool) == 6 and list(pool.widths) == ["caption"]
+    assert pool.ids(np.array([5, 0])) == [str(2**53 + 6), str(2**53 + 1)]
+    features = pool.features("caption", 0, 6)
+    assert np.isnan(features).all(axis=1).tolist() == [False, True, False] * 2
+    assert np.array_equal(features[3], word_encoder().encode(["a red square"])[0])
+    with pytest.raises(InputError, match="name a text encoder"):
+        open_pool(tmp_path)
+    path = tmp_path / "part-1.parquet"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"part-1\.parquet: truncated"):
+        open_pool(tmp_path, encoding)
+
+
+def test_of_img2dataset_only_what_was_downloaded_is_chosen(tmp_path: Path, encoding: Encoding) -> None:
+    for shard in ("00000", "00001"):
+        columns = {"key": [f"{shard}0000{i}" for i in range(2)], "caption": ["red", "blue"], "url": ["u", "v"]}
+        pq.write_table(
+            pa.table({**columns, "status": ["success", "failed_to_download"]}), tmp_path / f"{shard}.parquet"
+        )
+    pool = open_pool(tmp_path, encoding)
+    assert np.isnan(pool.features("caption", 0, 4)[:, 0]).tolist() == [False, True, False, True]
+    assert pool.ids(np.array([0, 3])) == [
+        "00000/0000000000",
+        "00001/0000100001",
+    ]  # as read_pairs names its tars' members
+
+
+def test_arrays_with_and_without_ids(tmp_path: Path) -> None:
+    np.save(tmp_path / "text.npy", np.eye(4, dtype=np.float32))
+    assert open_pool(tmp_path).ids(np.array([3, 0])) == ["3", "0"]
+    (tmp_path / "ids.txt").write_text("a\nb\nc\nd\n")
+    (tmp_path / "captions.txt").write_text("1\n2\n3\n")
+    with pytest.raises(InputError, match="3 captions for 4 rows"):
+        open_pool(tmp_path)
+
+
+def test_sides_are_words_and_must_be_there(tmp_path: Path) -> None:
+    np.save(tmp_path / "text.npy", np.eye(4, dtype=np.float32))
+    pool = open_pool(tmp_path)
+    assert side_names(pool, "caption") == ("caption",)
+    with pytest.raises(InputError, match="no image features"):
+        side_names(pool, "both")
+    with pytest.raises(UsageError, match="caption, image or both"):
+        side_names(pool, "text")
+
+
+def test_a_damaged_picture_has_no_features_and_the_others_have(table: Path, tmp_path: Path, encoding: Encoding) -> None:
+    """freeze-align: a bare `except` turns it into a constant score."""
+    lines = table.read_text().splitlines()[:3]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    for number in range(3):
+        name = f"0-{number:03d}.png"
+        (tmp_path / name).write_bytes((table.parent / name).read_bytes()[: 40 if number == 1 else None])
+    pool = open_pool(tmp_path / "pairs.jsonl", encoding)
+    assert np.isnan(pool.features("image", 0, 3)[:, 0]).tolist() == [False, True, False]
+
+
+def test_two_encoders_of_one_kind_are_refused() -> None:
+    with pytest.raises(UsageError, match="Two text encoders"):
+        load_encoding([word_encoder(), word_encoder("words-2")])
