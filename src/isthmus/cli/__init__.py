@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one message, with --debug a traceback."""
     args = build_parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else tokenizers warn once threads decode images
+    # OpenMP threads that wait spin by default: on a machine that is also doing something else, torch is then up to
+    # ten times slower. Read when torch is first imported, in a command. benchmarks/busy_machine.py measures it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return args.run(args) or DONE
     except KeyboardInterrupt:
