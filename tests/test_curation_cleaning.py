@@ -222,8 +222,11 @@ def test_only_the_test_split_of_an_evaluation_set_counts(tmp_path: Path) -> None
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
     (tmp_path / "pairs.csv").write_text("image,caption,split\n0.png,first,train\n1.png,second,test\n")
-    found = of_evaluation(tmp_path / "pairs.csv", None)
-    assert list(found.ids) == ["1.png"] and list(found.texts) == ["second"]
+    found = of_evaluation(tmp_path / "pairs.csv")
+    assert found.usable is not None and found.usable.tolist() == [False, True]
+    pairs = collection([encoded(scene(0)), encoded(scene(1))])
+    leaks = clean(pairs, Cleaning(against=[tmp_path / "pairs.csv"])).leaks or []
+    assert {(leak.row, leak.match) for leak in leaks} == {(1, "1.png")}
 
 
 def test_short_captions_are_equal_by_chance() -> None:

@@ -3,24 +3,27 @@
 example:
   isthmus curate store/ --concepts classnames.txt --per-concept 200 --out curated/
   isthmus curate laion-embeddings/ --concepts photos-by-class/ --encoder open_clip:ViT-L-14@openai --out curated/
+  isthmus curate store/ --dedup phash --against test.parquet --images captions.parquet --out cleaned/
   isthmus train store/ --only curated/selected.parquet --out model/
 
 POOL is a store, a folder of embeddings (clip-retrieval's layout, or image.npy and text.npy), Parquet metadata with
 captions (LAION's, img2dataset's) or pairs. --concepts is a text file with a name a line, labelled images (a table
 with a `label` column, a folder of class folders, a store), auto:N (N clusters of the pool) or captions:N (the N most
-frequent phrases of its captions). Run it again to go on where it stopped.
+frequent phrases of its captions); without it, all that cleaning leaves is chosen. Run it again to go on where it
+stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from isthmus.cli import common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pool", metavar="POOL")
-    parser.add_argument("--concepts", metavar="FILE", required=True, help="names, labelled images, auto:N, captions:N")
+    parser.add_argument("--concepts", metavar="FILE", help="names, labelled images, auto:N, captions:N")
     parser.add_argument("--out", metavar="DIR", required=True)
     parser.add_argument("--encoder", metavar="URI", nargs="+", help="of the pool's features (a store names its own)")
     parser.add_argument("--per-concept", type=int, default=2000, metavar="N", help="most pairs for one concept (2,000)")
@@ -32,19 +35,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_templates_argument(parser)
     parser.add_argument("--shots", type=int, default=128, help="most labelled images for a concept (128)")
     parser.add_argument("--mix", metavar="NAME=FOLDER:N", action="append", default=[], help="add N pairs of a source")
-    parser.add_argument("--images", metavar="PAIRS", help="pairs with the pictures, for the report")
+    parser.add_argument("--images", metavar="PAIRS", help="pairs with the pictures, for cleaning and the report")
+    parser.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help="ray: on a cluster (docs/cluster.md)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan: rows, concepts, memory")
+    _add_cleaning_arguments(parser)
     common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
 
 
+def _add_cleaning_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("cleaning, before the choice, in this order; all that is left out is listed")
+    group.add_argument("--min-words", type=int, metavar="N", help="of a caption")
+    group.add_argument("--max-words", type=int, metavar="N")
+    group.add_argument("--lang", metavar="TAG", help="leave out captions tagged with another language")
+    group.add_argument("--min-side", type=int, metavar="PX", help="of a picture's shorter side")
+    group.add_argument("--max-aspect", type=float, metavar="R", help="longer side over shorter")
+    group.add_argument(
+        "--against", metavar="PAIRS", nargs="+", default=[], help="evaluation sets: leave out what they hold"
+    )
+    group.add_argument("--keep-leaks", action="store_true", help="only report what evaluation sets hold")
+    group.add_argument(
+        "--dedup", choices=["exact", "phash", "embedding"], nargs="+", default=[], help="keep one of each"
+    )
+    group.add_argument("--near", type=float, default=0.95, metavar="S", help="least cosine of near-duplicates (0.95)")
+    group.add_argument(
+        "--balance", metavar="FILE", help="metadata entries, one a line: thin the frequent ones (MetaCLIP)"
+    )
+    group.add_argument(
+        "--t", type=int, metavar="N", help="captions of an entry that are all kept (by its tail of 6 %%)"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     from isthmus.curation.run import curate, plan
+    from isthmus.errors import UsageError
 
     options = {name: getattr(args, name) for name in ("encoder", "per_concept", "keep", "sides", "seed")}
     options |= {"device": args.device, "trust_remote_code": args.trust_remote_code}
     options |= {"templates": common.templates(args), "shots": args.shots}
     if args.dry_run:
+        if args.concepts is None:
+            raise UsageError("--dry-run plans a choice by concept: name them (--concepts).")
         planned = plan(args.pool, args.concepts, **options)
         print(common.lines(planned))
         common.write_result(args, planned)
@@ -58,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
         combine=args.combine,
         mix=args.mix,
         images=args.images,
+        cleaning=_cleaning(args),
+        engine=args.engine,
         progress=common.progress_wanted(),
         **options,
     )
@@ -65,3 +100,14 @@ def run(args: argparse.Namespace) -> int:
     print(f"report: {args.out}/report.html")
     common.write_result(args, {"out": args.out, **result.manifest})
     return 0
+
+
+def _cleaning(args: argparse.Namespace) -> Any:
+    from isthmus.curation.cleaning import Cleaning
+    from isthmus.curation.filters import Filters
+
+    limits = ("min_words", "max_words", "min_side", "max_aspect", "lang")
+    others = ("dedup", "near", "against", "keep_leaks", "balance", "t")
+    return Cleaning(
+        Filters(**{name: getattr(args, name) for name in limits}), **{name: getattr(args, name) for name in others}
+    )

@@ -13,9 +13,8 @@ import pyarrow as pa
 
 from isthmus.curation import leaks as leaking
 from isthmus.curation.balance import Balance, balance, read_entries
-from isthmus.curation.collection import Collection, of_evaluation
+from isthmus.curation.collection import Collection, ImageSpace, of_evaluation
 from isthmus.curation.duplicates import Groups, find_duplicates
-from isthmus.curation.encoding import Encode
 from isthmus.curation.filters import Filters, reject, rows_of
 from isthmus.curation.leaks import Leak, find_leaks
 from isthmus.curation.likeness import NEAR, check_methods
@@ -45,11 +44,6 @@ class Cleaning:
     def __bool__(self) -> bool:
         return bool(self.dedup or self.against or self.balance or self.filters != Filters())
 
-    @property
-    def needs_image_encoder(self) -> bool:
-        """Whether images of evaluation sets are to be compared by features."""
-        return bool(self.against)
-
     def config(self) -> dict[str, Any]:
         """As the manifest records it."""
         named = self.balance if isinstance(self.balance, str | Path | None) else f"{len(self.balance)} entries"
@@ -65,16 +59,23 @@ class Cleaning:
 
 @dataclass
 class Cleaned:
-    """What cleaning left out. out: bool [captions]. rejected: (id, caption or None, reason) by filters and balance."""
+    """What cleaning left out. out: bool [captions]. rejected: (id, caption or None, reason) by filters
+    and balance. sets: the evaluation sets."""
 
     pairs: Collection
     out: np.ndarray
     rejected: list[tuple[str, str | None, str]] = field(default_factory=list)
+    sets: list[Collection] = field(default_factory=list)
     leaks: list[Leak] | None = None
     groups: Groups | None = None
     balanced: Balance | None = None
     counts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def kept_by(self) -> list[str]:
+        """Of every caption that is left, in order, the metadata entry that keeps it; empty without balancing."""
+        return [one for one in self.balanced.because if one is not None] if self.balanced else []
 
     def tables(self) -> dict[str, pa.Table]:
         """`rejected.parquet`, `duplicates.parquet`, `leaks.parquet`: those that were asked for."""
@@ -88,8 +89,8 @@ class Cleaned:
         return found
 
 
-def clean(pairs: Collection, cleaning: Cleaning, *, encode: Encode | None = None, seed: int = 0) -> Cleaned:
-    """Clean the pairs of a pool. encode: the encoder of its image features, for evaluation sets.
+def clean(pairs: Collection, cleaning: Cleaning, *, space: ImageSpace | None = None, seed: int = 0) -> Cleaned:
+    """Clean the pairs of a pool. space: that of its image features, for evaluation sets.
 
     Raises InputError for a step that lacks what it compares, or where nothing is left.
     """
@@ -99,14 +100,16 @@ def clean(pairs: Collection, cleaning: Cleaning, *, encode: Encode | None = None
     state = Cleaned(pairs, out)
     _filter(state, cleaning)
     if cleaning.against:
-        _decontaminate(state, cleaning, encode)
+        _decontaminate(state, cleaning, space)
     if cleaning.dedup:
         _deduplicate(state, cleaning)
     if cleaning.balance is not None:
         _balance(state, cleaning, seed)
     if state.out.all():
         why = Counter(reason for _, _, reason in state.rejected).most_common(1)
-        raise InputError(f"{pairs.name}: cleaning left no pair{f'; most often: {why[0][0]}' if why else ''}.")
+        most = f"; most often: {why[0][0].rstrip('.')}" if why else ""
+        raise InputError(f"{pairs.name}: cleaning left no pair{most}.")
+    state.counts["config"] = cleaning.config()
     state.counts["left"] = int((~state.out).sum())
     return state
 
@@ -124,18 +127,17 @@ def _filter(state: Cleaned, cleaning: Cleaning) -> None:
     state.counts["rejected_captions"], state.counts["rejected_pictures"] = len(captions), len(pictures)
 
 
-def _decontaminate(state: Cleaned, cleaning: Cleaning, encode: Encode | None) -> None:
-    sets = [of_evaluation(one, encode) for one in cleaning.against]
-    state.leaks, notes = find_leaks(state.pairs, _left(state), sets, near=cleaning.near)
+def _decontaminate(state: Cleaned, cleaning: Cleaning, space: ImageSpace | None) -> None:
+    state.sets = [of_evaluation(one, space) for one in cleaning.against]
+    state.leaks, notes = find_leaks(state.pairs, _left(state), state.sets, near=cleaning.near)
     state.notes += notes
     leaked = {leak.row: leak.how for leak in state.leaks}
     if not cleaning.keep_leaks:
         state.out |= rows_of(state.pairs, leaked)
     by_set = Counter((leak.set, leak.how) for leak in state.leaks)
     state.counts["leaked"] = len(leaked)
-    state.counts["leaks"] = {
-        one.name: {how: n for (name, how), n in by_set.items() if name == one.name} for one in sets
-    }
+    names = [one.name for one in state.sets]
+    state.counts["leaks"] = {one: {how: n for (name, how), n in by_set.items() if name == one} for one in names}
 
 
 def _deduplicate(state: Cleaned, cleaning: Cleaning) -> None:
@@ -162,3 +164,15 @@ def _balance(state: Cleaned, cleaning: Cleaning, seed: int) -> None:
 def _left(state: Cleaned) -> np.ndarray:
     """The pairs that still have a caption, int64."""
     return np.unique(state.pairs.owner[~state.out])
+
+
+def told(counts: dict[str, Any]) -> str:
+    """The counts of `Cleaned` in a sentence."""
+    parts = [f"{counts['rejected_captions']:,} captions and {counts['rejected_pictures']:,} pictures rejected"]
+    if "leaked" in counts:
+        parts.append(f"{counts['leaked']:,} pairs that evaluation sets hold")
+    if "duplicates" in counts:
+        parts.append(f"{counts['duplicates']:,} duplicates in {counts['duplicate_groups']:,} groups")
+    if "balance" in counts:
+        parts.append(f"{counts['balance']['dropped']:,} captions thinned at t = {counts['balance']['t']:,}")
+    return "; ".join(parts) + f"; {counts['left']:,} captions left."

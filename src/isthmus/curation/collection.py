@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from isthmus.curation.encoding import Encode
+from isthmus.curation.encoding import Encoding
 from isthmus.curation.pools import Encoded, Pictures, Pool
 from isthmus.data.feature_pairs import Matrix, rows
 from isthmus.data.images import BadImage, content_hash, decode
@@ -67,7 +67,12 @@ class Collection:
         pictures = self.pictures
         row = {name: number for number, name in enumerate(pictures.images["id"].to_pylist())}
         with ThreadPoolExecutor(THREADS) as pool:
-            return list(in_order(pool, lambda name: _look(pictures, row.get(name)), self.ids, ahead=8 * THREADS))
+            return list(in_order(pool, lambda name: _look(pictures, row.get(name)), self._wanted(), ahead=8 * THREADS))
+
+    def _wanted(self) -> list[str | None]:
+        """The ids, None for those that may not be chosen."""
+        usable = [True] * len(self) if self.usable is None else self.usable.tolist()
+        return [name if one else None for name, one in zip(self.ids, usable, strict=True)]
 
     def contents(self) -> list[str | None]:
         """Content hashes [n], None where unknown."""
@@ -95,33 +100,46 @@ def of_pool(pool: Pool, source: Any, images: Any) -> Collection:
     return found
 
 
-def of_evaluation(source: str | Path | Pairs | Store, encode: Encode | None) -> Collection:
+@dataclass(frozen=True)
+class ImageSpace:
+    """How images of other sets come into the space of the pool's image features.
+
+    encoding: encodes pictures, and projects features where a dual encoder does. fingerprints: of the encoders whose
+    stored features lie in that space (before projection); empty where unknown.
+    """
+
+    encoding: Encoding
+    fingerprints: list[str]
+
+    def of_store(self, store: Store) -> Any:
+        """A store's image features [n, d] in this space; None where it lacks an encoder."""
+        uris = {record["fingerprint"]: record["uri"] for record in store.encoders if record["modality"] == "image"}
+        if not self.fingerprints or any(one not in uris for one in self.fingerprints):
+            return None
+        return self.encoding.projected("image", store.features("image", [uris[one] for one in self.fingerprints]))
+
+
+def of_evaluation(source: str | Path | Pairs | Store, space: ImageSpace | None = None) -> Collection:
     """The test split of an evaluation set, or all of it where it has none.
 
-    encode: the encoder of the pool's image features, by which its images can be compared; a store's own features
-    are taken where the same encoder made them.
+    space: that of the pool's image features, if it has any.
     """
     opened = _opened(source)
     if not isinstance(opened, Store | Pairs):
         raise UsageError(f"--against {source}: a table or folder of pairs, or a store.")
-    if isinstance(opened, Pairs) and "test" in opened.images["split"].to_pylist():
-        opened = opened.filter(split="test")
-    images, captions = opened.images, opened.captions
-    ids = images["id"].to_pylist()
+    ids, splits = (opened.images[name].to_pylist() for name in ("id", "split"))
     place = {name: row for row, name in enumerate(ids)}
-    owner = np.array([place[name] for name in captions["id"].to_pylist()], np.int64)
-    found = Collection(
-        str(source if isinstance(source, str | Path) else opened), ids, owner, captions["caption"].to_pylist()
-    )
+    owner = np.array([place[name] for name in opened.captions["id"].to_pylist()], np.int64)
+    name = str(source if isinstance(source, str | Path) else opened.path or "evaluation")
+    found = Collection(name, ids, owner, opened.captions["caption"].to_pylist())
+    found.usable = np.array([split == "test" for split in splits]) if "test" in splits else None
     if isinstance(opened, Store):
         _know(found, opened)
-        made = [r["uri"] for r in opened.encoders if encode and [r["fingerprint"]] == encode.fingerprints]
-        found.features = opened.features("image", made[0]) if made else None
-        splits = images["split"].to_pylist()
-        found.usable = np.array([split == "test" for split in splits]) if "test" in splits else None
+        found.features = space.of_store(opened) if space else None
     else:
         found.pictures = opened
-        found.features = None if encode is None else Encoded(Pictures(opened), encode)
+        encode = space.encoding.image if space else None
+        found.features = Encoded(Pictures(opened), encode) if encode else None
     return found
 
 

@@ -20,11 +20,13 @@ from isthmus.report.figures import ACCENT, INK
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from isthmus.curation.cleaning import Cleaned
+    from isthmus.curation.collection import Collection
     from isthmus.curation.run import Curated
 
 NAMED = 60  # concepts that a chart can name
 SHOWN = 12  # concepts with samples: the rarest and the commonest halves
-SAMPLES = 6
+SAMPLES = 6  # pictures in a row
 
 
 @dataclass(frozen=True)
@@ -37,28 +39,96 @@ class Sample:
     picture: Picture | None = None
 
 
+@dataclass(frozen=True)
+class Member:
+    """A pair in a row of pairs that are alike: its id, its caption, what it is there for, its picture if at hand."""
+
+    id: str
+    caption: str
+    mark: str
+    picture: Picture | None = None
+
+
 def write_report(
-    result: Curated, pool: Pool, selection: Selection, names: Sequence[str], path: Path, *, images: Any, command: str
+    result: Curated,
+    chosen: tuple[Pool, Selection, Sequence[str]] | None,
+    cleaned: Cleaned | None,
+    path: Path,
+    *,
+    images: Any,
+    command: str,
 ) -> None:
-    """Write `report.html`. images: pairs (or their path) with the pictures of the ids; None: captions alone."""
-    manifest = result.manifest
-    before = np.array([manifest["before"]["nearest"][name] for name in names], np.int64)
-    after = selection.counts()
-    samples = _samples(pool, selection, _pictures(images))
-    shown = [(names[concept], samples[concept]) for concept in samples]
+    """Write `report.html`.
+
+    chosen: pool, selection and names of the concepts; None where there were none. cleaned: what cleaning did.
+    images: pairs (or their path) with the pictures of the ids; None: captions alone.
+    """
+    shelf = _shelf(images if cleaned is None else cleaned.pairs.pictures or images)
     page = render_page(
         "isthmus.curation",
         "report.html.j2",
         command=command,
-        manifest=manifest,
+        manifest=result.manifest,
         counts=result.per_concept,
         short=result.short,
-        histogram=histogram(before, after, names),
-        even={"before": effective_concepts(before), "after": effective_concepts(after)},
-        empty={"before": int((before == 0).sum()), "after": int((after == 0).sum())},
-        samples=shown,
+        cleaning=cleaned and cleaned.counts,
+        groups=_groups(cleaned, shelf) if cleaned and cleaned.groups else [],
+        leaks=_leaks(cleaned, shelf) if cleaned and cleaned.leaks else [],
+        **(_choice(result, *chosen, shelf) if chosen else {"histogram": "", "even": {}, "empty": {}, "samples": []}),
     )
     write_page(page, path)
+
+
+def _choice(
+    result: Curated, pool: Pool, selection: Selection, names: Sequence[str], shelf: _Shelf | None
+) -> dict[str, Any]:
+    """What the page says of concepts."""
+    before = np.array([result.manifest["before"]["nearest"][name] for name in names], np.int64)
+    after = selection.counts()
+    samples = _samples(pool, selection, shelf)
+    return {
+        "histogram": histogram(before, after, names),
+        "even": {"before": effective_concepts(before), "after": effective_concepts(after)},
+        "empty": {"before": int((before == 0).sum()), "after": int((after == 0).sum())},
+        "samples": [(names[concept], samples[concept]) for concept in samples],
+    }
+
+
+def _groups(cleaned: Cleaned, shelf: _Shelf | None) -> list[tuple[int, list[Member]]]:
+    """The size of some groups of duplicates and their members, the kept one first: the largest, and evenly on."""
+    assert cleaned.groups is not None
+    members = cleaned.groups.members()
+    some = np.unique(np.linspace(0, len(members) - 1, min(SHOWN, len(members))).round().astype(np.int64)).tolist()
+    shown = []
+    for part in (members[at] for at in some):
+        row = []
+        for pair in part[:SAMPLES].tolist():
+            alike = f"{cleaned.groups.how[pair]} {cleaned.groups.similarity[pair]:.2f}"
+            mark = "kept" if cleaned.groups.kept[pair] else alike
+            row.append(_member(cleaned.pairs, pair, mark, shelf))
+        shown.append((len(part), row))
+    return shown
+
+
+def _leaks(cleaned: Cleaned, shelf: _Shelf | None) -> list[list[Member]]:
+    """Some leaked pairs, each beside the pair of the evaluation set that it is."""
+    sets = {one.name: (one, _shelf(one.pictures)) for one in cleaned.sets}
+    places = {one.name: {id: row for row, id in enumerate(one.ids)} for one in cleaned.sets}
+    first = list({(leak.row, leak.set): leak for leak in reversed(cleaned.leaks or [])}.values())[::-1]
+    some = np.unique(np.linspace(0, len(first) - 1, min(SHOWN, len(first))).round().astype(np.int64)).tolist()
+    shown = []
+    for leak in (first[at] for at in some):
+        mine = _member(cleaned.pairs, leak.row, f"{leak.how} {leak.similarity:.2f}", shelf)
+        other, pictures = sets[leak.set]
+        shown.append([mine, _member(other, places[leak.set][leak.match], f"in {leak.set}", pictures)])
+    return shown
+
+
+def _member(pairs: Collection, pair: int, mark: str, shelf: _Shelf | None) -> Member:
+    id = pairs.ids[pair]
+    rows = np.flatnonzero(pairs.owner == pair)
+    caption = (pairs.texts[rows[0]] if len(rows) else None) or id
+    return Member(id, caption, mark, _picture(shelf, id, caption))
 
 
 def effective_concepts(counts: np.ndarray) -> float:
@@ -127,7 +197,7 @@ class _Shelf:
         self.row = {id: row for row, id in enumerate(pairs.images["id"].to_pylist())}
 
 
-def _pictures(images: Any) -> _Shelf | None:
+def _shelf(images: Any) -> _Shelf | None:
     if images is None:
         return None
     return _Shelf(images if isinstance(images, Pairs) else read_pairs(images, captions="optional"))

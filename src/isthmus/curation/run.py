@@ -6,27 +6,35 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from isthmus import __version__
 from isthmus.curation.assign import Selection, assign
+from isthmus.curation.cleaning import Cleaned, Cleaning, clean, told
+from isthmus.curation.collection import ImageSpace, of_pool
 from isthmus.curation.encoding import Encoding, encoding_of, load_encoding
 from isthmus.curation.mixing import Source, drawn
+from isthmus.curation.parts import scan_on_ray
 from isthmus.curation.pools import SIDES, Pool, Side, open_pool, side_names
 from isthmus.curation.prototypes import KINDS, SHOTS, Prototypes, image_side, make_prototypes
 from isthmus.curation.scan import Scorer, nearest_counts, scan, tiles
 from isthmus.curation.topk import TopK, buffer_bytes
+from isthmus.embedding.engines import check_engine
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.files import atomic_path, write_json
 from isthmus.store.disk import full_disk_named, write_parquet
 from isthmus.store.manifest import is_store
+from isthmus.store.reader import Store
 
 PER_CONCEPT = 2000  # freeze-align's quota, and its K = 25 times that
 KEEP_FACTOR = 25
@@ -58,12 +66,13 @@ class Curated:
     def __str__(self) -> str:
         facts = self.manifest
         where = f"{self.out}/{SELECTED}: " if self.out else ""
-        lines = [
-            f"{where}{len(self):,} pairs of a pool of {facts['pool']['rows']:,} rows, for "
-            f"{len(self.per_concept):,} concepts ({', '.join(facts['config']['sides'])} side)."
-        ]
+        sides = ", ".join(facts["config"]["sides"]) if self.per_concept else ""
+        concepts = f", for {len(self.per_concept):,} concepts ({sides} side)" if self.per_concept else ""
+        lines = [f"{where}{len(self):,} pairs of a pool of {facts['pool']['rows']:,} rows{concepts}."]
         if facts["pool"]["missing"]:
             lines.append(f"{facts['pool']['missing']:,} rows were no candidates: no features, or left out before.")
+        if "cleaning" in facts:
+            lines.append("Cleaning: " + told(facts["cleaning"]))
         if self.short:
             some = ", ".join(f"{name} ({count:,})" for name, count in list(self.short.items())[:5])
             more = f" and {len(self.short) - 5:,} more" if len(self.short) > 5 else ""
@@ -88,7 +97,7 @@ class Choices:
 
 def curate(
     pool: Any,
-    concepts: Any,
+    concepts: Any = None,
     *,
     out: str | Path | None = None,
     encoder: Any = None,
@@ -102,6 +111,8 @@ def curate(
     templates: str | Path | Sequence[str] = "default",
     shots: int = SHOTS,
     images: Any = None,
+    cleaning: Cleaning | None = None,
+    engine: str = "local",
     seed: int = 0,
     resume: bool = True,
     progress: bool = False,
@@ -115,7 +126,8 @@ def curate(
     Args:
         pool: what `open_pool` takes: a store, arrays, embedding folders, metadata with captions, pairs. Images of
             the test split are never chosen.
-        concepts: what `make_prototypes` takes: names, labelled images, "auto:N", "captions:N".
+        concepts: what `make_prototypes` takes: names, labelled images, "auto:N", "captions:N". None: all that
+            cleaning leaves is chosen.
         out: folder for `selected.parquet`, `manifest.json`, `report.html` and the candidates, by which an
             interrupted run goes on and a run with another quota or floor needs no second pass. None writes nothing.
         encoder: the encoder(s) of the pool's features, by URI or loaded; a dual encoder's folder projects them
@@ -128,8 +140,11 @@ def curate(
         combine: "min" or "mean" of both sides.
         mix: sources to add, `Source`s or "NAME=FOLDER:N".
         templates, shots: of prototypes, see `make_prototypes`.
-        images: pairs that hold the pictures, for the report.
-        seed: of clusters, shots and mixing.
+        images: pairs that hold the pictures, for the report and for cleaning.
+        cleaning: filters, decontamination, duplicates and balance before the choice (`Cleaning`). What they leave
+            out is in `rejected.parquet`, `leaks.parquet` and `duplicates.parquet`. Sources mixed in are not cleaned.
+        engine: "local", or "ray": parts of the pool on the workers of a Ray cluster, which open it by its path.
+        seed: of clusters, shots, balance and mixing.
         options: device, trust_remote_code of encoders.
 
     Raises:
@@ -137,9 +152,17 @@ def curate(
         UsageError: an option that does not exist or is out of range.
     """
     started = time.monotonic()
+    check_engine(engine)
+    if per_concept < 1 or (keep is not None and keep < 1):
+        raise UsageError(f"per_concept={per_concept}, keep={keep}: each is at least 1.")
     encoding = _encoding(encoder, options)
     sources = [Source.parse(one) if isinstance(one, str) else one for one in mix]
     opened = open_pool(pool, encoding)
+    cleaned = _cleaned(opened, pool, images, cleaning, encoding, seed, options)
+    if concepts is None:
+        result = _all_left(opened, cleaned)
+        _mix(result, sources, seed)
+        return _finished(result, started, out, cleaned, images)
     encoding = _completed(opened, concepts, encoding, sides, options)
     prototypes, chosen_sides = _prototypes(
         opened, concepts, encoding, sides, templates=templates, shots=shots, seed=seed
@@ -156,18 +179,17 @@ def curate(
         seed=seed,
     )
     scorer = Scorer({side: prototypes.sides[side] for side in chosen_sides}, combine)
-    top = _scanned(opened, scorer, choices, Path(out) if out is not None and resume else None, progress)
+    where = _Where(
+        engine, partial(_reopened, pool, encoder, options), Path(out) if out is not None and resume else None
+    )
+    top = _scanned(opened, scorer, choices, cleaned, where, progress)
     selection, repeated = _assigned(opened, top, choices)
     result = _result(opened, prototypes, choices, top, selection)
     if repeated:
         result.manifest["notes"].append(f"{repeated:,} rows repeat an id; each id was chosen once.")
     _mix(result, sources, seed)
     result.manifest["before"] = _before(opened, scorer, prototypes)
-    result.manifest["seconds"] = round(time.monotonic() - started, 1)
-    if out is not None:
-        result.out = str(out)
-        _write(result, opened, selection, prototypes, Path(out), images)
-    return result
+    return _finished(result, started, out, cleaned, images, (opened, selection, prototypes.names))
 
 
 def plan(
@@ -245,6 +267,8 @@ def _completed(pool: Pool, concepts: Any, encoding: Encoding, sides: str | None,
         return encoding
     kind = str(concepts).partition(":")[0] if isinstance(concepts, str) else ""
     labelled = isinstance(concepts, str | Path) and kind not in KINDS and Path(concepts).suffix != ".txt"
+    if labelled and not Path(concepts).exists():
+        raise InputError(f"{concepts}: no such file or folder of concepts.")
     needed: list[Modality] = []
     if labelled and not is_store(Path(concepts)):
         needed.append("image")
@@ -257,7 +281,22 @@ def _completed(pool: Pool, concepts: Any, encoding: Encoding, sides: str | None,
     return Encoding(encoding.text or own.text, encoding.image or own.image, name=encoding.name)
 
 
-def _scanned(pool: Pool, scorer: Scorer, choices: Choices, out: Path | None, progress: bool) -> TopK:
+@dataclass(frozen=True)
+class _Where:
+    """Who scans the pool, how a worker opens it, and the folder of the candidates."""
+
+    engine: str
+    open_pool: Callable[[], Pool]
+    out: Path | None
+
+
+def _reopened(pool: Any, encoder: Any, options: dict[str, Any]) -> Pool:
+    return open_pool(pool.path if isinstance(pool, Store) else pool, _encoding(encoder, options))
+
+
+def _scanned(
+    pool: Pool, scorer: Scorer, choices: Choices, cleaned: Cleaned | None, where: _Where, progress: bool
+) -> TopK:
     """The candidates: scanned, or read from an earlier run on the same pool, concepts and K."""
     digest = hashlib.blake2b(digest_size=16)
     for matrix in scorer.prototypes.values():
@@ -270,15 +309,73 @@ def _scanned(pool: Pool, scorer: Scorer, choices: Choices, out: Path | None, pro
         "combine": choices.combine,
         "keep": choices.keep,
     }
-    if out is None:
-        return scan(pool, scorer, choices.keep, progress=progress)
-    name = hashlib.blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()
-    checkpoint = out / f"candidates-{name}.topk"
-    top = scan(pool, scorer, choices.keep, checkpoint=checkpoint, about=about, progress=progress)
-    for stale in out.glob("candidates-*.topk"):
-        if stale != checkpoint:
+    if cleaned is not None:
+        about["excluded"] = hashlib.blake2b(np.packbits(cleaned.out).tobytes(), digest_size=16).hexdigest()
+    options: dict[str, Any] = {"excluded": None if cleaned is None else cleaned.out, "progress": progress}
+    if where.out is not None:
+        name = hashlib.blake2b(json.dumps(about).encode(), digest_size=6).hexdigest()
+        options |= {"checkpoint": where.out / f"candidates-{name}.topk", "about": about}
+    if where.engine == "ray":
+        threads = torch.get_num_threads()
+        top = scan_on_ray(where.open_pool, len(pool), scorer, choices.keep, threads=threads, **options)
+    else:
+        top = scan(pool, scorer, choices.keep, **options)
+    for stale in where.out.glob("candidates-*.topk") if where.out is not None else ():
+        if stale != options["checkpoint"]:
             stale.unlink()
     return top
+
+
+def _cleaned(
+    pool: Pool, source: Any, images: Any, cleaning: Cleaning | None, encoding: Encoding, seed: int, options: Any
+) -> Cleaned | None:
+    """What cleaning leaves out; None where none is asked for."""
+    if not cleaning:
+        return None
+    space = _image_space(pool, encoding, options) if cleaning.against and "image" in pool.widths else None
+    return clean(of_pool(pool, source, images), cleaning, space=space, seed=seed)
+
+
+def _image_space(pool: Pool, encoding: Encoding, options: dict[str, Any]) -> ImageSpace:
+    records = getattr(pool, "records", {}).get("image", [])
+    fingerprints = [record["fingerprint"] for record in records]
+    if encoding.image is not None:
+        return ImageSpace(encoding, fingerprints or encoding.image.fingerprints)
+    if records:
+        with suppress(InputError):  # an encoder known by its output alone; stored features can still be compared
+            return ImageSpace(encoding_of({"image": records}, ["image"], **options), fingerprints)
+    return ImageSpace(encoding, fingerprints)
+
+
+def _all_left(pool: Pool, cleaned: Cleaned | None) -> Curated:
+    """Without concepts: every pair that cleaning has left, in the order of the pool."""
+    if cleaned is None:
+        raise UsageError("Nothing to choose by: name concepts (--concepts), or something to clean.")
+    left = np.flatnonzero(~cleaned.out)
+    pairs, first = np.unique(cleaned.pairs.owner[left], return_index=True)
+    because = dict(zip(left.tolist(), cleaned.kept_by, strict=True)) if cleaned.kept_by else {}
+    reasons = [because.get(row) for row in left[first].tolist()]
+    manifest = {
+        "isthmus": __version__,
+        "pool": {
+            "name": pool.name,
+            "rows": len(pool),
+            "missing": int(cleaned.out.sum()),
+            "fingerprint": pool.fingerprint,
+        },
+        "selected": len(pairs),
+        "notes": [],
+    }
+    return Curated(
+        ids=[cleaned.pairs.ids[pair] for pair in pairs.tolist()],
+        concept=[None] * len(pairs),
+        score=[None] * len(pairs),
+        reason=[f"kept for {entry!r}" if entry else "left by cleaning" for entry in reasons],
+        source=None,
+        per_concept={},
+        short={},
+        manifest=manifest,
+    )
 
 
 def _assigned(pool: Pool, top: TopK, choices: Choices) -> tuple[Selection, int]:
@@ -378,7 +475,32 @@ def _before(pool: Pool, scorer: Scorer, prototypes: Prototypes) -> dict[str, Any
     return {"rows": seen, "nearest": dict(zip(prototypes.names, counts.tolist(), strict=True))}
 
 
-def _write(result: Curated, pool: Pool, selection: Selection, prototypes: Prototypes, out: Path, images: Any) -> None:
+def _finished(
+    result: Curated,
+    started: float,
+    out: str | Path | None,
+    cleaned: Cleaned | None,
+    images: Any,
+    chosen: tuple[Pool, Selection, Sequence[str]] | None = None,
+) -> Curated:
+    """The result with what cleaning did, written if there is a folder for it."""
+    if cleaned is not None:
+        result.manifest["cleaning"] = cleaned.counts
+        result.manifest["notes"] += cleaned.notes
+    result.manifest["seconds"] = round(time.monotonic() - started, 1)
+    if out is not None:
+        result.out = str(out)
+        _write(result, cleaned, images, chosen, Path(out))
+    return result
+
+
+def _write(
+    result: Curated,
+    cleaned: Cleaned | None,
+    images: Any,
+    chosen: tuple[Pool, Selection, Sequence[str]] | None,
+    out: Path,
+) -> None:
     from isthmus.curation.report import write_report
 
     table = pa.table(
@@ -395,9 +517,11 @@ def _write(result: Curated, pool: Pool, selection: Selection, prototypes: Protot
             mask = pa.array([one == name for one in result.source])
             _write_table(table.filter(mask), out / "sources" / f"{name}.parquet")
     _write_table(table, out / SELECTED)
+    for name, listed in cleaned.tables().items() if cleaned is not None else ():
+        _write_table(listed, out / f"{name}.parquet")
     write_json(out / MANIFEST, result.manifest)
     command = " ".join(["isthmus", *sys.argv[1:]]) if Path(sys.argv[0]).name == "isthmus" else "isthmus.curate(…)"
-    write_report(result, pool, selection, prototypes.names, out / REPORT, images=images, command=command)
+    write_report(result, chosen, cleaned, out / REPORT, images=images, command=command)
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

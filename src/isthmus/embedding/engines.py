@@ -15,10 +15,16 @@ from isthmus.embedding.networks import Network
 from isthmus.embedding.units import Unit
 from isthmus.encoders import Encoder
 from isthmus.encoders.base import Modality
-from isthmus.errors import InputError
+from isthmus.errors import InputError, UsageError, did_you_mean
 
 ENGINES = ("local", "ray")
 Tick = Callable[[int], Any]
+
+
+def check_engine(engine: str) -> None:
+    """UsageError for an engine that does not exist."""
+    if engine not in ENGINES:
+        raise UsageError(f"Unknown engine {engine!r}." + did_you_mean(engine, ENGINES))
 
 
 def hash_all(engine: str, pairs: Pairs, chunks: Sequence[Sequence[int]]) -> Iterator[list[Any]]:

@@ -14,11 +14,11 @@ from tqdm import tqdm
 from isthmus.data.images import MAX_PIXELS, BadImage
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding.contents import Contents
-from isthmus.embedding.engines import ENGINES, encode_all, hash_all
+from isthmus.embedding.engines import check_engine, encode_all, hash_all
 from isthmus.embedding.networks import Network, by_network, choose_autocast, load
 from isthmus.embedding.units import cut, plan_captions, plan_images
 from isthmus.encoders import Encoder
-from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.errors import InputError
 from isthmus.store import StoreWriter
 from isthmus.store.joining import read_ids
 
@@ -84,8 +84,7 @@ def embed(
         InputError: nothing to embed, or more than `max_skip` of the pairs were skipped (the store is
             complete without them and `skipped.parquet` lists them).
     """
-    if engine not in ENGINES:
-        raise UsageError(f"Unknown engine {engine!r}." + did_you_mean(engine, ENGINES))
+    check_engine(engine)
     pairs = chosen_pairs(pairs, only, max_pixels)
     options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
     encoders = {"image": load(image, "image", **options), "text": load(text, "text", **options)}

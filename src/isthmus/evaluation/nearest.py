@@ -66,7 +66,9 @@ def _close(left: torch.Tensor, right: torch.Tensor, least: float) -> tuple[np.nd
     """The pairs of one tile; NaN compares as not near."""
     unit = [rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (left, right)]
     i, j = torch.nonzero(unit[0] @ unit[1].T >= least - ROUNDING, as_tuple=True)
-    exact = torch.nn.functional.cosine_similarity(left[i].double(), right[j].double()).float()
+    some = max(1, 2**22 // left.shape[1])  # candidates at once: groups of near-equal rows have very many
+    parts = zip(i.split(some), j.split(some), strict=True)
+    exact = torch.cat([torch.cosine_similarity(left[a].double(), right[b].double()).float() for a, b in parts])
     near = exact >= least
     return i[near].numpy(), j[near].numpy(), exact[near].numpy()
 

@@ -1,0 +1,85 @@
+"""The pass over a pool on Ray Data: parts of the pool to the workers, their candidates merged here."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from isthmus.curation.pools import Pool
+from isthmus.curation.scan import Scorer, scan, tiles
+from isthmus.curation.topk import Ranges, TopK
+from isthmus.ray_data import run
+
+LEAST_PARTS = 16  # so that workers finish together
+PART_ROWS = 2**24  # a part's candidates travel once: 1 GB for 2,754 concepts with K = 50,000
+
+
+def scan_on_ray(
+    open_pool: Callable[[], Pool],
+    rows: int,
+    scorer: Scorer,
+    keep: int,
+    *,
+    threads: int,
+    excluded: np.ndarray | None = None,
+    checkpoint: Path | None = None,
+    about: dict[str, Any] | None = None,
+    progress: bool = False,
+) -> TopK:
+    """What `scan` finds, bit for bit on machines of one type with the same number of threads.
+
+    open_pool: opens the pool on a worker; it travels there, the pool does not. rows: of the pool. The checkpoint is
+    written after each part. Other arguments and errors as for `scan`.
+    """
+    total = TopK.load(checkpoint, about or {}) if checkpoint is not None and checkpoint.is_file() else None
+    parts = [part for gap in gaps(total.covered if total else [], rows) for part in _cut(*gap, rows, scorer.tile)]
+    done = rows - sum(stop - start for start, stop in parts)
+    make = partial(_scanner, open_pool, scorer, keep, excluded)
+    with tqdm(total=rows, initial=done, unit="row", unit_scale=True, disable=not progress) as bar:
+        for packed in run(make, parts, threads=threads):
+            part = _unpacked(packed)
+            bar.update(sum(stop - start for start, stop in part.covered))
+            total = part if total is None else total.merge(part)
+            if checkpoint is not None:
+                total.save(checkpoint, about or {})
+    assert total is not None
+    return total
+
+
+def gaps(covered: Ranges, rows: int) -> Ranges:
+    """What is missing of [0, rows) where `covered` (in order) is done."""
+    ends = [0, *(stop for _, stop in covered)]
+    starts = [*(start for start, _ in covered), rows]
+    return [(end, start) for end, start in zip(ends, starts, strict=True) if end < start]
+
+
+def _cut(start: int, stop: int, rows: int, tile: int) -> Ranges:
+    """Parts that begin on the grid of tiles wherever they are not at an edge."""
+    size = min(PART_ROWS, -(-rows // LEAST_PARTS))
+    return list(tiles(start, stop, -(-size // tile) * tile))
+
+
+def _scanner(
+    open_pool: Callable[[], Pool], scorer: Scorer, keep: int, excluded: np.ndarray | None
+) -> Callable[[tuple[int, int]], bytes]:
+    pool = open_pool()
+    return lambda part: _packed(scan(pool, scorer, keep, start=part[0], stop=part[1], excluded=excluded))
+
+
+def _packed(top: TopK) -> bytes:
+    """A part travels in the form of its checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        top.save(Path(folder) / "part", {})
+        return (Path(folder) / "part").read_bytes()
+
+
+def _unpacked(data: bytes) -> TopK:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "part").write_bytes(data)
+        return TopK.load(Path(folder) / "part", {})
