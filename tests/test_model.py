@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import isthmus as ist
 from isthmus.errors import InputError
+from isthmus.files import file_digest, read_sealed, write_sealed
 from isthmus.model import DualEncoder
 from toys import picture, pixel_encoder, png, word_encoder, write_pairs
 
@@ -118,11 +118,8 @@ def test_a_missing_key_is_an_error_that_names_it(saved: Path, tmp_path: Path) ->
     name = next(key for key in weights if key.startswith("text"))
     weights.pop(name)
     save_file(weights, folder / "model.safetensors")
-    from isthmus.model import _digest
-
-    config = json.loads((folder / "config.json").read_text())
-    config["weights"] = _digest(folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
+    config = read_sealed(folder / "config.json")
+    write_sealed(folder / "config.json", config | {"weights": file_digest(folder / "model.safetensors")})
     with pytest.raises(InputError, match=name):
         DualEncoder.from_pretrained(folder, load=False)
 

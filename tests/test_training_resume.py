@@ -160,8 +160,8 @@ def test_other_losses_heads_and_optimizers_resume_bit_for_bit(monkeypatch, tmp_p
         (run_module.Run, "step", 50),
         (run_module.Run, "save", 39),
         (run_module.Run, "evaluate", 2),
-        (checkpoint, "write_json", 20),  # between the tensors and the state that names them
-        (checkpoint, "write_atomic", 20),
+        (checkpoint, "write_sealed", 20),  # between the tensors and the state that names them
+        (checkpoint, "write_tensors", 20),
     ],
 )
 def test_a_run_that_ends_anywhere_resumes_bit_for_bit(monkeypatch, tmp_path, target, name, call):

@@ -7,7 +7,8 @@ from pathlib import Path
 from isthmus.encoders import load_encoders
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, IsthmusError
-from isthmus.model import MODALITIES, DualEncoder, check_encoders
+from isthmus.files import locate
+from isthmus.model import CONFIG, MODALITIES, DualEncoder, check_encoders
 from isthmus.store import doctor as doctor_store
 from isthmus.store.checkup import Finding
 
@@ -24,7 +25,7 @@ def doctor(path: str | Path) -> list[Finding]:
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder.")
-    return _doctor_model(path) if (path / "config.json").is_file() else doctor_store(path)
+    return _doctor_model(path) if locate(path, CONFIG).is_file() else doctor_store(path)
 
 
 def _doctor_model(path: Path) -> list[Finding]:

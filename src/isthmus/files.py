@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,10 @@ from typing import Any
 from isthmus.errors import InputError
 
 TEMPORARY = ".tmp-"
+PENDING = "pending"
+SEAL = "seal"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def cache_dir() -> Path:
@@ -25,19 +32,84 @@ def cache_dir() -> Path:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path`; on success it is fsynced and renamed to `path`, on failure removed.
 
-    A reader sees the old file or the new one, never a mixture, also after a power cut.
+    A reader sees the old file or the new one, never a mixture, also after a power cut. Raises `InputError` where
+    the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield aside
+            sync_file(aside)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn a full disk, or a folder that is read-only, while writing `path` into an error with a remedy."""
     try:
-        yield aside
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        yield
+    except OSError as error:
+        remedies = dict.fromkeys(_FULL, "What was written before is kept: make room and run the same command again.")
+        remedies |= dict.fromkeys(_CLOSED, "Choose another folder, or make this one writable.")
+        if error.errno not in remedies:
+            raise
+        raise InputError(f"{path}: {os.strerror(error.errno)}. {remedies[error.errno]}") from error
+
+
+@contextmanager
+def replaced_together(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files take the place of those in `folder`, all or none.
+
+    A small redo log: the files are synced, their folder is renamed to `pending/` (the commit), and they are moved
+    into place. Whoever reads in between looks into `pending/` first, with `locate`; the next writer finishes.
+    """
+    aside = folder / f"{TEMPORARY}{secrets.token_hex(4)}-{PENDING}"
+    with writing(folder):
+        roll_forward(folder)
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            for path in aside.rglob("*"):
+                sync_folder(path) if path.is_dir() else sync_file(path)
+            sync_folder(aside)
+            os.replace(aside, folder / PENDING)
+        except BaseException:
+            shutil.rmtree(aside)  # a full disk needs the room back
+            raise
+        sync_folder(folder)
+        roll_forward(folder)
+
+
+def roll_forward(folder: Path) -> None:
+    """Finish a `replaced_together` that was interrupted after its point of no return."""
+    pending = folder / PENDING
+    if not pending.is_dir():
+        return
+    for path in sorted(pending.rglob("*")):
+        target = folder / path.relative_to(pending)
+        if path.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            os.replace(path, target)
+            sync_folder(target.parent)
+    shutil.rmtree(pending)
+
+
+def locate(folder: Path, name: str) -> Path:
+    """Where the file `name` of `folder` is now: in `pending/` while a commit is moving in."""
+    pending = folder / PENDING / name
+    return pending if pending.exists() else folder / name
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -64,11 +136,42 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
+def write_sealed(path: str | os.PathLike[str], value: dict[str, Any]) -> None:
+    """`write_json` with a digest of the values beside them, by which `read_sealed` notices a change."""
+    write_json(path, {**value, SEAL: _seal(value)})
+
+
+def read_sealed(path: str | os.PathLike[str]) -> Any:
+    """Read JSON; an `InputError` if its values are not those that `write_sealed` wrote.
+
+    Without a seal the values count as they are: whoever changes a file on purpose deletes its seal.
+    """
+    value = read_json(path)
+    if isinstance(value, dict) and SEAL in value and value.pop(SEAL) != _seal(value):
+        raise InputError(
+            f"{path}: changed or damaged since isthmus wrote it. Restore it from a copy; if it was changed on "
+            f'purpose, delete its line "{SEAL}".'
+        )
+    return value
+
+
+def _seal(value: dict[str, Any]) -> str:
+    """Of the values as JSON gives them back, so that tuples and lists are one."""
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def file_digest(path: Path, size: int = 16) -> str:
+    """BLAKE2b of a file's bytes, `size` bytes as hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=size)).hexdigest()
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file; a missing or damaged one is an `InputError` that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}).") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from isthmus import __version__
@@ -20,11 +17,14 @@ from isthmus.data.feature_pairs import rows
 from isthmus.data.images import decode
 from isthmus.encoders import Encoder, load_encoders
 from isthmus.encoders.base import Modality
-from isthmus.errors import InputError
-from isthmus.files import read_json, write_atomic, write_json
+from isthmus.errors import InputError, UsageError
+from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
 from isthmus.projectors import Head, from_config
+from isthmus.weights import read_tensors, write_tensors
 
 FORMAT = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+DIGEST_BYTES = 32
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 
 
@@ -117,28 +117,26 @@ class DualEncoder(nn.Module):
     def save_pretrained(self, path: str | Path) -> Path:
         """Write `config.json`, `model.safetensors` (projectors and temperature only) and `README.md`.
 
-        The encoders are referenced by URI, revision and fingerprint, never copied.
+        They replace a model that is there all at once. The encoders are referenced by URI, revision and
+        fingerprint, never copied. Raises `InputError` for a full disk or a read-only folder.
         """
         path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        weights = self._weights()
-        write_atomic(path / "model.safetensors", lambda aside: save_file(weights, aside))
-        write_json(
-            path / "config.json",
-            {
+        with replaced_together(path) as aside:
+            write_tensors(aside / WEIGHTS, self._weights())
+            config = {
                 "format": FORMAT,
                 "isthmus": __version__,
                 "encoders": self.records,
                 "projectors": {m: self._projector(m).config() for m in MODALITIES},
-                "weights": _digest(path / "model.safetensors"),
+                "weights": file_digest(aside / WEIGHTS, DIGEST_BYTES),
                 "summary": self.summary,
-            },
-        )
-        write_card(self, path / "README.md")
+            }
+            write_sealed(aside / CONFIG, config)
+            write_card(self, aside / "README.md")
         return path
 
     def _weights(self) -> dict[str, Tensor]:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        weights = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
         weights["scale"] = torch.tensor(self.scale)
         if self.bias is not None:
             weights["bias"] = torch.tensor(self.bias)
@@ -164,13 +162,13 @@ class DualEncoder(nn.Module):
             trust_remote_code: passed to hub encoders that bring their own code.
 
         Raises:
-            InputError: a file is missing, foreign or truncated, or an encoder is not the one the model was
-                trained on; the message says which part differs.
+            InputError: a file is missing, foreign, truncated or damaged, or an encoder is not the one the
+                model was trained on; the message says which part differs.
         """
         path = Path(path)
         config = _read_config(path)
-        projectors = {m: from_config(config["projectors"][m]) for m in MODALITIES}
-        weights = _read_weights(path / "model.safetensors", config["weights"])
+        weights = _read_weights(locate(path, WEIGHTS), config["weights"])
+        projectors = _empty_projectors(path, config["projectors"])
         scale, bias = weights.pop("scale"), weights.pop("bias", None)
         records = config["encoders"]
         if load and encoders is None:
@@ -192,12 +190,12 @@ class DualEncoder(nn.Module):
             encoders=encoders,
             summary=config.get("summary"),
         )
-        model._load_strictly(weights, path / "model.safetensors")
+        model._load_strictly(weights, path / WEIGHTS)
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def _load_strictly(self, weights: dict[str, Tensor], path: Path) -> None:
         try:
-            self.load_state_dict(weights, strict=True)
+            self.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
             raise InputError(f"{path}: does not fit config.json: {error}") from None
 
@@ -225,30 +223,57 @@ def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    if not (path / "config.json").is_file():
-        raise InputError(f"{path}: not an isthmus model (no config.json). `isthmus train` writes one.")
-    config = read_json(path / "config.json")
-    missing = {"format", "encoders", "projectors", "weights"} - set(config)
+    """`config.json`, its format and the fields that loading needs checked."""
+    file = locate(path, CONFIG)
+    if not file.is_file():
+        raise InputError(f"{path}: not an isthmus model (no {CONFIG}). `isthmus train` writes one.")
+    config = read_sealed(file)
+    needed = {"format", "encoders", "projectors", "weights"}
+    missing = needed - set(config) if isinstance(config, dict) else needed
     if missing:
-        raise InputError(f"{path / 'config.json'}: not an isthmus model ({', '.join(sorted(missing))} missing).")
-    if config["format"] > FORMAT:
-        raise InputError(f"{path}: written by isthmus {config['isthmus']}, format {config['format']}; upgrade isthmus.")
+        raise InputError(f"{file}: not an isthmus model ({', '.join(sorted(missing))} missing).")
+    if config["format"] != FORMAT:
+        raise InputError(
+            f"{file}: format {config['format']!r}, written by isthmus {config.get('isthmus')!r}; this version reads "
+            f"format {FORMAT}. Upgrade isthmus."
+        )
+    for modality in MODALITIES:
+        if not _are_records(config["encoders"], modality):
+            raise InputError(f"{file}: no list of {modality} encoders with uri, fingerprint and width.")
     return config
 
 
-def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
+def _are_records(encoders: Any, modality: str) -> bool:
+    records = encoders.get(modality) if isinstance(encoders, dict) else None
+    wanted = {"uri": str, "fingerprint": str, "width": int}
+    return isinstance(records, list) and all(
+        isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in wanted.items())
+        for record in records
+    )
+
+
+def _empty_projectors(path: Path, configs: Any) -> dict[str, Head]:
+    """The projectors without their weights: a size in the configuration allocates nothing, the weights decide."""
     try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: missing, foreign or truncated ({error}). Copy or train the model again.") from None
-    if _digest(path) != digest:
-        raise InputError(f"{path}: its bytes are not those config.json names. Copy or train the model again.")
-    return weights
+        with torch.device("meta"):
+            return {m: from_config(configs[m]) for m in MODALITIES}
+    except (UsageError, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise InputError(f"{path / CONFIG}: its projectors cannot be made ({error}).") from None
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+def _read_weights(path: Path, digest: Any) -> dict[str, Tensor]:
+    """The tensors, float32, `scale` and perhaps `bias` among them."""
+    try:
+        weights = read_tensors(path, str(digest))
+    except InputError as error:
+        raise InputError(f"{error} Copy or train the model again.") from None
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: {name} is not made of finite numbers. Train the model again.")
+    single = [name for name in ("scale", "bias") if name in weights and weights[name].numel() != 1]
+    if "scale" not in weights or single:
+        raise InputError(f"{path}: no scale, or not a single number. Copy or train the model again.")
+    return {name: tensor.float() for name, tensor in weights.items()}
 
 
 def _as_list(items: Any) -> list[Any]:

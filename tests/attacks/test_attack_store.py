@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from isthmus.errors import InputError
+from isthmus.files import file_digest, read_sealed, write_sealed
 from isthmus.store import doctor, import_arrays, import_folder, open_store
 from isthmus.store.shards import open_shard
 
@@ -39,6 +40,13 @@ def rewrite(path: Path, change) -> None:
     change(header)
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+def sign(store: Path) -> None:
+    """Make `store.json` agree with the images table, as an attacker would."""
+    described = read_sealed(store / "store.json")
+    described["tables"]["images"]["digest"] = file_digest(store / "images.parquet")
+    write_sealed(store / "store.json", described)
 
 
 def refused(store: Path) -> None:
@@ -121,10 +129,10 @@ RECORDS = {
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_hostile_encoder_record_is_refused(store, name):
-    described = json.loads((store / "store.json").read_text())
+    described = read_sealed(store / "store.json")
     described["encoders"][0].update(RECORDS[name])
-    (store / "store.json").write_text(json.dumps(described))
-    with pytest.raises(InputError, match=r"store\.json"):
+    write_sealed(store / "store.json", described)
+    with pytest.raises(InputError, match=r"store\.json: (?!changed)"):
         open_store(store)
     assert not doctor(store)[0]["ok"]
 
@@ -160,14 +168,18 @@ def test_a_damaged_store_json_is_refused(store, text):
 )
 def test_a_hostile_images_table_is_refused(store, table):
     pq.write_table(pa.table(table), store / "images.parquet")
-    with pytest.raises(InputError, match=r"images\.parquet"):
+    with pytest.raises(InputError, match=r"images\.parquet: damaged, or changed"):
+        open_store(store)
+    sign(store)
+    with pytest.raises(InputError, match=r"images\.parquet: (?!damaged)"):
         open_store(store)
 
 
 def test_a_table_of_garbage_is_refused(store):
     for data in (b"", b"PAR1" * 9, (store / "images.parquet").read_bytes()[:-20]):
         (store / "images.parquet").write_bytes(data)
-        with pytest.raises(InputError, match=r"images\.parquet"):
+        sign(store)
+        with pytest.raises(InputError, match=r"images\.parquet: cannot be read as Parquet"):
             open_store(store)
 
 

@@ -9,20 +9,11 @@ from typing import Any, TypedDict
 import numpy as np
 
 from isthmus.errors import InputError
-from isthmus.files import TEMPORARY
+from isthmus.files import PENDING, TEMPORARY
 from isthmus.store.journal import FOLDER as JOURNAL
 from isthmus.store.journal import Journal
 from isthmus.store.keys import KeyIndex, to_keys
-from isthmus.store.manifest import (
-    PENDING,
-    SCHEMAS,
-    STORE_JSON,
-    Manifest,
-    file_digest,
-    is_store,
-    read_manifest,
-    read_store_json,
-)
+from isthmus.store.manifest import STORE_JSON, Manifest, is_store, read_manifest
 from isthmus.store.shards import check_owner, open_shard, shard_folder, shard_paths
 
 _AGAIN = "Run the same `isthmus embed` again."
@@ -54,7 +45,7 @@ def doctor(path: str | Path) -> list[Finding]:
     except InputError as error:
         return [_bad(str(error), f"Restore this file from a copy, or delete {root / STORE_JSON} and embed again.")]
     counts = f"{manifest.images.num_rows:,} images, {manifest.captions.num_rows:,} captions"
-    findings = [_good(f"{root}: {counts}, {manifest.skipped.num_rows:,} skipped"), *_tables(root)]
+    findings = [_good(f"{root}: {counts}, {manifest.skipped.num_rows:,} skipped")]
     for record in manifest.encoders:
         findings += _encoder(root, record, manifest)
     return [*findings, *_strays(root, manifest)]
@@ -66,17 +57,6 @@ def _good(what: str) -> Finding:
 
 def _bad(what: str, remedy: str) -> Finding:
     return {"ok": False, "what": what, "remedy": remedy}
-
-
-def _tables(root: Path) -> Iterator[Finding]:
-    described = read_store_json(root)["tables"]
-    for name in SCHEMAS:
-        path = next(p for p in (root / PENDING / f"{name}.parquet", root / f"{name}.parquet") if p.exists())
-        if file_digest(path) != described[name].get("digest"):
-            yield _bad(
-                f"{path}: changed since isthmus wrote it",
-                f"If not on purpose, restore it from a copy. {_AGAIN}",
-            )
 
 
 def _encoder(root: Path, record: dict[str, Any], manifest: Manifest) -> Iterator[Finding]:

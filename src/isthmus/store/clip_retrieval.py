@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from isthmus.errors import InputError
 from isthmus.files import atomic_path
 from isthmus.store.arrays import CHUNK, caption_table, content_hashes, open_npy, write_rows
-from isthmus.store.disk import full_disk_named, write_parquet
+from isthmus.store.disk import write_parquet
 from isthmus.store.keys import HASH_PATTERN
 from isthmus.store.matrix import FeatureMatrix, Rows
 from isthmus.store.reader import Which, open_store
@@ -112,7 +112,7 @@ def export_clip_retrieval(
             target = folder / name / f"{name}_{number}.npy"
             _write_npy(target, matrices[modality], rows_of[modality][part], normalize)
         target = folder / "metadata" / f"metadata_{number}.parquet"
-        with full_disk_named(target), atomic_path(target) as aside:
+        with atomic_path(target) as aside:
             write_parquet(metadata.slice(start, rows_per_file), aside)
     return len(captions)
 
@@ -208,7 +208,7 @@ def _write_npy(path: Path, matrix: FeatureMatrix, rows: np.ndarray, normalize: b
     """Write rows of a matrix as a .npy file, a chunk at a time."""
     dtype = np.dtype(np.float16) if normalize else matrix.dtype
     header = {"descr": dtype.str, "fortran_order": False, "shape": (len(rows), matrix.width)}
-    with full_disk_named(path), atomic_path(path) as aside, open(aside, "wb") as file:
+    with atomic_path(path) as aside, open(aside, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(rows), CHUNK):
             part = matrix.gather(rows[start : start + CHUNK])

@@ -73,6 +73,6 @@ def read_ids(only: str | Path | Sequence[str]) -> list[str]:
     if not isinstance(only, str | Path):
         return [str(one) for one in only]
     try:
-        return pq.read_table(only, columns=["id"])["id"].cast(pa.string()).to_pylist()
+        return pq.read_table(only, columns=["id"], page_checksum_verification=True)["id"].cast(pa.string()).to_pylist()
     except (OSError, KeyError, pa.ArrowException) as error:
         raise InputError(f"{only}: no column `id` can be read from it ({error}).") from None

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from isthmus.errors import InputError
 from isthmus.files import atomic_path, read_json, sync_folder, write_json
-from isthmus.store.disk import full_disk_named, write_parquet
+from isthmus.store.disk import write_parquet
 
 FOLDER = "journal"
 PART_ROWS = 65_536
@@ -50,7 +50,7 @@ class Journal:
         numbers = [int(match[1]) for match in map(_PART.fullmatch, self._names()) if match]
         path = self.folder / f"part-{max(numbers, default=-1) + 1:06d}.parquet"
         table = pa.table([list(column) for column in zip(*self._buffer, strict=True)], schema=_SCHEMA)
-        with full_disk_named(path), atomic_path(path) as aside:
+        with atomic_path(path) as aside:
             write_parquet(table, aside)
         self._buffer = []
 
@@ -60,7 +60,7 @@ class Journal:
         for name in self._names():
             if _PART.fullmatch(name):
                 try:
-                    parts.append(pq.read_table(self.folder / name).cast(_SCHEMA))
+                    parts.append(pq.read_table(self.folder / name, page_checksum_verification=True).cast(_SCHEMA))
                 except (OSError, ValueError, pa.ArrowException):
                     (self.folder / name).unlink()
         return pa.concat_tables([_SCHEMA.empty_table(), *parts])
@@ -73,9 +73,7 @@ class Journal:
 
     def save_encoders(self, records: list[dict[str, Any]]) -> None:
         """Note whose features this run is writing; `store.json` learns of them when the run is finished."""
-        path = self.folder / _ENCODERS
-        with full_disk_named(path):
-            write_json(path, records)
+        write_json(self.folder / _ENCODERS, records)
 
     def encoders(self) -> list[dict[str, Any]]:
         """The records an unfinished run has noted."""

@@ -1,17 +1,11 @@
 """The store's tables and `store.json`: read with checks, replaced all at once.
 
-Four files change together, so a commit is a small redo log: all four are written and synced in one folder,
-that folder is renamed to `pending/` (the commit), and its files are then moved into place. Whoever reads in
-between looks into `pending/` first; the next writer finishes the move. Old or new, never a mixture.
+Four files change together, with `isthmus.files.replaced_together`: old or new, never a mixture.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import secrets
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isthmus.errors import InputError
-from isthmus.files import TEMPORARY, read_json, sync_folder, write_json
-from isthmus.store.disk import full_disk_named, write_parquet
+from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
+from isthmus.store.disk import write_parquet
 from isthmus.store.keys import HASH_PATTERN
 from isthmus.store.shards import MODALITIES
 
 FORMAT = "isthmus-store/1"
-PENDING = "pending"
 STORE_JSON = "store.json"
 SCHEMAS = {
     "images": pa.schema({name: pa.string() for name in ("id", "content_hash", "group", "split", "label", "signature")}),
@@ -73,13 +66,13 @@ class Manifest:
 
 def is_store(root: Path) -> bool:
     """Whether `root` holds a finished store."""
-    return _locate(root, STORE_JSON).is_file()
+    return locate(root, STORE_JSON).is_file()
 
 
 def read_store_json(root: Path) -> dict[str, Any]:
     """`store.json`, its format and its encoder records checked."""
-    path = _locate(root, STORE_JSON)
-    described = read_json(path)
+    path = locate(root, STORE_JSON)
+    described = read_sealed(path)
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         found = described.get("format") if isinstance(described, dict) else None
         raise InputError(f"{path}: format {found!r}, this version of isthmus reads {FORMAT!r}.")
@@ -87,6 +80,10 @@ def read_store_json(root: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no list of encoders or no tables; the file was changed by hand.")
     for record in described["encoders"]:
         check_record(record, path)
+    for name in SCHEMAS:
+        table = described["tables"].get(name)
+        if not isinstance(table, dict) or not {"rows", "digest"} <= set(table):
+            raise InputError(f"{path}: no rows or digest of the table {name!r}; the file was changed by hand.")
     return described
 
 
@@ -113,20 +110,25 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def read_table(root: Path, name: str, described: dict[str, Any]) -> pa.Table:
-    """One of the tables, its columns, ids, hashes and number of rows checked.
+    """One of the tables, its digest, columns, ids, hashes and number of rows checked.
 
     Raises:
-        InputError: unreadable, a column missing, a null or malformed hash, a repeated id, or another number
-            of rows than `store.json` says.
+        InputError: unreadable, not what was written, a column missing, a null or malformed hash, a repeated
+            id, or another number of rows than `store.json` says.
     """
-    path = _locate(root, f"{name}.parquet")
+    path = locate(root, f"{name}.parquet")
     try:
+        if file_digest(path) != described["tables"][name]["digest"]:
+            raise InputError(
+                f"{path}: damaged, or changed since isthmus wrote it. Restore it from a copy, or delete {STORE_JSON} "
+                "and run the same `isthmus embed` again: features are kept."
+            )
         table = conform(pq.read_table(path), name, path)
     except FileNotFoundError:
         raise InputError(f"{path}: missing. `isthmus doctor {root}` says what can be saved.") from None
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
-    rows = (described["tables"].get(name) or {}).get("rows")
+    rows = described["tables"][name]["rows"]
     if table.num_rows != rows:
         raise InputError(f"{path}: {table.num_rows:,} rows where store.json says {rows}: it was changed or replaced.")
     return table
@@ -158,52 +160,10 @@ def _check_keys(table: pa.Table, key: str, where: Path | str) -> None:
 
 def commit(root: Path, manifest: Manifest) -> None:
     """Replace the tables and `store.json`, all or none."""
-    aside = root / f"{TEMPORARY}{secrets.token_hex(4)}-{PENDING}"
-    aside.mkdir()
-    try:
-        _write_all(aside, manifest)
-    except BaseException:
-        shutil.rmtree(aside)  # a full disk needs the room back
-        raise
-    os.replace(aside, root / PENDING)
-    sync_folder(root)
-    roll_forward(root)
-
-
-def _write_all(aside: Path, manifest: Manifest) -> None:
-    with full_disk_named(aside.parent):
+    with replaced_together(root) as aside:
         described: dict[str, Any] = {"format": FORMAT, "encoders": manifest.encoders, "tables": {}}
         for name in SCHEMAS:
             table, path = getattr(manifest, name), aside / f"{name}.parquet"
             write_parquet(table, path)
-            sync_file(path)
             described["tables"][name] = {"rows": table.num_rows, "digest": file_digest(path)}
-        write_json(aside / STORE_JSON, described)
-
-
-def roll_forward(root: Path) -> None:
-    """Finish a commit that was interrupted after its point of no return."""
-    pending = root / PENDING
-    if not pending.is_dir():
-        return
-    for path in sorted(pending.iterdir()):
-        os.replace(path, root / path.name)
-    sync_folder(root)
-    pending.rmdir()
-
-
-def file_digest(path: Path) -> str:
-    """BLAKE2b-128 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def sync_file(path: Path) -> None:
-    """Make a file's content durable."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _locate(root: Path, name: str) -> Path:
-    pending = root / PENDING / name
-    return pending if pending.exists() else root / name
+        write_sealed(aside / STORE_JSON, described)

@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 
 from isthmus.errors import InputError
 from isthmus.files import atomic_path
-from isthmus.store.disk import full_disk_named
 from isthmus.store.keys import KEY_BYTES
+from isthmus.weights import read_header
 
 FORMAT = "isthmus-shard/1"
 NAME = re.compile(r"shard-[0-9a-f]{16}\.safetensors")
@@ -99,7 +99,7 @@ def write_shard(folder: Path, modality: str, fingerprint: str, keys: np.ndarray,
     data = safetensors.numpy.save({"features": features, "keys": keys}, {"isthmus": json.dumps(described)})
     name = hashlib.blake2b(keys.tobytes(), digest_size=8).hexdigest()
     path = folder / f"shard-{name}.safetensors"
-    with full_disk_named(path), atomic_path(path) as aside:
+    with atomic_path(path) as aside:
         aside.write_bytes(data)
     return path
 
@@ -111,16 +111,13 @@ def open_shard(path: Path) -> Shard:
         DamagedShard: truncated, or not a shard.
     """
     try:
+        header, start = read_header(path)
         with safe_open(path, framework="numpy") as file:  # checks offsets, overlaps and the size of the file
             described = json.loads(file.metadata()["isthmus"])
-        with open(path, "rb") as raw:
-            length = int.from_bytes(raw.read(8), "little")
-            header = json.loads(raw.read(length))
         features, keys = header["features"], header["keys"]
         rows, width = features["shape"]
         if keys["dtype"] != "U8" or keys["shape"] != [rows, KEY_BYTES] or described["format"] != FORMAT:
             raise ValueError("not a shard of this format")
-        start = 8 + length
         block = Block(path, start + features["data_offsets"][0], (rows, width), _DTYPES[features["dtype"]])
         keys_offset = start + keys["data_offsets"][0]
         owner = [str(described[name]) for name in ("modality", "fingerprint", "digest")]

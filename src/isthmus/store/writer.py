@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from isthmus.errors import InputError, IsthmusError
-from isthmus.files import TEMPORARY
+from isthmus.files import TEMPORARY, roll_forward, writing
 from isthmus.store.journal import Journal, Row, recall, signed
 from isthmus.store.keys import as_bytes, to_hashes, to_keys
-from isthmus.store.manifest import Manifest, check_record, commit, is_store, read_manifest, roll_forward
+from isthmus.store.manifest import Manifest, check_record, commit, is_store, read_manifest
 from isthmus.store.merging import merge
 from isthmus.store.stream import Stream
 
@@ -45,8 +45,9 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         if self.path.is_dir() and not _may_write(self.path):
             raise InputError(f"{self.path}: the folder is not empty and is not a store; choose another for the store.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        acquire(self._lock)
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            acquire(self._lock)
         try:
             tidy(self.path)
             self._manifest = read_manifest(self.path) if is_store(self.path) else Manifest()

@@ -6,18 +6,17 @@ two writes still finds the checkpoint before.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
-from isthmus.files import TEMPORARY, read_json, write_atomic, write_json
+from isthmus.files import TEMPORARY, file_digest, read_sealed, write_sealed
+from isthmus.weights import read_tensors, write_tensors
 
 FORMAT = 1
 State = dict[str, Any]
@@ -27,8 +26,8 @@ Tensors = dict[str, Tensor]
 def save(folder: Path, state: State, tensors: Tensors) -> None:
     """Replace the checkpoint in `folder` by this one; `state["step"]` names its file."""
     path = folder / f"step-{state['step']:09d}.safetensors"
-    write_atomic(path, lambda aside: save_file({key: t.contiguous() for key, t in tensors.items()}, aside))
-    write_json(folder / "state.json", {"format": FORMAT, "file": path.name, "digest": _digest(path), **state})
+    write_tensors(path, tensors)
+    write_sealed(folder / "state.json", {"format": FORMAT, "file": path.name, "digest": file_digest(path), **state})
     for old in [*folder.glob("step-*.safetensors"), *folder.glob(f"{TEMPORARY}*")]:
         if old != path:
             old.unlink(missing_ok=True)
@@ -43,20 +42,16 @@ def load(folder: Path, identity: dict[str, Any], device: torch.device) -> tuple[
     path = folder / "state.json"
     if not path.exists():
         return None
-    state = read_json(path)
+    with _remedied(folder):
+        state = read_sealed(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: not a training checkpoint of this version of isthmus. {_remedy(folder)}")
     differences = list(_differences(state.get("identity"), identity))
     if differences:
         what = "; ".join(differences)
         raise InputError(f"{folder} holds a checkpoint of another run: {what}. {_remedy(folder)}")
-    file = folder / str(state.get("file"))
-    if not file.is_file() or _digest(file) != state.get("digest"):
-        raise InputError(f"{file}: missing, truncated or changed since it was written. {_remedy(folder)}")
-    try:
-        return state, load_file(file, device=str(device))
-    except SafetensorError as error:
-        raise InputError(f"{file}: not a safetensors file ({error}). {_remedy(folder)}") from None
+    with _remedied(folder):
+        return state, read_tensors(folder / str(state.get("file")), str(state.get("digest")), str(device))
 
 
 def clear(folder: Path) -> None:
@@ -71,9 +66,13 @@ def _remedy(folder: Path) -> str:
     return f"Remove {folder} to start anew, or choose another output folder."
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+@contextmanager
+def _remedied(folder: Path) -> Iterator[None]:
+    """Add to an error what can be done about it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error} {_remedy(folder)}") from None
 
 
 def _differences(saved: Any, wanted: Any, name: str = "") -> Iterator[str]:

@@ -1,0 +1,66 @@
+"""Tensors in safetensors files: written whole, and read only if they are what was written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isthmus.errors import InputError
+from isthmus.files import atomic_path, file_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_HEADER = 2**20  # bytes; ours take some thousand, and parsed JSON takes ten times its length in memory
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write `tensors` as one file, atomically. Raises `InputError` for a full disk or a read-only folder."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as aside:
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
+        except SafetensorError as error:  # of a full disk it has only the text
+            code = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
+
+
+def read_tensors(path: Path, digest: str, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a file, on `device`.
+
+    Raises:
+        InputError: missing, not a safetensors file, or another digest (`file_digest`, of any length).
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if not path.is_file() or file_digest(path, len(digest) // 2) != digest:
+            raise InputError(f"{path}: missing, truncated or changed since it was written.")
+        read_header(path)
+        return load_file(path, device=device)
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise InputError(f"{path}: not a safetensors file ({error}).") from None
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file, and the byte where the data begins.
+
+    Raises:
+        ValueError: no such header, or an absurdly long one.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER:
+            raise ValueError(f"a header of {length:,} bytes is longer than the {MAX_HEADER:,} allowed")
+        header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    return header, 8 + length
