@@ -146,7 +146,7 @@ def spread(rows: int, size: int, wanted: int) -> list[tuple[int, int]]:
 
 def normalised(features: np.ndarray) -> torch.Tensor:
     """Rows float32 [n, d] of length 1; a row that has none (zeros, NaN, infinity) is NaN throughout."""
-    rows = torch.from_numpy(np.asarray(features, np.float32))
+    rows = torch.from_numpy(np.array(features, np.float32))  # a copy: it may be read-only
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     usable = torch.isfinite(length) & (length > 0)
     return torch.where(usable, rows / length, torch.nan)
