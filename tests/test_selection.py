@@ -231,6 +231,15 @@ def test_the_test_split_is_never_looked_at(table: Path, tmp_path: Path) -> None:
     assert "test" not in ist.open_store(tmp_path / "store").images["split"].to_pylist()
 
 
+def test_fewer_pairs_and_another_encoder_in_the_same_folder(table: Path, tmp_path: Path) -> None:
+    ist.select(table, pixel_encoder(), word_encoder(), out=tmp_path, seeds=0, bootstrap=0)
+    encoders = [pixel_encoder(), pixel_encoder("pixels-2")]  # the second is embedded for 60 pairs only
+    found = ist.select(table, encoders, word_encoder(), out=tmp_path, limit=60, seeds=0, bootstrap=0)
+    assert len(found.pairs) == 2 and not found.failed
+    whole = ist.select(tmp_path / "store", seeds=0, bootstrap=0)
+    assert len(whole.pairs) == 1 and "missing" in whole.failed[0]["reason"]
+
+
 def test_limit_and_only_narrow_a_store(table: Path, tmp_path: Path) -> None:
     store = ist.embed(table, pixel_encoder(), word_encoder(), out=tmp_path / "s")
     found = ist.select(store, limit=60, seeds=0, bootstrap=0)

@@ -141,7 +141,7 @@ def from_store(
         uris = Counter(record["uri"] for record in records)
         for fingerprint in _named(wanted, records):
             try:
-                features = store.features(modality, fingerprint)
+                features = store.features(modality, fingerprint, partial=True)
                 cost = (costs or {}).get(fingerprint) or Cost(licence=features.record.get("licence"))
                 uri = features.record["uri"]
                 name = uri if uris[uri] == 1 else features.record["fingerprint"][:12]  # either is a name to the store

@@ -75,7 +75,7 @@ class FeatureMatrix:
         """Rows in the order asked for, float32 [len(rows), width]; `out` is filled and returned if given.
 
         Raises:
-            InputError: a row that is not there, or a shard that vanished.
+            InputError: a row that is not there or has no features, or a shard that vanished.
         """
         rows = np.asarray(rows, np.int64)
         outside = rows[(rows < 0) | (rows >= len(self))]
@@ -85,6 +85,12 @@ class FeatureMatrix:
             out = np.empty((len(rows), self.width), np.float32)
         left = 0
         for (stored, where), record in zip(self._members, self.records, strict=True):
+            missing = int((where[rows] < 0).sum())
+            if missing:
+                raise InputError(
+                    f"features by {record['uri']} are missing for {missing:,} of {len(rows):,} rows. Run the same "
+                    "`isthmus embed` again: it computes only these."
+                )
             stored.gather(where[rows], out[:, left : left + record["width"]])
             left += record["width"]
         return out

@@ -80,12 +80,13 @@ class Store:
         """id and reason of every image that could not be used."""
         return read_table(self.path, "skipped", self._described)
 
-    def features(self, modality: str, which: Which = None) -> FeatureMatrix:
+    def features(self, modality: str, which: Which = None, *, partial: bool = False) -> FeatureMatrix:
         """The features of `images` (modality "image") or `captions` ("text"), row by row.
 
         Args:
             which: the encoder, by URI or by the first digits of its fingerprint; several stand side by side,
                 left to right. None where the store holds only one of this modality.
+            partial: let rows without features be; they are an `InputError` only when they are asked for.
 
         Raises:
             UsageError: no such encoder, or none named where there are several.
@@ -94,7 +95,7 @@ class Store:
         records = self._choose(modality, which)
         table = self.images if modality == "image" else self.captions
         keys = to_keys(table["content_hash"].to_pylist())
-        return FeatureMatrix([self._member(record, keys) for record in records], records)
+        return FeatureMatrix([self._member(record, keys, partial) for record in records], records)
 
     def pairs(
         self,
@@ -144,13 +145,13 @@ class Store:
         hint = did_you_mean(name, [record["uri"] for record in records])
         raise UsageError(f"{self.path}: holds no {modality} encoder {name!r}.{hint}")
 
-    def _member(self, record: dict[str, Any], keys: np.ndarray) -> tuple[Rows, np.ndarray]:
-        """An encoder's rows on disk, and which of them stands for each of `keys`."""
+    def _member(self, record: dict[str, Any], keys: np.ndarray, partial: bool) -> tuple[Rows, np.ndarray]:
+        """An encoder's rows on disk, and which of them stands for each of `keys` (−1: none, if `partial`)."""
         shards = open_shards(self.path, record)
         held = [shard.keys() for shard in shards]
         where = KeyIndex(np.concatenate(held) if held else np.empty((0, 16), np.uint8)).find(keys)
         missing = int((where < 0).sum())
-        if missing:
+        if missing and not partial:
             raise InputError(
                 f"{self.path}: features by {record['uri']} are missing for {missing:,} of {len(keys):,} "
                 f"{record['modality']} rows. Run the same `isthmus embed` again: it computes only these."
