@@ -43,7 +43,7 @@ def find_leaks(
         for method in METHODS:
             reason = available(method, pairs, one)
             if reason:
-                notes.append(f"leaks from {one.name}: not compared by {method} ({reason})")
+                notes.append(f"leaks from {one.name}: not compared by {method} ({reason.rstrip('.')}).")
                 continue
             leaks += _by_image(pairs, rows, one, method, near)
         leaks += _by_caption(pairs, rows, one)
