@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import pyarrow as pa
 
 from isthmus.curation import leaks as leaking
 from isthmus.curation.balance import Balance, balance, read_entries
-from isthmus.curation.collection import Collection, ImageSpace, of_evaluation
+from isthmus.curation.collection import Collection, ImageSpace, of_evaluation, of_pool
 from isthmus.curation.duplicates import Groups, find_duplicates
+from isthmus.curation.encoding import Encoding, encoding_of
 from isthmus.curation.filters import Filters, reject, rows_of
 from isthmus.curation.leaks import Leak, find_leaks
 from isthmus.curation.likeness import NEAR, check_methods
+from isthmus.curation.pools import Pool
 from isthmus.errors import InputError
 
 
@@ -112,6 +115,29 @@ def clean(pairs: Collection, cleaning: Cleaning, *, space: ImageSpace | None = N
     state.counts["config"] = cleaning.config()
     state.counts["left"] = int((~state.out).sum())
     return state
+
+
+def clean_pool(
+    pool: Pool, source: Any, images: Any, cleaning: Cleaning, encoding: Encoding, *, seed: int = 0, **options: Any
+) -> Cleaned:
+    """Clean an opened pool.
+
+    source: what it was opened from. images: pairs with the pictures, or None. encoding: the encoders named for the
+    pool; others are loaded by the pool's own records, with `options`, where images of evaluation sets need them.
+    """
+    space = _image_space(pool, encoding, options) if cleaning.against and "image" in pool.widths else None
+    return clean(of_pool(pool, source, images), cleaning, space=space, seed=seed)
+
+
+def _image_space(pool: Pool, encoding: Encoding, options: dict[str, Any]) -> ImageSpace:
+    records = getattr(pool, "records", {}).get("image", [])
+    fingerprints = [record["fingerprint"] for record in records]
+    if encoding.image is not None:
+        return ImageSpace(encoding, fingerprints or encoding.image.fingerprints)
+    if records:
+        with suppress(InputError):  # an encoder known by its output alone; stored features can still be compared
+            return ImageSpace(encoding_of({"image": records}, ["image"], **options), fingerprints)
+    return ImageSpace(encoding, fingerprints)
 
 
 def _filter(state: Cleaned, cleaning: Cleaning) -> None:

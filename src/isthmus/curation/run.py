@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,7 @@ import torch
 
 from isthmus import __version__
 from isthmus.curation.assign import Selection, assign
-from isthmus.curation.cleaning import Cleaned, Cleaning, clean, told
-from isthmus.curation.collection import ImageSpace, of_pool
+from isthmus.curation.cleaning import Cleaned, Cleaning, clean_pool, told
 from isthmus.curation.encoding import Encoding, encoding_of, load_encoding
 from isthmus.curation.mixing import Source, drawn
 from isthmus.curation.parts import scan_on_ray
@@ -158,7 +156,7 @@ def curate(
     encoding = _encoding(encoder, options)
     sources = [Source.parse(one) if isinstance(one, str) else one for one in mix]
     opened = open_pool(pool, encoding)
-    cleaned = _cleaned(opened, pool, images, cleaning, encoding, seed, options)
+    cleaned = clean_pool(opened, pool, images, cleaning, encoding, seed=seed, **options) if cleaning else None
     if concepts is None:
         result = _all_left(opened, cleaned)
         _mix(result, sources, seed)
@@ -324,27 +322,6 @@ def _scanned(
         if stale != options["checkpoint"]:
             stale.unlink()
     return top
-
-
-def _cleaned(
-    pool: Pool, source: Any, images: Any, cleaning: Cleaning | None, encoding: Encoding, seed: int, options: Any
-) -> Cleaned | None:
-    """What cleaning leaves out; None where none is asked for."""
-    if not cleaning:
-        return None
-    space = _image_space(pool, encoding, options) if cleaning.against and "image" in pool.widths else None
-    return clean(of_pool(pool, source, images), cleaning, space=space, seed=seed)
-
-
-def _image_space(pool: Pool, encoding: Encoding, options: dict[str, Any]) -> ImageSpace:
-    records = getattr(pool, "records", {}).get("image", [])
-    fingerprints = [record["fingerprint"] for record in records]
-    if encoding.image is not None:
-        return ImageSpace(encoding, fingerprints or encoding.image.fingerprints)
-    if records:
-        with suppress(InputError):  # an encoder known by its output alone; stored features can still be compared
-            return ImageSpace(encoding_of({"image": records}, ["image"], **options), fingerprints)
-    return ImageSpace(encoding, fingerprints)
 
 
 def _all_left(pool: Pool, cleaned: Cleaned | None) -> Curated:
