@@ -187,3 +187,13 @@ def test_a_damaged_picture_has_no_features_and_the_others_have(table: Path, tmp_
 def test_two_encoders_of_one_kind_are_refused() -> None:
     with pytest.raises(UsageError, match="Two text encoders"):
         load_encoding([word_encoder(), word_encoder("words-2")])
+
+
+def test_rows_without_an_id_column_are_called_by_file_and_row(tmp_path: Path, encoding: Encoding) -> None:
+    for part in range(2):
+        texts = pa.table({"text": [f"red {part} {row}" for row in range(5)]})
+        pq.write_table(texts, tmp_path / f"part-{part}.parquet", row_group_size=2)
+    pool = open_pool(tmp_path, encoding)
+    rows = np.array([9, 0, 4, 5, 3])
+    assert pool.ids(rows) == ["part-1:4", "part-0:0", "part-0:4", "part-1:0", "part-0:3"]
+    assert pool.captions(rows) == ["red 1 4", "red 0 0", "red 0 4", "red 1 0", "red 0 3"]

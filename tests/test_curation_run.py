@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -209,3 +210,16 @@ def test_constant_features_and_missing_ones(tmp_path: Path) -> None:
     np.save(tmp_path / "text.npy", np.zeros((50, 4), np.float32))
     with pytest.raises(InputError, match="50 of them without features"):
         ist.curate(tmp_path, concepts, per_concept=5)
+
+
+def test_an_id_on_several_rows_is_chosen_once(tmp_path: Path) -> None:
+    """clip-retrieval's folders may name an image on several rows, once for each caption."""
+    features = np.eye(4, dtype=np.float16)[[0, 0, 0, 1, 1]] + np.linspace(0, 0.1, 5, dtype=np.float16)[:, None]
+    for folder in ("text_emb", "metadata"):
+        (tmp_path / folder).mkdir()
+    np.save(tmp_path / "text_emb" / "text_emb_0.npy", features)
+    metadata = pa.table({"image_path": ["a", "b", "a", "c", "a"], "caption": list("vwxyz")})
+    pq.write_table(metadata, tmp_path / "metadata" / "metadata_0.parquet")
+    chosen = ist.curate(tmp_path, Prototypes(["one", "two"], {"caption": np.eye(2, 4)}, "test"), per_concept=5)
+    assert sorted(chosen.ids) == ["a", "b", "c"]
+    assert any("rows repeat an id" in note for note in chosen.manifest["notes"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -64,11 +63,14 @@ class ParquetRows:
         back[order] = np.arange(len(order))
         return pa.concat_tables(parts, promote_options="permissive").take(back)
 
-    def file_of(self, row: int) -> tuple[Path, int]:
-        """The file that holds a row, and the row's number in it."""
-        number, _ = self.groups[bisect_right(self.starts.tolist(), row) - 1]
-        first = min(group for group, (file, _) in enumerate(self.groups) if file == number)
-        return self.files[number], row - int(self.starts[first])
+    def places(self, index: np.ndarray) -> list[tuple[str, int]]:
+        """Of each row, the stem of its file and its number in there."""
+        file_of = np.array([file for file, _ in self.groups], np.int64)
+        first = np.array([self.starts[np.argmax(file_of == file)] for file in range(len(self.files))])
+        file = file_of[np.searchsorted(self.starts, index, side="right") - 1]
+        return [
+            (self.files[one].stem, row) for one, row in zip(file.tolist(), (index - first[file]).tolist(), strict=True)
+        ]
 
     def _group(self, group: int, columns: Sequence[str]) -> pa.Table:
         key = (group, tuple(columns))
@@ -169,12 +171,11 @@ class MetadataPool:
         return self.table.take(index, [self.caption])[self.caption].to_pylist()
 
     def ids(self, index: np.ndarray) -> list[str]:
-        places = [self.table.file_of(row) for row in index.tolist()] if self.downloaded or self.id is None else []
         if self.id is None:
-            return [f"{path.stem}:{row}" for path, row in places]
+            return [f"{stem}:{row}" for stem, row in self.table.places(index)]
         names = ids_as_text(self.table.take(index, [self.id])[self.id], f"{self.name}: column {self.id}")
         if self.downloaded:
-            return [f"{path.stem}/{name}" for (path, _), name in zip(places, names, strict=True)]
+            return [f"{stem}/{name}" for (stem, _), name in zip(self.table.places(index), names, strict=True)]
         return names
 
     def units(self, index: np.ndarray) -> np.ndarray:
