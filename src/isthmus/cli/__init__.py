@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from isthmus import __version__
+from isthmus.cli import common
 from isthmus.errors import IsthmusError
 
 # Order of the help text: the way pairs flow. Modules named with a trailing underscore avoid a keyword.
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args) or DONE
     except KeyboardInterrupt:
-        print("isthmus: interrupted; run the same command again to go on from here.", file=sys.stderr)
+        common.say("isthmus: interrupted; run the same command again to go on from here.", error=True)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output went away
@@ -71,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except IsthmusError as error:
         if args.debug:
             raise
-        print(f"isthmus {args.command}: {error}", file=sys.stderr)
+        common.say(f"isthmus {args.command}: {error}", error=True)
         return error.exit_code
     except OSError as error:  # a full disk, a read-only folder: the message names the file
         if args.debug:
             raise
-        print(f"isthmus {args.command}: {error}", file=sys.stderr)
+        common.say(f"isthmus {args.command}: {error}", error=True)
         return FAILED

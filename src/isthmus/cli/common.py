@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import Any
+
+# Of C0 all but tab and line feed, C1, halves of characters, and what turns the direction of the text around it.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def say(text: Any = "", *, error: bool = False) -> None:
+    """Print a text. What data brought into it, captions or ids, cannot command the terminal."""
+    print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters as `\\u001b`, which JSON reads as the same."""
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +58,7 @@ def write_result(args: argparse.Namespace, result: Any) -> None:
     if args.json == "-":
         import json
 
-        print(json.dumps(result, indent=2, ensure_ascii=False))
+        say(json.dumps(result, indent=2, ensure_ascii=False))
     elif args.json:
         from isthmus.files import write_json
 
@@ -54,9 +68,9 @@ def write_result(args: argparse.Namespace, result: Any) -> None:
 def print_skipped(store: str, skipped: list[tuple[str, str]]) -> None:
     """The first few skipped items; the store's `skipped.parquet` has all."""
     for item, reason in skipped[:5]:
-        print(f"  skipped {item}: {reason}", file=sys.stderr)
+        say(f"  skipped {item}: {reason}", error=True)
     if len(skipped) > 5:
-        print(f"  … and {len(skipped) - 5:,} more in {store}/skipped.parquet", file=sys.stderr)
+        say(f"  … and {len(skipped) - 5:,} more in {store}/skipped.parquet", error=True)
 
 
 def lines(facts: dict[str, Any], indent: str = "") -> str:

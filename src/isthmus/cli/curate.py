@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         if args.concepts is None:
             raise UsageError("--dry-run plans a choice by concept: name them (--concepts).")
         planned = plan(args.pool, args.concepts, **options)
-        print(common.lines(planned))
+        common.say(common.lines(planned))
         common.write_result(args, planned)
         return 0
     result = curate(
@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
         progress=common.progress_wanted(),
         **options,
     )
-    print(result)
-    print(f"report: {args.out}/report.html")
+    common.say(result)
+    common.say(f"report: {args.out}/report.html")
     common.write_result(args, {"out": args.out, **result.manifest})
     return 0
 

@@ -32,18 +32,18 @@ def run(args: argparse.Namespace) -> int:
         limit=args.limit,
         seed=args.seed,
         command=_command(args),
-        log=lambda line: print(line, flush=True),
+        log=common.say,
         progress=common.progress_wanted(),
     )
     report = demo.report
-    print()
-    print(text_table(report.results, report.chance))
-    print(
+    common.say()
+    common.say(text_table(report.results, report.chance))
+    common.say(
         f"\nPercent, 95 % intervals below, on {report.splits['test']['images']:,} test pictures and "
         f"{len(report.classes)} classes; {100 * report.captions_with_class:.1f} % of the training captions "
         "hold the name of a class."
     )
-    print(f"model: {args.out}/model    results: {args.out}/results.json    pictures: {args.out}/report.html")
+    common.say(f"model: {args.out}/model    results: {args.out}/results.json    pictures: {args.out}/report.html")
     common.print_skipped(f"{args.out}/store", demo.skipped)
     common.write_result(args, {"results": demo.records, "stages": dict(report.stages)})
     return 3 if demo.skipped else 0

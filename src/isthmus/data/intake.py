@@ -12,6 +12,8 @@ from isthmus.errors import InputError
 
 Captions = Literal["required", "optional"]
 
+MAX_NAME = 4_096  # characters of an id, label, group, language or split
+MAX_CAPTION = 100_000
 FIELDS = ("id", "caption", "captions", "lang", "split", "label", "group")
 IMAGES = pa.schema([(name, pa.string()) for name in ("id", "group", "split", "label")] + [("source", pa.int64())])
 CAPTIONS = pa.schema([(name, pa.string()) for name in ("caption_id", "id", "caption", "lang")])
@@ -99,6 +101,8 @@ def usable_captions(fields: Mapping[str, Any]) -> tuple[list[tuple[int, str]], l
             dropped.append((k, f"the caption is {type(caption).__name__}, not text."))
         elif not caption.strip():
             dropped.append((k, "the caption is blank."))
+        elif len(caption) > MAX_CAPTION:
+            dropped.append((k, f"the caption has {len(caption):,} characters, more than the {MAX_CAPTION:,} allowed."))
         elif not encodable(caption):
             dropped.append((k, "the caption is not valid Unicode."))
         else:
@@ -111,6 +115,10 @@ def text(value: Any, place: str, name: str) -> str | None:
     if value is None or value == "" or value != value:
         return None
     if isinstance(value, str):
+        if len(value) > MAX_NAME:
+            raise InputError(
+                f"{place}: {name} has {len(value):,} characters, more than the {MAX_NAME:,} allowed: {value[:40]!r}…"
+            )
         if not encodable(value):
             raise InputError(f"{place}: {name} is {value!r}, which is not valid Unicode.")
         return value

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isthmus.data.intake import FIELDS, Captions, Intake, encodable, text
+from isthmus.data.intake import FIELDS, MAX_CAPTION, Captions, Intake, encodable, text
 from isthmus.data.sources import Column, ParquetColumn, Source
 from isthmus.errors import InputError, did_you_mean
 from isthmus.files import read_json
+
+BATCH = 1024  # rows of a Parquet table in memory as Python objects
+MAX_CELL = 4 * MAX_CAPTION  # bytes
 
 Record = dict[str, Any]
 Read = tuple[Intake, Source, list[str]]  # what was read, where its images are, remarks for the user
@@ -27,22 +31,32 @@ def read_parquet(path: Path, captions: Captions) -> Read:
         notes = check_columns(path, file.schema_arrow.names, captions)
         if holds_bytes(path, file.schema_arrow):
             intake = Intake(captions)
-            add_records(intake, f"{path}: row", _records(file, without="image"))
+            add_records(intake, f"{path}: row", _records(path, file.schema_arrow, without="image"))
             return intake, ParquetColumn(path, "image"), notes
-        intake, paths = with_paths(f"{path}: row", enumerate(_records(file)), captions)
+        intake, paths = with_paths(f"{path}: row", enumerate(_records(path, file.schema_arrow)), captions)
         return intake, Column(pa.array(paths, pa.string()), path.parent), notes
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
 
 
-def _records(file: pq.ParquetFile, without: str | None = None) -> Iterator[Record]:
-    schema = file.schema_arrow
+def _records(path: Path, schema: pa.Schema, without: str | None = None) -> Iterator[Record]:
+    """The rows. Texts are read as dictionaries: a text that the file holds once must not fill the memory."""
     columns = [name for name in schema.names if name in ("image", *FIELDS) and name != without]
+    texts = [name for name in columns if pa.types.is_string(schema.field(name).type)]
+    file = pq.ParquetFile(path, read_dictionary=texts)
     classes = class_names(schema)
-    for batch in file.iter_batches(columns=columns) if columns else ():
+    for batch in file.iter_batches(BATCH, columns=columns) if columns else ():
+        for name in texts:
+            _check_lengths(path, name, batch[name])
         yield from (named_label(record, classes) for record in batch.to_pylist())
     if not columns:  # nothing but images
         yield from ({} for _ in range(file.metadata.num_rows))
+
+
+def _check_lengths(path: Path, name: str, column: pa.Array) -> None:
+    longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+    if longest > MAX_CELL:
+        raise InputError(f"{path}: column {name!r} has a cell of {longest:,} bytes, more than {MAX_CELL:,}.")
 
 
 def read_saved_dataset(folder: Path, captions: Captions) -> Read:

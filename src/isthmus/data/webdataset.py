@@ -12,13 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from isthmus.data.images import EXTENSIONS, MAX_BYTES
-from isthmus.data.intake import Captions, Intake, encodable
+from isthmus.data.intake import MAX_NAME, Captions, Intake, encodable
 from isthmus.data.sources import TarMembers
 from isthmus.data.splits import SYNONYMS
 from isthmus.errors import InputError
 
 MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # WebDataset's rule: the first dot of a name ends the key
 MAX_TEXT = 16 * 1024**2
+MAX_HEADER = 1024**2  # of a long name or a pax header, which tarfile reads into memory
 BLOCK = 512
 
 Sample = dict[str, tuple[int, int]]  # extension -> (offset, size) in bytes
@@ -116,6 +117,9 @@ def _samples(intake: Intake, shard: str, path: Path, file: BinaryIO) -> dict[str
     samples: dict[str, Sample] = {}
     for member in _members(intake, shard, path, file):
         name = re.sub(r"^(\./)+", "", member.name)
+        if len(name) > MAX_NAME:
+            intake.skip(f"{shard}/{name[:40]!r}…", f"its name has {len(name):,} characters, more than {MAX_NAME:,}.")
+            continue
         match = MEMBER.fullmatch(name)
         if match is None or member.isdir():
             continue
@@ -146,10 +150,23 @@ def _refusal(member: tarfile.TarInfo, name: str, end: int) -> str | None:
     return None
 
 
+class _Headers:
+    """A tar as tarfile reads it for its headers: none is read into memory that says it is absurdly long."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self.file.read(size)
+
+
 def _members(intake: Intake, shard: str, path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """Headers in order. A tar damaged on the way gives what comes before, and a line in `skipped`."""
     try:
-        archive = tarfile.open(fileobj=file, mode="r:", encoding="utf-8")  # noqa: SIM115 (it owns nothing)
+        headers: Any = _Headers(file)
+        archive = tarfile.open(fileobj=headers, mode="r:", encoding="utf-8")  # noqa: SIM115 (it owns nothing)
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not an uncompressed tar ({error}). Use gunzip on a .tar.gz.") from None
     position = -1

@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def files_digest(paths: Iterable[Path], root: Path) -> str:
     if known.exists() and len(found := known.read_text()) == 64:
         return found
     result = _tensors_digest(_locate(paths, root))
-    write_atomic(known, lambda aside: aside.write_text(result))
+    with suppress(OSError, InputError):  # a cache that is full or read-only only costs time
+        write_atomic(known, lambda aside: aside.write_text(result))
     return result
 
 

@@ -138,7 +138,7 @@ def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[s
         raise UsageError(f"{uri}: {repo} has no revision {revision!r}.") from None
     except (errors.HFValidationError, json.JSONDecodeError) as error:
         raise UsageError(f"{uri}: {error}") from None
-    except (OSError, errors.EntryNotFoundError) as error:
+    except (OSError, errors.EntryNotFoundError, errors.HTTPError) as error:  # HTTPError: broken off half-way
         at = f" --revision {revision}" if revision else ""
         raise OfflineError(
             f"{uri}: not in the cache, and it cannot be fetched now ({type(error).__name__}). With a network,"

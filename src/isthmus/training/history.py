@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import UsageError, did_you_mean
-from isthmus.files import write_atomic
+from isthmus.files import write_atomic, writing
 
 Record = dict[str, Any]
 Sink = Callable[[Record], None]
@@ -29,7 +29,7 @@ class History:
     def append(self, record: Record) -> None:
         self.records.append(record)
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write(_line(record))
         for sink in self.sinks:
             sink(record)

@@ -142,7 +142,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     where, text = _read(name)
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not valid TOML: {error}.") from None
     tables = {"name": Path(name).stem, **tables}
     tiers = tables.pop("by_pairs", [])
@@ -181,7 +181,7 @@ def _parse_override(override: str) -> dict[str, Any]:
         raise UsageError(f"--set {override}: unknown key {key!r}.{_nearest(key)}")
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = {}
     value = parsed["value"] if len(parsed) == 1 else text
     section, _, name = key.partition(".")
