@@ -7,9 +7,9 @@ Protocol. The pool is 5,632 pairs: 2,560 clip-art pairs as they are, 1,024 whose
 copies (256 of the first, four times each, features moved by 0.5 %), and 1,024 irrelevant ones: scanned digits, half of
 them captioned with a file name. Which pairs are which is drawn anew for every seed, and so are random halves and
 the order of training. Concepts are either the 200 most frequent phrases of the pool's own captions, noise included, or
-the names of the data's 51 categories, as freeze-align takes class names. Every system trains the recipe `linear` for the same number of steps of 256 pairs.
-Test: mean recall (both directions, R@1, R@5, R@10 averaged) on the test split; differences by a paired bootstrap over
-groups.
+the names of the data's 51 categories, as freeze-align takes class names. Every system trains the recipe `linear` for
+the same number of steps of 256 pairs. Test: mean recall (both directions, R@1, R@5, R@10 averaged) on the test split;
+differences by a paired bootstrap over groups.
 """
 
 from __future__ import annotations
