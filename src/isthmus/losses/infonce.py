@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from isthmus.errors import InputError
-from isthmus.losses.tiles import Groups, Tiles, batch, scalar
+from isthmus.losses.tiles import Groups, Tiles, batch, exact, product_dtype, scalar
+
+KEPT = 1 << 20  # positives whose logits are kept from the forward pass, 20 MiB at most; more are recomputed
 
 
 def infonce(
@@ -26,14 +29,15 @@ def infonce(
     negative costs 0.
 
     Args:
-        x, y: [N, d] and [M, d], L2-normalised, one dtype. bf16 and fp16 multiply in their own precision;
-            sums are in fp32.
+        x, y: [N, d] and [M, d], L2-normalised, one dtype. bf16 and fp16 multiply in their own precision, fp32
+            under `torch.autocast` in autocast's: the logits are then rounded to it, a relative error of 2⁻⁹ in
+            bf16. Sums are in fp32 and the vectors of the softmax in fp64.
         scale: inverse temperature, a float or a 0-d tensor with a gradient.
         groups: ids (gx [N], gy [M]), int64; x_i and y_j are positives where they are equal. Default: x_i and
             y_i belong together, which needs N = M.
-        tile: side of the square tiles (default 2,048; 512 where positives are many). Memory beyond x, y and
-            their gradients is a few tiles and the positives' logits, which are recomputed where they would
-            exceed tile · max(N, M). It changes the result by rounding only.
+        tile: side of square tiles (default 1,024 × 2,048; 512 where positives are many). Memory beyond x, y
+            and their gradients is a tile and the positives' logits, which are recomputed where they would
+            exceed 20 MiB. It changes the result by rounding only.
 
     Returns:
         A 0-d tensor in fp32 (fp64 for fp64).
@@ -44,63 +48,61 @@ def infonce(
     x, y, gx, gy = batch(x, y, groups)
     if groups is not None and not torch.isin(gx, gy).any():
         raise InputError("groups: no row of x shares a group with a row of y, so there is nothing to pull together.")
-    return _InfoNCE.apply(x, y, scalar(scale, x), gx, gy, tile)
+    return _InfoNCE.apply(x, y, scalar(scale, x), gx, gy, tile, product_dtype(x))
 
 
 class _InfoNCE(torch.autograd.Function):
     # With L_i the log of row i's sum over negatives, a positive costs softplus(L_i − z_ip). Its gradient is
     # −σ(L_i − z_ip), formed from the negatives alone: p − 1 would cancel to nothing on a saturated batch.
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, gx: Tensor, gy: Tensor, size: int | None) -> Tensor:
-        tiles = Tiles(x, y, float(scale), gx, gy, size)
-        row = _Direction.blank(tiles.last - tiles.first, len(x))
-        column = _Direction.blank(torch.searchsorted(gx, gy, right=True) - torch.searchsorted(gx, gy), len(x))
-        keep = tiles.total <= tiles.size * max(len(x), len(y))
-        shift = _shift(tiles)
-        kept = {}
-        for rows, cols in tiles:
-            z = tiles.logits(rows, cols)
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, gx: Tensor, gy: Tensor, size: int | None, product: torch.dtype
+    ) -> Tensor:
+        tiles = Tiles(x, y, float(scale), gx, gy, size, product)
+        row, column = (_Direction.between(a, b, len(x)) for a, b in ((gx, gy), (gy, gx)))
+        bounded = _bounded(tiles)
+        keep, kept = tiles.total <= KEPT, []
+        for rows, cols, tile in tiles:
             if (at := tiles.positives(rows, cols)) is not None:
                 if keep:
-                    kept[rows.start, cols.start] = z[at]
-                z[at] = -torch.inf
-            over_columns, over_rows = _log_sums(z, shift, tiles.spare(z))
-            row.add_negatives(rows, over_columns)
-            column.add_negatives(cols, over_rows)
-        for rows, cols in tiles:
-            if (at := tiles.positives(rows, cols)) is not None:
-                z = kept.pop((rows.start, cols.start)) if keep else tiles.logits(rows, cols)[at]
-                row.add_positives(rows.start + at[0], z)
-                column.add_positives(cols.start + at[1], z)
+                    kept.append((rows.start + at[0], cols.start + at[1], tile[at].to(tiles.dtype)))
+                tile[at] = -torch.inf
+            for strip, _, z, spare in tiles.strips(rows, tile):
+                over_columns, over_rows = _log_sums(z, spare, bounded)
+                row.add_negatives(strip, over_columns)
+                column.add_negatives(cols, over_rows)
+        for i, j, z in kept if keep else _positives(tiles):
+            row.add_positives(i, z)
+            column.add_positives(j, z)
         ctx.save_for_backward(x, y, scale, gx, gy)
-        ctx.size, ctx.shift, ctx.directions = tiles.size, shift, (row, column)
+        ctx.tile, ctx.bounded, ctx.directions = (size, product), bounded, (row, column)
         return ((row.mean() + column.mean()) / 2).to(tiles.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, gx, gy = ctx.saved_tensors
-        tiles = Tiles(x, y, float(scale), gx, gy, ctx.size)
+        tiles = Tiles(x, y, float(scale), gx, gy, *ctx.tile)
         row, column = ctx.directions
-        row_shift, row_weight = row.softmax(ctx.shift, tiles.dtype)
-        column_shift, column_weight = column.softmax(ctx.shift, tiles.dtype)
-        for rows, cols in tiles:
-            z = tiles.logits(rows, cols)
-            at = tiles.positives(rows, cols)
+        row_softmax, column_softmax = (d.softmax(ctx.bounded, tiles.dtype) for d in (row, column))
+        for rows, cols, tile in tiles:
+            if (at := tiles.positives(rows, cols)) is not None:
+                z = tile[at].to(tiles.dtype)
+                push = row.push(rows.start + at[0], z) + column.push(cols.start + at[1], z)
+            for strip, part, z, spare in tiles.strips(rows, tile):
+                part.copy_(_gradients(z, spare, row_softmax[:, strip], column_softmax[:, cols], ctx.bounded))
             if at is not None:
-                push = row.push(rows.start + at[0], z[at]) + column.push(cols.start + at[1], z[at])
-            p, spare = z, tiles.spare(z)
-            if ctx.shift is None:
-                torch.sub(z, row_shift[rows, None], out=spare).exp_().mul_(row_weight[rows, None])
-                p.sub_(column_shift[cols]).exp_().mul_(column_weight[cols]).add_(spare)
-            else:
-                torch.add(row_weight[rows, None], column_weight[cols], out=spare)
-                p.sub_(ctx.shift).exp_().mul_(spare)
-            if at is not None:
-                p[at] = push.to(p.dtype)
-            tiles.backpropagate(rows, cols, p)
-        dx, dy, dscale = tiles.gradients(grad / (2 * len(x)))
-        return dx, dy, dscale.to(scale), None, None, None
+                tile[at] = push.to(tile.dtype)
+            tiles.backpropagate(rows, cols, tile)
+        dx, dy, dscale = tiles.gradients(float(grad) / (2 * len(x)))
+        return dx, dy, dscale.to(scale), None, None, None, None
+
+
+def _positives(tiles: Tiles) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Row numbers, column numbers and logits of the positives, tile by tile."""
+    for rows, cols, tile in tiles:
+        if (at := tiles.positives(rows, cols)) is not None:
+            yield rows.start + at[0], cols.start + at[1], tile[at].to(tiles.dtype)
 
 
 @dataclass
@@ -118,9 +120,11 @@ class _Direction:
     loss: Tensor  # [n] mean of softplus(L − z) over the positives
 
     @classmethod
-    def blank(cls, positives: Tensor, n: int) -> _Direction:
-        zero = torch.zeros_like(positives, dtype=torch.float64)
-        return cls(positives, n / positives.count_nonzero().double(), zero - torch.inf, zero.clone(), zero)
+    def between(cls, anchors: Tensor, others: Tensor, n: int) -> _Direction:
+        others = others.sort().values
+        positives = torch.searchsorted(others, anchors, right=True) - torch.searchsorted(others, anchors)
+        zero = torch.zeros_like(positives, dtype=exact(positives.device))
+        return cls(positives, n / positives.count_nonzero().to(zero), zero - torch.inf, zero.clone(), zero)
 
     def add_negatives(self, where: slice, log_sum: Tensor) -> None:
         total = self.log_negatives[where]
@@ -135,34 +139,43 @@ class _Direction:
     def mean(self) -> Tensor:
         return self.loss.sum() / self.positives.count_nonzero()
 
-    def softmax(self, shift: float | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """[n] shifts and weights such that a negative's gradient is exp(z − shift) · weight."""
+    def softmax(self, bounded: bool, dtype: torch.dtype) -> Tensor:
+        """[2, n] shifts and weights such that a negative's gradient is exp(z − shift) · weight."""
         log_weight = self.pull.log() - self.log_negatives + self.weight.log()
         log_weight.masked_fill_(self.pull == 0, -torch.inf)
-        shifts = -log_weight if shift is None else torch.full_like(log_weight, shift)
-        shifts = shifts.clamp_(max=1e30).to(dtype)  # finite where there is nothing to pull: the weight is 0
-        return shifts, (log_weight + shifts).exp_().to(dtype)
+        shift = torch.zeros_like(log_weight) if bounded else -log_weight
+        shift = shift.clamp_(max=1e30).to(dtype)  # finite where there is nothing to pull: the weight is 0
+        return torch.stack([shift, (log_weight + shift).exp_().to(dtype)])
 
     def push(self, anchor: Tensor, z: Tensor) -> Tensor:
         """The gradient of positives' logits."""
         return (self.log_negatives[anchor] - z).sigmoid_() * -self.weight / self.positives[anchor]
 
 
-def _shift(tiles: Tiles) -> float | None:
-    """A bound on all logits, if exp(z − bound) underflows for no row or column that matters; else None."""
+def _bounded(tiles: Tiles) -> bool:
+    """Whether exp of no logit, of no sum of them and of nothing that matters in one leaves the dtype's range."""
     norms = (torch.linalg.vector_norm(t, dim=1, dtype=tiles.dtype).max() for t in (tiles.x, tiles.y))
     bound = abs(tiles.scale) * float(math.prod(norms))
-    room = -math.log(torch.finfo(tiles.dtype).tiny * 1e12)  # a row's greatest term, and those 1e-12 below it
-    return math.ceil(bound) if 2 * bound < room else None  # whole: exact in every dtype
+    return bound < -math.log(torch.finfo(tiles.dtype).tiny * 1e12)  # a row's greatest term, and those 1e-12 below
 
 
-def _log_sums(z: Tensor, shift: float | None, spare: Tensor) -> tuple[Tensor, Tensor]:
-    """log Σ exp over the columns and over the rows of a tile, in fp64. The tile is overwritten."""
-    if shift is not None:
-        e = z.sub_(shift).exp_()
-        return e.sum(1).double().log_().add_(shift), e.sum(0).double().log_().add_(shift)
-    lowest = torch.finfo(z.dtype).min  # instead of −∞ where a tile holds positives only
+def _log_sums(z: Tensor, spare: Tensor, bounded: bool) -> tuple[Tensor, Tensor]:
+    """log Σ exp(z) over the columns and over the rows, in the exact dtype. z is overwritten."""
+    if bounded:
+        e = z.exp_()
+        return e.sum(1).to(exact(z.device)).log_(), e.sum(0).to(exact(z.device)).log_()
+    lowest = torch.finfo(z.dtype).min  # instead of −∞ where there are positives only
     row, column = (z.amax(dim).clamp_(min=lowest) for dim in (1, 0))
     over_columns = torch.sub(z, row[:, None], out=spare).exp_().sum(1)
     over_rows = z.sub_(column).exp_().sum(0)
-    return over_columns.double().log_().add_(row), over_rows.double().log_().add_(column)
+    return over_columns.to(exact(z.device)).log_().add_(row), over_rows.to(exact(z.device)).log_().add_(column)
+
+
+def _gradients(z: Tensor, spare: Tensor, row: Tensor, column: Tensor, bounded: bool) -> Tensor:
+    """The gradients of negatives' logits, from both directions' softmax. z is overwritten."""
+    (row_shift, row_weight), (column_shift, column_weight) = row[:, :, None], column
+    if bounded:
+        torch.add(row_weight, column_weight, out=spare)
+        return z.exp_().mul_(spare)
+    torch.sub(z, row_shift, out=spare).exp_().mul_(row_weight)
+    return z.sub_(column_shift).exp_().mul_(column_weight).add_(spare)

@@ -1,4 +1,9 @@
-"""The N × M similarities of a batch in square tiles, so that the whole matrix never exists."""
+"""The N × M similarities of a batch in tiles, so that the whole matrix never exists.
+
+Matrix products want large tiles, everything else wants its numbers in a core's own cache. So a tile is
+multiplied as one and then swept in strips of a few rows, every step of the sweep in place: no number leaves the
+cache between two steps, which makes exponentials and sums cheap beside the products without a compiler.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,9 @@ from torch import Tensor
 
 from isthmus.errors import InputError, UsageError
 
-TILE = 2048  # 16 MiB of fp32: large enough that matrix products dominate, also in bf16
+TILE = 1024, 2048  # taller, and the product with pᵀ slows down; smaller, and adding up the products shows
+CROWDED = 512  # side of a tile where the list of a tile's positives would outweigh the tile
+STRIP = 1 << 17  # numbers of a strip for each core: 512 KiB of fp32, twice, beside the tile in 2 MiB of L2
 
 Groups = tuple[Tensor, Tensor]
 
@@ -18,25 +25,27 @@ Groups = tuple[Tensor, Tensor]
 class Tiles:
     """Logits `scale · x yᵀ` tile by tile, where their positives are, and the way back to x and y.
 
-    x [N, d] and y [M, d] of one dtype; gx [N] and gy [M] sorted int64 group ids; `total` counts their
-    positives. Products are computed in the dtype of x, everything else in fp32 (fp64 for fp64). Two
-    tile × tile buffers are reused for every tile.
+    x [N, d] and y [M, d] of one dtype; gx [N] and gy [M] int64 group ids, gy sorted; `total` counts their
+    positives. Products are computed in `product`, the dtype of the tiles; everything else in fp32 (fp64 for
+    fp64). One tile and two strips are reused throughout.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, scale: float, gx: Tensor, gy: Tensor, size: int | None) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, scale: float, gx: Tensor, gy: Tensor, size: int | None, product: torch.dtype
+    ) -> None:
         if size is not None and size < 1:
             raise UsageError(f"tile = {size} must be a positive number of rows.")
-        self.x, self.y, self.scale = x, y, scale
+        self.x, self.y, self.scale, self.product = x, y.to(product), scale, product
         self.dtype = wide(x.dtype)
         # Sorted groups make the positives of a row one interval of columns, and those of a tile a short list.
         self.first = torch.searchsorted(gy, gx)
         self.last = torch.searchsorted(gy, gx, right=True)
         self.total = int((self.last - self.first).sum())
-        crowded = 64 * self.total > len(x) * len(y)  # the list of a tile's positives would outweigh the tile
-        self.size = size or (TILE // 4 if crowded else TILE)
-        area = min(self.size, len(x)) * min(self.size, len(y))
-        self._buffers = [torch.empty(area, dtype=self.dtype, device=x.device) for _ in range(2)]
-        self._narrow = None if x.dtype == self.dtype else torch.empty(area, dtype=x.dtype, device=x.device)
+        crowded = 64 * self.total > len(x) * len(y)
+        height, width = (size, size) if size else (CROWDED, CROWDED) if crowded else TILE
+        self.height, self.width = min(height, len(x)), min(width, len(y))
+        self._tile = x.new_empty(self.height * self.width, dtype=product)
+        self._strips = x.new_empty(2, self.strip * self.width, dtype=self.dtype)
 
     @cached_property
     def dx(self) -> Tensor:
@@ -48,24 +57,27 @@ class Tiles:
         """[M, d], likewise."""
         return torch.zeros_like(self.y, dtype=self.dtype)
 
-    def __iter__(self) -> Iterator[tuple[slice, slice]]:
-        n, m = len(self.x), len(self.y)
-        for i in range(0, n, self.size):
-            for j in range(0, m, self.size):
-                yield slice(i, min(i + self.size, n)), slice(j, min(j + self.size, m))
+    @property
+    def strip(self) -> int:
+        """Rows of a strip; on a GPU, all of a tile."""
+        if self.x.device.type != "cpu":
+            return self.height
+        return min(self.height, max(1, STRIP * torch.get_num_threads() // self.width))
 
-    def logits(self, rows: slice, cols: slice) -> Tensor:
-        """`scale · x[rows] y[cols]ᵀ` in the first buffer: valid until the next call."""
-        x, y = self.x[rows], self.y[cols]
-        z = _view(self._buffers[0], len(x), len(y))
-        if self._narrow is None:
-            return torch.addmm(z.new_zeros(()), x, y.T, beta=0, alpha=self.scale, out=z)
-        product = torch.mm(x, y.T, out=_view(self._narrow, len(x), len(y)))
-        return torch.mul(product, self.scale, out=z)
+    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Rows, columns and logits, in `product`; each tile is valid until the next one."""
+        for rows in _slices(len(self.x), self.height):
+            x = (self.x[rows] * self.scale).to(self.product)
+            for cols in _slices(len(self.y), self.width):
+                y = self.y[cols]
+                yield rows, cols, torch.mm(x, y.T, out=_view(self._tile, len(x), len(y)))
 
-    def spare(self, like: Tensor) -> Tensor:
-        """The second buffer, in the shape of a tile."""
-        return _view(self._buffers[1], *like.shape)
+    def strips(self, rows: slice, tile: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Of each strip its rows in x, itself, its logits in fp32 and as much room again; valid until the next."""
+        for strip in _slices(len(tile), self.strip):
+            part = tile[strip]
+            z, spare = (_view(buffer, *part.shape) for buffer in self._strips)
+            yield slice(rows.start + strip.start, rows.start + strip.stop), part, z.copy_(part), spare
 
     def positives(self, rows: slice, cols: slice) -> tuple[Tensor, Tensor] | None:
         """Row and column numbers (within the tile) of its positive pairs; None where there is none."""
@@ -80,23 +92,30 @@ class Tiles:
         return i, j
 
     def backpropagate(self, rows: slice, cols: slice, p: Tensor) -> None:
-        """Add what the gradient `p` of a tile of logits (scale left out) gives to `dx` and `dy`."""
-        if self._narrow is None:
-            self.dx[rows].addmm_(p, self.y[cols])
-            self.dy[cols].addmm_(p.T, self.x[rows])
-        else:
-            p = _view(self._narrow, *p.shape).copy_(p)
-            self.dx[rows] += torch.mm(p, self.y[cols])
-            self.dy[cols] += torch.mm(p.T, self.x[rows])
+        """Add what the gradient `p` of a tile's logits, in `product`, gives to `dx` and `dy`."""
+        self._add_product(self.dx[rows], p, self.y[cols])
+        self._add_product(self.dy[cols], p.T, self.x[rows].to(self.product))
 
-    def gradients(self, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(self, factor: float) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, y and scale after every tile went back; `factor` multiplies them all.
 
         Each logit is scale · x_i·y_j, so that Σ p_ij x_i·y_j, the gradient of the scale, is Σ x_i·dx_i.
         """
-        dx, dy = self.dx.mul_(factor), self.dy.mul_(factor)
-        scale = torch.linalg.vecdot(self.x.to(self.dtype), dx).sum()
-        return dx.mul_(self.scale).to(self.x.dtype), dy.mul_(self.scale).to(self.y.dtype), scale
+        scale = self.dx.new_zeros(())
+        for rows in _slices(len(self.x), self.height):
+            scale += torch.linalg.vecdot(self.x[rows].to(self.dtype), self.dx[rows]).sum()
+        dx, dy = (t.mul_(factor * self.scale).to(self.x.dtype) for t in (self.dx, self.dy))
+        return dx, dy, scale * factor
+
+    def _add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
+        if self.product == self.dtype:
+            total.addmm_(a, b)
+        else:
+            total += torch.mm(a, b, out=_view(self._product, *total.shape))
+
+    @cached_property
+    def _product(self) -> Tensor:
+        return self.x.new_empty(max(self.height, self.width) * self.x.shape[1], dtype=self.product)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -104,8 +123,21 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype to multiply x in: under autocast its dtype for fp32, as in torch's own products; else x's."""
+    kind = x.device.type
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
+def exact(device: torch.device) -> torch.dtype:
+    """fp64, for the vectors; fp32 on Apple's GPUs, which have no other."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def batch(x: Tensor, y: Tensor, groups: Groups | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Check the arguments every loss shares; x, y and their group ids, sorted by group."""
+    """Check the arguments every loss shares; x, y and their group ids, y sorted by group."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not len(x) or not len(y):
         raise InputError(f"x [N, d] and y [M, d] expected, not {list(x.shape)} and {list(y.shape)}.")
     if x.dtype != y.dtype or not x.is_floating_point():
@@ -120,8 +152,8 @@ def batch(x: Tensor, y: Tensor, groups: Groups | None) -> tuple[Tensor, Tensor, 
         raise InputError(
             f"groups of shape {list(gx.shape)} and {list(gy.shape)} for {len(x)} rows of x and {len(y)} of y."
         )
-    (gx, x_order), (gy, y_order) = torch.sort(gx), torch.sort(gy)
-    return x.index_select(0, x_order), y.index_select(0, y_order), gx, gy
+    gy, order = torch.sort(gy)
+    return x.contiguous(), y.index_select(0, order), gx, gy
 
 
 def scalar(value: float | Tensor, like: Tensor) -> Tensor:
@@ -130,6 +162,11 @@ def scalar(value: float | Tensor, like: Tensor) -> Tensor:
     if value.numel() != 1:
         raise InputError(f"scale and bias must be single numbers, not of shape {list(value.shape)}.")
     return value.reshape(())
+
+
+def _slices(n: int, size: int) -> Iterator[slice]:
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
 
 
 def _view(buffer: Tensor, rows: int, cols: int) -> Tensor:
