@@ -70,12 +70,13 @@ class Candidates:
         self.encoders[candidate.modality].remove(candidate)
         self.failed.append(_failure(candidate.name, candidate.modality, error))
 
-    def check(self) -> None:
-        """Raise `InputError` where a modality has no encoder left."""
-        for modality in MODALITIES:
-            if not self.encoders[modality]:
-                why = "; ".join(f"{f['encoder']}: {f['reason']}" for f in self.failed if f["modality"] == modality)
-                raise InputError(f"No {modality} encoder can be used. {why or 'None was named.'}")
+
+def check_any(encoders: Mapping[Modality, Sequence[Any]], failed: Sequence[Mapping[str, str]]) -> None:
+    """Raise `InputError` where a modality has no encoder left, with the reasons."""
+    for modality in MODALITIES:
+        if not encoders[modality]:
+            why = "; ".join(f"{one['encoder']}: {one['reason']}" for one in failed if one["modality"] == modality)
+            raise InputError(f"No {modality} encoder can be used. {why or 'None was named.'}")
 
 
 def pairs_of(part: FeaturePairs, image: Candidate, text: Candidate) -> FeaturePairs:
@@ -99,13 +100,10 @@ def from_arrays(images: Mapping[str, Any], texts: Mapping[str, Any], **fields: A
     for modality, given in zip(MODALITIES, (images, texts), strict=True):
         if not isinstance(given, Mapping) or not given:
             raise UsageError(f"Without pairs or a store, give {modality} features as a dictionary: name → array.")
-    frame = None
-    for image, text in [(next(iter(images.values())), text) for text in texts.values()] + [
-        (image, next(iter(texts.values()))) for image in images.values()
-    ]:
-        checked = FeaturePairs.from_arrays(image, text, **dict(fields))  # names the row that is wrong
-        frame = frame or checked
-    assert frame is not None
+    first = next(iter(images.values())), next(iter(texts.values()))
+    frame = FeaturePairs.from_arrays(*first, **dict(fields))
+    for image, text in [(image, first[1]) for image in images.values()] + [(first[0], text) for text in texts.values()]:
+        FeaturePairs.from_arrays(image, text, **dict(fields))  # checks shapes and values, and names the row
     listed = {
         modality: [_given(name, modality, matrix) for name, matrix in given.items()]
         for modality, given in zip(MODALITIES, (images, texts), strict=True)
@@ -148,12 +146,9 @@ def from_store(
                 listed[modality].append(Candidate(name, modality, features, features.parts, features.record, cost))
             except InputError as error:
                 failed.append(_failure(fingerprint, modality, error))
-    found = Candidates(None, listed, failed, store=store.path)  # type: ignore[arg-type]
-    found.check()
-    joined = join(store, listed["image"][0].matrix, listed["text"][0].matrix)
-    frame = _numbered(joined)
-    found.frame = frame if only is None else choose_ids(frame, only)
-    return found
+    check_any(listed, failed)
+    frame = _numbered(join(store, listed["image"][0].matrix, listed["text"][0].matrix))
+    return Candidates(frame if only is None else choose_ids(frame, only), listed, failed, store=store.path)
 
 
 def _named(wanted: Sequence[str], records: list[dict[str, Any]]) -> list[str]:
@@ -196,9 +191,9 @@ def from_pairs(
     pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
     failed: list[dict[str, str]] = []
     encoders = {m: loaded(given, m, failed, **options) for m, given in zip(MODALITIES, (image, text), strict=True)}
-    Candidates(None, dict(encoders), failed).check()  # type: ignore[arg-type]
+    check_any(encoders, failed)
     skipped = _embed_all(pairs, encoders, store, failed, progress, log)
-    Candidates(None, dict(encoders), failed).check()  # type: ignore[arg-type]
+    check_any(encoders, failed)
     opened = open_store(store)
     prints = {m: [view.fingerprint for view in views] for m, views in encoders.items()}
     found = from_store(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Told = Mapping[str, Any]
 BARS = 24  # pairs shown as bars, at most
+COLUMNS = 3  # of layer curves
 MARKERS = "osD^vP*X"
 SHOWN = ("cca_recall@10", "asif_recall@10", "cka", "mutual_knn")  # beside what ranks, as bars
 
@@ -177,9 +178,9 @@ def layer_curves(told: Told) -> Figure:
     from matplotlib.figure import Figure
 
     panels = layered(told)
-    columns = min(3, len(panels))
+    columns = min(COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(max(5.0, 3.5 * columns), 3.1 * lines), layout="constrained")
+    figure = Figure(figsize=(3.5 * columns, 3.1 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     for axes, (side, network) in zip(grid.flat, panels, strict=False):
         _layer_panel(axes, told, side, network)
@@ -226,7 +227,9 @@ def _layer_panel(axes: Axes, told: Told, side: str, network: str) -> None:
         else:
             axes.plot(x, y, color=colour, marker="o", markerfacecolor="none", linestyle="none", markersize=5)
     axes.set_title(short(next(iter(views)).partition("?")[0]))
-    axes.set_xlabel(f"layer; {deepest + 1} = the encoder's own end; rings: other poolings")
+    step = 1 if deepest < 8 else 3
+    axes.set_xticks([*range(0, deepest + 1, step), deepest + 1], [*map(str, range(0, deepest + 1, step)), "end"])
+    axes.set_xlabel("layer")
     axes.set_ylim(bottom=0)
     axes.grid(color=INK, alpha=0.12, linewidth=0.7)
     axes.legend(frameon=False, fontsize=7.5)
@@ -248,10 +251,11 @@ def pareto_front(told: Told) -> Figure:
     )
     for x, y, row in front:
         axes.annotate(pair_label(row, told), (x, y), (6, -11), textcoords="offset points", fontsize=8)
-    axes.set_xscale("log")
+    if max(p[0] for p in points) > 10 * front[0][0]:
+        axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("milliseconds to encode one image and one text" if scale > 1 else "width of both features")
     axes.set_ylabel(axis_label(told["ranked_by"]))
-    axes.set_xlim(right=max(p[0] for p in points) * 2.2)
     axes.set_ylim(bottom=0)
     axes.grid(color=INK, alpha=0.12, linewidth=0.7)
     return figure

@@ -42,6 +42,7 @@ def render(told: Mapping[str, Any]) -> str:
         number=figures.number,
         shown=shown,
         span=span,
+        layer_columns=min(figures.COLUMNS, len(figures.layered(told))),
         unimodal=[name for name in ("knn@20", "linear") if _any_unimodal(told, name)],
     )
 

@@ -25,6 +25,7 @@ from isthmus.selection.candidates import (
     MODALITIES,
     Candidate,
     Candidates,
+    check_any,
     first_ids,
     from_arrays,
     from_pairs,
@@ -234,7 +235,7 @@ def score_all(
 ) -> dict[tuple[str, str], dict[str, Score]]:
     """Scores by (image, text). An encoder whose features cannot be compared is moved to `failed`."""
     texts = [side for candidate in list(candidates.encoders["text"]) if (side := _side(candidate, candidates, scorer))]
-    candidates.check()
+    check_any(candidates.encoders, candidates.failed)
     found: dict[tuple[str, str], dict[str, Score]] = {}
     images = list(candidates.encoders["image"])
     with tqdm(total=len(images) * len(texts), desc="encoder pairs", unit="pair", disable=not progress) as bar:
@@ -245,7 +246,7 @@ def score_all(
                 found[image.name, text.name] = cache.scores(image, text, partial(scorer.pair, image, text))
                 bar.update()
             scorer.closed_forms.forget(candidate.name)
-    candidates.check()
+    check_any(candidates.encoders, candidates.failed)
     return found
 
 
