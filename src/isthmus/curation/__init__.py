@@ -1,5 +1,6 @@
 """Choosing the pairs worth training on."""
 
-from isthmus.curation.run import Curated, curate
+from isthmus.curation.curated import Curated
+from isthmus.curation.run import curate
 
 __all__ = ["Curated", "curate"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import InputError, UsageError
 from isthmus.store.manifest import is_store
 from isthmus.store.reader import Store, open_store
+
+CURATED = "curated"  # the name of the pairs that concepts have chosen
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,15 @@ class Source:
         if not (name and equals and rest) or count == 0 or not name.replace("-", "").replace("_", "").isalnum():
             raise UsageError(f"--mix {text!r}: write NAME=FOLDER:N, as in cc3m=cc3m-store:2000000.")
         return cls(name, rest, count)
+
+
+def parse_sources(mix: Sequence[Source | str]) -> list[Source]:
+    """Sources as given or written; UsageError where two have one name, or one has that of the curated pairs."""
+    sources = [Source.parse(one) if isinstance(one, str) else one for one in mix]
+    names = [source.name for source in sources]
+    if len({CURATED, *names}) <= len(names):
+        raise UsageError(f"--mix: names must differ, and from {CURATED!r}: {', '.join(names)}.")
+    return sources
 
 
 def drawn(source: Source, seed: int = 0) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from isthmus.curation.cleaning import Cleaned
     from isthmus.curation.collection import Collection
-    from isthmus.curation.run import Curated
+    from isthmus.curation.curated import Curated
 
 NAMED = 60  # concepts that a chart can name
 SHOWN = 12  # concepts with samples: the rarest and the commonest halves

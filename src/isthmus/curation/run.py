@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from isthmus import __version__
 from isthmus.curation.assign import Selection, assign
-from isthmus.curation.cleaning import Cleaned, Cleaning, clean_pool, told
+from isthmus.curation.cleaning import Cleaned, Cleaning, clean_pool
+from isthmus.curation.curated import Choices, Curated, add_sources, all_left, by_concept, write
 from isthmus.curation.encoding import Encoding, encoding_of, load_encoding
-from isthmus.curation.mixing import Source, drawn
+from isthmus.curation.mixing import Source, parse_sources
 from isthmus.curation.parts import scan_on_ray
 from isthmus.curation.pools import SIDES, Pool, Side, open_pool, side_names
 from isthmus.curation.prototypes import KINDS, SHOTS, Prototypes, image_side, make_prototypes
@@ -29,68 +27,11 @@ from isthmus.curation.topk import TopK, buffer_bytes
 from isthmus.embedding.engines import check_engine
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError
-from isthmus.files import atomic_path, write_json
-from isthmus.store.disk import full_disk_named, write_parquet
 from isthmus.store.manifest import is_store
 from isthmus.store.reader import Store
 
 PER_CONCEPT = 2000  # freeze-align's quota, and its K = 25 times that
 KEEP_FACTOR = 25
-SELECTED, MANIFEST, REPORT = "selected.parquet", "manifest.json", "report.html"
-
-
-@dataclass
-class Curated:
-    """What `curate` chose.
-
-    ids, concept, score, reason: a row per pair, in the order of choosing. per_concept: counts by name, rarest
-    concept first. short: names of concepts that stayed below the quota, with their count. manifest: all of
-    `manifest.json`.
-    """
-
-    ids: list[str]
-    concept: list[str | None]
-    score: list[float | None]
-    reason: list[str]
-    source: list[str] | None
-    per_concept: dict[str, int]
-    short: dict[str, int]
-    manifest: dict[str, Any] = field(repr=False)
-    out: str | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __str__(self) -> str:
-        facts = self.manifest
-        where = f"{self.out}/{SELECTED}: " if self.out else ""
-        sides = ", ".join(facts["config"]["sides"]) if self.per_concept else ""
-        concepts = f", for {len(self.per_concept):,} concepts ({sides} side)" if self.per_concept else ""
-        lines = [f"{where}{len(self):,} pairs of a pool of {facts['pool']['rows']:,} rows{concepts}."]
-        if facts["pool"]["missing"]:
-            lines.append(f"{facts['pool']['missing']:,} rows were no candidates: no features, or left out before.")
-        if "cleaning" in facts:
-            lines.append("Cleaning: " + told(facts["cleaning"]))
-        if self.short:
-            some = ", ".join(f"{name} ({count:,})" for name, count in list(self.short.items())[:5])
-            more = f" and {len(self.short) - 5:,} more" if len(self.short) > 5 else ""
-            lines.append(f"{len(self.short):,} concepts stayed below {facts['config']['per_concept']:,}: {some}{more}.")
-        return "\n".join([*lines, *facts["notes"]])
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What decides the selection, beside pool and concepts; recorded in the manifest."""
-
-    per_concept: int
-    keep: int
-    floor: float | None
-    rank: int | str | None
-    sides: tuple[Side, ...]
-    combine: str
-    shots: int
-    templates: str | list[str]
-    seed: int
 
 
 def curate(
@@ -154,12 +95,12 @@ def curate(
     if per_concept < 1 or (keep is not None and keep < 1):
         raise UsageError(f"per_concept={per_concept}, keep={keep}: each is at least 1.")
     encoding = _encoding(encoder, options)
-    sources = [Source.parse(one) if isinstance(one, str) else one for one in mix]
+    sources = parse_sources(mix)
     opened = open_pool(pool, encoding)
     cleaned = clean_pool(opened, pool, images, cleaning, encoding, seed=seed, **options) if cleaning else None
     if concepts is None:
-        result = _all_left(opened, cleaned)
-        _mix(result, sources, seed)
+        result = all_left(opened, cleaned)
+        add_sources(result, sources, seed)
         return _finished(result, started, out, cleaned, images)
     encoding = _completed(opened, concepts, encoding, sides, options)
     prototypes, chosen_sides = _prototypes(
@@ -182,10 +123,10 @@ def curate(
     )
     top = _scanned(opened, scorer, choices, cleaned, where, progress)
     selection, repeated = _assigned(opened, top, choices)
-    result = _result(opened, prototypes, choices, top, selection)
+    result = by_concept(opened, prototypes, choices, top, selection)
     if repeated:
         result.manifest["notes"].append(f"{repeated:,} rows repeat an id; each id was chosen once.")
-    _mix(result, sources, seed)
+    add_sources(result, sources, seed)
     result.manifest["before"] = _before(opened, scorer, prototypes)
     return _finished(result, started, out, cleaned, images, (opened, selection, prototypes.names))
 
@@ -324,37 +265,6 @@ def _scanned(
     return top
 
 
-def _all_left(pool: Pool, cleaned: Cleaned | None) -> Curated:
-    """Without concepts: every pair that cleaning has left, in the order of the pool."""
-    if cleaned is None:
-        raise UsageError("Nothing to choose by: name concepts (--concepts), or something to clean.")
-    left = np.flatnonzero(~cleaned.out)
-    pairs, first = np.unique(cleaned.pairs.owner[left], return_index=True)
-    because = dict(zip(left.tolist(), cleaned.kept_by, strict=True)) if cleaned.kept_by else {}
-    reasons = [because.get(row) for row in left[first].tolist()]
-    manifest = {
-        "isthmus": __version__,
-        "pool": {
-            "name": pool.name,
-            "rows": len(pool),
-            "missing": int(cleaned.out.sum()),
-            "fingerprint": pool.fingerprint,
-        },
-        "selected": len(pairs),
-        "notes": [],
-    }
-    return Curated(
-        ids=[cleaned.pairs.ids[pair] for pair in pairs.tolist()],
-        concept=[None] * len(pairs),
-        score=[None] * len(pairs),
-        reason=[f"kept for {entry!r}" if entry else "left by cleaning" for entry in reasons],
-        source=None,
-        per_concept={},
-        short={},
-        manifest=manifest,
-    )
-
-
 def _assigned(pool: Pool, top: TopK, choices: Choices) -> tuple[Selection, int]:
     """The selection, and how many rows were passed over because their id was chosen already."""
     again: set[int] = set()
@@ -382,70 +292,6 @@ def _assigned(pool: Pool, top: TopK, choices: Choices) -> tuple[Selection, int]:
     return selection, len(again)
 
 
-def _result(pool: Pool, prototypes: Prototypes, choices: Choices, top: TopK, selection: Selection) -> Curated:
-    counts = selection.counts()
-    ids = pool.ids(selection.rows)
-    names = prototypes.names
-    reference = [float(score) if np.isfinite(score) else None for score in selection.reference]
-    concepts = [
-        {
-            "concept": names[concept],
-            "selected": int(counts[concept]),
-            "available": int(selection.available[concept]),
-            "rank_score": reference[concept],
-        }
-        for concept in selection.order.tolist()
-    ]
-    per_concept = {one["concept"]: one["selected"] for one in concepts}
-    manifest = {
-        "isthmus": __version__,
-        "pool": {"name": pool.name, "rows": len(pool), "missing": top.missing, "fingerprint": pool.fingerprint},
-        "concepts_from": prototypes.source,
-        "config": _plain(choices),
-        "selected": len(ids),
-        "sha256_of_ids": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-        "concepts": concepts,
-        "fallen_short": [one["concept"] for one in concepts if one["selected"] < choices.per_concept],
-        "notes": list(prototypes.notes),
-    }
-    return Curated(
-        ids=ids,
-        concept=[names[concept] for concept in selection.concept.tolist()],
-        score=[float(score) for score in selection.score],
-        reason=[f"rank {rank:,} for its concept" for rank in selection.rank.tolist()],
-        source=None,
-        per_concept=per_concept,
-        short={name: count for name, count in per_concept.items() if count < choices.per_concept},
-        manifest=manifest,
-    )
-
-
-def _plain(choices: Choices) -> dict[str, Any]:
-    return {**vars(choices), "sides": list(choices.sides)}
-
-
-def _mix(result: Curated, sources: Sequence[Source], seed: int) -> None:
-    """Add the sources' pairs to the result. An id means a pair of its own source."""
-    if not sources:
-        return
-    names = ["curated", *(source.name for source in sources)]
-    if len(set(names)) < len(names):
-        raise UsageError(f"--mix: names must differ, and from 'curated': {', '.join(names[1:])}.")
-    result.source = ["curated"] * len(result)
-    result.manifest["mix"] = {"curated": {"selected": len(result)}}
-    for source in sources:
-        ids = drawn(source, seed)
-        result.ids += ids
-        result.concept += [None] * len(ids)
-        result.score += [None] * len(ids)
-        result.reason += [f"source {source.name}"] * len(ids)
-        result.source += [source.name] * len(ids)
-        result.manifest["mix"][source.name] = {"from": str(source.pairs), "quota": source.count, "selected": len(ids)}
-        if source.count is not None and len(ids) < source.count:
-            result.manifest["notes"].append(f"source {source.name} has only {len(ids):,} of {source.count:,} pairs.")
-    result.manifest["selected"] = len(result)
-
-
 def _before(pool: Pool, scorer: Scorer, prototypes: Prototypes) -> dict[str, Any]:
     """How the pool itself spreads over the concepts: each row counts for its nearest."""
     counts, seen = nearest_counts(pool, scorer)
@@ -467,40 +313,5 @@ def _finished(
     result.manifest["seconds"] = round(time.monotonic() - started, 1)
     if out is not None:
         result.out = str(out)
-        _write(result, cleaned, images, chosen, Path(out))
+        write(result, cleaned, images, chosen, Path(out))
     return result
-
-
-def _write(
-    result: Curated,
-    cleaned: Cleaned | None,
-    images: Any,
-    chosen: tuple[Pool, Selection, Sequence[str]] | None,
-    out: Path,
-) -> None:
-    from isthmus.curation.report import write_report
-
-    table = pa.table(
-        {
-            "id": pa.array(result.ids, pa.string()),
-            "concept": pa.array(result.concept, pa.string()),
-            "score": pa.array(result.score, pa.float32()),
-            "reason": pa.array(result.reason, pa.string()),
-        }
-    )
-    if result.source is not None:
-        table = table.append_column("source", pa.array(result.source, pa.string()))
-        for name in dict.fromkeys(result.source):
-            mask = pa.array([one == name for one in result.source])
-            _write_table(table.filter(mask), out / "sources" / f"{name}.parquet")
-    _write_table(table, out / SELECTED)
-    for name, listed in cleaned.tables().items() if cleaned is not None else ():
-        _write_table(listed, out / f"{name}.parquet")
-    write_json(out / MANIFEST, result.manifest)
-    command = " ".join(["isthmus", *sys.argv[1:]]) if Path(sys.argv[0]).name == "isthmus" else "isthmus.curate(…)"
-    write_report(result, chosen, cleaned, out / REPORT, images=images, command=command)
-
-
-def _write_table(table: pa.Table, path: Path) -> None:
-    with full_disk_named(path), atomic_path(path) as aside:
-        write_parquet(table, aside)

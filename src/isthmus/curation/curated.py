@@ -1,0 +1,209 @@
+"""What a curation chose: in Python, as a manifest, and as files."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from isthmus import __version__
+from isthmus.curation.assign import Selection
+from isthmus.curation.cleaning import Cleaned, told
+from isthmus.curation.mixing import CURATED, Source, drawn
+from isthmus.curation.pools import Pool, Side
+from isthmus.curation.prototypes import Prototypes
+from isthmus.curation.topk import TopK
+from isthmus.errors import UsageError
+from isthmus.files import atomic_path, write_json
+from isthmus.store.disk import full_disk_named, write_parquet
+
+SELECTED, MANIFEST, REPORT = "selected.parquet", "manifest.json", "report.html"
+
+
+@dataclass
+class Curated:
+    """What `curate` chose.
+
+    ids, concept, score, reason: a row per pair, in the order of choosing. per_concept: counts by name, rarest
+    concept first. short: names of concepts that stayed below the quota, with their count. manifest: all of
+    `manifest.json`.
+    """
+
+    ids: list[str]
+    concept: list[str | None]
+    score: list[float | None]
+    reason: list[str]
+    source: list[str] | None
+    per_concept: dict[str, int]
+    short: dict[str, int]
+    manifest: dict[str, Any] = field(repr=False)
+    out: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __str__(self) -> str:
+        facts = self.manifest
+        where = f"{self.out}/{SELECTED}: " if self.out else ""
+        sides = ", ".join(facts["config"]["sides"]) if self.per_concept else ""
+        concepts = f", for {len(self.per_concept):,} concepts ({sides} side)" if self.per_concept else ""
+        lines = [f"{where}{len(self):,} pairs of a pool of {facts['pool']['rows']:,} rows{concepts}."]
+        if facts["pool"]["missing"]:
+            lines.append(f"{facts['pool']['missing']:,} rows were no candidates: no features, or left out before.")
+        if "cleaning" in facts:
+            lines.append("Cleaning: " + told(facts["cleaning"]))
+        if self.short:
+            some = ", ".join(f"{name} ({count:,})" for name, count in list(self.short.items())[:5])
+            more = f" and {len(self.short) - 5:,} more" if len(self.short) > 5 else ""
+            lines.append(f"{len(self.short):,} concepts stayed below {facts['config']['per_concept']:,}: {some}{more}.")
+        return "\n".join([*lines, *facts["notes"]])
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What decides the selection, beside pool and concepts; recorded in the manifest."""
+
+    per_concept: int
+    keep: int
+    floor: float | None
+    rank: int | str | None
+    sides: tuple[Side, ...]
+    combine: str
+    shots: int
+    templates: str | list[str]
+    seed: int
+
+
+def by_concept(pool: Pool, prototypes: Prototypes, choices: Choices, top: TopK, selection: Selection) -> Curated:
+    """The pairs chosen for concepts."""
+    counts = selection.counts()
+    ids = pool.ids(selection.rows)
+    names = prototypes.names
+    reference = [float(score) if np.isfinite(score) else None for score in selection.reference]
+    concepts = [
+        {
+            "concept": names[concept],
+            "selected": int(counts[concept]),
+            "available": int(selection.available[concept]),
+            "rank_score": reference[concept],
+        }
+        for concept in selection.order.tolist()
+    ]
+    per_concept = {one["concept"]: one["selected"] for one in concepts}
+    manifest = {
+        "isthmus": __version__,
+        "pool": {"name": pool.name, "rows": len(pool), "missing": top.missing, "fingerprint": pool.fingerprint},
+        "concepts_from": prototypes.source,
+        "config": _plain(choices),
+        "selected": len(ids),
+        "concepts": concepts,
+        "fallen_short": [one["concept"] for one in concepts if one["selected"] < choices.per_concept],
+        "notes": list(prototypes.notes),
+    }
+    return Curated(
+        ids=ids,
+        concept=[names[concept] for concept in selection.concept.tolist()],
+        score=[float(score) for score in selection.score],
+        reason=[f"rank {rank:,} for its concept" for rank in selection.rank.tolist()],
+        source=None,
+        per_concept=per_concept,
+        short={name: count for name, count in per_concept.items() if count < choices.per_concept},
+        manifest=manifest,
+    )
+
+
+def _plain(choices: Choices) -> dict[str, Any]:
+    return {**vars(choices), "sides": list(choices.sides)}
+
+
+def add_sources(result: Curated, sources: Sequence[Source], seed: int) -> None:
+    """Add the sources' pairs to the result. An id means a pair of its own source."""
+    if not sources:
+        return
+    result.source = [CURATED] * len(result)
+    result.manifest["mix"] = {CURATED: {"selected": len(result)}}
+    for source in sources:
+        ids = drawn(source, seed)
+        result.ids += ids
+        result.concept += [None] * len(ids)
+        result.score += [None] * len(ids)
+        result.reason += [f"source {source.name}"] * len(ids)
+        result.source += [source.name] * len(ids)
+        result.manifest["mix"][source.name] = {"from": str(source.pairs), "quota": source.count, "selected": len(ids)}
+        if source.count is not None and len(ids) < source.count:
+            result.manifest["notes"].append(f"source {source.name} has only {len(ids):,} of {source.count:,} pairs.")
+    result.manifest["selected"] = len(result)
+
+
+def all_left(pool: Pool, cleaned: Cleaned | None) -> Curated:
+    """Without concepts: every pair that cleaning has left, in the order of the pool."""
+    if cleaned is None:
+        raise UsageError("Nothing to choose by: name concepts (--concepts), or something to clean.")
+    left = np.flatnonzero(~cleaned.out)
+    pairs, first = np.unique(cleaned.pairs.owner[left], return_index=True)
+    because = dict(zip(left.tolist(), cleaned.kept_by, strict=True)) if cleaned.kept_by else {}
+    reasons = [because.get(row) for row in left[first].tolist()]
+    manifest = {
+        "isthmus": __version__,
+        "pool": {
+            "name": pool.name,
+            "rows": len(pool),
+            "missing": int(cleaned.out.sum()),
+            "fingerprint": pool.fingerprint,
+        },
+        "selected": len(pairs),
+        "notes": [],
+    }
+    return Curated(
+        ids=[cleaned.pairs.ids[pair] for pair in pairs.tolist()],
+        concept=[None] * len(pairs),
+        score=[None] * len(pairs),
+        reason=[f"kept for {entry!r}" if entry else "left by cleaning" for entry in reasons],
+        source=None,
+        per_concept={},
+        short={},
+        manifest=manifest,
+    )
+
+
+def write(
+    result: Curated,
+    cleaned: Cleaned | None,
+    images: Any,
+    chosen: tuple[Pool, Selection, Sequence[str]] | None,
+    out: Path,
+) -> None:
+    """Write `selected.parquet`, what cleaning left out, `manifest.json` and the report into the folder `out`."""
+    from isthmus.curation.report import write_report
+
+    table = pa.table(
+        {
+            "id": pa.array(result.ids, pa.string()),
+            "concept": pa.array(result.concept, pa.string()),
+            "score": pa.array(result.score, pa.float32()),
+            "reason": pa.array(result.reason, pa.string()),
+        }
+    )
+    if result.source is not None:
+        table = table.append_column("source", pa.array(result.source, pa.string()))
+        for name in dict.fromkeys(result.source):
+            mask = pa.array([one == name for one in result.source])
+            _write_table(table.filter(mask), out / "sources" / f"{name}.parquet")
+    _write_table(table, out / SELECTED)
+    for name, listed in cleaned.tables().items() if cleaned is not None else ():
+        _write_table(listed, out / f"{name}.parquet")
+    result.manifest["sha256_of_ids"] = hashlib.sha256("\n".join(result.ids).encode()).hexdigest()
+    write_json(out / MANIFEST, result.manifest)
+    command = " ".join(["isthmus", *sys.argv[1:]]) if Path(sys.argv[0]).name == "isthmus" else "isthmus.curate(…)"
+    write_report(result, chosen, cleaned, out / REPORT, images=images, command=command)
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    with full_disk_named(path), atomic_path(path) as aside:
+        write_parquet(table, aside)
