@@ -94,15 +94,14 @@ class Study:
     def seed(self, seed: int) -> dict[str, dict[str, Any]]:
         """Every system on one draw of the pool: the test hits, and what its pairs are made of."""
         path = self.options.work / f"seed-{seed}.json"
-        if not path.exists():
-            pool = self.pool(seed)
-            found = {}
-            for name, choose in self.systems(pool, seed).items():
+        found = json.loads(path.read_text()) if path.exists() else {}
+        for name, choose in self.systems(self.pool(seed), seed).items():
+            if name not in found:
                 chosen = choose()
                 found[name] = self.measure(chosen, seed) | made_of(chosen)
+                path.write_text(json.dumps(found))
                 print(seed, name, {key: value for key, value in found[name].items() if key != "hits"}, flush=True)
-            path.write_text(json.dumps(found))
-        return json.loads(path.read_text())
+        return found
 
     def pool(self, seed: int) -> FeaturePairs:
         rng = np.random.default_rng([2, seed])
@@ -192,7 +191,10 @@ def digits() -> Any:
 
 
 def curated_half(pool: FeaturePairs, prototypes: Prototypes, **options: Any) -> FeaturePairs:
-    """Half of the pool: the least quota that gives so many pairs, without the last of the largest concepts."""
+    """Half of the pool: the least quota that gives so many pairs, without the last of the largest concepts.
+
+    Where cleaning leaves less than half, as many as there are right pairs.
+    """
     low, high = 1, HALF
     while low < high:
         middle = (low + high) // 2
@@ -201,12 +203,13 @@ def curated_half(pool: FeaturePairs, prototypes: Prototypes, **options: Any) -> 
         else:
             low = middle + 1
     chosen = ist.curate(pool, prototypes, per_concept=low, keep=POOL, **options)
+    size = HALF if len(chosen) >= HALF else RIGHT
     seen: Counter[str | None] = Counter()
     nth = []
     for concept in chosen.concept:
         seen[concept] += 1
         nth.append(seen[concept])
-    kept = np.argsort(nth, kind="stable")[:HALF].tolist()
+    kept = np.argsort(nth, kind="stable")[:size].tolist()
     row_of = {id: row for row, id in enumerate(pool.image_ids)}
     return pool.subset(np.sort([row_of[chosen.ids[row]] for row in kept]))
 
