@@ -25,17 +25,6 @@ def bad(path: Path) -> list[str]:
     return [finding["what"] for finding in doctor(path) if not finding["ok"]]
 
 
-def test_killed_at_every_durable_step_the_store_is_old_or_new_and_resumes_to_the_same(tmp_path):
-    run = subprocess.run(
-        [sys.executable, str(HERE / "store_kills.py"), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(HERE)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) > 50
-
-
 def test_an_unfinished_store_is_refused_with_the_remedy_and_loses_nothing(tmp_path):
     write(tmp_path, ["a", "b"], finish=False)
     with pytest.raises(InputError, match=r"unfinished.*isthmus embed"):

@@ -66,11 +66,12 @@ def replaced_together(folder: Path) -> Iterator[Path]:
     """A temporary folder whose files take the place of those in `folder`, all or none.
 
     A small redo log: the files are synced, their folder is renamed to `pending/` (the commit), and they are moved
-    into place. Whoever reads in between looks into `pending/` first, with `locate`; the next writer finishes.
+    into place. Whoever reads in between looks into `pending/` first, with `locate`; the next writer finishes, and
+    removes what runs that were killed left over. One writer at a time.
     """
     aside = folder / f"{TEMPORARY}{secrets.token_hex(4)}-{PENDING}"
     with writing(folder):
-        roll_forward(folder)
+        tidy(folder)
         aside.mkdir(parents=True)
         try:
             yield aside
@@ -83,6 +84,19 @@ def replaced_together(folder: Path) -> Iterator[Path]:
             raise
         sync_folder(folder)
         roll_forward(folder)
+
+
+def tidy(folder: Path, below: str = "") -> None:
+    """Finish an interrupted commit, and remove the temporary files of runs that were killed.
+
+    below: "**/" for those of all subfolders too.
+    """
+    roll_forward(folder)
+    for path in sorted(folder.glob(f"{below}{TEMPORARY}{'[0-9a-f]' * 8}-*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)  # it went with its folder
 
 
 def roll_forward(folder: Path) -> None:
@@ -119,7 +133,8 @@ def sync_folder(folder: Path) -> None:
     except OSError:
         return
     try:
-        os.fsync(handle)
+        with writing(folder):
+            os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 from filelock import FileLock
 
 from isthmus.errors import InputError
+from isthmus.files import tidy
 from isthmus.store.journal import FOLDER as JOURNAL
 from isthmus.store.keys import KeyIndex, to_keys
 from isthmus.store.manifest import Manifest, commit, read_manifest
 from isthmus.store.shards import Shard, open_shards, write_shard
-from isthmus.store.writer import LOCK, acquire, tidy
+from isthmus.store.writer import LOCK, acquire
 
 
 @dataclass
@@ -66,7 +67,7 @@ def _writing(root: Path) -> Iterator[None]:
     lock = FileLock(root / LOCK, timeout=0)
     acquire(lock)
     try:
-        tidy(root)
+        tidy(root, "**/")
         if (root / JOURNAL).is_dir():
             raise InputError(f"{root}: a run is unfinished; finish it with the same `isthmus embed` first.")
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from isthmus.errors import InputError, IsthmusError
-from isthmus.files import TEMPORARY, roll_forward, writing
+from isthmus.files import tidy, writing
 from isthmus.store.journal import Journal, Row, recall, signed
 from isthmus.store.keys import as_bytes, to_hashes, to_keys
 from isthmus.store.manifest import Manifest, check_record, commit, is_store, read_manifest
@@ -49,7 +48,7 @@ class StoreWriter:
             self.path.mkdir(parents=True, exist_ok=True)
             acquire(self._lock)
         try:
-            tidy(self.path)
+            tidy(self.path, "**/")
             self._manifest = read_manifest(self.path) if is_store(self.path) else Manifest()
             self._journal = Journal(self.path)
             self._recalled = _recalled(self._manifest, self._journal)
@@ -216,16 +215,6 @@ def acquire(lock: FileLock) -> None:
             f"{Path(lock.lock_file).parent}: another process is writing this store (it holds "
             f"{lock.lock_file}). Wait for it to finish, or stop it."
         ) from None
-
-
-def tidy(root: Path) -> None:
-    """Finish an interrupted commit and remove the temporary files of runs that were killed."""
-    roll_forward(root)
-    for path in sorted(root.rglob(f"{TEMPORARY}*")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)  # it went with its folder
 
 
 def _may_write(root: Path) -> bool:
