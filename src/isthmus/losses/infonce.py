@@ -35,7 +35,7 @@ def infonce(
         scale: inverse temperature, a float or a 0-d tensor with a gradient.
         groups: ids (gx [N], gy [M]), int64; x_i and y_j are positives where they are equal. Default: x_i and
             y_i belong together, which needs N = M.
-        tile: side of square tiles (default 1,024 × 2,048; 512 where positives are many). Memory beyond x, y
+        tile: side of the square tiles (default 2,048; 512 where positives are many). Memory beyond x, y
             and their gradients is a tile and the positives' logits, which are recomputed where they would
             exceed 20 MiB. It changes the result by rounding only.
 
@@ -142,7 +142,7 @@ class _Direction:
     def softmax(self, bounded: bool, dtype: torch.dtype) -> Tensor:
         """[2, n] shifts and weights such that a negative's gradient is exp(z − shift) · weight."""
         log_weight = self.pull.log() - self.log_negatives + self.weight.log()
-        log_weight.masked_fill_(self.pull == 0, -torch.inf)
+        log_weight.masked_fill_(self.pull < torch.finfo(dtype).tiny * 1e12, -torch.inf)  # denormals are slow
         shift = torch.zeros_like(log_weight) if bounded else -log_weight
         shift = shift.clamp_(max=1e30).to(dtype)  # finite where there is nothing to pull: the weight is 0
         return torch.stack([shift, (log_weight + shift).exp_().to(dtype)])
@@ -154,7 +154,7 @@ class _Direction:
 
 def _bounded(tiles: Tiles) -> bool:
     """Whether exp of no logit, of no sum of them and of nothing that matters in one leaves the dtype's range."""
-    norms = (torch.linalg.vector_norm(t, dim=1, dtype=tiles.dtype).max() for t in (tiles.x, tiles.y))
+    norms = (torch.linalg.vector_norm(t, dim=1).max() for t in (tiles.x, tiles.y))
     bound = abs(tiles.scale) * float(math.prod(norms))
     return bound < -math.log(torch.finfo(tiles.dtype).tiny * 1e12)  # a row's greatest term, and those 1e-12 below
 

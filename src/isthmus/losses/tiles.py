@@ -15,8 +15,8 @@ from torch import Tensor
 
 from isthmus.errors import InputError, UsageError
 
-TILE = 1024, 2048  # taller, and the product with pᵀ slows down; smaller, and adding up the products shows
-CROWDED = 512  # side of a tile where the list of a tile's positives would outweigh the tile
+TILE = 2048  # smaller, and adding up the products shows
+CROWDED = 512  # where the list of a tile's positives would outweigh the tile
 STRIP = 1 << 17  # numbers of a strip for each core: 512 KiB of fp32, twice, beside the tile in 2 MiB of L2
 
 Groups = tuple[Tensor, Tensor]
@@ -42,8 +42,8 @@ class Tiles:
         self.last = torch.searchsorted(gy, gx, right=True)
         self.total = int((self.last - self.first).sum())
         crowded = 64 * self.total > len(x) * len(y)
-        height, width = (size, size) if size else (CROWDED, CROWDED) if crowded else TILE
-        self.height, self.width = min(height, len(x)), min(width, len(y))
+        size = size or (CROWDED if crowded else TILE)
+        self.height, self.width = min(size, len(x)), min(size, len(y))
         self._tile = x.new_empty(self.height * self.width, dtype=product)
         self._strips = x.new_empty(2, self.strip * self.width, dtype=self.dtype)
 
@@ -54,8 +54,8 @@ class Tiles:
 
     @cached_property
     def dy(self) -> Tensor:
-        """[M, d], likewise."""
-        return torch.zeros_like(self.y, dtype=self.dtype)
+        """[d, M], likewise: transposed, since xᵀp takes half as long as pᵀx in bf16."""
+        return self.dx.new_zeros(self.y.T.shape)
 
     @property
     def strip(self) -> int:
@@ -93,8 +93,10 @@ class Tiles:
 
     def backpropagate(self, rows: slice, cols: slice, p: Tensor) -> None:
         """Add what the gradient `p` of a tile's logits, in `product`, gives to `dx` and `dy`."""
+        if cols.start == 0:
+            self._xt = self.x[rows].to(self.product).T.contiguous()
         self._add_product(self.dx[rows], p, self.y[cols])
-        self._add_product(self.dy[cols], p.T, self.x[rows].to(self.product))
+        self._add_product(self.dy[:, cols], self._xt, p)
 
     def gradients(self, factor: float) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, y and scale after every tile went back; `factor` multiplies them all.
@@ -103,9 +105,9 @@ class Tiles:
         """
         scale = self.dx.new_zeros(())
         for rows in _slices(len(self.x), self.height):
-            scale += torch.linalg.vecdot(self.x[rows].to(self.dtype), self.dx[rows]).sum()
-        dx, dy = (t.mul_(factor * self.scale).to(self.x.dtype) for t in (self.dx, self.dy))
-        return dx, dy, scale * factor
+            scale += torch.dot(self.x[rows].to(self.dtype).flatten(), self.dx[rows].flatten())
+        dx, dy = (t.mul_(factor * self.scale) for t in (self.dx, self.dy))
+        return dx.to(self.x.dtype), dy.T.contiguous().to(self.x.dtype), scale * factor
 
     def _add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
         if self.product == self.dtype:

@@ -1,0 +1,88 @@
+"""All benchmarks in their order, then `docs/benchmarks.md`: what `make bench` runs.
+
+python benchmarks/run_all.py [--render]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import RESULTS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+ORDER = ["losses", "training_step"]
+HEAD = """# Benchmarks
+
+Written by `make bench` (`benchmarks/run_all.py`) from `benchmarks/results/bench/`; do not edit. Each row pairs
+isthmus with a named peer in the same process conditions: alternating runs, medians. Memory is anonymous memory
+(RssAnon) at its peak, in a process of its own. Rows that isthmus loses are shown too.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--render", action="store_true", help="only the page, from results that are there")
+    if not parser.parse_args().render:
+        for name in ORDER:
+            subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)
+    found = [path for name in ORDER if (path := RESULTS / f"{name}.json").exists()]
+    pages = [section(json.loads(path.read_text())) for path in found]
+    (DOCS / "benchmarks.md").write_text("\n".join([HEAD, *pages]))
+
+
+def section(result: dict[str, Any]) -> str:
+    parts = [f"## {result['title']}", result["about"]]
+    for table in result["tables"]:
+        parts += [f"**{table['title']}**", markdown(table), table["note"]]
+    for number, plot in enumerate(result["plots"]):
+        path = DOCS / "benchmarks" / f"{result['name']}-{number}.svg"
+        path.parent.mkdir(exist_ok=True)
+        draw(plot).savefig(path, metadata={"Date": None}, bbox_inches="tight")
+        parts.append(f"![{plot['title']}](benchmarks/{path.name})")
+    facts = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    return "\n\n".join(part for part in [*parts, f"Machine: {facts}."] if part) + "\n"
+
+
+def markdown(table: dict[str, Any]) -> str:
+    lines = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
+    return "\n".join("| " + " | ".join(shown(cell) for cell in line) + " |" for line in lines)
+
+
+def shown(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    return (
+        f"{cell:,.0f}"
+        if isinstance(cell, float) and abs(cell) >= 100
+        else f"{cell:.3g}"
+        if isinstance(cell, float)
+        else str(cell)
+    )
+
+
+def draw(plot: dict[str, Any]) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, points) in enumerate(plot["series"].items()):
+        ours = name.startswith("isthmus")
+        axes.loglog(*zip(*points, strict=True), "o-" if ours else "s--", color=f"C{number}", label=name, markersize=4)
+    axes.set(xlabel=plot["x"], ylabel=plot["y"], title=plot["title"])
+    axes.set_xscale("log", base=2)
+    axes.grid(alpha=0.25)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
