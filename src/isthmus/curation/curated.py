@@ -20,8 +20,8 @@ from isthmus.curation.pools import Pool, Side
 from isthmus.curation.prototypes import Prototypes
 from isthmus.curation.topk import TopK
 from isthmus.errors import UsageError
-from isthmus.files import atomic_path, write_json
-from isthmus.store.disk import full_disk_named, write_parquet
+from isthmus.files import replaced_together, write_sealed
+from isthmus.store.disk import write_parquet
 
 SELECTED, MANIFEST, REPORT = "selected.parquet", "manifest.json", "report.html"
 
@@ -179,7 +179,21 @@ def write(
     chosen: tuple[Pool, Selection, Sequence[str]] | None,
     out: Path,
 ) -> None:
-    """Write `selected.parquet`, what cleaning left out, `manifest.json` and the report into the folder `out`."""
+    """Write `selected.parquet`, what cleaning left out, `manifest.json` and the report into the folder `out`.
+
+    They take the place of those that are there all at once.
+    """
+    with replaced_together(out) as aside:
+        _write_all(result, cleaned, images, chosen, aside)
+
+
+def _write_all(
+    result: Curated,
+    cleaned: Cleaned | None,
+    images: Any,
+    chosen: tuple[Pool, Selection, Sequence[str]] | None,
+    out: Path,
+) -> None:
     from isthmus.curation.report import write_report
 
     table = pa.table(
@@ -199,11 +213,11 @@ def write(
     for name, listed in cleaned.tables().items() if cleaned is not None else ():
         _write_table(listed, out / f"{name}.parquet")
     result.manifest["sha256_of_ids"] = hashlib.sha256("\n".join(result.ids).encode()).hexdigest()
-    write_json(out / MANIFEST, result.manifest)
+    write_sealed(out / MANIFEST, result.manifest)
     command = " ".join(["isthmus", *sys.argv[1:]]) if Path(sys.argv[0]).name == "isthmus" else "isthmus.curate(…)"
     write_report(result, chosen, cleaned, out / REPORT, images=images, command=command)
 
 
 def _write_table(table: pa.Table, path: Path) -> None:
-    with full_disk_named(path), atomic_path(path) as aside:
-        write_parquet(table, aside)
+    path.parent.mkdir(exist_ok=True)
+    write_parquet(table, path)

@@ -159,7 +159,7 @@ def histogram(before: np.ndarray, after: np.ndarray, names: Sequence[str]) -> Fi
             axes.plot(place + 1, np.sort(share)[::-1], color=colour, alpha=max(alpha, 0.6), linewidth=1.8, label=label)
     if named:
         labels = [_cut(names[concept]) for concept in order]
-        axes.set_xticks(place, labels, rotation=90 if len(names) > 8 else 0, fontsize=8)
+        axes.set_xticks(place, labels, rotation=90 if len(names) > 8 else 0, fontsize=8, parse_math=False)
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(-0.6, len(names) - 0.4)
     else:

@@ -12,6 +12,7 @@ are left (K/n of row n), so that the matrix product dominates.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -137,16 +138,19 @@ class TopK:
         self.compact()
         head = {"format": FORMAT, "concepts": self.concepts, "keep": self.keep, "block": self.block, "about": about}
         head |= {"covered": self.covered, "missing": self.missing, "counts": self._counts.tolist()}
+        held = [keys[:count].astype("<u8", copy=False) for keys, count in zip(self._keys, self._counts, strict=True)]
+        head["digest"] = _digest(head, held)
         with atomic_path(path) as aside, open(aside, "wb") as file:
             file.write(json.dumps(head).encode() + b"\n")
-            for keys, count in zip(self._keys, self._counts, strict=True):
-                keys[:count].astype("<u8", copy=False).tofile(file)
+            for keys in held:
+                keys.tofile(file)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], about: dict[str, Any]) -> TopK:
         """What `save` wrote. Raises InputError where it is damaged, or about other rows or concepts."""
         with open(path, "rb") as file:
             head = _read_head(Path(path), file.readline())
+            digest = head.pop("digest", None)
             if head["about"] != json.loads(json.dumps(about)):
                 changed = [name for name in about if about[name] != head["about"].get(name)]
                 raise InputError(f"{path}: of another run ({', '.join(changed)} differ). Remove it to start anew.")
@@ -159,6 +163,8 @@ class TopK:
                 top._keys[concept, :count], top._counts[concept] = keys, count
                 if count == top.keep:
                     top._least[concept] = _unpack(keys.min(keepdims=True))[0][0]
+        if digest != _digest(head, [keys[:count] for keys, count in zip(top._keys, top._counts, strict=True)]):
+            raise InputError(f"{path}: damaged, its digest differs. Remove it to start anew.")
         return top
 
 
@@ -204,6 +210,13 @@ def _joined(ranges: Ranges) -> Ranges:
         else:
             out.append((start, stop))
     return out
+
+
+def _digest(head: dict[str, Any], held: Iterable[np.ndarray]) -> str:
+    digest = hashlib.blake2b(json.dumps(head, sort_keys=True).encode(), digest_size=16)
+    for keys in held:
+        digest.update(np.ascontiguousarray(keys, "<u8").tobytes())
+    return digest.hexdigest()
 
 
 def _read_head(path: Path, line: bytes) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def _records(path: Path, schema: pa.Schema, without: str | None = None) -> Itera
     file = pq.ParquetFile(path, read_dictionary=texts)
     classes = class_names(schema)
     for batch in file.iter_batches(BATCH, columns=columns) if columns else ():
-        for name in texts:
+        for name in columns:
             _check_lengths(path, name, batch[name])
         yield from (named_label(record, classes) for record in batch.to_pylist())
     if not columns:  # nothing but images
@@ -54,9 +54,11 @@ def _records(path: Path, schema: pa.Schema, without: str | None = None) -> Itera
 
 
 def _check_lengths(path: Path, name: str, column: pa.Array) -> None:
-    longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
-    if longest > MAX_CELL:
-        raise InputError(f"{path}: column {name!r} has a cell of {longest:,} bytes, more than {MAX_CELL:,}.")
+    values = column.dictionary if pa.types.is_dictionary(column.type) else column
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        longest = pc.max(pc.binary_length(values)).as_py() or 0
+        if longest > MAX_CELL:
+            raise InputError(f"{path}: column {name!r} has a cell of {longest:,} bytes, more than {MAX_CELL:,}.")
 
 
 def read_saved_dataset(folder: Path, captions: Captions) -> Read:

@@ -7,8 +7,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from isthmus.files import writing as full_disk_named  # noqa: F401 — until the last user has changed over
-
 
 def write_parquet(table: pa.Table, path: Path) -> None:
     """One table, zstd, with checksums."""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.splits import SPLITS
 from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.files import locate
 from isthmus.store.keys import to_keys
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def read_ids(only: str | Path | Sequence[str]) -> list[str]:
     """Ids as given, or from the `id` column of a Parquet file (what `isthmus curate` writes)."""
     if not isinstance(only, str | Path):
         return [str(one) for one in only]
+    path = locate(Path(only).parent, Path(only).name)
     try:
-        return pq.read_table(only, columns=["id"], page_checksum_verification=True)["id"].cast(pa.string()).to_pylist()
+        return pq.read_table(path, columns=["id"], page_checksum_verification=True)["id"].cast(pa.string()).to_pylist()
     except (OSError, KeyError, pa.ArrowException) as error:
         raise InputError(f"{only}: no column `id` can be read from it ({error}).") from None
