@@ -2,37 +2,82 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from isthmus.errors import InputError
 from isthmus.store.shards import Block
 
-OPEN_MAPS = 32  # per encoder: a map holds a file handle, and systems allow about a thousand
+CONVERTED_AT_ONCE = 512  # rows that stay in a core's cache between being read and being converted
 
 
 class Rows:
-    """The rows of many blocks (files) as one array [n, width]."""
+    """The rows of many blocks (files) as one array [n, width], each row copied straight out of its mapped file."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
-        self.blocks = list(blocks)
+        self.blocks = [block for block in blocks if block.shape[0]]
         self.starts = np.cumsum([0, *(block.shape[0] for block in self.blocks)])
-        self._map = lru_cache(maxsize=OPEN_MAPS)(Block.map)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Fill `out` [len(rows), width] with these rows. Each block is visited once, in file order."""
-        order = np.argsort(rows, kind="stable")
-        ordered = rows[order]
-        cuts = np.searchsorted(ordered, self.starts)
-        for block, start, low, high in zip(self.blocks, self.starts, cuts, cuts[1:], strict=False):
-            if low < high:
-                out[order[low:high]] = self._map(block)[ordered[low:high] - start]
+        """Fill `out` [len(rows), width], float16 or float32, with these rows."""
+        if not len(rows):
+            return
+        block = np.searchsorted(self.starts, rows, side="right") - 1
+        local = rows - self.starts[block]
+        target = torch.from_numpy(out)
+        for members, window in self._windows:
+            if len(self._windows) == 1:
+                window.gather(block, local, target)
+            elif len(mine := np.flatnonzero(members[block])):
+                part = torch.empty(len(mine), target.shape[1], dtype=target.dtype)
+                window.gather(np.cumsum(members)[block[mine]] - 1, local[mine], part)
+                target[torch.from_numpy(mine)] = part
+
+    @cached_property
+    def _windows(self) -> list[tuple[np.ndarray, Window]]:
+        """One window per dtype (and alignment in the file), and which blocks (bool) it shows: mostly a single one."""
+        kinds = [(block.dtype, block.offset % block.dtype.itemsize) for block in self.blocks]
+        found = []
+        for kind in dict.fromkeys(kinds):
+            members = np.array([other == kind for other in kinds])
+            found.append((members, Window([self.blocks[i] for i in np.flatnonzero(members)])))
+        return found
+
+
+class Window:
+    """Mapped blocks of one dtype as a single tensor, so that one call gathers from all of them.
+
+    It spans all addresses from the first block to the end of the last and has a row at every element: row e is the
+    `width` elements from e on. Only rows within blocks are ever asked for; what lies between is not touched.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._storages = [block.storage() for block in blocks]  # they own the memory
+        dtype, self.width = blocks[0].dtype, blocks[0].shape[1]
+        pairs = zip(self._storages, blocks, strict=True)
+        first = np.array([storage.data_ptr() + block.offset for storage, block in pairs])
+        nbytes = first + [block.nbytes for block in blocks] - first.min()
+        memory = (ctypes.c_char * int(nbytes.max())).from_address(int(first.min()))
+        flat = torch.frombuffer(memory, dtype=getattr(torch, dtype.name))
+        self.rows = flat.as_strided((len(flat) - self.width + 1, self.width), (1, 1))
+        self.first = (first - first.min()) // dtype.itemsize
+
+    def gather(self, block: np.ndarray, row: np.ndarray, out: torch.Tensor) -> None:
+        """Fill `out` [n, width] with row `row[i]` of block `block[i]`."""
+        index = torch.from_numpy(self.first[block] + row * self.width)
+        if out.dtype == self.rows.dtype:
+            torch.index_select(self.rows, 0, index, out=out)
+            return
+        for some, part in zip(index.split(CONVERTED_AT_ONCE), out.split(CONVERTED_AT_ONCE), strict=True):
+            part.copy_(self.rows.index_select(0, some))
 
 
 class FeatureMatrix:
@@ -61,7 +106,7 @@ class FeatureMatrix:
 
     @property
     def dtype(self) -> np.dtype:
-        """The widest dtype on disk; `gather` always gives float32."""
+        """The widest dtype on disk; `gather` gives float32 unless `out` has another."""
         found = [block.dtype for rows, _ in self._members for block in rows.blocks]
         return np.result_type(np.float16, *found)
 
@@ -72,7 +117,10 @@ class FeatureMatrix:
         return record
 
     def gather(self, rows: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows in the order asked for, float32 [len(rows), width]; `out` is filled and returned if given.
+        """Rows in the order asked for, float32 [len(rows), width].
+
+        out: float16 or float32 [len(rows), width], filled and returned if given; rows of its own dtype on disk are
+            copied as they are.
 
         Raises:
             InputError: a row that is not there or has no features, or a shard that vanished.

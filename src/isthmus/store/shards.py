@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+import torch
 from safetensors import SafetensorError, safe_open
 
 from isthmus.errors import InputError
@@ -48,6 +49,20 @@ class Block:
         try:
             return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
         except (OSError, ValueError) as error:
+            raise InputError(f"{self.path}: changed while it was open ({error}). Open the store again.") from None
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+    def storage(self) -> Any:
+        """The file's bytes up to the array's end as a mapped `torch.UntypedStorage`; unlike `map`, this keeps no file open."""
+        end = self.offset + self.nbytes
+        try:
+            if self.path.stat().st_size < end:
+                raise OSError("it is shorter now")
+            return torch.UntypedStorage.from_file(str(self.path), shared=False, nbytes=end)
+        except (OSError, RuntimeError) as error:
             raise InputError(f"{self.path}: changed while it was open ({error}). Open the store again.") from None
 
 
