@@ -56,7 +56,7 @@ class Block:
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
     def storage(self) -> Any:
-        """The file's bytes up to the array's end as a mapped `torch.UntypedStorage`; unlike `map`, this keeps no file open."""
+        """The file up to the array's end as a mapped `torch.UntypedStorage`; unlike `map`, it keeps no file open."""
         end = self.offset + self.nbytes
         try:
             if self.path.stat().st_size < end:
