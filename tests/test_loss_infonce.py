@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from isthmus.errors import InputError, UsageError
-from isthmus.losses import infonce, naive
+from isthmus.losses import infonce, naive, sigmoid
 from losses_cases import group_cases, relative_error, saturated, unit, with_gradients
 from oracles import open_clip_loss
 
@@ -131,6 +131,20 @@ def test_half_precision_multiplies_in_half_and_sums_in_full(dtype):
     full = with_gradients(naive.infonce, x.to(dtype).double(), y.to(dtype).double(), 20.0)
     assert infonce(x.to(dtype), y.to(dtype), 20.0).dtype == torch.float32
     assert max(relative_error(a, b) for a, b in zip(half, full, strict=True)) < 0.03
+
+
+@pytest.mark.parametrize(("loss", "scalars"), [(infonce, (20.0,)), (infonce, (100.0,)), (sigmoid, (20.0, -5.0))])
+def test_under_autocast_fp32_multiplies_in_bf16_and_gradients_stay_fp32(loss, scalars):
+    x, y = unit(300, 64, 10, torch.float32), unit(300, 64, 11, torch.float32)
+    full = with_gradients(loss, x.double(), y.double(), *scalars)
+    leaves = [t.clone().requires_grad_() for t in (x, y)]
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(*leaves, *scalars)
+    value.backward()
+    assert value.dtype == leaves[0].grad.dtype == torch.float32
+    assert 1e-5 < relative_error(leaves[0].grad, full[1]) < 0.03  # that it is not 0 shows bf16 at work
+    assert relative_error(leaves[1].grad, full[2]) < 0.03
+    assert float(value.detach()) == pytest.approx(float(full[0]), rel=3e-3)
 
 
 def test_fp16_gradients_of_a_big_batch_do_not_underflow():

@@ -13,7 +13,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     """The precision to run in, "bf16" or "float32", where one of them or "auto" is wanted.
 
     "auto" takes bf16 on GPUs and CPUs that multiply in it (AVX-512 BF16, AMX); elsewhere it is emulated and
-    slow. Weights, normalisation, loss and optimizer stay in fp32 either way.
+    slow. Weights, normalisation, sums and optimizer stay in fp32 either way.
 
     Raises:
         UsageError: none of the three.

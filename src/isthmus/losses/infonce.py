@@ -11,15 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.distributed import ProcessGroup
 
 from isthmus.errors import InputError
-from isthmus.losses.tiles import Groups, Tiles, batch, exact, product_dtype, scalar
+from isthmus.losses.ring import Homeward, Ring
+from isthmus.losses.tiles import Groups, Tiles, batch, exact, product_dtype, scalar, wide
+
+_Positives = tuple[slice, Tensor, Tensor, Tensor]  # of a block: its place, row and column numbers, logits
 
 KEPT = 1 << 20  # positives whose logits are kept from the forward pass, 20 MiB at most; more are recomputed
 
 
 def infonce(
-    x: Tensor, y: Tensor, scale: float | Tensor, *, groups: Groups | None = None, tile: int | None = None
+    x: Tensor,
+    y: Tensor,
+    scale: float | Tensor,
+    *,
+    groups: Groups | None = None,
+    tile: int | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE (CLIP, Radford et al. 2021) with any number of positives per row.
 
@@ -38,6 +48,9 @@ def infonce(
         tile: side of the square tiles (default 2,048; 512 where positives are many). Memory beyond x, y
             and their gradients is a tile and the positives' logits, which are recomputed where they would
             exceed 20 MiB. It changes the result by rounding only.
+        process_group: processes whose rows are one batch, such as `torch.distributed.group.WORLD`, each with as
+            many. All return the loss of the whole batch, and its gradients for their own rows; the scale's is
+            their share, so that gradients of parameters are to be summed over the processes, not averaged.
 
     Returns:
         A 0-d tensor in fp32 (fp64 for fp64).
@@ -45,10 +58,11 @@ def infonce(
     Raises:
         InputError: shapes or dtypes that do not fit, or groups in which no row has a positive.
     """
-    x, y, gx, gy = batch(x, y, groups)
-    if groups is not None and not torch.isin(gx, gy).any():
+    ring = Ring(process_group)
+    x, y, gx, gy = batch(x, y, groups, rank=ring.rank)
+    if groups is not None and not torch.isin(ring.gather(gx), ring.gather(gy)).any():
         raise InputError("groups: no row of x shares a group with a row of y, so there is nothing to pull together.")
-    return _InfoNCE.apply(x, y, scalar(scale, x), gx, gy, tile, product_dtype(x))
+    return _InfoNCE.apply(x, y, scalar(scale, x), gx, gy, tile, product_dtype(x), ring)
 
 
 class _InfoNCE(torch.autograd.Function):
@@ -56,53 +70,86 @@ class _InfoNCE(torch.autograd.Function):
     # −σ(L_i − z_ip), formed from the negatives alone: p − 1 would cancel to nothing on a saturated batch.
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, gx: Tensor, gy: Tensor, size: int | None, product: torch.dtype
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        gx: Tensor,
+        gy: Tensor,
+        size: int | None,
+        product: torch.dtype,
+        ring: Ring,
     ) -> Tensor:
-        tiles = Tiles(x, y, float(scale), gx, gy, size, product)
-        row, column = (_Direction.between(a, b, len(x)) for a, b in ((gx, gy), (gy, gx)))
-        bounded = _bounded(tiles)
-        keep, kept = tiles.total <= KEPT, []
-        for rows, cols, tile in tiles:
-            if (at := tiles.positives(rows, cols)) is not None:
+        all_gx, all_gy = ring.gather(gx), ring.gather(gy)
+        row, column = (_Direction.between(a, b, len(all_gx)) for a, b in ((all_gx, all_gy), (all_gy, all_gx)))
+        own = ring.own(len(x))
+        ctx.ring, ctx.own, ctx.directions, ctx.arguments = ring, own, (row, column), (size, product)
+        ctx.save_for_backward(x, y, scale, gx, all_gy)
+        keep = bool(row.positives.sum() <= KEPT * ring.size)
+        kept: list[_Positives] = []
+        for place, tiles in ring.tiles(x, y, float(scale), gx, all_gy, size, product):
+            for positives in _add_negatives(tiles, row[own], column[place]):
                 if keep:
-                    kept.append((rows.start + at[0], cols.start + at[1], tile[at].to(tiles.dtype)))
-                tile[at] = -torch.inf
-            for strip, _, z, spare in tiles.strips(rows, tile):
-                over_columns, over_rows = _log_sums(z, spare, bounded)
-                row.add_negatives(strip, over_columns)
-                column.add_negatives(cols, over_rows)
-        for i, j, z in kept if keep else _positives(tiles):
-            row.add_positives(i, z)
-            column.add_positives(j, z)
-        ctx.save_for_backward(x, y, scale, gx, gy)
-        ctx.tile, ctx.bounded, ctx.directions = (size, product), bounded, (row, column)
-        return ((row.mean() + column.mean()) / 2).to(tiles.dtype)
+                    kept.append((place, *positives))
+        for direction in (row, column):
+            ring.log_sum_(direction.log_negatives)
+        again = ring.tiles(x, y, float(scale), gx, all_gy, size, product)
+        for place, i, j, z in kept if keep else _positives(again):
+            row[own].add_positives(i, z)
+            column[place].add_positives(j, z)
+        for direction in (row, column):
+            ring.sum_(direction.loss)
+            ring.sum_(direction.pull)
+        return ((row.mean() + column.mean()) / 2).to(wide(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, scale, gx, gy = ctx.saved_tensors
-        tiles = Tiles(x, y, float(scale), gx, gy, *ctx.tile)
+        x, y, scale, gx, all_gy = ctx.saved_tensors
         row, column = ctx.directions
-        row_softmax, column_softmax = (d.softmax(ctx.bounded, tiles.dtype) for d in (row, column))
-        for rows, cols, tile in tiles:
-            if (at := tiles.positives(rows, cols)) is not None:
-                z = tile[at].to(tiles.dtype)
-                push = row.push(rows.start + at[0], z) + column.push(cols.start + at[1], z)
-            for strip, part, z, spare in tiles.strips(rows, tile):
-                part.copy_(_gradients(z, spare, row_softmax[:, strip], column_softmax[:, cols], ctx.bounded))
-            if at is not None:
-                tile[at] = push.to(tile.dtype)
-            tiles.backpropagate(rows, cols, tile)
-        dx, dy, dscale = tiles.gradients(float(grad) / (2 * len(x)))
-        return dx, dy, dscale.to(scale), None, None, None, None
+        dy = Homeward(ctx.ring)
+        for place, tiles in ctx.ring.tiles(x, y, float(scale), gx, all_gy, *ctx.arguments):
+            _add_gradients(tiles, row[ctx.own], column[place])
+            dy.add(tiles.dy)
+        tiles.dy = dy.arrived()
+        dx, dy, dscale = tiles.gradients(float(grad) / (2 * len(row.positives)))
+        return dx, dy, dscale.to(scale), *[None] * 5
 
 
-def _positives(tiles: Tiles) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Row numbers, column numbers and logits of the positives, tile by tile."""
+def _add_negatives(tiles: Tiles, row: _Direction, column: _Direction) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Add up exp of the negatives' logits; row numbers, column numbers and logits of the positives on the way."""
+    bounded = _bounded(tiles)
     for rows, cols, tile in tiles:
         if (at := tiles.positives(rows, cols)) is not None:
             yield rows.start + at[0], cols.start + at[1], tile[at].to(tiles.dtype)
+            tile[at] = -torch.inf
+        for strip, _, z, spare in tiles.strips(rows, tile):
+            over_columns, over_rows = _log_sums(z, spare, bounded)
+            row.add_negatives(strip, over_columns)
+            column.add_negatives(cols, over_rows)
+
+
+def _add_gradients(tiles: Tiles, row: _Direction, column: _Direction) -> None:
+    """Add what the logits' gradients give to `dx` and `dy`."""
+    bounded = _bounded(tiles)
+    row_softmax, column_softmax = (d.softmax(bounded, tiles.dtype) for d in (row, column))
+    for rows, cols, tile in tiles:
+        if (at := tiles.positives(rows, cols)) is not None:
+            z = tile[at].to(tiles.dtype)
+            push = row.push(rows.start + at[0], z) + column.push(cols.start + at[1], z)
+        for strip, part, z, spare in tiles.strips(rows, tile):
+            part.copy_(_gradients(z, spare, row_softmax[:, strip], column_softmax[:, cols], bounded))
+        if at is not None:
+            tile[at] = push.to(tile.dtype)
+        tiles.backpropagate(rows, cols, tile)
+
+
+def _positives(blocks: Iterator[tuple[slice, Tiles]]) -> Iterator[_Positives]:
+    """Of every block its place; row numbers, column numbers and logits of positives, computed again."""
+    for place, tiles in blocks:
+        for rows, cols, tile in tiles:
+            if (at := tiles.positives(rows, cols)) is not None:
+                yield place, rows.start + at[0], cols.start + at[1], tile[at].to(tiles.dtype)
 
 
 @dataclass
@@ -125,6 +172,12 @@ class _Direction:
         positives = torch.searchsorted(others, anchors, right=True) - torch.searchsorted(others, anchors)
         zero = torch.zeros_like(positives, dtype=exact(positives.device))
         return cls(positives, n / positives.count_nonzero().to(zero), zero - torch.inf, zero.clone(), zero)
+
+    def __getitem__(self, part: slice) -> _Direction:
+        """Some of the anchors, sharing their memory."""
+        vectors = self.positives, self.log_negatives, self.pull, self.loss
+        positives, log_negatives, pull, loss = (vector[part] for vector in vectors)
+        return _Direction(positives, self.weight, log_negatives, pull, loss)
 
     def add_negatives(self, where: slice, log_sum: Tensor) -> None:
         total = self.log_negatives[where]

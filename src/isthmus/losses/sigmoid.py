@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.distributed import ProcessGroup
 
 from isthmus.errors import UsageError, did_you_mean
+from isthmus.losses.ring import Homeward, Ring
 from isthmus.losses.tiles import Groups, Tiles, batch, exact, product_dtype, scalar
 
 NORMALIZE = ("batch", "pairs")
@@ -24,6 +26,7 @@ def sigmoid(
     groups: Groups | None = None,
     normalize: str = "batch",
     tile: int | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> Tensor:
     """Sigmoid loss (SigLIP, Zhai et al. 2023): −Σ log σ(±(scale · x·y + bias)), + where the groups are equal.
 
@@ -36,6 +39,7 @@ def sigmoid(
         normalize: "batch" divides by N (SigLIP), "pairs" by N · M (SAIL, Zhang et al. 2025).
         tile: side of the square tiles (default 2,048; 512 where positives are many). It changes the result
             by rounding only.
+        process_group: processes whose rows are one batch, each with as many: see `infonce`.
 
     Returns:
         A 0-d tensor in fp32 (fp64 for fp64).
@@ -46,11 +50,11 @@ def sigmoid(
     """
     if normalize not in NORMALIZE:
         raise UsageError(f"normalize = {normalize!r} does not exist.{did_you_mean(normalize, NORMALIZE)}")
-    x, y, gx, gy = batch(x, y, groups)
-    divisor = len(x) if normalize == "batch" else len(x) * len(y)
+    ring = Ring(process_group)
+    x, y, gx, gy = batch(x, y, groups, rank=ring.rank)
     scale, bias = scalar(scale, x), scalar(bias, x)
     differentiate = torch.is_grad_enabled() and any(t.requires_grad for t in (x, y, scale, bias))
-    return _Sigmoid.apply(x, y, scale, bias, gx, gy, divisor, tile, product_dtype(x), differentiate)
+    return _Sigmoid.apply(x, y, scale, bias, gx, gy, normalize, tile, product_dtype(x), ring, differentiate)
 
 
 class _Sigmoid(torch.autograd.Function):
@@ -65,42 +69,54 @@ class _Sigmoid(torch.autograd.Function):
         bias: Tensor,
         gx: Tensor,
         gy: Tensor,
-        divisor: int,
+        normalize: str,
         size: int | None,
         product: torch.dtype,
+        ring: Ring,
         differentiate: bool,
     ) -> Tensor:
-        tiles = Tiles(x, y, float(scale), gx, gy, size, product)
-        loss, dbias = torch.zeros(2, dtype=exact(x.device), device=x.device)
-        for rows, cols, tile in tiles:
-            if (at := tiles.positives(rows, cols)) is not None:
-                z = tile[at].to(tiles.dtype) + float(bias)
-                loss += F.softplus(-z, threshold=40).sum()
-                push = -torch.sigmoid(-z)
-                dbias += push.sum()
-                tile[at] = -torch.inf
-            for _, part, z, spare in tiles.strips(rows, tile):
-                z.add_(float(bias))
-                loss += _softplus_sum(z, spare)
+        n, m = ring.size * len(x), ring.size * len(y)
+        divisor = n if normalize == "batch" else n * m
+        sums = torch.zeros(2, dtype=exact(x.device), device=x.device)  # of the losses, and of the bias's gradients
+        dy = Homeward(ring)
+        for _, tiles in ring.tiles(x, y, float(scale), gx, ring.gather(gy), size, product):
+            for rows, cols, tile in tiles:
+                _sweep(tiles, rows, cols, tile, float(bias), sums)
                 if differentiate:
-                    dbias += z.sigmoid_().sum()
-                    part.copy_(z)
+                    tiles.backpropagate(rows, cols, tile)
             if differentiate:
-                if at is not None:
-                    tile[at] = push.to(tile.dtype)
-                tiles.backpropagate(rows, cols, tile)
+                dy.add(tiles.dy)
+        loss, dbias = sums / divisor
         if differentiate:
-            dx, dy, dscale = tiles.gradients(1 / divisor)
-            ctx.save_for_backward(dx, dy, dscale.to(scale), (dbias / divisor).to(bias))
-        return (loss / divisor).to(tiles.dtype)
+            tiles.dy = dy.arrived()
+            ctx.save_for_backward(*tiles.gradients(1 / divisor), dbias)
+            ctx.dtypes = scale.dtype, bias.dtype
+        ring.sum_(loss)
+        return loss.to(tiles.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
+        dx, dy, dscale, dbias = ctx.saved_tensors
         if grad != 1:
-            saved = tuple((grad * t).to(t) for t in saved)
-        return *saved, None, None, None, None, None, None
+            dx, dy = (grad * dx).to(dx), (grad * dy).to(dy)
+        dscale, dbias = ((grad * d).to(dtype) for d, dtype in zip((dscale, dbias), ctx.dtypes, strict=True))
+        return dx, dy, dscale, dbias, *[None] * 7
+
+
+def _sweep(tiles: Tiles, rows: slice, cols: slice, tile: Tensor, bias: float, sums: Tensor) -> None:
+    """Turn a tile of logits into their gradients; add its losses and its gradients to the two `sums`."""
+    if (at := tiles.positives(rows, cols)) is not None:
+        z = tile[at].to(tiles.dtype) + bias
+        push = -torch.sigmoid(-z)
+        sums += torch.stack([F.softplus(-z, threshold=40).sum(), push.sum()])
+        tile[at] = -torch.inf
+    for _, part, z, spare in tiles.strips(rows, tile):
+        loss = _softplus_sum(z.add_(bias), spare)
+        sums += torch.stack([loss, z.sigmoid_().sum()])
+        part.copy_(z)
+    if at is not None:
+        tile[at] = push.to(tile.dtype)
 
 
 def _softplus_sum(z: Tensor, spare: Tensor) -> Tensor:

@@ -138,8 +138,11 @@ def exact(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def batch(x: Tensor, y: Tensor, groups: Groups | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Check the arguments every loss shares; x, y and their group ids, y sorted by group."""
+def batch(x: Tensor, y: Tensor, groups: Groups | None, *, rank: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Check the arguments every loss shares; x, y and their group ids, y sorted by group.
+
+    `rank` numbers processes with as many rows each: without groups, the ids of each follow those before.
+    """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not len(x) or not len(y):
         raise InputError(f"x [N, d] and y [M, d] expected, not {list(x.shape)} and {list(y.shape)}.")
     if x.dtype != y.dtype or not x.is_floating_point():
@@ -147,7 +150,7 @@ def batch(x: Tensor, y: Tensor, groups: Groups | None) -> tuple[Tensor, Tensor, 
     if groups is None:
         if len(x) != len(y):
             raise InputError(f"{len(x)} rows of x and {len(y)} of y: say with groups= which belong together.")
-        ids = torch.arange(len(x), device=x.device)
+        ids = torch.arange(rank * len(x), (rank + 1) * len(x), device=x.device)
         return x.contiguous(), y.contiguous(), ids, ids
     gx, gy = (torch.as_tensor(g, dtype=torch.int64, device=x.device) for g in groups)
     if gx.shape != x.shape[:1] or gy.shape != y.shape[:1]:

@@ -102,7 +102,7 @@ class Run:
         image, text, groups = self.batches.take(captions)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.state.precision == "bf16"):
             x, y = self.joint(image, text)
-        loss = self.joint.loss(x, y, groups)
+            loss = self.joint.loss(x, y, groups)
         self.check_finite(loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
