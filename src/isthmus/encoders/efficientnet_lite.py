@@ -9,12 +9,13 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from isthmus.encoders import hub
 from isthmus.encoders.base import Encoder, Inputs, Output, flatten_map
@@ -40,6 +41,8 @@ SCALING = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # variant: width and de
 class EfficientNetLite(nn.Module):
     """[N, 3, H, W] to the head's feature map [N, 1280, H/32, W/32]; `stages` gives every step on the way."""
 
+    normed: ClassVar = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
+
     def __init__(self, variant: int) -> None:
         super().__init__()
         width, depth = SCALING[variant]
@@ -64,18 +67,20 @@ class EfficientNetLite(nn.Module):
 
     def stages(self, pixels: Tensor) -> list[Tensor]:
         """Feature maps of the stem and of each of the seven stages."""
-        maps = [F.relu6(self._bn0(self._conv_stem(pixels)))]
+        maps = [F.relu6(self._bn0(self._conv_stem(pixels)), inplace=True)]
         for first, last in pairwise(self.ends):
             maps.append(nn.Sequential(*self._blocks[first:last])(maps[-1]))
         return maps
 
     def head(self, last: Tensor) -> Tensor:
         """The final 1×1 convolution, of which the classifier takes the average."""
-        return F.relu6(self._bn1(self._conv_head(last)))
+        return F.relu6(self._bn1(self._conv_head(last)), inplace=True)
 
 
 class Block(nn.Module):
     """Mobile inverted bottleneck: expand, depthwise, project; a residual where shapes agree."""
+
+    normed: ClassVar = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -90,8 +95,8 @@ class Block(nn.Module):
         self._bn2 = norm(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        y = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
+        y = F.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
         y = self._bn2(self._project_conv(y))
         return x + y if self.residual else y
 
@@ -105,7 +110,19 @@ class SameConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         (height, width), kernel, stride = input.shape[-2:], self.kernel_size[0], self.stride[0]
         y, x = (max((math.ceil(n / stride) - 1) * stride + kernel - n, 0) for n in (height, width))
-        return super().forward(F.pad(input, (x // 2, x - x // 2, y // 2, y - y // 2)))
+        padding = y // 2, x // 2
+        if y % 2 or x % 2:  # more at one side: only these are copied into a larger map
+            input, padding = F.pad(input, (x // 2, x - x // 2, y // 2, y - y // 2)), (0, 0)
+        return F.conv2d(input, self.weight, self.bias, self.stride, padding, groups=self.groups)
+
+
+def fold_norms(network: EfficientNetLite) -> None:
+    """Each convolution takes over the BatchNorm behind it: the same up to rounding, one sweep over the map less."""
+    for module in network.modules():
+        for convolution, norm in getattr(module, "normed", {}).items():
+            if hasattr(module, convolution):
+                setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
+                setattr(module, norm, nn.Identity())
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -126,6 +143,7 @@ class EfficientNetLiteEncoder(Encoder):
         network = EfficientNetLite(hub.read_config(folder)["variant"])
         state = load_file(folder / "model.safetensors")
         network.load_state_dict({key: state.get(key, value) for key, value in network.state_dict().items()})
+        fold_norms(network.eval())
         ingredients = {
             "weights": files_digest(hub.weight_files(folder), folder),
             "config": hub.read_config(folder),
