@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.embedding import embed, units
-from isthmus.embedding.units import cut, plan_captions, plan_images, unit_size
+from isthmus.embedding.units import caption_batches, cut, even_batches, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
 from isthmus.encoders.callables import from_callable
 from isthmus.store import open_store
@@ -55,24 +56,61 @@ def run(table: Path, out: Path, image: Encoder | None = None, text: Encoder | No
     embed(table, image or gossip("image"), text or gossip("text"), out=out, batch_size=7, max_skip=0.5, **options)
 
 
-@given(st.integers(1, 10**9), st.integers(1, 5000))
-def test_units_are_whole_batches_and_never_too_many(items: int, batch_size: int) -> None:
-    size = unit_size(items, batch_size)
-    assert size % batch_size == 0 and size >= units.LEAST_ITEMS
-    assert -(-items // size) <= units.MOST_UNITS
+def planned(needed: np.ndarray, ends: np.ndarray) -> list[units.Unit]:
+    keys = to_keys(text_hash(str(i)) for i in range(len(needed)))
+    return list(cut(list(range(len(needed))), keys, needed[None], ends))
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(1, 20))
+def test_units_are_whole_batches_and_never_too_many(sizes: list[int], most: int) -> None:
+    ends = np.cumsum(sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(units, "MOST_UNITS", most)
+        found = planned(np.ones(ends[-1], bool), ends)
+    assert len(found) <= most and [len(batch) for unit in found for batch in unit.batches()] == sizes
+    assert all(len(unit.items) >= units.LEAST_ITEMS for unit in found[:-1])
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=200), st.integers(1, 30))
 def test_units_hold_every_needed_item_once_and_in_its_place(needed: list[bool], batch_size: int) -> None:
-    keys = to_keys(text_hash(str(i)) for i in range(len(needed)))
-    size = unit_size(len(needed), batch_size)
+    ends = even_batches(len(needed), batch_size)
+    everything = {unit.items[0]: unit for unit in planned(np.ones(len(needed), bool), ends)}
     seen = []
-    for unit in cut(list(range(len(needed))), keys, np.array([needed]), batch_size):
-        assert unit.items[0] % size == 0 and unit.needed.any()
+    for unit in planned(np.array(needed), ends):
+        whole = everything[unit.items[0]]
+        assert unit.items == whole.items and unit.needed.any()
+        np.testing.assert_array_equal(unit.ends, whole.ends)
+        np.testing.assert_array_equal(unit.keys, whole.keys)
         assert [i for batch in unit.batches() for i in batch] == list(range(len(unit.items)))
-        np.testing.assert_array_equal(unit.keys, keys[unit.items])
         seen += [item for item, need in zip(unit.items, unit.needed[0], strict=True) if need]
     assert seen == [i for i, need in enumerate(needed) if need]
+
+
+@given(st.integers(0, 500), st.integers(1, 40))
+def test_even_batches_are_full_but_for_the_last(items: int, batch_size: int) -> None:
+    sizes = np.diff(even_batches(items, batch_size), prepend=0)
+    assert sizes.sum() == items and (sizes > 0).all() and (sizes[:-1] == batch_size).all()
+    assert not len(sizes) or sizes[-1] <= batch_size
+
+
+@given(st.lists(st.integers(0, 3000), max_size=400))
+def test_batches_of_captions_are_as_large_as_their_cost_allows(lengths: list[int]) -> None:
+    captions = ["x" * length for length in sorted(lengths)]
+    start = 0
+    for stop in caption_batches(captions, None).tolist():
+        cost = (stop - start) * len(captions[stop - 1])
+        assert stop - start == 1 or (cost <= units.BATCH_CHARACTERS and stop - start <= units.MOST_CAPTIONS)
+        if stop < len(captions):
+            assert (stop - start + 1) * len(captions[stop]) > units.BATCH_CHARACTERS or stop - start == 256
+        start = stop
+    assert start == len(captions)
+    np.testing.assert_array_equal(caption_batches(captions, 7), even_batches(len(captions), 7))
+
+
+def test_images_come_in_batches_that_suit_the_device() -> None:
+    assert image_batches(10, None, torch.device("cpu")).tolist() == [4, 8, 10]
+    assert image_batches(100, None, torch.device("cuda")).tolist() == [64, 100]
+    assert image_batches(10, 6, torch.device("cpu")).tolist() == [6, 10]
 
 
 def test_images_are_planned_by_first_appearance_and_captions_by_length() -> None:

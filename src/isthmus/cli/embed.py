@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-encoder", metavar="URI", nargs="+", action="extend", required=True)
     parser.add_argument("--out", metavar="STORE", required=True)
     parser.add_argument("--only", metavar="PARQUET", help="embed only the ids in this file")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, help="items per forward pass (default: what the device does fast)")
     parser.add_argument("--max-skip", type=float, default=0.01, help="largest share of unreadable images (0.01)")
     parser.add_argument("--max-pixels", type=int, default=100_000_000, help="skip larger images (100 million)")
     parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto")

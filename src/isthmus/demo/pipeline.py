@@ -69,7 +69,6 @@ QUERIES = (  # written with the captions' subjects in view, before any result wa
     "a hat that keeps the sun off",
 )
 HITS, MISTAKES = 6, 12
-BATCH = 4  # a convolutional network on a CPU: larger batches leave the cache and take twice as long
 NOTE = "demo.json"  # beside a finished model: what it was trained on and with, and for how long
 
 Log = Callable[[str], None]
@@ -134,7 +133,7 @@ def run_demo(
     with stages("load the encoders"):
         images, texts = load(image, "image"), load([text], "text")
     with stages(f"embed {len(pairs):,} pictures and {len(pairs.captions):,} captions"):
-        skipped = embed(pairs, images, texts, out=out / "store", batch_size=BATCH, progress=progress).skipped
+        skipped = embed(pairs, images, texts, out=out / "store", progress=progress).skipped
     store = open_store(out / "store")
     splits = feature_splits(store, pairs, images, texts)
     models = {}

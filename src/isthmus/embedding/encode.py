@@ -53,21 +53,22 @@ def hash_images(pairs: Pairs, rows: Sequence[int]) -> list[tuple[int, str | None
 def encode_unit(
     networks: Sequence[Network], pairs: Pairs, unit: Unit, tick: Callable[[int], Any] = lambda items: None
 ) -> Encoded:
-    """Encode what is needed of one unit; `tick(n)` is called after each batch of n items."""
+    """Encode what is needed of one unit; `tick(n)` is called after each batch of n items.
+
+    Threads read, decode and preprocess (or tokenise) the next batches while the networks work on this one.
+    """
     result = Encoded(len(unit.items))
     rows: list[list[int]] = [[] for _ in networks]
     parts: list[list[list[np.ndarray]]] = [[] for _ in networks]
     with ThreadPoolExecutor(THREADS) as pool:
-        prepared = _prepared(pool, networks, pairs, unit)
-        for batch in unit.batches():
-            inputs = list(zip(batch, islice(prepared, len(batch)), strict=True))
-            result.bad += [(int(unit.items[i]), one.reason) for i, one in inputs if isinstance(one, BadImage)]
-            for n, network in enumerate(networks):
-                ready = [(i, one[n]) for i, one in inputs if unit.needed[n, i] and not isinstance(one, BadImage)]
-                if ready:
-                    parts[n].append(network.encode([one for _, one in ready]))
-                    rows[n] += [i for i, _ in ready]
-            tick(len(batch))
+        prepared = in_order(pool, partial(_prepare, networks, pairs, unit), unit.batches(), ahead=THREADS + 1)
+        for batch in prepared:
+            result.bad += batch.bad
+            for n, (chosen, inputs) in enumerate(batch.inputs):
+                if chosen:
+                    parts[n].append(networks[n].encode(inputs))
+                    rows[n] += chosen
+            tick(batch.items)
     for network, chosen, batches in zip(networks, rows, parts, strict=True):
         result.fresh += len(chosen)
         for view, features in zip(network.views, zip(*batches, strict=True), strict=bool(batches)):
@@ -76,29 +77,44 @@ def encode_unit(
     return result
 
 
-def _prepared(pool: ThreadPoolExecutor, networks: Sequence[Network], pairs: Pairs, unit: Unit) -> Iterator[Any]:
-    """The inputs of every item in order: a list with one entry per network, or a `BadImage`."""
-    if networks[0].views[0].modality == "text":
-        return ([text] * len(networks) for text in unit.items)
-    work = partial(_pixels, networks, pairs, unit)
-    return in_order(pool, work, range(len(unit.items)), ahead=2 * unit.batch_size)
+@dataclass
+class Prepared:
+    """One batch on its way into the networks.
+
+    inputs: for each network, the positions in the unit that it has yet to encode, and their tensors.
+    """
+
+    items: int
+    inputs: list[tuple[list[int], Any]]
+    bad: list[tuple[int, str]]
 
 
-def _pixels(networks: Sequence[Network], pairs: Pairs, unit: Unit, i: int) -> list[Any] | BadImage:
-    """One image, preprocessed for each network that needs it."""
-    needed = unit.needed[:, i]
-    if not needed.any():
-        return []
-    row = int(unit.items[i])
-    try:
-        data = pairs.read_bytes(row)
-        if content_hash(data) != unit.keys[i].tobytes().hex():
-            raise BadImage("changed while it was being embedded; run the same command again.")
-        image = decode(data, max_pixels=pairs.max_pixels)
-    except BadImage as error:
-        return error
-    both = zip(networks, needed, strict=True)
-    return [network.views[0].preprocess([image]) if need else None for network, need in both]
+def _prepare(networks: Sequence[Network], pairs: Pairs, unit: Unit, batch: range) -> Prepared:
+    """Read, decode and preprocess what any network needs of one batch."""
+    ready: dict[int, Any] = {}
+    bad = []
+    for i in batch:
+        if unit.needed[:, i].any():
+            try:
+                ready[i] = _item(pairs, unit, i)
+            except BadImage as error:
+                bad.append((int(unit.items[i]), error.reason))
+    inputs = []
+    for network, needed in zip(networks, unit.needed, strict=True):
+        chosen = [i for i in ready if needed[i]]
+        inputs.append((chosen, network.prepare([ready[i] for i in chosen]) if chosen else None))
+    return Prepared(len(batch), inputs, bad)
+
+
+def _item(pairs: Pairs, unit: Unit, i: int) -> Any:
+    """The caption, or the decoded image; BadImage if it is damaged, or not the one that was planned."""
+    item = unit.items[i]
+    if isinstance(item, str):
+        return item
+    data = pairs.read_bytes(int(item))
+    if content_hash(data) != unit.keys[i].tobytes().hex():
+        raise BadImage("changed while it was being embedded; run the same command again.")
+    return decode(data, max_pixels=pairs.max_pixels)
 
 
 def in_order(

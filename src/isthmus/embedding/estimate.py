@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from isthmus.data.pairs import Pairs
 from isthmus.embedding.networks import by_network, load
-from isthmus.embedding.run import DEFAULT_BATCH, chosen_pairs, readable
+from isthmus.embedding.run import chosen_pairs, readable
+from isthmus.embedding.units import caption_batches, image_batches
 from isthmus.encoders import Encoder, encode_views
 
 
@@ -43,7 +45,7 @@ def plan(
     text: str | Encoder | Sequence[str | Encoder],
     *,
     only: str | Path | Sequence[str] | None = None,
-    batch_size: int = DEFAULT_BATCH,
+    batch_size: int | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> EmbedPlan:
@@ -53,15 +55,20 @@ def plan(
     encoders = {"image": load(image, "image", **options), "text": load(text, "text", **options)}
     distinct = list(dict.fromkeys(pairs.captions["caption"].to_pylist()))
     counts = {"image": len(pairs), "text": len(distinct)}
-    samples: dict[str, list[Any]] = {"image": list(range(min(32, len(pairs)))), "text": distinct[:256]}
+    samples: dict[str, list[Any]] = {"image": list(range(min(32, len(pairs)))), "text": sorted(distinct[:256], key=len)}
     seconds = 0.0
     memory = 0
     for modality, chosen in encoders.items():
         for views in by_network(chosen):
             started = time.perf_counter()
             items = readable(pairs, samples[modality]) if modality == "image" else samples[modality]
-            for start in range(0, len(items), batch_size):
-                inputs = views[0].preprocess(items[start : start + batch_size])
+            ends = (
+                image_batches(len(items), batch_size, views[0].device)
+                if modality == "image"
+                else caption_batches(items, batch_size)
+            )
+            for start, stop in pairwise([0, *ends.tolist()]):
+                inputs = views[0].preprocess(items[start:stop])
                 encode_views(views, inputs)
                 memory = max(memory, sum(value.nbytes for value in inputs.values() if hasattr(value, "nbytes")))
             seconds += (time.perf_counter() - started) / max(1, len(items)) * counts[modality]

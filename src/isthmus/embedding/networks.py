@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from isthmus.encoders import Encoder, encode_views, load_encoders
-from isthmus.encoders.base import Modality
+from isthmus.encoders.base import Inputs, Modality
 from isthmus.errors import InputError
 from isthmus.precision import choose_precision
 
@@ -24,15 +24,13 @@ class Network:
     views: list[Encoder]
     autocast: torch.dtype | None = None
 
-    def collate(self, inputs: Sequence[Any]) -> dict[str, Any]:
-        """The inputs of one batch: captions are tokenised together, so that padding fits the batch."""
-        if isinstance(inputs[0], str):
-            return self.views[0].preprocess(inputs)
-        return {name: _joined([one[name] for one in inputs]) for name in inputs[0]}
+    def prepare(self, items: Sequence[Any]) -> Inputs:
+        """The inputs of one batch of decoded images, or of captions, which are padded to the longest of them."""
+        return self.views[0].preprocess(items)
 
-    def encode(self, inputs: Sequence[Any]) -> list[np.ndarray]:
+    def encode(self, inputs: Inputs) -> list[np.ndarray]:
         """Features of one batch by every view, float32 [n, width_i] each."""
-        return encode_views(self.views, self.collate(inputs), self.autocast)
+        return encode_views(self.views, inputs, self.autocast)
 
 
 def load(encoders: Any, modality: Modality, **options: Any) -> list[Encoder]:
@@ -79,8 +77,3 @@ def choose_autocast(
 def _least_cosine(a: np.ndarray, b: np.ndarray) -> float:
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).min())
-
-
-def _joined(values: list[Any]) -> Any:
-    """Inputs of single images as those of a batch: tensors, or the lists that callables take."""
-    return torch.cat(values) if isinstance(values[0], torch.Tensor) else [item for one in values for item in one]

@@ -16,13 +16,12 @@ from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding.contents import Contents
 from isthmus.embedding.engines import check_engine, encode_all, hash_all
 from isthmus.embedding.networks import Network, by_network, choose_autocast, load
-from isthmus.embedding.units import cut, plan_captions, plan_images
+from isthmus.embedding.units import caption_batches, cut, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
 from isthmus.errors import InputError
 from isthmus.store import StoreWriter
 from isthmus.store.joining import read_ids
 
-DEFAULT_BATCH = 32
 SAMPLE = 16  # items on which bf16 is compared with float32
 HASHED_AT_ONCE = 4096
 
@@ -52,7 +51,7 @@ def embed(
     *,
     out: str | Path,
     only: str | Path | Sequence[str] | None = None,
-    batch_size: int = DEFAULT_BATCH,
+    batch_size: int | None = None,
     max_skip: float = 0.01,
     max_pixels: int = MAX_PIXELS,
     precision: str = "auto",
@@ -72,7 +71,8 @@ def embed(
         image, text: encoders or their URIs, one or several.
         out: the store's folder; made, resumed or extended.
         only: ids to embed (a list, or a Parquet file with an `id` column).
-        batch_size: items per forward pass.
+        batch_size: items per forward pass. Default: what is fast on the device, captions by their length
+            (`isthmus.embedding.units`).
         max_skip: largest share of images and captions that may be skipped before the run counts as failed.
         max_pixels: larger images are skipped, by their header.
         precision: "float32", "bf16" (autocast), or "auto": bf16 where the processor multiplies in it and a sample
@@ -137,7 +137,7 @@ class _Run:
 
     writer: StoreWriter
     pairs: Pairs
-    batch_size: int
+    batch_size: int | None
     engine: str
     options: dict[str, Any]
     progress: bool
@@ -156,23 +156,26 @@ class _Run:
                 bar.update(len(found))
 
     def encode_images(self, networks: list[Network]) -> None:
-        self._encode("image", networks, *plan_images(self.contents.hashes))
+        items, keys = plan_images(self.contents.hashes)
+        device = networks[0].views[0].device
+        self._encode("image", networks, items, keys, image_batches(len(items), self.batch_size, device))
         skipped = self.contents.skipped
         if len(skipped) == len(self.pairs):
             raise InputError(f"None of the {len(self.pairs):,} images can be read; the first: {': '.join(skipped[0])}")
 
     def encode_captions(self, networks: list[Network]) -> None:
         self.images, self.captions = self.contents.tables()
-        self._encode("text", networks, *plan_captions(self.captions))
+        items, keys = plan_captions(self.captions)
+        self._encode("text", networks, items, keys, caption_batches(items, self.batch_size))
 
-    def _encode(self, modality: str, networks: list[Network], items: Any, keys: np.ndarray) -> None:
+    def _encode(self, modality: str, networks: list[Network], items: Any, keys: np.ndarray, ends: np.ndarray) -> None:
         """Encode and store the units of a plan, each as soon as it is done."""
         known = [
             set.intersection(*(self.writer.known(v.modality, v.fingerprint) for v in network.views))
             for network in networks
         ]
         needed = self.contents.needed(keys, known)
-        units = list(cut(items, keys, needed, self.batch_size))
+        units = list(cut(items, keys, needed, ends))
         done = len(items) - sum(len(unit.items) for unit in units)
         self.encoded[modality] = 0
         with self._bar(f"{modality}s", len(items), done) as bar:

@@ -1,8 +1,8 @@
 """The plan of work: which items make a unit, and which of them share a forward pass.
 
 A unit is what one worker does at a time, what one shard holds, and what a kill costs at most. Units and batches
-are a function of the pairs and the batch size alone: neither time, nor the number of workers, nor an
-interruption moves a boundary. So the same plan, on the same type of machine with the same number of threads,
+are a function of the pairs, the batch size and the kind of device alone: neither time, nor the number of workers,
+nor an interruption moves a boundary. So the same plan, on the same type of machine with the same number of threads,
 gives the same bytes, whoever computes which unit (a matrix product rounds by the shape of its batch).
 
 Small units lose little work at a kill, large ones make few files. 1,024 items are a minute's work of a small
@@ -14,40 +14,65 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from isthmus.store.keys import to_keys
 
 LEAST_ITEMS = 1024
 MOST_UNITS = 4096
 
+# Where no batch size is given. On a CPU the maps of a few images stay in the cache, and each image is work enough to
+# keep the cores busy: a CNN is up to twice as fast by 4 as by 32, a ViT no slower. A GPU wants more at once.
+CPU_IMAGES, GPU_IMAGES = 4, 64
+BATCH_CHARACTERS = 8192  # of captions side by side, padding counted
+MOST_CAPTIONS = 256
+
 
 @dataclass(frozen=True)
 class Unit:
-    """Consecutive items of the plan, to be encoded in batches of `batch_size`.
+    """Consecutive items of the plan, and where each batch of them ends.
 
     items: row numbers of images (int64 [n]), or n captions. keys: uint8 [n, 16], what each is stored under.
     needed: bool [networks, n], what is not in the store yet. An item that is not needed keeps its place: the
         others stay in the batch they were planned for.
+    ends: ascending int64 [batches], the last being n.
     """
 
     items: Sequence[int] | Sequence[str]
     keys: np.ndarray
     needed: np.ndarray
-    batch_size: int
+    ends: np.ndarray
 
     def batches(self) -> Iterator[range]:
         """The positions in each batch."""
-        for start in range(0, len(self.items), self.batch_size):
-            yield range(start, min(start + self.batch_size, len(self.items)))
+        return (range(start, stop) for start, stop in pairwise([0, *self.ends.tolist()]))
 
 
-def unit_size(items: int, batch_size: int) -> int:
-    """Items per unit: whole batches, at least LEAST_ITEMS, and so many that there are at most MOST_UNITS units."""
-    least = max(LEAST_ITEMS, -(-items // MOST_UNITS))
-    return -(-least // batch_size) * batch_size
+def even_batches(items: int, batch_size: int) -> np.ndarray:
+    """Where batches of `batch_size` items end; the last one may be smaller."""
+    return np.append(np.arange(batch_size, items, batch_size), [items] * bool(items)).astype(np.int64)
+
+
+def image_batches(images: int, batch_size: int | None, device: torch.device) -> np.ndarray:
+    """Where the batches of images end."""
+    return even_batches(images, batch_size or (CPU_IMAGES if device.type == "cpu" else GPU_IMAGES))
+
+
+def caption_batches(captions: Sequence[str], batch_size: int | None) -> np.ndarray:
+    """Where the batches of captions, shortest first, end: filled by what they cost, which is length, not number."""
+    if batch_size:
+        return even_batches(len(captions), batch_size)
+    ends, start = [], 0
+    for position, caption in enumerate(captions):
+        many = position - start
+        if many and (many == MOST_CAPTIONS or (many + 1) * len(caption) > BATCH_CHARACTERS):
+            ends.append(position)
+            start = position
+    return np.array([*ends, *[len(captions)] * bool(captions)], np.int64)
 
 
 def plan_images(hashes: Sequence[str | None]) -> tuple[list[int], np.ndarray]:
@@ -69,10 +94,16 @@ def plan_captions(captions: pa.Table) -> tuple[list[str], np.ndarray]:
     return [text for _, text in ordered], to_keys(content for content, _ in ordered)
 
 
-def cut(items: Sequence[int] | Sequence[str], keys: np.ndarray, needed: np.ndarray, batch_size: int) -> Iterator[Unit]:
-    """The units of a plan in which something is still needed (bool [networks, n])."""
-    size = unit_size(len(items), batch_size)
-    for start in range(0, len(items), size):
-        some = slice(start, start + size)
+def cut(items: Sequence[int] | Sequence[str], keys: np.ndarray, needed: np.ndarray, ends: np.ndarray) -> Iterator[Unit]:
+    """The units of a plan in which something is still needed (bool [networks, n]); `ends` are those of its batches.
+
+    A unit is of whole batches, of at least LEAST_ITEMS items, and of so many that there are at most MOST_UNITS.
+    """
+    least = max(LEAST_ITEMS, -(-len(items) // MOST_UNITS))
+    start = first = 0
+    while start < len(items):
+        last = int(np.searchsorted(ends, min(start + least, len(items))))
+        some = slice(start, int(ends[last]))
         if needed[:, some].any():
-            yield Unit(items[some], keys[some], needed[:, some], batch_size)
+            yield Unit(items[some], keys[some], needed[:, some], ends[first : last + 1] - start)
+        start, first = some.stop, last + 1
