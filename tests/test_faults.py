@@ -1,4 +1,4 @@
-"""Killed, or out of disk, at every boundary of embed and train: the old state or the new, never a mixture."""
+"""Killed, or out of disk, at every boundary of embed, train and curate: the old state or the new, never a mixture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CASES = ("store", "store_more", "embed", "embed_more", "train", "train_over")
+CASES = ("store", "store_more", "embed", "embed_more", "train", "train_over", "curate", "curate_over")
 
 
 def strikes(folder: Path, how: str, every: int, *cases: str) -> int:

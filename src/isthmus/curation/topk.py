@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -150,7 +150,10 @@ class TopK:
         """What `save` wrote. Raises InputError where it is damaged, or about other rows or concepts."""
         with open(path, "rb") as file:
             head = _read_head(Path(path), file.readline())
-            digest = head.pop("digest", None)
+            start = file.tell()
+            if head.pop("digest", None) != _digest(head, _blocks(file)):
+                raise InputError(f"{path}: truncated or damaged. Remove it to start anew.")
+            file.seek(start)
             if head["about"] != json.loads(json.dumps(about)):
                 changed = [name for name in about if about[name] != head["about"].get(name)]
                 raise InputError(f"{path}: of another run ({', '.join(changed)} differ). Remove it to start anew.")
@@ -158,13 +161,9 @@ class TopK:
             top.covered, top.missing = [(a, b) for a, b in head["covered"]], head["missing"]
             for concept, count in enumerate(head["counts"]):
                 keys = np.fromfile(file, "<u8", count)
-                if len(keys) != count:
-                    raise InputError(f"{path}: truncated. Remove it to start anew.")
                 top._keys[concept, :count], top._counts[concept] = keys, count
                 if count == top.keep:
                     top._least[concept] = _unpack(keys.min(keepdims=True))[0][0]
-        if digest != _digest(head, [keys[:count] for keys, count in zip(top._keys, top._counts, strict=True)]):
-            raise InputError(f"{path}: damaged, its digest differs. Remove it to start anew.")
         return top
 
 
@@ -212,11 +211,16 @@ def _joined(ranges: Ranges) -> Ranges:
     return out
 
 
-def _digest(head: dict[str, Any], held: Iterable[np.ndarray]) -> str:
+def _digest(head: dict[str, Any], blocks: Iterable[Any]) -> str:
+    """Of the head without its digest, and of all keys, as arrays or bytes."""
     digest = hashlib.blake2b(json.dumps(head, sort_keys=True).encode(), digest_size=16)
-    for keys in held:
-        digest.update(np.ascontiguousarray(keys, "<u8").tobytes())
+    for block in blocks:
+        digest.update(block)
     return digest.hexdigest()
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: file.read(2**20), b"")
 
 
 def _read_head(path: Path, line: bytes) -> dict[str, Any]:

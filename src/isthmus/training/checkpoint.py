@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
-from isthmus.files import TEMPORARY, file_digest, read_sealed, write_sealed
+from isthmus.files import TEMPORARY, file_digest, read_sealed, write_sealed, writing
 from isthmus.weights import read_tensors, write_tensors
 
 FORMAT = 1
@@ -56,10 +56,11 @@ def load(folder: Path, identity: dict[str, Any], device: torch.device) -> tuple[
 
 def clear(folder: Path) -> None:
     """Remove the checkpoint: the trained model is saved and nothing is left to resume."""
-    for file in [folder / "state.json", *folder.glob("step-*.safetensors"), *folder.glob(f"{TEMPORARY}*")]:
-        file.unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    with writing(folder):
+        for file in [folder / "state.json", *folder.glob("step-*.safetensors"), *folder.glob(f"{TEMPORARY}*")]:
+            file.unlink(missing_ok=True)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _remedy(folder: Path) -> str:
