@@ -1,0 +1,26 @@
+"""Coverage-guided fuzzing of what reads untrusted files; a longer run: `python tests/fuzz.py tar 600`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["manifest", "shard", "tar", "table"])
+def test_mutated_files_end_in_an_error_of_ours(target: str) -> None:
+    pytest.importorskip("atheris")
+    run = subprocess.run(
+        [sys.executable, str(HERE / "fuzz.py"), target, "15"],
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]
+    assert "Done " in run.stderr
