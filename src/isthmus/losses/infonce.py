@@ -195,7 +195,8 @@ class _Direction:
     def softmax(self, bounded: bool, dtype: torch.dtype) -> Tensor:
         """[2, n] shifts and weights such that a negative's gradient is exp(z − shift) · weight."""
         log_weight = self.pull.log() - self.log_negatives + self.weight.log()
-        log_weight.masked_fill_(self.pull < torch.finfo(dtype).tiny * 1e12, -torch.inf)  # denormals are slow
+        negligible = self.pull < torch.finfo(dtype).tiny * 1e12  # it would only make denormals, which are slow
+        log_weight.masked_fill_(negligible, -torch.inf)
         shift = torch.zeros_like(log_weight) if bounded else -log_weight
         shift = shift.clamp_(max=1e30).to(dtype)  # finite where there is nothing to pull: the weight is 0
         return torch.stack([shift, (log_weight + shift).exp_().to(dtype)])
