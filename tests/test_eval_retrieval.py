@@ -11,6 +11,7 @@ import torch
 
 import oracles
 from isthmus.errors import InputError, UsageError
+from isthmus.evaluation import counting
 from isthmus.evaluation.retrieval import ranks, retrieval
 
 
@@ -147,10 +148,34 @@ def test_the_tile_changes_nothing():
     image, text, image_of = problem(rng)
     image[10:20] = image[:10]  # ties too
     whole = ranks(image, text, image_of, tile=10_000)
-    for tile in (1, 3, 64, None):
+    for tile in (17, 64, None):
         part = ranks(image, text, image_of, tile=tile)
         assert np.array_equal(part.image, whole.image)
         assert np.array_equal(part.text, whole.text)
+
+
+@pytest.mark.parametrize("dense", [0.0, 1.0])
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-5, 1.0])
+def test_scores_nearer_than_a_float32_product_can_tell_are_told_apart(noise, dense, monkeypatch):
+    """Against all scores at once in float64, where a right answer has many rivals within 1e-5 and exact copies."""
+    monkeypatch.setattr(counting, "DENSE", dense)
+    monkeypatch.setattr(counting, "STRIP", 10)
+    rng = np.random.default_rng(4)
+    centres = rng.standard_normal((6, 48))
+    image = centres[rng.integers(0, 6, 70)] + noise * rng.standard_normal((70, 48))
+    image[60:] = image[:10]
+    image_of = rng.integers(0, 70, 150)
+    text = image[image_of] + 0.3 * centres[rng.integers(0, 6, 150)] + noise * rng.standard_normal((150, 48))
+    images, texts = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (image, text))
+    scores = np.array([[np.float32(np.einsum("i,i", t, i)) for i in images] for t in texts])
+    own = scores[np.arange(150), image_of, None]
+    of_image = scores.T[image_of]
+    by_text = 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+    by_image = 1 + (of_image > own).sum(1) + ((of_image == own).sum(1) - 1) / 2
+    found = ranks(image, text, image_of, tile=32)
+    assert noise > 0.5 or (np.abs(scores - own) < 1e-4).sum() > 1000
+    np.testing.assert_array_equal(found.image, by_text)
+    np.testing.assert_array_equal(found.text, by_image)
 
 
 def test_order_of_images_and_captions_changes_nothing():
@@ -275,18 +300,19 @@ def watch():
 rng = np.random.default_rng(0)
 image = rng.standard_normal((5_000, 64), dtype=np.float32)
 text = np.repeat(image, 5, axis=0) + 2 * rng.standard_normal((25_000, 64), dtype=np.float32)
+before = anonymous()
 watcher = threading.Thread(target=watch); watcher.start()
 result = retrieval(image, text, np.arange(25_000) // 5, bootstrap=100)
 done.set(); watcher.join()
-print(peak, result["metrics"]["image_retrieval_recall@1"])
+print(peak - before, result["metrics"]["image_retrieval_recall@1"])
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_25_000_captions_of_5_000_images_fit_in_500_mb():
+def test_25_000_captions_of_5_000_images_take_120_mb_more():
     """The scores alone would take 500 MB in float32, a one-hot of the top k far more."""
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     peak, recall = map(float, run.stdout.split())
-    assert peak < 500
+    assert peak < 120
     assert 0.1 < recall < 0.9

@@ -15,7 +15,8 @@ import torch
 
 from isthmus.errors import UsageError
 from isthmus.evaluation.bootstrap import Statistic, estimate, weighted_median
-from isthmus.evaluation.scores import cosine, group_vector, index_vector, same_width, tiles, unit_rows
+from isthmus.evaluation.counting import standings
+from isthmus.evaluation.scores import as_rows, group_vector, index_vector, same_width
 
 DEFINITION = (
     "Rank = 1 + candidates with a greater cosine + half of those with an equal one. "
@@ -80,46 +81,15 @@ def ranks(
     tile: int | None = None,
 ) -> Ranks:
     """Rank every caption's image, and every image's captions. Parameters as in `retrieval`."""
-    images, texts = unit_rows(image_emb, "image embeddings"), unit_rows(text_emb, "text embeddings")
+    images, texts = as_rows(image_emb, "image embeddings"), as_rows(text_emb, "text embeddings")
     same_width(images, "image embeddings", texts, "text embeddings")
     image_of = index_vector(image_of, len(texts), len(images), "image_of (the image of each caption)")
     key = group_vector(image_key, len(images), "image_key")
     first, item = np.unique(key, return_index=True, return_inverse=True)[1:]
-    images, item_of, caption = images[first], item[image_of], np.arange(len(texts))
-    return Ranks(
-        image=rank_pairs(texts, images, caption, item_of, tile),
-        text=rank_pairs(images, texts, item_of, caption, tile),
-        image_of=first[item_of],
-        images=len(images),
-    )
-
-
-def rank_pairs(
-    queries: torch.Tensor,
-    candidates: torch.Tensor,
-    query: np.ndarray,
-    positive: np.ndarray,
-    tile: int | None = None,
-) -> np.ndarray:
-    """float64 [p]: for each pair, the rank of candidate `positive[p]` when `query[p]` asks; unit rows given.
-
-    Counts greater and equal scores, `tile` queries at a time: no sorting, memory ∝ tile × candidates.
-    """
-    order = np.argsort(query, kind="stable")
-    sorted_query = query[order]
-    rank = np.empty(len(query))
-    for rows in tiles(len(queries), len(candidates), tile):
-        start, stop = np.searchsorted(sorted_query, [rows.start, rows.stop])
-        if start == stop:
-            continue
-        scores = cosine(queries[rows], candidates).numpy()
-        for some in tiles(stop - start, len(candidates), tile):
-            pairs = order[start:stop][some]
-            row = scores[query[pairs] - rows.start]
-            own = row[np.arange(len(pairs)), positive[pairs], None]
-            equal = np.count_nonzero(row == own, axis=1) - 1
-            rank[pairs] = 1 + np.count_nonzero(row > own, axis=1) + equal / 2
-    return rank
+    if len(first) < len(images):
+        images = images[first]
+    by_text, by_image = standings(texts, images, item[image_of], tile)
+    return Ranks(image=by_text.rank, text=by_image.rank, image_of=first[item[image_of]], images=len(images))
 
 
 def retrieval(
@@ -145,7 +115,8 @@ def retrieval(
     groups: ids [n] of near-duplicates, the unit of the bootstrap; default: every image its own.
     image_key: ids [n] of the images' content: images with one key are one item, found once, which owns the
         captions of all of them. Its embedding and group are those of its first row.
-    k: the cut-offs. bootstrap: resamples, 0 for none. tile: queries scored at a time (default: by memory).
+    k: the cut-offs. bootstrap: resamples, 0 for none. tile: captions, and images, scored at a time.
+    Embeddings may be memory-mapped: they are read part by part, and n × m scores are never held.
 
     Returns {"metrics", "ci95", "n", "definition", "bootstrap", "seed"}. Keys of `metrics`, with j in k:
     image_retrieval_recall@j, text_retrieval_recall@j, text_retrieval_fraction_recall@j, mean_recall@j (shares

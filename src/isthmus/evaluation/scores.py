@@ -33,7 +33,17 @@ def unit_rows(embeddings: np.ndarray | torch.Tensor, name: str, first_row: int =
     return rows / length
 
 
-def same_width(a: torch.Tensor, a_name: str, b: torch.Tensor, b_name: str) -> None:
+def as_rows(embeddings: np.ndarray | torch.Tensor, name: str) -> np.ndarray | torch.Tensor:
+    """`embeddings` as they are, every row looked at, part by part: InputError as for `unit_rows`."""
+    rows = embeddings if isinstance(embeddings, torch.Tensor) else np.asanyarray(embeddings)
+    if rows.ndim != 2 or 0 in rows.shape:
+        unit_rows(rows, name)
+    for some in tiles(len(rows), rows.shape[1]):
+        unit_rows(rows[some], name, first_row=some.start)
+    return rows
+
+
+def same_width(a: np.ndarray | torch.Tensor, a_name: str, b: np.ndarray | torch.Tensor, b_name: str) -> None:
     """Raise InputError unless the rows of `a` and `b` live in the same space."""
     if a.shape[1] != b.shape[1]:
         raise InputError(f"{a_name} are {a.shape[1]} wide, {b_name} {b.shape[1]}; they are not of one model.")
