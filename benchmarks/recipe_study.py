@@ -281,11 +281,11 @@ def verdict(study: dict[str, Any]) -> str:
         best = max(rivals, key=lambda row: row["mean_recall"])
         low, high = best["ci95"]
         word = "a tie" if low <= 0 <= high else "above it" if low > 0 else "below it"
-        bound = "by less than 1 point at worst" if low >= -1 else "perhaps by more than 1 point"
+        interval = f"{best['default_minus']:+.1f} [{low:+.1f}, {high:+.1f}]"
         first = f"not above {', '.join(below)}" if below else f"above {', '.join(TRAINED)} as they are"
         name = f"{size:,}" if size else "all"
         lines.append(
-            f"- **{name}**: `default` is {first}; against the best tuned rival, {best['system']}: {word}, {bound}."
+            f"- **{name}**: `default` is {first}; against the best tuned rival, {best['system']}: {word}, {interval}."
         )
     return "\n".join(lines)
 
@@ -299,9 +299,9 @@ Written by `benchmarks/recipe_study.py --render` from `benchmarks/results/recipe
 A recipe's bare name is the recipe as it is shipped: for freeze-align-pooled and sail the published schedule. Mean
 recall: both directions, R@1, R@5 and R@10 averaged, in percent, on {images[test]} held-out clip-art pictures. Encoders:
 {encoders}. {seeds} seeds, each with its own draw of the training pairs; {trials} trials for every tuned system, chosen
-on {images[val]} validation pictures. Every run is capped at {max_seconds:.0f} s; the column of epochs says where that, or
-early stopping, ended one before its last epoch. Differences by a paired bootstrap over groups ({resamples}
-resamples). Machine: {machine}.
+on {images[val]} validation pictures. Every run is capped at {max_seconds:.0f} s; the column of epochs says, for the
+first seed, where that or early stopping ended one before its last epoch. Differences by a paired bootstrap over groups
+({resamples} resamples). Machine: {machine}.
 
 {table}
 """
