@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from isthmus.training.optimizers import Lion, build_optimizer
-from isthmus.training.order import batch_slices, epoch_order, step_seed
+from isthmus.training.order import batch_slices, block_order, epoch_order, step_seed
 from isthmus.training.recipe import Optim
 from isthmus.training.schedule import learning_rate, warmup_steps
 
@@ -97,3 +97,16 @@ def test_only_matrices_decay_unless_all_are_asked_for():
     weight, others = model[1].weight, [model[0].weight, model[0].bias, model[1].bias]
     assert decays() == {id(weight): 0.1, **{id(param): 0.0 for param in others}}
     assert decays(name="lion", decay_all=True) == {id(param): 0.1 for param in [weight, *others]}
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 1000, 1003])
+def test_blocks_are_shuffled_whole_and_pairs_among_a_few_of_them(pairs: int) -> None:
+    order = block_order(pairs, seed=1, epoch=0, block=10, window=4)
+    np.testing.assert_array_equal(np.sort(order), np.arange(pairs))
+    np.testing.assert_array_equal(order, block_order(pairs, seed=1, epoch=0, block=10, window=4))
+    for start in range(0, pairs, 40):
+        assert len(np.unique(order[start : start + 40] // 10)) <= 5  # the short last block moves the edges
+    if pairs == 1000:
+        assert all(len(np.unique(order[start : start + 40] // 10)) == 4 for start in range(0, pairs, 40))
+        assert (block_order(pairs, seed=1, epoch=1, block=10, window=4) != order).mean() > 0.9
+        assert np.abs(np.diff(order)).mean() > 100 and (np.abs(np.diff(order)) == 1).mean() < 0.1

@@ -14,6 +14,24 @@ def epoch_order(pairs: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key)).permutation(pairs)
 
 
+def block_order(pairs: int, seed: int, epoch: int, block: int = 4096, window: int = 16) -> np.ndarray:
+    """A permutation int64 [pairs] that a disk larger than memory can follow: of blocks, and of pairs among a few.
+
+    Blocks of `block` consecutive pairs come in random order; those of each `window` of blocks are shuffled together.
+    So a step reads whole blocks and touches at most two windows, and pairs that were far apart still meet.
+    """
+    key = np.array([seed, epoch], dtype=np.uint64)
+    random = np.random.Generator(np.random.Philox(key=key))
+    starts = random.permutation(np.arange(0, pairs, block))
+    order = np.concatenate([np.arange(start, min(start + block, pairs)) for start in starts])
+    for first in range(0, pairs, block * window):
+        random.shuffle(order[first : first + block * window])
+    return order
+
+
+ORDERS = {"pairs": epoch_order, "blocks": block_order}
+
+
 def batch_slices(pairs: int, batch: int) -> list[slice]:
     """Consecutive batches that cover `pairs`: the last, smaller one is kept.
 

@@ -70,7 +70,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optim:
-    """How it learns. `warmup` below 1 is a share of all steps, else a count; `clip` = 0 does not clip."""
+    """How it learns. `warmup` below 1 is a share of all steps, else a count; `clip` = 0 does not clip.
+
+    shuffle: "pairs", any pair next to any other; "blocks" where the store is larger than memory (`order.block_order`).
+    """
 
     name: Literal["adamw", "lion"] = "adamw"
     lr: float = within(1e-3, 0, 10)
@@ -84,6 +87,7 @@ class Optim:
     clip: float = within(0.0, 0)
     batch: int = within(1024, 2)
     epochs: int = within(20, 0)
+    shuffle: Literal["pairs", "blocks"] = "pairs"
     precision: Literal["auto", "float32", "bf16"] = "auto"
 
 

@@ -27,7 +27,7 @@ from isthmus.training.batches import Batches, fingerprint
 from isthmus.training.history import History, open_sink
 from isthmus.training.joint import build_joint
 from isthmus.training.optimizers import build_optimizer
-from isthmus.training.order import epoch_order, step_seed
+from isthmus.training.order import ORDERS, step_seed
 from isthmus.training.plan import Plan
 from isthmus.training.recipe import SECTIONS, Recipe
 from isthmus.training.schedule import learning_rate
@@ -124,7 +124,8 @@ class Run:
         """Rows int64 [batch] of the captions of the next step."""
         epoch, position = divmod(self.state.step, len(self.slices))
         if epoch != self.order_epoch:
-            self.order, self.order_epoch = epoch_order(self.plan.pairs, self.seed, epoch), epoch
+            order = ORDERS[self.recipe.optim.shuffle]
+            self.order, self.order_epoch = order(self.plan.pairs, self.seed, epoch), epoch
         return self.order[self.slices[position]]
 
     def check_finite(self, *values: Tensor) -> None:
