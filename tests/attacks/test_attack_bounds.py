@@ -46,7 +46,7 @@ def test_a_picture_of_623_megapixels() -> None:
     data = grey_png(31_496, 19_780)
     spent = cost(lambda: decode(data))
     assert "31496 × 19780 pixels are more than 100,000,000" in spent.error
-    assert spent.mib < 20 and spent.seconds < SECONDS
+    assert spent.mib < 40 and spent.seconds < SECONDS
 
 
 def tar_member(name: str, data: bytes, **fields) -> bytes:
@@ -148,12 +148,12 @@ def test_safetensors_with_an_absurd_header(store: Path, tmp_path: Path, head: by
     (shard,) = store.glob("features/image/*/shard-*")
     shard.write_bytes(head)
     spent = cost(lambda: open_store(store).features("image"))
-    assert shard.name in spent.error and spent.mib < 20 and spent.seconds < SECONDS
+    assert shard.name in spent.error and spent.mib < 40 and spent.seconds < SECONDS
     model = saved_model(tmp_path)
     (model / "model.safetensors").write_bytes(head)
     resign(model, weights=file_digest(model / "model.safetensors", 32))
     spent = cost(lambda: ist.DualEncoder.from_pretrained(model, load=False))
-    assert "model.safetensors: not a safetensors file" in spent.error and spent.mib < 20 and spent.seconds < SECONDS
+    assert "model.safetensors: not a safetensors file" in spent.error and spent.mib < 40 and spent.seconds < SECONDS
 
 
 def saved_model(folder: Path) -> Path:
@@ -174,7 +174,7 @@ def test_a_model_that_says_it_is_huge_allocates_nothing(tmp_path: Path) -> None:
     projectors["image"]["width"] = 10**9
     resign(model, projectors=projectors)
     spent = cost(lambda: ist.DualEncoder.from_pretrained(model, load=False))
-    assert "does not fit config.json" in spent.error and spent.mib < 20 and spent.seconds < SECONDS
+    assert "does not fit config.json" in spent.error and spent.mib < 40 and spent.seconds < SECONDS
 
 
 @pytest.mark.parametrize(
