@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-ORDER = ["losses", "training_step"]
+ORDER = ["losses", "training_step", "embedding", "store", "retrieval"]
 HEAD = """# Benchmarks
 
 Written by `make bench` (`benchmarks/run_all.py`) from `benchmarks/results/bench/`; do not edit. Each row pairs

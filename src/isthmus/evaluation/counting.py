@@ -16,10 +16,10 @@ import torch
 
 from isthmus.evaluation.scores import cosine, tiles, unit_rows
 
-BLOCK = 4096  # rows of either side normalised at a time: 24 MiB each where they are 512 wide
-STRIP = 512  # captions scored at a time: 8 MiB of scores
+BLOCK = 2048  # rows of either side normalised at a time: 12 MiB each where they are 512 wide
+STRIP = 512  # captions scored at a time: 4 MiB of scores
 DENSE = 1 / 64  # with more doubtful scores than this, a product in float64 is cheaper than one by one
-DOUBTFUL_AT_ONCE = 4096
+DOUBTFUL_AT_ONCE = 2048
 
 
 @dataclass
@@ -78,7 +78,7 @@ def standings(text_emb: Any, image_emb: Any, image_of: np.ndarray, tile: int | N
     """Of every caption's image among the images, and of every caption among the captions when its image asks.
 
     text_emb [m, d], image_emb [n, d]: anything sliced to rows, normalised or not; image_of: int64 [m]. One product of
-    each block of `tile` captions and `tile` images (default: 4,096) serves both directions; memory ∝ tile² + m + n.
+    each block of `tile` captions and `tile` images (default: 2,048) serves both directions; memory ∝ tile² + m + n.
     """
     tile = BLOCK if tile is None else tile
     own, width = own_scores(text_emb, image_emb, image_of, tile), text_emb.shape[1]

@@ -38,7 +38,7 @@ def as_rows(embeddings: np.ndarray | torch.Tensor, name: str) -> np.ndarray | to
     rows = embeddings if isinstance(embeddings, torch.Tensor) else np.asanyarray(embeddings)
     if rows.ndim != 2 or 0 in rows.shape:
         unit_rows(rows, name)
-    for some in tiles(len(rows), rows.shape[1]):
+    for some in tiles(len(rows), 8 * rows.shape[1]):
         unit_rows(rows[some], name, first_row=some.start)
     return rows
 
