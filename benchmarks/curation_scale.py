@@ -220,7 +220,7 @@ def render(result: dict[str, Any]) -> str:
 | arithmetic in it | {result["gflops"]:,.0f} GFLOP/s |
 | a bare float32 matrix product, same run | {product["float32"]:,.0f} GFLOP/s |
 | **share of that speed** | **{100 * result["ratio"]:.0f} %** |
-| a bare bfloat16 product, same run (not used: see below) | {product["bfloat16"]:,.0f} GFLOP/s |
+| a bare bfloat16 product, once before the pass (not used: see below) | {product["bfloat16"]:,.0f} GFLOP/s |
 | peak anonymous memory | {peak:.2f} GiB, of which {buffers:.2f} GiB buffers |
 | choosing {PER_CONCEPT:,} per concept, finding ids | {result["assign_seconds"]:,.0f} s, {result["selected"]:,} pairs |
 
@@ -228,11 +228,11 @@ The bare product has the pass's own shape and is timed between its tiles, {resul
 other work on the machine slows both alike (median). bfloat16 is not used for scores: it
 keeps 8 bits, so that near-equal cosines tie by the thousand, as freeze-align's int8 does.
 
-At this rate 400 million rows take {alone:,.1f} hours on this machine with {result["threads"]} thread(s), and
-{alone / 10:,.1f} hours on ten, each with a tenth of the files: a part's state is at most
-{result["buffer_bytes"] / 1.25 / 1e9:.1f} GB, and merging ten of them takes seconds. The features themselves are
-{files:.2f} TB at this width: reading them needs {rate * result["width"] * 2 / 1e6:,.0f} MB/s. Not counted: making the
-embeddings, which costs far more than choosing among them.
+By arithmetic, not measured: at this rate 400 million rows take {alone:,.1f} hours on this machine with
+{result["threads"]} thread(s), and {alone / 10:,.1f} hours on ten, each with a tenth of the files; then ten states of at
+most {result["buffer_bytes"] / 1.25 / 1e9:.1f} GB are merged, in any order. The features themselves are {files:.2f} TB at
+this width: reading them needs {rate * result["width"] * 2 / 1e6:,.0f} MB/s. Not counted: making the embeddings, which
+costs far more than choosing among them.
 """
 
 
