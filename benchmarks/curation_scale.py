@@ -209,6 +209,7 @@ def render(result: dict[str, Any]) -> str:
     alone = LAION / rate / 3600
     product = result["product_gflops"]
     peak, buffers = (result[name] / GIB for name in ("peak_anonymous_bytes", "buffer_bytes"))
+    state = result["buffer_bytes"] / 1.25 / 1e9
     files = LAION * result["width"] * 2 / 1e12
     return f"""
 {result["rows"]:,} rows × {result["width"]} (float16, memory-mapped) against {result["concepts"]:,} concepts, the best
@@ -230,7 +231,7 @@ keeps 8 bits, so that near-equal cosines tie by the thousand, as freeze-align's 
 
 By arithmetic, not measured: at this rate 400 million rows take {alone:,.1f} hours on this machine with
 {result["threads"]} thread(s), and {alone / 10:,.1f} hours on ten, each with a tenth of the files; then ten states of at
-most {result["buffer_bytes"] / 1.25 / 1e9:.1f} GB are merged, in any order. The features themselves are {files:.2f} TB at
+most {state:.1f} GB are merged, in any order. The features themselves are {files:.2f} TB at
 this width: reading them needs {rate * result["width"] * 2 / 1e6:,.0f} MB/s. Not counted: making the embeddings, which
 costs far more than choosing among them.
 """
