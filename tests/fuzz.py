@@ -1,4 +1,4 @@
-"""Run as a program, TARGET SECONDS: throw mutated files at a reader; only an `IsthmusError` may come of it.
+"""Run as a program, TARGET RUNS: throw mutated files at a reader; only an `IsthmusError` may come of it.
 
 Targets: manifest, shard, tar, table. Guided by coverage (atheris); the seeds are small sound files.
 """
@@ -85,7 +85,7 @@ def table_target(folder: Path) -> tuple[Callable[[bytes], object], list[bytes]]:
 TARGETS = {"manifest": manifest_target, "shard": shard_target, "tar": tar_target, "table": table_target}
 
 
-def main(target: str, seconds: int) -> None:
+def main(target: str, runs: int) -> None:
     warnings.simplefilter("ignore")
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     read, seeds = TARGETS[target](folder)
@@ -100,7 +100,13 @@ def main(target: str, seconds: int) -> None:
         except IsthmusError as error:
             assert str(error)
 
-    options = [f"-max_total_time={seconds}", "-rss_limit_mb=2048", "-timeout=20", f"-artifact_prefix={folder}/"]
+    options = [
+        "-seed=1",
+        f"-runs={runs}",
+        "-rss_limit_mb=2048",
+        "-timeout=20",
+        f"-artifact_prefix={folder}/",
+    ]
     atheris.Setup([sys.argv[0], *options, str(folder / "corpus")], one)
     atheris.Fuzz()
 

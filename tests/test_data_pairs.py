@@ -373,6 +373,7 @@ BAD_PARQUET = {
     "float captions": ({"image": ["a.png"], "caption": [float("nan")]}, "the caption is float, not text"),
     "bytes captions": ({"image": ["a.png"], "caption": [b"x"]}, "the caption is bytes, not text"),
     "float ids": ({"id": [1.0], "image": ["a.png"], "caption": ["x"]}, "row 0: id is 1.0, a float"),
+    "latin-1": ({"image": ["a.png"], "caption": pa.array([b"caf\xe9"]).view(pa.string())}, "cannot be read as Parquet"),
     "null ids": ({"id": ["1", None], "image": ["a", "b"], "caption": ["x", "y"]}, "row 1: the id is empty"),
     "repeated": ({"id": [5, 5], "image": ["a", "b"], "caption": ["x", "y"]}, "row 1: the id '5' .* row 0"),
 }

@@ -8,12 +8,15 @@ import os
 import pickle
 import sys
 import tarfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from isthmus.cli import main
 from isthmus.data.pairs import pairs_from_lists, read_pairs
@@ -40,8 +43,13 @@ def ray():
 
 
 @pytest.fixture(autouse=True)
-def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_units(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Many units, and one thread, so that this machine has room for two workers of as many threads."""
     monkeypatch.setattr(units, "LEAST_ITEMS", 24)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -71,6 +79,9 @@ def test_workers_write_the_bytes_that_one_process_writes(ray, table: Path, tmp_p
 def test_both_workers_work(ray, table: Path, tmp_path: Path) -> None:
     def tell(images: list) -> np.ndarray:
         (tmp_path / f"worker-{os.getpid()}").touch()
+        begun = time.monotonic()
+        while len(list(tmp_path.glob("worker-*"))) < 2 and time.monotonic() - begun < 30:
+            time.sleep(0.02)  # the other worker may still be starting
         return np.ones((len(images), 2), np.float32)
 
     image = from_callable(tell, "image", "tells its process", width=2)

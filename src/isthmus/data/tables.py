@@ -35,7 +35,7 @@ def read_parquet(path: Path, captions: Captions) -> Read:
             return intake, ParquetColumn(path, "image"), notes
         intake, paths = with_paths(f"{path}: row", enumerate(_records(path, file.schema_arrow)), captions)
         return intake, Column(pa.array(paths, pa.string()), path.parent), notes
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a text that is no UTF-8 shows when it is taken
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
 
 
