@@ -66,3 +66,8 @@ def test_arrays_need_no_encoder() -> None:
 def test_an_unknown_task_is_named() -> None:
     with pytest.raises(UsageError, match=r"retreival.*Did you mean 'retrieval'"):
         ist.evaluate("model", "retreival", "data")
+
+
+def test_an_option_that_the_task_does_not_take_is_named() -> None:
+    with pytest.raises(UsageError, match=r"retrieval takes no 'classes': it takes split, only, bootstrap, seed"):
+        ist.evaluate("model", "retrieval", "data", classes=["cat"])

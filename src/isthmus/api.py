@@ -12,10 +12,7 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding import embed as _embed
 from isthmus.encoders import load_encoder
-from isthmus.errors import UsageError, did_you_mean
-from isthmus.evaluation.inputs import embed_for_evaluation, holds_features, zeroshot_labels
-from isthmus.evaluation.results import result
-from isthmus.evaluation.retrieval import retrieval
+from isthmus.evaluation.tasks import check_options, find_task
 from isthmus.model import DualEncoder
 from isthmus.selection.choice import first_choice
 from isthmus.selection.run import select
@@ -36,8 +33,6 @@ __all__ = [
     "select",
     "train",
 ]
-
-TASKS = {"retrieval": "zeroshot_retrieval", "zeroshot": "zeroshot_classification"}  # CLIP_benchmark's names
 
 
 def embed(pairs: Any, image: Any, text: Any, *, out: str | Path, **options: Any) -> Store:
@@ -122,53 +117,26 @@ def training_plan(
     return plan_training(pairs, val, load_recipe(recipe, overrides))
 
 
-def evaluate(
-    model: DualEncoder | str | Path,
-    task: str,
-    data: Pairs | FeaturePairs | str | Path,
-    *,
-    split: str | None = None,
-    only: str | Path | Sequence[str] | None = None,
-    classes: str | Path | Sequence[str] | None = None,
-    templates: str | Path | Sequence[str] = "default",
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
+def evaluate(model: Any, task: str, data: Pairs | FeaturePairs | str | Path, **options: Any) -> Any:
     """Evaluate a model on pairs, or on a store's cached features.
 
     Args:
         model: a `DualEncoder` or its folder.
-        task: "retrieval" (R@k in both directions) or "zeroshot" (classification of the images' labels).
-        data: pairs (images run through the model), a store, or `FeaturePairs`.
-        split: only this split of the data.
-        only: only these ids (a list, or a Parquet file with an `id` column).
-        classes: class names for zeroshot (a list, or a file with one a line); default: the labels that occur.
-        templates: prompts with a `{}` slot: a list, a file, or the name of a packaged set.
-        bootstrap: resamples of groups behind the 95 % intervals; 0 for none.
-        seed: of the bootstrap and of a validation split that the data does not name.
+        task: "retrieval" (R@k in both directions), "zeroshot" (classification of the images' labels), or another of
+            `isthmus.evaluation.tasks.TASKS`.
+        data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a folder.
+        options: the task's own, given by its function: `split`, `only`, `bootstrap`, `seed`, `classes`, `templates`, ...
 
     Returns:
         CLIP_benchmark's dictionary: dataset, model, pretrained, task, metrics, language, and our additions
-        (ci95, n, definition, skipped, seed).
+        (ci95, n, definition, skipped, seed); a list of them where a task gives several.
 
     Raises:
-        UsageError: an unknown task, split or set of templates.
+        UsageError: an unknown task, split or set of templates, or an option that the task does not take.
         InputError: data that cannot be used: no captions, no labels, a store of other encoders.
     """
-    if task not in TASKS:
-        raise UsageError(f"Unknown task {task!r}." + did_you_mean(task, TASKS))
-    name = str(model) if isinstance(model, str | Path) else "isthmus"
-    if not isinstance(model, DualEncoder):
-        model = DualEncoder.from_pretrained(model, load=task == "zeroshot" or not holds_features(data))
-    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
-    options: dict[str, Any] = {"groups": embedded.groups, "bootstrap": bootstrap, "seed": seed}
-    if task == "retrieval":
-        evaluation = retrieval(embedded.image, embedded.text, embedded.image_of, **options)
-    else:
-        evaluation = zeroshot_labels(model.encode_text, embedded, classes, templates, **options)
-    dataset = str(data) if isinstance(data, str | Path) else "arrays"
-    evaluation["skipped"] = embedded.skipped
-    return result(evaluation, dataset=dataset, model=name, task=TASKS[task])
+    check_options(task, options)
+    return find_task(task)(model, data, **options)
 
 
 def _split(store: Any, chosen: dict[str, Any]) -> tuple[FeaturePairs, FeaturePairs | None]:

@@ -1,11 +1,11 @@
-"""Evaluate a model: retrieval or zero-shot classification, with 95 % intervals.
+"""Evaluate a model: retrieval, zero-shot classification and more, with 95 % intervals.
 
 example:
   isthmus eval model/ retrieval test.parquet --json result.json
   isthmus eval model/ retrieval store/ --split test
   isthmus eval model/ zeroshot labelled.parquet --classes classnames.txt --templates 'a drawing of {}.'
 
-DATA is pairs (images run through the model) or a store (its cached features).
+DATA is pairs (images run through the model), a store (its cached features), or what the task reads.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from __future__ import annotations
 import argparse
 
 from isthmus.cli import common
+
+# Options of tasks: what is not given on the command line is left to the task's own default.
+OWN = ("split", "only", "classes", "bootstrap")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="PARQUET", help="evaluate only on the ids in this file")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line (default: the labels that occur)")
     common.add_templates_argument(parser)
-    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind the intervals (1,000)")
+    parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples behind the intervals (1,000)")
     common.add_run_arguments(parser)
 
 
@@ -31,9 +34,13 @@ def run(args: argparse.Namespace) -> int:
     from isthmus.api import evaluate
     from isthmus.evaluation.results import table
 
-    options = {"split": args.split, "classes": args.classes, "templates": common.templates(args)}
-    options |= {"only": args.only, "bootstrap": args.bootstrap, "seed": args.seed}
-    results = [evaluate(args.model, args.task, data, **options) for data in args.data]
+    given = {name: getattr(args, name) for name in OWN if getattr(args, name) is not None}
+    if args.templates:
+        given["templates"] = common.templates(args)
+    results = []
+    for data in args.data:
+        found = evaluate(args.model, args.task, data, seed=args.seed, **given)
+        results += found if isinstance(found, list) else [found]
     common.say(table(results))
     common.write_result(args, results[0] if len(results) == 1 else results)
     return 3 if any(result.get("skipped") for result in results) else 0
