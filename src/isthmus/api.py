@@ -125,7 +125,7 @@ def evaluate(model: Any, task: str, data: Pairs | FeaturePairs | str | Path, **o
         task: "retrieval" (R@k in both directions), "zeroshot" (classification of the images' labels), or another of
             `isthmus.evaluation.tasks.TASKS`.
         data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a folder.
-        options: the task's own, given by its function: `split`, `only`, `bootstrap`, `seed`, `classes`, `templates`, ...
+        options: the task's own, given by its function: `split`, `only`, `bootstrap`, `seed`, `classes`, …
 
     Returns:
         CLIP_benchmark's dictionary: dataset, model, pretrained, task, metrics, language, and our additions

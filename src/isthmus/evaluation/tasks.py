@@ -27,7 +27,7 @@ def find_task(name: str) -> Callable[..., Any]:
     if name not in TASKS:
         raise UsageError(f"Unknown task {name!r}." + did_you_mean(name, TASKS))
     module, _, function = TASKS[name].partition(":")
-    return getattr(import_module(module), function)  # type: ignore[no-any-return]
+    return getattr(import_module(module), function)
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
