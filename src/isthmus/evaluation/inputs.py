@@ -78,27 +78,36 @@ def zeroshot_labels(
     templates: str | Path | Sequence[str],
     **options: Any,
 ) -> dict[str, Any]:
-    """`zeroshot` on the labels of `embedded`; images without a label are left out.
+    """`zeroshot` on the labels of `embedded`; images without a label are left out. Raises as `label_classes`."""
+    labelled, truth, names, class_emb, prompts = label_classes(encode_text, embedded, classes, templates)
+    options["groups"] = embedded.groups[labelled]
+    found = zeroshot(embedded.image[labelled], class_emb, truth, classnames=names, **options)
+    return found | {"classes": names, "templates": prompts}
+
+
+def label_classes(
+    encode_text: Callable[[list[str]], np.ndarray],
+    embedded: Embedded,
+    classes: str | Path | Sequence[str] | None,
+    templates: str | Path | Sequence[str],
+) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray, list[str]]:
+    """Rows int64 [q] of the images with a label, their classes int64 [q]; the classes' names [C] and embeddings
+    float32 [C, d]; the prompts behind these.
 
     Raises `InputError` where no image has a label, or a label is not among `classes`.
     """
     named = [(row, label) for row, label in enumerate(embedded.labels or []) if label]
     if not named:
         raise InputError("Zero-shot classification needs labels: no image of the data has one (column `label`).")
-    labelled, labels = [row for row, _ in named], [label for _, label in named]
+    labelled, labels = np.array([row for row, _ in named], np.int64), [label for _, label in named]
     names = _class_names(classes) or sorted(set(labels))
     unknown = sorted(set(labels) - set(names))
     if unknown:
         raise InputError(f"Label {unknown[0]!r} is not among the {len(names)} class names.")
     prompts = load_templates(templates) if isinstance(templates, str | Path) else list(templates)
-    options["groups"] = embedded.groups[labelled]
-    return zeroshot(
-        embedded.image[labelled],
-        class_embeddings(encode_text, names, prompts),
-        np.array([names.index(label) for label in labels]),
-        classnames=names,
-        **options,
-    ) | {"classes": names, "templates": prompts}
+    number = {name: row for row, name in enumerate(names)}
+    truth = np.array([number[label] for label in labels])
+    return labelled, truth, names, class_embeddings(encode_text, names, prompts), prompts
 
 
 def _class_names(classes: str | Path | Sequence[str] | None) -> list[str]:
