@@ -15,7 +15,7 @@ import argparse
 from isthmus.cli import common
 
 # Options of tasks: what is not given on the command line is left to the task's own default.
-OWN = ("split", "only", "classes", "bootstrap")
+OWN = ("split", "only", "classes", "bootstrap", "against", "report", "precision")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line (default: the labels that occur)")
     common.add_templates_argument(parser)
     parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples behind the intervals (1,000)")
+    parser.add_argument("--against", metavar="TRAIN", help="diagnose: the training data; what of DATA do they hold?")
+    parser.add_argument("--report", metavar="HTML", help="diagnose: also write a page with plots")
+    parser.add_argument("--precision", type=float, help="diagnose: the share of right answers to abstain for (0.9)")
     common.add_run_arguments(parser)
 
 

@@ -64,12 +64,25 @@ def table(results: Sequence[dict[str, Any]], metrics: Sequence[str] | None = Non
     """A row for each result, a column for each metric (default: those of HEADLINE that occur).
 
     Shares are given in percent, ranks as they are, with the 95 % interval where there is one:
-    `43.4 [41.2, 45.6]`. Columns that are the same in all rows (the data set, the task) are left out.
+    `43.4 [41.2, 45.6]`. Columns that are the same in all rows (the data set, the task) are left out. Results without
+    any metric of HEADLINE, where none are named, are listed one metric a line, as they are.
     """
+    if metrics is None and not any(name in result["metrics"] for result in results for name in HEADLINE):
+        return "\n\n".join(_list(result, tablefmt) for result in results)
     metrics = metrics or [name for name in HEADLINE if any(name in result["metrics"] for result in results)]
     origin = ["model", *(key for key in OPTIONAL if _differs(results, key))]
     rows = [[*(r.get(key, "") for key in origin), *(_cell(r, name) for name in metrics)] for r in results]
     return tabulate(rows, headers=[*origin, *metrics], tablefmt=tablefmt, disable_numparse=True)
+
+
+def _list(result: dict[str, Any], tablefmt: str) -> str:
+    """Every metric on a line of its own, unscaled."""
+    bounds = result.get("ci95") or {}
+    rows = [
+        [name, f"{value:.4g}", "[{:.4g}, {:.4g}]".format(*bounds[name]) if name in bounds else ""]
+        for name, value in result["metrics"].items()
+    ]
+    return tabulate(rows, headers=["metric", "value", "ci95"], tablefmt=tablefmt, disable_numparse=True)
 
 
 def _differs(results: Sequence[dict[str, Any]], key: str) -> bool:

@@ -19,6 +19,7 @@ from isthmus.model import DualEncoder
 TASKS = {
     "retrieval": "isthmus.evaluation.tasks:retrieval",
     "zeroshot": "isthmus.evaluation.tasks:zeroshot",
+    "diagnose": "isthmus.evaluation.diagnosis:diagnose",
 }
 
 

@@ -1,0 +1,117 @@
+"""Is the evaluation data new? Images and captions that the training data hold too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isthmus.curation.collection import Collection, ImageSpace, of_evaluation
+from isthmus.curation.encoding import Encode, Encoding
+from isthmus.curation.leaks import Leak, find_leaks
+from isthmus.data.pairs import Pairs
+from isthmus.errors import UsageError
+from isthmus.evaluation.bootstrap import estimate
+from isthmus.model import DualEncoder
+from isthmus.store.reader import Store, open_store
+
+
+@dataclass
+class Audit:
+    """leaks: the closest training match of each evaluated image, by every method. notes: what was not compared."""
+
+    evaluated: Collection
+    train: Collection
+    leaks: list[Leak]
+    notes: list[str]
+    images: int
+
+    def seen(self) -> set[str]:
+        """Ids of the evaluated images that the training data hold too."""
+        return {self.evaluated.ids[leak.row] for leak in self.leaks}
+
+    def counts(self) -> dict[str, int]:
+        """Evaluated images, training images, and how many of the first are among the second, by method and in all."""
+        usable = self.train.usable
+        held = len(self.train) if usable is None else int(usable.sum())
+        by_method = {how: len({leak.row for leak in self.leaks if leak.how == how}) for how in self._methods()}
+        return {"images": self.images, "train_images": held, "seen": len(self.seen()), **by_method}
+
+    def _methods(self) -> list[str]:
+        return list(dict.fromkeys(leak.how for leak in self.leaks))
+
+
+def audit(model: DualEncoder, data: Any, against: Any, *, split: str | None, ids: list[str], near: float) -> Audit:
+    """Compare the images `ids` of `data` with the training split of `against` (all of it where it names none).
+
+    By all that is known of both sides: equal bytes, look (where both are pairs with pictures; needs the extra
+    `curate`), encoder features of a cosine of at least `near`, captions of four words or more.
+    """
+    space = _space(model)
+    evaluated, train = _collection(data, space, None), _collection(against, space, "train")
+    wanted = set(ids)
+    rows = np.array([row for row, name in enumerate(evaluated.ids) if name in wanted], np.int64)
+    train.name = "train"
+    leaks, notes = find_leaks(evaluated, rows, [train], near=near)
+    return Audit(evaluated, train, leaks, notes, len(rows))
+
+
+def _space(model: DualEncoder) -> ImageSpace:
+    """The space of the model's image features, before projection; pictures come into it where encoders are loaded."""
+    fingerprints = [record["fingerprint"] for record in model.records["image"]]
+    encoders = model.encoders.get("image")
+    if not encoders:
+        return ImageSpace(Encoding(), fingerprints)
+    encode = Encode(
+        lambda items: np.concatenate([encoder.encode(items) for encoder in encoders], axis=1),
+        sum(encoder.width for encoder in encoders),
+        fingerprints,
+    )
+    return ImageSpace(Encoding(image=encode), fingerprints)
+
+
+def _collection(source: Any, space: ImageSpace, split: str | None) -> Collection:
+    """All of `source`, or its `split` where it names splits."""
+    if not isinstance(source, str | Path | Pairs | Store):
+        raise UsageError("The audit compares pairs or stores with their ids; arrays have nothing to compare by.")
+    found = of_evaluation(source, space)
+    found.usable = None
+    opened = found.pictures or source
+    if isinstance(opened, str | Path):
+        opened = open_store(opened)
+    if split is not None:
+        splits = opened.images["split"].to_pylist()
+        found.usable = np.array([one == split for one in splits]) if split in splits else None
+    return found
+
+
+def recall_by_novelty(
+    hits: tuple[np.ndarray, np.ndarray],
+    owners: tuple[np.ndarray, np.ndarray],
+    seen: np.ndarray,
+    groups: np.ndarray,
+    bootstrap: int,
+    seed: int,
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """R@1, mean of both directions, of the images that training has seen and of those it has not.
+
+    hits: bool [q] by direction; owners: the image of every query; seen: bool [n], groups: [n] by image.
+    """
+    unit = np.unique(groups, return_inverse=True)[1]
+    parts = {"seen_recall@1": seen, "unseen_recall@1": ~seen}
+    if not seen.any() or seen.all():
+        return {}, {}
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        found = []
+        for part in parts.values():
+            rates = []
+            for hit, owner in zip(hits, owners, strict=True):
+                weight = weights[unit[owner]] * part[owner]
+                rates.append((weight * hit).sum() / max(weight.sum(), 1e-12))
+            found.append(np.mean(rates))
+        return np.array(found)
+
+    return estimate(statistic, list(parts), int(unit.max()) + 1, bootstrap, seed)

@@ -1,0 +1,151 @@
+"""The task `diagnose`: numbers in one dictionary, plots on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isthmus.errors import InputError, UsageError
+from isthmus.evaluation.bootstrap import estimate
+from isthmus.evaluation.calibration import softmax_confidence
+from isthmus.evaluation.diagnosis.audit import audit, recall_by_novelty
+from isthmus.evaluation.diagnosis.report import Findings, write_report
+from isthmus.evaluation.geometry import hubness, modality_gap, occurrences, pair_distances, uniformity
+from isthmus.evaluation.inputs import Embedded, embed_for_evaluation, holds_features, label_classes
+from isthmus.evaluation.nearest import top_k
+from isthmus.evaluation.results import result
+from isthmus.evaluation.scores import group_vector
+from isthmus.evaluation.tasks import named, opened
+from isthmus.model import DualEncoder
+
+SPREAD = 20_000  # rows that uniformity, a product of all with all, is measured on
+
+DEFINITION = (
+    "gap = ‖mean image − mean caption‖ over pairs (Liang et al. 2022); cone = mean cosine of two items of a modality. "
+    "alignment = mean ‖x − y‖² of pairs, uniformity = log mean exp(−2‖x − y‖²) of a modality (Wang and Isola 2020). "
+    "hub = of the k-occurrences of images among captions' k nearest (image_…), and of captions among images' (text_…): "
+    "skewness, share never found (antihubs). ece = expected calibration error, 15 bins, of the probability of the "
+    "first answer: softmax over all candidates at the model's scale (sigmoid of the pair's logit where it was trained "
+    "with one). abstain = least score to answer at for the precision wanted, chosen on half of the groups, measured on "
+    "the other. seen = images that the training data hold too. ci95 = percentile bootstrap over groups of images."
+)
+
+
+def diagnose(
+    model: Any,
+    data: Any,
+    *,
+    against: Any = None,
+    report: str | Path | None = None,
+    precision: float = 0.9,
+    k: int = 10,
+    near: float = 0.95,
+    classes: Any = None,
+    templates: Any = None,
+    split: str | None = None,
+    only: Any = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What may be wrong with a joint space: gap, hubs, spread, calibration, and evaluation data that are not new.
+
+    against: the training data (pairs or a store): which evaluated images do they hold too (cosine of encoder features
+    of at least `near`, among others)? report: also write a page with plots there. precision: share of right answers
+    that the threshold to abstain is for. k: of the k-occurrences. classes, templates: as for `zeroshot`; the labels'
+    calibration is measured where the images have labels and the model's encoders are loaded, which a store alone
+    needs only for these. split, only, bootstrap, seed: as for `retrieval`.
+    """
+    _check(precision, k, near)
+    cached = holds_features(data) and (against is None or holds_features(against))
+    model, name = opened(model, encoders=not cached or classes is not None or templates is not None)
+    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
+    if len(embedded.text) < 2 or len(embedded.image) < 2:
+        raise InputError("A diagnosis needs at least two images and two captions.")
+    found = Findings(embedded, k=k, precision=precision)
+    resampling = {"bootstrap": bootstrap, "seed": seed}
+    _geometry(found, embedded, resampling)
+    _answers(found, model, embedded, resampling)
+    if model.encoders and any(embedded.labels or []):
+        _labels(found, model, embedded, classes, templates or "default", resampling)
+    if against is not None:
+        found.audit = audit(model, data, against, split=split, ids=embedded.image_ids, near=near)
+        _novelty(found, embedded, resampling)
+    plain = found.to_dict() | {"definition": DEFINITION, "skipped": embedded.skipped, **resampling}
+    written = result(plain, dataset=named(data), model=name, task="diagnose")
+    if report is not None:
+        write_report(found, written, Path(report))
+    return written
+
+
+def _check(precision: float, k: int, near: float) -> None:
+    """Before anything is computed."""
+    if not 0 < precision <= 1:
+        raise UsageError(f"precision={precision}: a share of right answers, in (0, 1].")
+    if not 0 < near <= 1:
+        raise UsageError(f"near={near}: the least cosine of near-duplicates lies in (0, 1].")
+    if k < 1:
+        raise UsageError(f"k={k}: occurrences among the k nearest need at least one.")
+
+
+def _geometry(found: Findings, embedded: Embedded, resampling: dict[str, int]) -> None:
+    """Gap, alignment and uniformity."""
+    found.metrics |= modality_gap(embedded.image, embedded.text, embedded.image_of)
+    distance = found.distances = pair_distances(embedded.image, embedded.text, embedded.image_of)
+    unit = group_vector(embedded.groups, len(embedded.image), "groups")[embedded.image_of]
+
+    def alignment(weights: np.ndarray) -> np.ndarray:
+        return np.array([np.average(distance, weights=weights[unit])])
+
+    found.add(*estimate(alignment, ["alignment"], int(unit.max()) + 1, *resampling.values()))
+    for modality, emb in (("image", embedded.image), ("text", embedded.text)):
+        some = np.linspace(0, len(emb) - 1, min(len(emb), SPREAD)).astype(np.int64)
+        found.metrics[f"{modality}_uniformity"] = uniformity(emb[some])
+
+
+def _answers(found: Findings, model: DualEncoder, embedded: Embedded, resampling: dict[str, int]) -> None:
+    """Both directions of retrieval: who is found how often, and is the first answer as sure as it is right?"""
+    image, text, owner = embedded.image, embedded.text, embedded.image_of
+    asking = np.unique(owner)
+    to_image, to_text = top_k(text, image, found.k), top_k(image[asking], text, found.k)
+    for side, (_, index), items in (("image", to_image, len(image)), ("text", to_text, len(text))):
+        found.counts[side] = occurrences(index, items)
+        hubs = hubness(found.counts[side], len(index), index.shape[1])
+        found.metrics |= {f"{side}_hub_{name}": value for name, value in hubs.items()}
+    directions = (
+        ("image_retrieval", text, image, to_image, to_image[1][:, 0] == owner, owner),
+        ("text_retrieval", image[asking], text, to_text, owner[to_text[1][:, 0]] == asking, asking),
+    )
+    for name, queries, items, (scores, _), right, image_of in directions:
+        best = scores[:, 0]
+        sure = _probability(model, queries, items, best)
+        found.judge(name, sure, best, right, embedded.groups[image_of], image_of, resampling)
+
+
+def _probability(model: DualEncoder, queries: Any, items: Any, best: np.ndarray) -> np.ndarray:
+    """That the first answer is right, by the loss the model was trained with."""
+    if model.bias is not None:
+        return 1 / (1 + np.exp(-(model.scale * best.astype(np.float64) + model.bias)))
+    return softmax_confidence(queries, items, best, model.scale)
+
+
+def _labels(
+    found: Findings, model: DualEncoder, embedded: Embedded, classes: Any, templates: Any, resampling: dict[str, int]
+) -> None:
+    """Zero-shot classification: is the softmax over the classes calibrated?"""
+    rows, truth, _, class_emb, _ = label_classes(model.encode_text, embedded, classes, templates)
+    scores, index = top_k(embedded.image[rows], class_emb, 1)
+    sure = softmax_confidence(embedded.image[rows], class_emb, scores[:, 0], model.scale)
+    found.judge("zeroshot", sure, scores[:, 0], index[:, 0] == truth, embedded.groups[rows], rows, resampling)
+
+
+def _novelty(found: Findings, embedded: Embedded, resampling: dict[str, int]) -> None:
+    """How much of the data is seen, and R@1 with and without it."""
+    assert found.audit is not None
+    seen_ids = found.audit.seen()
+    seen = np.array([name in seen_ids for name in embedded.image_ids])
+    found.metrics["seen_share"] = float(seen.mean())
+    both = [found.judged[name] for name in ("image_retrieval", "text_retrieval")]
+    hits, owners = tuple(one.right for one in both), tuple(one.image_of for one in both)
+    found.add(*recall_by_novelty(hits, owners, seen, embedded.groups, *resampling.values()))
