@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from isthmus.encoders.fingerprint import digest, view_fingerprint
 from isthmus.encoders.images import probe_image
 from isthmus.encoders.pooling import pool_tokens
-from isthmus.encoders.uri import EncoderURI, parse_pool
+from isthmus.encoders.uri import EncoderURI, grid_side, parse_pool
 from isthmus.errors import InputError, UsageError
 
 Modality = Literal["image", "text"]
@@ -79,7 +79,8 @@ class Encoder:
         self.network = network.eval().requires_grad_(False).to(self.device, self.dtype)
         self.ingredients = {"modality": modality, **ingredients}
         self.backbone_key = digest(self.ingredients)
-        self.pools, self.default_pool = tuple(sorted(pools)), default_pool
+        many = () if not pools else ("grid", "patches") if modality == "image" else ("tokens",)
+        self.pools, self.default_pool = (*sorted(pools), *many), default_pool
         self._measure()
         self.layer: int | None = None
         self.pool = self._own_pool
@@ -124,9 +125,10 @@ class Encoder:
         view.layer = None if layer is None else self._resolve_layer(layer)
         view.pool = pool or (self._own_pool if layer is None else self.default_pool)
         for part in parse_pool(view.pool) if view.pool else ():
-            if part not in self.pools:
+            if ("grid" if grid_side(part) else part) not in self.pools:
                 exists = f"has {', '.join(self.pools)}" if self.pools else "gives pooled features only"
                 raise UsageError(f"{self.uri}: no pooling {part!r}: this {self.modality} encoder {exists}.")
+            view._count(part)
         return view
 
     def expand(self, pool: str | None = None) -> list[Encoder]:
@@ -146,7 +148,25 @@ class Encoder:
         if self.pool is None:
             return [self._pooled_width or 0]
         width = self._token_width if self.layer is None else self._layer_widths[self.layer]
-        return [width] * len(parse_pool(self.pool))
+        return [width] * sum(self._count(part) for part in parse_pool(self.pool))
+
+    def _count(self, part: str) -> int:
+        """How many vectors a pooling gives; `UsageError` where there are not so many, or their number is open."""
+        if part == "tokens":
+            if not self._length:
+                raise UsageError(f"{self.uri}: pool=tokens needs max_tokens=: this encoder takes texts of any length.")
+            return self._length
+        patches = self._patches[-1 if self.layer is None else self.layer]
+        if part == "patches":
+            return patches
+        if grid_side(part) ** 2 > patches:
+            raise UsageError(f"{self.uri}: {part} asks for more tokens than the {patches} patches there are.")
+        return max(1, grid_side(part) ** 2)
+
+    @property
+    def _length(self) -> int | None:
+        """The most tokens of a text."""
+        return self.ingredients.get("max_tokens")
 
     @property
     def width(self) -> int:
@@ -191,6 +211,9 @@ class Encoder:
         self._layer_widths = [layer.shape[-1] for layer in output.layers]
         self._token_width = 0 if output.tokens is None else output.tokens.shape[-1]
         self._pooled_width = None if output.pooled is None else output.pooled.shape[-1]
+        # Of each layer, then of the tokens after the final norm.
+        self._patches = [tokens.shape[1] - output.prefix for tokens in output.layers]
+        self._patches += [0 if output.tokens is None else output.tokens.shape[1] - output.prefix]
 
     @property
     def _own_pool(self) -> str | None:
@@ -211,7 +234,7 @@ class Encoder:
             return output.pooled.float()
         tokens = output.tokens if self.layer is None else output.layers[self.layer]
         assert tokens is not None
-        return pool_tokens(tokens, self.pool, output.mask, output.prefix)
+        return pool_tokens(tokens, self.pool, output.mask, output.prefix, self._length)
 
     def _place(self, value: Any) -> Any:
         if not isinstance(value, Tensor):

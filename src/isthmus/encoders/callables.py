@@ -62,3 +62,4 @@ class CallableEncoder(Encoder):
             super()._measure()
             self._stated_width = self._pooled_width
         self._layer_widths, self._token_width, self._pooled_width = [], 0, self._stated_width
+        self._patches = [0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
+from math import isqrt
 from typing import Literal
 from urllib.parse import unquote
 
@@ -10,7 +12,8 @@ from isthmus.errors import UsageError, did_you_mean
 
 SOURCES = ("hf", "open_clip", "st", "timm", "wheel")
 DTYPES = ("bfloat16", "float16", "float32")
-POOLS = ("cls", "last", "max", "mean")
+POOLS = ("cls", "last", "max", "mean", "patches", "tokens")
+GRID = re.compile("grid([1-9][0-9]*)")  # grid16: the patches averaged to 4 × 4 tokens
 FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -20,7 +23,9 @@ class EncoderURI:
 
     layer: hidden state to read (0 = embedding, k = output of block k, negative from the end), or "*" for
         each; None = tokens after the final norm.
-    pool: how tokens become one vector, `+` joins several; None = the encoder's own way.
+    pool: how tokens become features, `+` joins several; None = the encoder's own way. One vector: cls, mean, max,
+        last. Many, side by side: patches (all of an image), grid4, grid9, grid16, … (so many averages of them),
+        tokens (all of a text, zeros behind the last).
     size: image side in pixels. max_tokens, prompt: length limit and prefix of texts.
     dtype: compute type, float32 unless given.
     """
@@ -83,11 +88,25 @@ def parse_pool(pool: str) -> tuple[str, ...]:
     """`"cls+mean"` to `("cls", "mean")`; an unknown or repeated pooling is a `UsageError`."""
     parts = tuple(pool.split("+"))
     for part in parts:
-        if part not in POOLS:
-            raise UsageError(f"pool={pool}: no pooling {part!r}." + did_you_mean(part, POOLS))
+        if grid := GRID.fullmatch(part):
+            if grid_side(part) ** 2 != int(grid[1]):
+                raise UsageError(f"pool={pool}: {part} is not square: grid1, grid4, grid9, grid16, … are.")
+        elif part not in POOLS:
+            raise UsageError(f"pool={pool}: no pooling {part!r}." + did_you_mean(part, (*POOLS, "grid16")))
     if len(set(parts)) < len(parts):
         raise UsageError(f"pool={pool}: a pooling is given twice.")
     return parts
+
+
+def grid_side(part: str) -> int:
+    """Tokens along one side of a grid: 4 for `grid16`; 0 where `part` is no grid."""
+    grid = GRID.fullmatch(part)
+    return isqrt(int(grid[1])) if grid else 0
+
+
+def gives_tokens(pool: str | None) -> bool:
+    """Whether a pooling gives several vectors per item, which a token head takes, and not one."""
+    return any(part in ("patches", "tokens") or grid_side(part) for part in (pool or "").split("+"))
 
 
 def _option(text: str, item: str) -> tuple[str, str | int | bool]:

@@ -1,12 +1,14 @@
-"""Projectors (heads): small trained maps from an encoder's pooled features into the joint space."""
+"""Projectors (heads): small trained maps from an encoder's features, pooled or token by token, into the joint space."""
 
 from typing import Any
 
 from isthmus.projectors.budget import solve_expand
+from isthmus.projectors.build import build_projector
 from isthmus.projectors.concat import Concat
-from isthmus.projectors.projector import KINDS, Projector, build_projector
+from isthmus.projectors.projector import KINDS, Projector
+from isthmus.projectors.tokens import TokenProjector
 
-__all__ = ["KINDS", "Concat", "Head", "Projector", "build_projector", "from_config", "solve_expand"]
+__all__ = ["KINDS", "Concat", "Head", "Projector", "TokenProjector", "build_projector", "from_config", "solve_expand"]
 
 Head = Projector | Concat
 

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """[N, sum(parts)] to [N, width]. `expand` None is the block's own; blocks of fixed size ignore it."""
+    """[…, sum(parts)] to […, width]. `expand` None is the block's own; blocks of fixed size ignore it.
+
+    A block is `readout(*features(x))`, and the readout is affine: the mean of the block over many x is the readout
+    of the mean features, so that a mean over tokens costs one readout per item and not one per token.
+    """
 
     def __init__(self, parts: Sequence[int], width: int, *, expand: float | None = None, dropout: float = 0.0) -> None:
         super().__init__()
@@ -23,6 +27,30 @@ class Block(nn.Module):
     def build(self, parts: list[int], width: int, expand: float | None, dropout: float) -> None:
         raise NotImplementedError
 
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What has to be computed of every x by itself."""
+        raise NotImplementedError
+
+    def readout(self, *features: Tensor) -> Tensor:
+        """The affine rest."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(*self.features(x))
+
+
+class Identity(Block):
+    """The features as they are."""
+
+    def build(self, parts: list[int], width: int, expand: float | None, dropout: float) -> None:
+        pass
+
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x,)
+
+    def readout(self, *features: Tensor) -> Tensor:
+        return features[0]
+
 
 class Linear(Block):
     """One matrix on all parts (SAIL's alignment probe)."""
@@ -30,8 +58,11 @@ class Linear(Block):
     def build(self, parts: list[int], width: int, expand: float | None, dropout: float) -> None:
         self.linear = xavier(nn.Linear(sum(parts), width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x)
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x,)
+
+    def readout(self, *features: Tensor) -> Tensor:
+        return self.linear(features[0])
 
     def load_linear(self, weight: Tensor, bias: Tensor) -> None:
         """Compute x W + b: weight [inputs, w], bias [w], w at most the width."""
@@ -45,8 +76,11 @@ class Mlp(Block):
         hidden = units(expand, 4, sum(parts))
         self.up, self.down = xavier(nn.Linear(sum(parts), hidden)), xavier(nn.Linear(hidden, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (F.gelu(self.up(x)),)
+
+    def readout(self, *features: Tensor) -> Tensor:
+        return self.down(features[0])
 
 
 class Glu(Block):
@@ -59,9 +93,12 @@ class Glu(Block):
         self.gate, self.up = (xavier(nn.Linear(sum(parts), hidden)) for _ in range(2))
         self.down = xavier(nn.Linear(hidden, width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
         gate, up = (layer(x).clamp(-self.LIMIT, self.LIMIT) for layer in (self.gate, self.up))
-        return self.down(F.relu6(gate) * up)
+        return (F.relu6(gate) * up,)
+
+    def readout(self, *features: Tensor) -> Tensor:
+        return self.down(features[0])
 
 
 class Parallel(Block):
@@ -78,9 +115,14 @@ class Parallel(Block):
         self.up = nn.ModuleList(nn.Linear(part, hidden) for part in parts)
         self.down = nn.ModuleList(nn.Linear(hidden, width) for _ in parts)
 
-    def forward(self, x: Tensor) -> Tensor:
-        branches = zip(x.split(self.parts, dim=-1), self.linear, self.up, self.down, strict=True)
-        outputs = [linear(part) + down(F.gelu(up(part))) for part, linear, up, down in branches]
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        pieces = zip(x.split(self.parts, dim=-1), self.up, strict=True)
+        return x, *(F.gelu(up(piece)) for piece, up in pieces)
+
+    def readout(self, *features: Tensor) -> Tensor:
+        pieces = features[0].split(self.parts, dim=-1)
+        branches = zip(pieces, features[1:], self.linear, self.down, strict=True)
+        outputs = [linear(piece) + down(bent) for piece, bent, linear, down in branches]
         return sum(outputs[1:], start=outputs[0])
 
     def load_linear(self, weight: Tensor, bias: Tensor) -> None:
@@ -98,9 +140,12 @@ class Residual(Block):
         self.linear, self.inner = nn.Linear(sum(parts), width), nn.Linear(width, width)
         self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
         p = self.linear(x)
-        return self.norm(p + self.dropout(self.inner(F.gelu(p))))
+        return (self.norm(p + self.dropout(self.inner(F.gelu(p)))),)
+
+    def readout(self, *features: Tensor) -> Tensor:
+        return features[0]
 
 
 def units(expand: float | None, default: float, base: int) -> int:

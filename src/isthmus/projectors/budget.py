@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from isthmus.errors import UsageError
-from isthmus.projectors.projector import build_projector
+from isthmus.projectors.build import build_projector
 
 TOLERANCE = 0.01
 SMALLEST, LARGEST = 1e-6, 2.0**16  # one hidden unit, and more than anyone trains

@@ -24,7 +24,8 @@ from isthmus.data.feature_pairs import FeaturePairs, Matrix, rows
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.losses import infonce
 from isthmus.projectors.blocks import Linear, Parallel
-from isthmus.projectors.projector import PartNorm, Projector, build_projector
+from isthmus.projectors.build import build_projector
+from isthmus.projectors.projector import PartNorm, Projector
 
 KINDS = ("cca", "ridge", "procrustes")
 MIN_PAIRS = 10

@@ -1,9 +1,9 @@
-"""A projector: LayerNorm on each part of the features, then one block or a chain of blocks."""
+"""A projector of pooled features: LayerNorm on each part, then one block or a chain of blocks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,36 +22,8 @@ KINDS: dict[str, type[Block]] = {
 NORMS = ("layer", "none")
 
 
-def build_projector(
-    kind: str,
-    parts: Sequence[int],
-    width: int,
-    *,
-    norm: str = "layer",
-    dropout: float = 0.0,
-    expand: float | None = None,
-) -> Projector:
-    """A projector with fresh weights (from torch's global generator).
-
-    Args:
-        kind: one of `KINDS`, or a chain of them such as freeze-align's text head, "parallel+residual". Only
-            the first block of a chain sees the parts; the next ones take its output and have no norm of their
-            own.
-        parts: widths of what stands side by side in the features: [1024, 1024] for CLS and mean of a ViT-L.
-        width: d of the joint space.
-        norm: "layer" normalises each part on its own; "none" takes the features as they are.
-        dropout: share of the normalised features dropped in training (and inside "residual").
-        expand: hidden units per feature for "mlp" (default 4) and "glu" (8), per output for "parallel" (1).
-            See `solve_expand`.
-
-    Raises:
-        UsageError: an unknown kind or norm, or sizes that are not positive.
-    """
-    return Projector(kind, parts, width, norm=norm, dropout=dropout, expand=expand)
-
-
 class Projector(nn.Module):
-    """[N, sum(parts)] to [N, width], not L2-normalised. Made by `build_projector`."""
+    """[…, sum(parts)] to […, width], not L2-normalised. Made by `build_projector`."""
 
     def __init__(
         self, kind: str, parts: Sequence[int], width: int, *, norm: str, dropout: float, expand: float | None
@@ -60,13 +32,22 @@ class Projector(nn.Module):
         self.kind, self.parts, self.width = kind, [int(part) for part in parts], int(width)
         self._options: dict[str, Any] = {"norm": norm, "dropout": dropout, "expand": expand}
         self._check()
+        self._build()
+
+    def _build(self) -> None:
+        norm, dropout, _ = self._options.values()
         self.norm: nn.Module = PartNorm(self.parts) if norm == "layer" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.Sequential()
-        inputs = self.parts
-        for name in kind.split("+"):
-            self.blocks.append(KINDS[name](inputs, self.width, expand=expand, dropout=dropout))
+        self.blocks = self._chain(self.kind.split("+"), self.parts)
+
+    def _chain(self, names: Sequence[str], inputs: list[int]) -> nn.Sequential:
+        """Blocks one after the other; the first takes features of these parts, the next ones its output."""
+        _, dropout, expand = self._options.values()
+        chain = nn.Sequential()
+        for name in names:
+            chain.append(KINDS[name](inputs, self.width, expand=expand, dropout=dropout))
             inputs = [self.width]
+        return chain
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.dropout(self.norm(x)))
@@ -76,9 +57,7 @@ class Projector(nn.Module):
         return {"kind": self.kind, "parts": self.parts, "width": self.width, **self._options}
 
     def _check(self) -> None:
-        for name in self.kind.split("+"):
-            if name not in KINDS:
-                raise UsageError(f"projector {self.kind!r}: no kind {name!r}.{did_you_mean(name, KINDS)}")
+        self._check_kind()
         norm, dropout, expand = self._options.values()
         if norm not in NORMS:
             raise UsageError(f"projector norm = {norm!r} does not exist.{did_you_mean(str(norm), NORMS)}")
@@ -88,6 +67,14 @@ class Projector(nn.Module):
             raise UsageError(f"projector expand = {expand} must be a positive number.")
         if not 0 <= dropout < 1:
             raise UsageError(f"projector dropout = {dropout} must be at least 0 and less than 1.")
+
+    def _check_kind(self) -> None:
+        for name in self.kind.split("+"):
+            self._check_block(name, KINDS)
+
+    def _check_block(self, name: str, names: Iterable[str]) -> None:
+        if name not in names:
+            raise UsageError(f"projector {self.kind!r}: no kind {name!r}.{did_you_mean(name, names)}")
 
 
 class PartNorm(nn.Module):
