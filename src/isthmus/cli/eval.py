@@ -15,7 +15,7 @@ import argparse
 from isthmus.cli import common
 
 # Options of tasks: what is not given on the command line is left to the task's own default.
-OWN = ("split", "only", "classes", "bootstrap", "against", "report", "precision")
+OWN = ("split", "only", "classes", "bootstrap", "against", "report", "precision", "images")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line (default: the labels that occur)")
     common.add_templates_argument(parser)
     parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples behind the intervals (1,000)")
+    parser.add_argument("--images", metavar="FOLDER", help="where the images are, if not in the set's usual place")
     parser.add_argument("--against", metavar="TRAIN", help="diagnose: the training data; what of DATA do they hold?")
     parser.add_argument("--report", metavar="HTML", help="diagnose: also write a page with plots")
     parser.add_argument("--precision", type=float, help="diagnose: the share of right answers to abstain for (0.9)")
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from isthmus.api import evaluate
-    from isthmus.evaluation.results import table
+    from isthmus.evaluation.results import details, table
 
     given = {name: getattr(args, name) for name in OWN if getattr(args, name) is not None}
     if args.templates:
@@ -45,5 +46,7 @@ def run(args: argparse.Namespace) -> int:
         found = evaluate(args.model, args.task, data, seed=args.seed, **given)
         results += found if isinstance(found, list) else [found]
     common.say(table(results))
+    if below := details(results):
+        common.say("\n" + below)
     common.write_result(args, results[0] if len(results) == 1 else results)
     return 3 if any(result.get("skipped") for result in results) else 0

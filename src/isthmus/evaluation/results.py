@@ -22,7 +22,15 @@ HEADLINE = (
     "acc1",
     "acc5",
     "mean_per_class_recall",
+    "accuracy",
+    "mean_per_category_accuracy",
+    "text_score",
+    "image_score",
+    "group_score",
+    "pair_accuracy",
+    "set_accuracy",
 )
+SHOWN = 20  # lines of a table of categories, and of skipped items, that a person gets to see
 
 
 def result(
@@ -64,8 +72,9 @@ def table(results: Sequence[dict[str, Any]], metrics: Sequence[str] | None = Non
     """A row for each result, a column for each metric (default: those of HEADLINE that occur).
 
     Shares are given in percent, ranks as they are, with the 95 % interval where there is one:
-    `43.4 [41.2, 45.6]`. Columns that are the same in all rows (the data set, the task) are left out. Results without
-    any metric of HEADLINE, where none are named, are listed one metric a line, as they are.
+    `43.4 [41.2, 45.6]`, and chance where that is part of the result. Columns that are the same in all rows (the data
+    set, the task) are left out. Results without any metric of HEADLINE, where none are named, are listed one metric a
+    line, as they are.
     """
     if metrics is None and not any(name in result["metrics"] for result in results for name in HEADLINE):
         return "\n\n".join(_list(result, tablefmt) for result in results)
@@ -73,6 +82,29 @@ def table(results: Sequence[dict[str, Any]], metrics: Sequence[str] | None = Non
     origin = ["model", *(key for key in OPTIONAL if _differs(results, key))]
     rows = [[*(r.get(key, "") for key in origin), *(_cell(r, name) for name in metrics)] for r in results]
     return tabulate(rows, headers=[*origin, *metrics], tablefmt=tablefmt, disable_numparse=True)
+
+
+def details(results: Sequence[dict[str, Any]], tablefmt: str = "simple") -> str:
+    """What stands below the table: a line per category, ties, remarks, and what was skipped."""
+    blocks = []
+    for result in results:
+        rows = result.get("per_category") or []
+        if len(rows) > 1:
+            names = list(rows[0]["metrics"])
+            cells = [[row["category"], f"{row['n']:,}", *(_cell(row, name) for name in names)] for row in rows[:SHOWN]]
+            lines = tabulate(cells, headers=["category", "n", *names], tablefmt=tablefmt, disable_numparse=True)
+            rest = f"\n… and {len(rows) - SHOWN:,} categories more (--json has them)" if len(rows) > SHOWN else ""
+            blocks.append(f"{result['dataset']}, by category:\n{lines}{rest}")
+        ties = {name: count for name, count in (result.get("ties") or {}).items() if count}
+        if ties:
+            counted = ", ".join(f"{name} {count:,}" for name, count in ties.items())
+            blocks.append(f"{result['dataset']}: ties, which are no answers: {counted}")
+        blocks += [f"{result['dataset']}: {note}" for note in result.get("notes") or []]
+        skipped = result.get("skipped") or []
+        lines = "\n".join(f"  skipped {item}: {reason}" for item, reason in skipped[:SHOWN])
+        rest = f"\n  … and {len(skipped) - SHOWN:,} more (--json has them)" if len(skipped) > SHOWN else ""
+        blocks += [lines + rest] if skipped else []
+    return "\n\n".join(blocks)
 
 
 def _list(result: dict[str, Any], tablefmt: str) -> str:
@@ -95,7 +127,8 @@ def _cell(result: dict[str, Any], name: str) -> str:
         return "–"
     scale = 1 if name.endswith("rank") else 100
     text = f"{scale * value:.1f}"
-    return f"{text} [{scale * bounds[0]:.1f}, {scale * bounds[1]:.1f}]" if bounds else text
+    text += f" [{scale * bounds[0]:.1f}, {scale * bounds[1]:.1f}]" if bounds else ""
+    return text + (f", chance {scale * result['chance'][name]:.1f}" if name in (result.get("chance") or {}) else "")
 
 
 def _plain(value: Any) -> Any:

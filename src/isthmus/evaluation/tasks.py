@@ -20,6 +20,11 @@ TASKS = {
     "retrieval": "isthmus.evaluation.tasks:retrieval",
     "zeroshot": "isthmus.evaluation.tasks:zeroshot",
     "diagnose": "isthmus.evaluation.diagnosis:diagnose",
+    "winoground": "isthmus.evaluation.compositional:winoground",
+    "mmvp": "isthmus.evaluation.compositional:mmvp",
+    "sugarcrepe": "isthmus.evaluation.compositional:sugarcrepe",
+    "aro": "isthmus.evaluation.compositional:aro",
+    "whatsup": "isthmus.evaluation.compositional:whatsup",
 }
 
 

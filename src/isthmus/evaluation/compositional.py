@@ -1,0 +1,304 @@
+"""Composition: does the model see which word belongs to what? Winoground, MMVP, SugarCrepe, ARO, What's Up.
+
+Scores are those of the sets' authors, except that a tie is never an answer: all comparisons are strict, and ties are
+counted beside the score. A model that ignores the order of words ties, and gets nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from isthmus.data.compositional import NONE, READERS, Picture, Question, Questions
+from isthmus.data.images import BadImage
+from isthmus.errors import InputError
+from isthmus.evaluation.bootstrap import replicates
+from isthmus.evaluation.results import result
+from isthmus.evaluation.scores import group_vector, unit_rows
+from isthmus.evaluation.tasks import opened
+
+CHOICE = (
+    "accuracy = share of images whose right caption has a strictly greater cosine than every wrong one; "
+    "mean_per_category_accuracy = its mean over categories; pair_accuracy, set_accuracy = share of pairs, sets of "
+    "questions that are all answered. "
+)
+MATCHING = (
+    "Two images, two captions (Thrush et al. 2022). text_score: each image's own caption has a strictly greater cosine "
+    "with it than the other caption; image_score: each caption's own image has a strictly greater cosine with it than "
+    "the other image; group_score: both. "
+)
+COMMON = (
+    "A tie is no answer; `ties` counts the questions that one decided. chance = expectation of random scores. ci95 = "
+    "percentile bootstrap over groups of questions that share pictures."
+)
+
+
+@dataclass
+class Tally:
+    """One score: what each of its units (question, pair, set) got.
+
+    right: bool [u]; tied: bool [u], wrong because of a tie; group: [u] the bootstrap's unit; chance: [u] the
+    probability that random scores would be right; category: [u], `NONE` where it counts for none.
+    """
+
+    right: list[bool] = field(default_factory=list)
+    tied: list[bool] = field(default_factory=list)
+    group: list[str] = field(default_factory=list)
+    chance: list[float] = field(default_factory=list)
+    category: list[str] = field(default_factory=list)
+
+    def add(self, right: bool, tied: bool, chance: float, question: Question, *, named: bool = True) -> None:
+        self.right.append(right)
+        self.tied.append(tied and not right)
+        self.group.append(question.group)
+        self.chance.append(chance)
+        self.category.append(question.category if named else NONE)
+
+
+def winoground(
+    model: Any, data: Any, *, images: Any = None, bootstrap: int = 1000, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Text, image and group score on Winoground's layout (`read_winoground`), with a line per tag.
+
+    images: the folder of images, where it is not in its usual place. bootstrap, seed: as for retrieval.
+    """
+    return evaluate_set(model, "winoground", data, images, bootstrap, seed)
+
+
+def mmvp(model: Any, data: Any, *, images: Any = None, bootstrap: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
+    """Pair accuracy on MMVP-VLM's layout (`read_mmvp`), with a line per visual pattern; options as for winoground.
+
+    A pair is right where both statements find their image: Winoground's image score. Text and group score beside it.
+    """
+    return evaluate_set(model, "mmvp", data, images, bootstrap, seed)
+
+
+def sugarcrepe(
+    model: Any, data: Any, *, images: Any = None, bootstrap: int = 1000, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Accuracy on each of SugarCrepe's files (`read_sugarcrepe`); options as for winoground."""
+    return evaluate_set(model, "sugarcrepe", data, images, bootstrap, seed)
+
+
+def aro(model: Any, data: Any, *, images: Any = None, bootstrap: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
+    """Accuracy on those of ARO's four sets that are there (`read_aro`); options as for winoground.
+
+    ARO's published numbers for relations and attributes are means over categories.
+    """
+    return evaluate_set(model, "aro", data, images, bootstrap, seed)
+
+
+def whatsup(model: Any, data: Any, *, images: Any = None, bootstrap: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
+    """Accuracy on those of What's Up's six sets that are there (`read_whatsup`); options as for winoground."""
+    return evaluate_set(model, "whatsup", data, images, bootstrap, seed)
+
+
+def evaluate_set(model: Any, name: str, data: Any, images: Any, bootstrap: int, seed: int) -> list[dict[str, Any]]:
+    """One result for each data set that the reader `name` finds in `data`: a folder, or questions already read."""
+    questions: Questions = data if isinstance(data, dict) else READERS[name](data, images)
+    model, called = opened(model)
+    results = []
+    for dataset, asked in questions.items():
+        found = compositional(model, asked, bootstrap=bootstrap, seed=seed)
+        if name == "mmvp":
+            _rename(found, "image_score", "pair_accuracy")
+        results.append(result(found, dataset=dataset, model=called, task="image_caption_selection"))
+    return results
+
+
+def compositional(model: Any, questions: Sequence[Question], *, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Ask a model questions of one kind, all with one image or all with two.
+
+    Returns {"metrics", "chance", "ci95", "ties", "per_category", "n", "definition", "skipped", …}. Raises
+    InputError where no question's images can be read; single ones are listed in `skipped` and left out, with
+    the sets they are part of.
+    """
+    scores, skipped = question_scores(model, questions)
+    return score(questions, scores, bootstrap=bootstrap, seed=seed) | {"skipped": skipped}
+
+
+def question_scores(
+    model: Any, questions: Sequence[Question], batch_size: int = 32
+) -> tuple[list[np.ndarray | None], list[tuple[str, str]]]:
+    """Cosines float32 [captions, images] of each question, None where an image cannot be read; (id, why) of those.
+
+    Every picture and caption is encoded once, however often it is asked about. Sums in float64 and rounding make
+    equal pictures or captions tie exactly, as in retrieval.
+    """
+    pictures = list(dict.fromkeys(picture for question in questions for picture in question.images))
+    captions = list(dict.fromkeys(caption for question in questions for caption in question.captions))
+    row, emb, bad = _encode_pictures(model, pictures, batch_size)
+    unreadable = [next((bad[p] for p in question.images if p in bad), None) for question in questions]
+    skipped = [(q.id, reason) for q, reason in zip(questions, unreadable, strict=True) if reason]
+    if len(skipped) == len(questions):
+        why = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise InputError(f"None of the {len(questions):,} questions can be asked{why}")
+    image = unit_rows(np.concatenate(emb), "image embeddings")
+    text = unit_rows(model.encode_text(captions), "text embeddings")
+    line = {caption: i for i, caption in enumerate(captions)}
+    scores = [
+        None if reason else (text[[line[c] for c in q.captions]] @ image[[row[p] for p in q.images]].T).float().numpy()
+        for q, reason in zip(questions, unreadable, strict=True)
+    ]
+    return scores, skipped
+
+
+def score(
+    questions: Sequence[Question], scores: Sequence[np.ndarray | None], *, bootstrap: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """What the cosines [captions, images] of each question come to; None is a question that was not asked."""
+    kinds = {len(question.images) for question in questions}
+    if len(kinds) != 1 or not kinds <= {1, 2}:
+        raise InputError(
+            f"Questions of one kind are expected, all with one image or all with two, not {sorted(kinds)}."
+        )
+    matching = kinds == {2}
+    tallies = _match(questions, scores) if matching else _choose(questions, scores)
+    units = [unit for tally in tallies.values() for unit in tally.group]
+    groups = group_vector(np.array(units), len(units), "groups")
+    parts = np.split(groups, np.cumsum([len(tally.right) for tally in tallies.values()])[:-1])
+    found = _summary(tallies, parts, int(groups.max()) + 1, bootstrap, seed)
+    pictures = {picture for question in questions for picture in question.images}
+    asked = next(iter(tallies.values()))
+    return {
+        **found,
+        "n": {"questions": len(asked.right), "images": len(pictures), "groups": int(groups.max()) + 1},
+        "definition": (MATCHING if matching else CHOICE) + COMMON,
+        "bootstrap": bootstrap,
+        "seed": seed,
+    }
+
+
+def _encode_pictures(
+    model: Any, pictures: Sequence[Picture], batch_size: int
+) -> tuple[dict[Picture, int], list[np.ndarray], dict[Picture, str]]:
+    """The row of each picture, their embeddings, and why the others could not be read."""
+    row: dict[Picture, int] = {}
+    bad: dict[Picture, str] = {}
+    embeddings = []
+    for start in range(0, len(pictures), batch_size):
+        loaded = []
+        for picture in pictures[start : start + batch_size]:
+            try:
+                loaded.append(picture.load())
+                row[picture] = len(row)
+            except BadImage as error:
+                bad[picture] = error.reason
+        if loaded:
+            embeddings.append(model.encode_image(loaded, batch_size=batch_size))
+    return row, embeddings, bad
+
+
+def _choose(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -> dict[str, Tally]:
+    """Accuracy, and that of the sets in which the questions stand."""
+    tallies = {"accuracy": Tally()}
+    sets: dict[tuple[str, str], list[tuple[bool, bool, float, Question] | None]] = {}
+    for question, cosines in zip(questions, scores, strict=True):
+        answer = None
+        if cosines is not None:
+            own, best = cosines[0, 0], cosines[1:, 0].max()
+            answer = (bool(own > best), bool(own == best), 1 / len(cosines), question)
+            tallies["accuracy"].add(*answer)
+        for part in question.within:
+            sets.setdefault(part, []).append(answer)
+    for (kind, _), members in sets.items():
+        answers = [answer for answer in members if answer is not None]
+        if len(answers) == len(members):  # a set with a missing image cannot be answered
+            right, tied = all(a[0] for a in answers), all(a[0] or a[1] for a in answers)
+            chance = float(np.prod([a[2] for a in answers]))
+            tallies.setdefault(f"{kind}_accuracy", Tally()).add(right, tied, chance, answers[0][3], named=False)
+    return tallies
+
+
+def _match(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -> dict[str, Tally]:
+    """Winoground's three scores; `s[caption, image]`."""
+    tallies = {name: Tally() for name in ("text_score", "image_score", "group_score")}
+    for question, s in zip(questions, scores, strict=True):
+        if s is None:
+            continue
+        text = np.array([s[0, 0] - s[1, 0], s[1, 1] - s[0, 1]])
+        image = np.array([s[0, 0] - s[0, 1], s[1, 1] - s[1, 0]])
+        for name, gaps, chance in (
+            ("text_score", text, 1 / 4),
+            ("image_score", image, 1 / 4),
+            ("group_score", np.concatenate([text, image]), 1 / 6),
+        ):
+            tallies[name].add(bool((gaps > 0).all()), bool((gaps >= 0).all()), chance, question)
+    return tallies
+
+
+def _summary(
+    tallies: dict[str, Tally], groups: Sequence[np.ndarray], count: int, bootstrap: int, seed: int
+) -> dict[str, Any]:
+    """Metrics with chance, intervals and ties; and the same for every category."""
+    categories = sorted({category for tally in tallies.values() for category in tally.category} - {NONE})
+    shares = [_Shares(tally, group, categories) for tally, group in zip(tallies.values(), groups, strict=True)]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        return np.concatenate([share(weights) for share in shares])
+
+    width = 2 + len(categories)  # all, mean over categories, each category
+    values = statistic(np.ones(count))
+    bounds = None
+    if bootstrap > 0 and count > 1:
+        drawn = np.where(np.isnan(values), 0, replicates(statistic, count, bootstrap, seed))
+        bounds = np.nanquantile(drawn, [0.025, 0.975], axis=0).reshape(2, -1, width)
+    values = values.reshape(-1, width)
+    found: dict[str, Any] = {part: {} for part in ("metrics", "ci95", "chance", "ties")}
+    rows: list[dict[str, Any]] = [{"category": category} for category in categories]
+    for k, (name, tally) in enumerate(tallies.items()):
+        expected = shares[k].expected()
+        many = len(categories) > 1 and name == "accuracy"  # of the others nobody reports the mean
+        _enter(found, name, k, 0, values, bounds, expected)
+        if many:
+            _enter(found, f"mean_per_category_{name}", k, 1, values, bounds, expected)
+        found["ties"][name] = sum(tally.tied)
+        for i, row in enumerate(rows):
+            if not np.isnan(values[k, 2 + i]):
+                row.setdefault("n", int((shares[k].number == i).sum()))
+                line: dict[str, Any] = row.setdefault("scores", {part: {} for part in ("metrics", "ci95", "chance")})
+                _enter(line, name, k, 2 + i, values, bounds, expected)
+    return {**found, "per_category": [{"category": r["category"], "n": r["n"], **r["scores"]} for r in rows]}
+
+
+class _Shares:
+    """The share of right units, as a function of the groups' weights: of all, mean over categories, of each."""
+
+    def __init__(self, tally: Tally, group: np.ndarray, categories: Sequence[str]) -> None:
+        index = {category: i for i, category in enumerate(categories)}
+        self.right, self.chance, self.group = np.array(tally.right, float), np.array(tally.chance), group
+        self.number = np.array([index.get(category, len(index)) for category in tally.category])
+        self.size = len(index)
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        return self._of(self.right, weights[self.group])
+
+    def expected(self) -> np.ndarray:
+        return self._of(self.chance, np.ones(len(self.group)))
+
+    def _of(self, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        mass = np.bincount(self.number, weight, self.size + 1)[: self.size]
+        total = np.bincount(self.number, weight * values, self.size + 1)[: self.size]
+        each = np.divide(total, mass, out=np.full(self.size, np.nan), where=mass > 0)  # resamples may lack one
+        mean = each[mass > 0].mean() if (mass > 0).any() else np.nan
+        all_of_them = (weight * values).sum() / weight.sum() if weight.any() else np.nan
+        return np.array([all_of_them, mean, *each])
+
+
+def _enter(
+    found: dict[str, Any], name: str, k: int, column: int, values: np.ndarray, bounds: Any, expected: np.ndarray
+) -> None:
+    found["metrics"][name] = float(values[k, column])
+    found["chance"][name] = float(expected[column])
+    if bounds is not None:
+        found["ci95"][name] = bounds[:, k, column].tolist()
+
+
+def _rename(found: dict[str, Any], old: str, new: str) -> None:
+    for holder in (found, *found["per_category"]):
+        for part in ("metrics", "ci95", "chance", "ties"):
+            if part in holder:
+                holder[part] = {new if name == old else name: value for name, value in holder[part].items()}
