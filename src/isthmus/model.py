@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from isthmus import __version__
 from isthmus.card import write_card
-from isthmus.data.feature_pairs import rows
+from isthmus.data.feature_pairs import rows, rows_at_once
 from isthmus.data.images import decode
 from isthmus.encoders import Encoder, load_encoders
 from isthmus.encoders.base import Modality
@@ -83,8 +83,13 @@ class DualEncoder(nn.Module):
                 f"This model was loaded without its {modality} encoder: load it with "
                 "DualEncoder.from_pretrained(path), or project cached features with project()."
             )
-        features = [encoder.encode(items, batch_size=batch_size) for encoder in self.encoders[modality]]
-        return self.project(modality, np.concatenate(features, axis=1), as_tensor=as_tensor)
+        encoders, out = self.encoders[modality], np.empty((len(items), self.width), np.float32)
+        some = 4 * rows_at_once(sum(encoder.width for encoder in encoders))  # tokens of all items would not fit
+        for start in range(0, len(items), some):
+            chosen = items[start : start + some]
+            features = [encoder.encode(chosen, batch_size=batch_size) for encoder in encoders]
+            out[start : start + some] = self.project(modality, np.concatenate(features, axis=1))
+        return torch.from_numpy(out) if as_tensor else out
 
     @torch.inference_mode()
     def project(self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False) -> Any:
@@ -95,6 +100,7 @@ class DualEncoder(nn.Module):
             raise InputError(f"{modality} features are {features.shape[1]} wide, this model takes {width}.")
         device = next(projector.parameters()).device
         out = torch.empty(len(features), self.width)
+        batch_size = min(batch_size, rows_at_once(width))
         for start in range(0, len(features), batch_size):
             index = np.arange(start, min(start + batch_size, len(features)))
             batch = torch.from_numpy(rows(features, index)).to(device)
@@ -155,7 +161,8 @@ class DualEncoder(nn.Module):
         """Load a saved model.
 
         Args:
-            path: folder that `save_pretrained` (or `isthmus train`) wrote.
+            path: folder that `save_pretrained` (or `isthmus train`) wrote; or the URI of a ready dual encoder, such
+                as `hf:openai/clip-vit-base-patch32` (see `isthmus.ready`).
             load: False leaves the encoders unloaded, for work on cached features.
             encoders: `{"image": [...], "text": [...]}`, where they are loaded already, or are callables.
             device: where encoders and projectors run; default the GPU when there is one.
@@ -165,6 +172,10 @@ class DualEncoder(nn.Module):
             InputError: a file is missing, foreign, truncated or damaged, or an encoder is not the one the
                 model was trained on; the message says which part differs.
         """
+        from isthmus.ready import is_ready, load_ready  # it makes a DualEncoder
+
+        if is_ready(path):
+            return load_ready(str(path), device=device, trust_remote_code=trust_remote_code)
         path = Path(path)
         config = _read_config(path)
         weights = _read_weights(locate(path, WEIGHTS), config["weights"])

@@ -1,4 +1,7 @@
-"""`st:` – Sentence-Transformers pipelines: whatever their modules say, including Dense and Normalize."""
+"""`st:` – Sentence-Transformers pipelines: whatever their modules say, including Dense and Normalize.
+
+A multimodal pipeline (CLIP and its kin) has one space for both modalities: pass modality="image" for its image side.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +24,27 @@ from isthmus.encoders.base import (
 )
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.huggingface import position_limit, text_pools
-from isthmus.encoders.uri import EncoderURI
+from isthmus.encoders.images import to_pil
+from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.errors import UsageError
 from isthmus.files import read_json
 
 
 def load(uri: EncoderURI, *, modality: Modality | None, fetch: bool, **options: Any) -> Encoder:
-    """Load an `st:` encoder; see `load_encoder`."""
-    return from_folder(hub.resolve(uri, uri.name, uri.revision, fetch=fetch), uri, **options)
+    """Load an `st:` encoder; see `load_encoder`. A name without an owner is one of Sentence-Transformers' own."""
+    repo = uri.name if "/" in uri.name or is_path(uri.name) else f"sentence-transformers/{uri.name}"
+    return from_folder(hub.resolve(uri, repo, uri.revision, fetch=fetch), uri, modality=modality, **options)
 
 
 def from_folder(
     folder: Path,
     uri: EncoderURI,
     *,
+    modality: Modality | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> Encoder:
-    """The text encoder that the Sentence-Transformers folder describes."""
+    """The encoder that the Sentence-Transformers folder describes: of texts, or of images where it takes them."""
     from sentence_transformers import SentenceTransformer
 
     with hub.loading(uri):
@@ -49,7 +55,10 @@ def from_folder(
             local_files_only=True,
             model_kwargs={"use_safetensors": True, "dtype": uri.dtype or "float32"},
         )
-    encoder = SentenceEncoder(folder, uri, pipeline, device)
+    if modality == "image" and "image" not in pipeline.modalities:
+        raise UsageError(f"{uri}: is an encoder of {' and '.join(map(str, pipeline.modalities))}s, not of images.")
+    build = SentenceImageEncoder if modality == "image" else SentenceEncoder
+    encoder = build(folder, uri, pipeline, device)
     encoder.licence, encoder.revision = hub.licence_of(folder), hub.revision_of(folder)
     return encoder
 
@@ -73,7 +82,8 @@ class SentenceEncoder(Encoder):
             "max_tokens": pipeline.max_seq_length,
             "prompt": self.prompt,
         }
-        pools = text_pools(pipeline.tokenizer) if transformer is not None else ()
+        multimodal = len(pipeline.modalities) > 1  # its tokens are out of sight
+        pools = text_pools(pipeline.tokenizer) if transformer is not None and not multimodal else ()
         super().__init__(uri, "text", pipeline, ingredients, pools=pools, device=device)
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
@@ -95,6 +105,28 @@ class SentenceEncoder(Encoder):
         )
 
 
+class SentenceImageEncoder(Encoder):
+    """Pooled: the embedding of a multimodal pipeline. No tokens, no layers: `hf:` gives those."""
+
+    def __init__(self, folder: Path, uri: EncoderURI, pipeline: Any, device: str | torch.device | None) -> None:
+        if uri.size:
+            raise UsageError(f"{uri}: size is not an option of a Sentence-Transformers pipeline.")
+        self._lock, self._pipeline = threading.Lock(), pipeline
+        ingredients = {
+            "weights": files_digest(hub.weight_files(folder), folder),
+            "config": _pipeline_config(folder),
+            "image_processor": _processor_config(folder),
+        }
+        super().__init__(uri, "image", pipeline, ingredients, pools=(), device=device)
+
+    def preprocess(self, items: Sequence[Any]) -> Inputs:
+        with self._lock:
+            return dict(self._pipeline.preprocess([to_pil(item) for item in items]))
+
+    def forward(self, inputs: Inputs, layers: bool) -> Output:
+        return Output(pooled=self.network(dict(inputs))["sentence_embedding"])
+
+
 def _within_table(uri: EncoderURI, transformer: Any) -> int:
     table = position_limit(transformer) if transformer is not None else None
     if table and uri.max_tokens and uri.max_tokens > table:
@@ -112,6 +144,13 @@ def _pipeline_config(folder: Path) -> dict[str, Any]:
         settings = hub.read_config(file.parent) if file.exists() else {}
         configs[module["path"]] = {"type": module["type"].rpartition(".")[2], **settings}
     return configs
+
+
+def _processor_config(folder: Path) -> dict[str, Any]:
+    """What is written about the preprocessing of images, in whichever module's folder."""
+    names = ("preprocessor_config.json", "processor_config.json")
+    files = sorted(file for name in names for file in folder.rglob(name))
+    return {file.relative_to(folder).as_posix(): hub.read_config(file.parent, file.name) for file in files}
 
 
 def _ids(pipeline: Any, text: str) -> list[int]:

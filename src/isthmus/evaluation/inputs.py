@@ -13,7 +13,7 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.images import BadImage, decode
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import InputError
-from isthmus.evaluation.zeroshot import class_embeddings, load_templates, zeroshot
+from isthmus.evaluation.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.model import DualEncoder
 from isthmus.store import open_store
 from isthmus.store.joining import choose_ids, read_ids
@@ -75,7 +75,7 @@ def zeroshot_labels(
     encode_text: Callable[[list[str]], np.ndarray],
     embedded: Embedded,
     classes: str | Path | Sequence[str] | None,
-    templates: str | Path | Sequence[str],
+    templates: str | Path | Templates,
     **options: Any,
 ) -> dict[str, Any]:
     """`zeroshot` on the labels of `embedded`; images without a label are left out. Raises as `label_classes`."""
@@ -89,8 +89,8 @@ def label_classes(
     encode_text: Callable[[list[str]], np.ndarray],
     embedded: Embedded,
     classes: str | Path | Sequence[str] | None,
-    templates: str | Path | Sequence[str],
-) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray, list[str]]:
+    templates: str | Path | Templates,
+) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray, Templates]:
     """Rows int64 [q] of the images with a label, their classes int64 [q]; the classes' names [C] and embeddings
     float32 [C, d]; the prompts behind these.
 
@@ -104,7 +104,7 @@ def label_classes(
     unknown = sorted(set(labels) - set(names))
     if unknown:
         raise InputError(f"Label {unknown[0]!r} is not among the {len(names)} class names.")
-    prompts = load_templates(templates) if isinstance(templates, str | Path) else list(templates)
+    prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
     number = {name: row for row, name in enumerate(names)}
     truth = np.array([number[label] for label in labels])
     return labelled, truth, names, class_embeddings(encode_text, names, prompts), prompts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,15 @@ DEFINITION = (
 )
 
 
-def load_templates(name: str | os.PathLike[str]) -> list[str]:
+Templates = Sequence[str] | Mapping[str, Sequence[str]]  # prompts with a slot, or the sentences of each class
+
+
+def load_templates(name: str | os.PathLike[str]) -> Templates:
     """Templates by the name of a bundled list (`default`, `clipart`, `simple`) or from a file.
 
     A text file has one template a line (blank lines and lines that begin with `#` are skipped); a `.json`
-    file is a list of strings. `{}`, or `{c}` as in CLIP_benchmark's files, stands for the class name.
+    file is a list of strings. `{}`, or `{c}` as in CLIP_benchmark's files, stands for the class name. A `.json` file
+    may also be an object {class: [sentences]}, descriptions in place of templates (freeze-align's VDT, CuPL).
     Raises UsageError for an unknown name, InputError naming file and line for a template without a slot.
     """
     bundled = resources.files("isthmus.evaluation").joinpath("prompts")
@@ -44,6 +48,8 @@ def load_templates(name: str | os.PathLike[str]) -> list[str]:
         raise UsageError(f"{name}: neither a file nor a list of templates.{did_you_mean(str(name), known)}")
     if path.suffix == ".json":
         entries = read_json(path)
+        if isinstance(entries, dict):
+            return _descriptions(entries, path)
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
             raise InputError(f'{path}: expected a JSON list of strings, like ["a photo of a {{}}."].')
         return _checked([(f"entry {i}", entry) for i, entry in enumerate(entries)], str(path))
@@ -54,13 +60,16 @@ def load_templates(name: str | os.PathLike[str]) -> list[str]:
 
 
 def class_embeddings(
-    encode_text: Callable[[list[str]], np.ndarray], classnames: Sequence[str], templates: Sequence[str]
+    encode_text: Callable[[list[str]], np.ndarray], classnames: Sequence[str], templates: Templates
 ) -> np.ndarray:
     """Class vectors float32 [C, d], L2-normalised: per class the mean of its normalised prompts, renormalised
     (Radford et al. 2021, section 3.1.4).
 
-    encode_text: list of N prompts -> [N, d]. templates: each with a slot `{}` for the class name.
-    Raises InputError for no class, an empty or repeated class name, or a template without a slot.
+    encode_text: list of N prompts -> [N, d]. templates: each with a slot `{}` for the class name; or, for every
+    class, its own sentences. freeze-align leaves the mean of these as short as it is, which favours classes whose
+    sentences agree; here, as in CLIP_benchmark, a class is a direction.
+    Raises InputError for no class, an empty or repeated class name, a template without a slot, or a class without
+    sentences.
     """
     names = [str(name).strip() for name in classnames]
     if not names:
@@ -68,14 +77,11 @@ def class_embeddings(
     for i, name in enumerate(names):
         if not name or name in names[:i]:
             raise InputError(f"class {i}: its name {name!r} is empty or repeated.")
-    templates = _checked([(f"entry {i}", template) for i, template in enumerate(templates)], "templates")
-    step = max(1, PROMPTS_AT_ONCE // len(templates))
     chunks = []
-    for start in range(0, len(names), step):
-        some = names[start : start + step]
-        prompts = [template.replace("{}", name) for name in some for template in templates]
-        each = unit_rows(encode_text(prompts), "prompt embeddings").view(len(some), len(templates), -1)
-        chunks.append(unit_rows(each.mean(dim=1), "class embeddings", first_row=start))
+    for start, prompts in _chunks(_prompts(names, templates)):
+        flat = unit_rows(encode_text([prompt for one in prompts for prompt in one]), "prompt embeddings")
+        means = torch.stack([each.mean(dim=0) for each in flat.split([len(one) for one in prompts])])
+        chunks.append(unit_rows(means, "class embeddings", first_row=start))
     return torch.cat(chunks).float().numpy()
 
 
@@ -145,6 +151,42 @@ def _per_class(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, An
         }
         for i, name in enumerate(names)
     ]
+
+
+def _prompts(names: Sequence[str], templates: Templates) -> list[list[str]]:
+    """The prompts of every class."""
+    if not isinstance(templates, Mapping):
+        templates = _checked([(f"entry {i}", template) for i, template in enumerate(templates)], "templates")
+        return [[template.replace("{}", name) for template in templates] for name in names]
+    missing = [name for name in names if not templates.get(name)]
+    if missing:
+        raise InputError(
+            f"descriptions: {len(missing)} of {len(names)} classes have none, the first is {missing[0]!r}."
+            + did_you_mean(missing[0], list(templates)[:1000])
+        )
+    return [list(templates[name]) for name in names]
+
+
+def _chunks(prompts: Sequence[list[str]]) -> Iterator[tuple[int, list[list[str]]]]:
+    """The number of the first class and the prompts of as many classes as keep within PROMPTS_AT_ONCE (at least one)."""
+    start, held = 0, 0
+    for end, own in enumerate(prompts):
+        if end > start and held + len(own) > PROMPTS_AT_ONCE:
+            yield start, list(prompts[start:end])
+            start, held = end, 0
+        held += len(own)
+    yield start, list(prompts[start:])
+
+
+def _descriptions(entries: dict[str, Any], path: Path) -> dict[str, list[str]]:
+    """{class: [sentences]}, checked; where classes stand below data sets, as they are."""
+    for name, value in entries.items():
+        for sentences in value.values() if isinstance(value, dict) else [value]:
+            if not (isinstance(sentences, list) and sentences and all(isinstance(one, str) for one in sentences)):
+                raise InputError(
+                    f'{path}, {name!r}: expected a JSON list of sentences, {{"cat": ["a cat has whiskers."]}}.'
+                )
+    return entries
 
 
 def _lines(text: str) -> list[tuple[str, str]]:

@@ -1,0 +1,100 @@
+"""Ready dual encoders, CLIP and its kin, as `DualEncoder`: what a user compares an own model with.
+
+Their two towers are encoders like any other; what leads from a tower into the joint space is a fixed linear map, read
+from the checkpoint. Everything that takes a `DualEncoder` takes them: evaluation, search, a store of their features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from isthmus.encoders import Encoder, hub, load_encoder, openclip
+from isthmus.encoders.base import Modality
+from isthmus.encoders.uri import SOURCES, EncoderURI
+from isthmus.errors import InputError, UsageError
+from isthmus.model import DualEncoder
+from isthmus.projectors import build_projector
+from isthmus.projectors.blocks import set_linear
+
+READY = ("hf", "open_clip", "st")  # sources that have dual encoders
+TYPES = ("clip", "siglip")  # of those of transformers
+MODALITIES: tuple[Modality, ...] = ("image", "text")
+
+
+def is_ready(name: Any) -> bool:
+    """Whether a model's name is the URI of an encoder and not a folder."""
+    return isinstance(name, str) and name.partition(":")[0] in SOURCES and ":" in name
+
+
+def load_ready(uri: str, **options: Any) -> DualEncoder:
+    """The dual encoder that `uri` names: `open_clip:ViT-B-32@laion2b_s34b_b79k`, `hf:openai/clip-vit-base-patch32`,
+    `hf:google/siglip-base-patch16-224`, `st:clip-ViT-B-32`, or a folder in one of these formats (`hf:./folder`).
+
+    options: `device`, `trust_remote_code`, `fetch` of `load_encoder`.
+
+    Raises what `load_encoder` raises; UsageError where the model is no dual encoder, or none whose towers are known.
+    """
+    parsed = EncoderURI.parse(uri)
+    if parsed.source not in READY:
+        raise UsageError(f"{uri}: {parsed.source} has no dual encoders; {', '.join(READY)} have.")
+    towers = {modality: load_encoder(parsed, modality=modality, **options) for modality in MODALITIES}
+    tensors = _last_tensors(parsed, fetch=options.get("fetch", True))
+    projectors = {m: _linear(towers[m], tensors.get(f"{NAMES[m]}_projection.weight")) for m in MODALITIES}
+    if projectors["image"].width != projectors["text"].width:
+        raise UsageError(f"{uri}: its towers end {projectors['image'].width} and {projectors['text'].width} wide.")
+    bias = tensors.get("logit_bias")
+    model = DualEncoder(
+        projectors["image"],
+        projectors["text"],
+        scale=tensors.get("logit_scale", torch.zeros(())).exp().item(),
+        bias=None if bias is None else bias.item(),
+        records={m: [towers[m].record()] for m in MODALITIES},
+        encoders={m: [towers[m]] for m in MODALITIES},
+        summary={"ready": str(parsed)},
+    )
+    return model.to(towers["image"].device)
+
+
+NAMES = {"image": "visual", "text": "text"}
+
+
+def _linear(tower: Encoder, weight: Tensor | None) -> Any:
+    """The map behind a tower: `weight` [width, features], or none where the tower's features are in the space."""
+    weight = torch.eye(tower.width) if weight is None else weight
+    if weight.shape[1] != tower.width:
+        raise UsageError(f"{tower.uri}: layer and pool would not fit the projection behind its {tower.modality} tower.")
+    projector = build_projector("linear", [tower.width], len(weight), norm="none")
+    with torch.no_grad():
+        set_linear(projector.blocks[0].get_submodule("linear"), weight.T, torch.zeros(len(weight)))
+    return projector
+
+
+def _last_tensors(uri: EncoderURI, fetch: bool) -> dict[str, Tensor]:
+    """Projections, scale and bias, float32, from the files that the towers were read from."""
+    wanted = ("logit_scale", "logit_bias")
+    if uri.source == "open_clip":  # its encoders end in the joint space, as those of Sentence-Transformers do
+        folder = hub.resolve(uri, *openclip._repo(uri), weights=openclip.WEIGHTS, fetch=fetch)
+        return _read(hub.weight_files(folder, openclip.WEIGHTS), wanted)
+    if uri.source == "st":
+        return {}
+    folder = hub.resolve(uri, uri.name, uri.revision, fetch=fetch)
+    kind = hub.read_config(folder).get("model_type")
+    if kind not in TYPES:
+        raise UsageError(f"{uri}: {kind!r} is not a dual encoder that is known; {' and '.join(TYPES)} are.")
+    found = _read(hub.weight_files(folder), (*wanted, *(f"{name}_projection.weight" for name in NAMES.values())))
+    if kind == "clip" and len(found) < 3:
+        raise InputError(f"{folder}: its weights lack the projections of a CLIP model.")
+    return found
+
+
+def _read(files: list[Path], names: tuple[str, ...]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            found |= {name: tensors.get_tensor(name).float() for name in names if name in tensors.keys()}  # noqa: SIM118
+    return found
