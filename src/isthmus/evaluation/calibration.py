@@ -13,6 +13,7 @@ from isthmus.evaluation.scores import group_vector, same_width, tiles, unit_rows
 
 BINS = 15  # as Guo et al. 2017
 TILE = 2048
+FEWEST = 20  # answers that a precision is judged by: of fewer, a lucky handful would set the threshold
 
 
 def softmax_confidence(query_emb: Any, emb: Any, best: np.ndarray, scale: float) -> np.ndarray:
@@ -98,7 +99,8 @@ def abstain_threshold(
 ) -> dict[str, Any]:
     """The least score to answer at, so that answers are right as often as wanted; silence below it.
 
-    The threshold is chosen on one half of the groups and measured on the other, since the same data would flatter it.
+    The threshold is chosen on one half of the groups, among those that leave `FEWEST` answers or more, and measured on
+    the other half, since the same data would flatter it.
 
     Returns {"threshold", "wanted", "precision" and "coverage" (on the other half), "answered", "n"}; threshold None
     where no score reaches that precision, or where an empty half says nothing. Raises UsageError for a precision
@@ -112,8 +114,8 @@ def abstain_threshold(
     found |= {"answered": 0, "n": int((~chooses).sum())}
     if chooses.all():
         return found
-    at, reached, _ = precision_curve(np.asarray(score, np.float64)[chooses], np.asarray(right, bool)[chooses])
-    enough = np.flatnonzero(reached >= precision)
+    at, reached, coverage = precision_curve(np.asarray(score, np.float64)[chooses], np.asarray(right, bool)[chooses])
+    enough = np.flatnonzero((reached >= precision) & (np.rint(coverage * chooses.sum()) >= FEWEST))
     if not len(enough):
         return found
     found["threshold"] = float(at[enough[-1]])

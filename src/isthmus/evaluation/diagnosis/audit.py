@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,8 @@ def _collection(source: Any, space: ImageSpace, split: str | None) -> Collection
 
 
 def recall_by_novelty(
-    hits: tuple[np.ndarray, np.ndarray],
-    owners: tuple[np.ndarray, np.ndarray],
+    hits: Sequence[np.ndarray],
+    owners: Sequence[np.ndarray],
     seen: np.ndarray,
     groups: np.ndarray,
     bootstrap: int,

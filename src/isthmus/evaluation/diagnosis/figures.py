@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isthmus.evaluation.calibration import precision_curve
+from isthmus.evaluation.calibration import FEWEST, precision_curve
 from isthmus.report.figures import INK, PALETTE, drawn
 
 if TYPE_CHECKING:
@@ -39,13 +39,16 @@ def map_of_space(image: np.ndarray, text: np.ndarray, image_of: np.ndarray) -> F
     sides = {"image": flat[: len(some)], "text": flat[len(some) :]}
     step = max(1, len(some) // LINES)
     ends = zip(sides["image"][::step], sides["text"][::step], strict=True)
-    for x, y in ends:
-        axes.plot([x[0], y[0]], [x[1], y[1]], color=INK, alpha=0.13, linewidth=0.7, zorder=1)
+    for a, b in ends:
+        axes.plot([a[0], b[0]], [a[1], b[1]], color=INK, alpha=0.3, linewidth=0.6, zorder=1)
     for side, points in sides.items():
-        axes.scatter(*points.T, s=5, color=COLOURS[side], alpha=0.55, linewidths=0, label=NAMES[side], zorder=2)
-    for side, points in sides.items():
-        axes.scatter(*points.mean(axis=0), s=90, marker="X", color=COLOURS[side], edgecolors=INK, linewidths=1, zorder=3)
-    axes.set(xlabel=f"first component ({100 * shares[0]:.0f} % of the variance)", ylabel=f"second ({100 * shares[1]:.0f} %)")
+        x, y = points.T
+        axes.scatter(x, y, s=5, color=COLOURS[side], alpha=0.55, linewidths=0, label=NAMES[side], zorder=2)
+        axes.scatter(
+            *points.mean(axis=0), s=90, marker="X", color=COLOURS[side], edgecolors=INK, linewidths=1, zorder=3
+        )
+    first, second = (f"{100 * share:.0f} %" for share in shares)
+    axes.set(xlabel=f"first component ({first} of the variance)", ylabel=f"second ({second})")
     axes.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, markerscale=2.5)
     return figure
@@ -58,9 +61,10 @@ def cosines(own: np.ndarray, others: np.ndarray) -> Figure:
 
     figure = Figure(figsize=(5.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    both = np.concatenate([own, others])
-    edges = np.linspace(both.min(), both.max() + 1e-9, 61)
-    for values, label, colour in ((others, "with another's image", PALETTE[5]), (own, "with its own image", PALETTE[1])):
+    every = np.concatenate([own, others])
+    edges = np.linspace(every.min(), every.max() + 1e-9, 61).tolist()
+    both = ((others, "with another's image", PALETTE[5]), (own, "with its own image", PALETTE[1]))
+    for values, label, colour in both:
         axes.hist(values, edges, weights=np.full(len(values), 100 / len(values)), color=colour, alpha=0.7, label=label)
     axes.set(xlabel="cosine of a caption", ylabel="% of captions")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
@@ -76,7 +80,7 @@ def hubs(counts: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]], k
     for axes, (side, values) in zip(figure.subplots(1, 2), counts.items(), strict=True):
         most = int(values.max())
         edges = np.arange(-0.5, min(most, 60) + 1.5) if most <= 60 else np.linspace(-0.5, most + 0.5, 61)
-        axes.hist(values, edges, weights=np.full(len(values), 100 / len(values)), color=COLOURS[side], alpha=0.8)
+        axes.hist(values, edges.tolist(), weights=np.full(len(values), 100 / len(values)), color=COLOURS[side])
         axes.axvline(values.mean(), color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_yscale("log")
         asking = NAMES["text" if side == "image" else "image"]
@@ -105,7 +109,8 @@ def calibration(judged: Mapping[str, Judged], titles: Mapping[str, str]) -> Figu
 
 
 def _reliability(axes: Any, bins: Sequence[dict[str, Any]], colour: str) -> None:
-    """A line through the bins; a dot's area is its share of the answers."""
+    """A line through the bins that hold enough answers to tell; a dot's area is its share of the answers."""
+    bins = [one for one in bins if one["n"] >= FEWEST]
     x, y = ([100 * one[key] for one in bins] for key in ("confidence", "accuracy"))
     share = np.array([one["n"] for one in bins]) / max(1, sum(one["n"] for one in bins))
     axes.plot(x, y, color=colour, linewidth=1.4)

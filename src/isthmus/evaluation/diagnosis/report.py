@@ -75,7 +75,7 @@ class Findings:
             {f"{name}_{key}": value for key, value in found["metrics"].items()},
             {f"{name}_{key}": value for key, value in found["ci95"].items()},
         )
-        chosen = {"groups": groups, "seed": resampling["seed"]}
+        chosen: dict[str, Any] = {"groups": groups, "seed": resampling["seed"]}
         abstain = {
             "probability": abstain_threshold(confidence, right, self.precision, **chosen),
             "cosine": abstain_threshold(cosine, right, self.precision, **chosen),

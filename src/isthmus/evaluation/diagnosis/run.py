@@ -117,9 +117,9 @@ def _answers(found: Findings, model: DualEncoder, embedded: Embedded, resampling
         ("image_retrieval", text, image, to_image, to_image[1][:, 0] == owner, owner),
         ("text_retrieval", image[asking], text, to_text, owner[to_text[1][:, 0]] == asking, asking),
     )
-    for name, queries, items, (scores, _), right, image_of in directions:
+    for name, queries, candidates, (scores, _), right, image_of in directions:
         best = scores[:, 0]
-        sure = _probability(model, queries, items, best)
+        sure = _probability(model, queries, candidates, best)
         found.judge(name, sure, best, right, embedded.groups[image_of], image_of, resampling)
 
 
@@ -147,5 +147,5 @@ def _novelty(found: Findings, embedded: Embedded, resampling: dict[str, int]) ->
     seen = np.array([name in seen_ids for name in embedded.image_ids])
     found.metrics["seen_share"] = float(seen.mean())
     both = [found.judged[name] for name in ("image_retrieval", "text_retrieval")]
-    hits, owners = tuple(one.right for one in both), tuple(one.image_of for one in both)
+    hits, owners = [one.right for one in both], [one.image_of for one in both]
     found.add(*recall_by_novelty(hits, owners, seen, embedded.groups, *resampling.values()))
