@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -45,7 +46,13 @@ def shared_latent(images: int, captions: int = 1, *, seed: int = 0, **fields) ->
 
 
 TRAIN, VAL = shared_latent(300, seed=1), shared_latent(100, seed=2)
+TOKENS = {"image_parts": [8, 8, 8], "text_parts": [8, 8]}  # the same features, read as tokens side by side
 CHANCE = (1 + 5 + 10) / 3 / 100  # mean recall@1, 5, 10 among 100
+
+
+def shaped_for(name: str) -> tuple[FeaturePairs, FeaturePairs]:
+    parts = TOKENS if name == "freeze-align" else {}
+    return dataclasses.replace(TRAIN, **parts), dataclasses.replace(VAL, **parts)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -53,7 +60,7 @@ def test_every_shipped_recipe_beats_chance_after_a_few_steps(name):
     overrides = ["optim.batch=64"] if name == "cca" else ["head.width=32", "optim.batch=64"]
     if name in ("sail", "probe"):  # Lion's small steps move nothing in so few of them
         overrides += ["optim.lr=1e-3", "optim.epochs=10"]
-    trained = train_projectors(TRAIN, VAL, load_recipe(name, overrides), max_seconds=20)
+    trained = train_projectors(*shaped_for(name), load_recipe(name, overrides), max_seconds=20)
     assert trained.summary["validation"]["val_recall"] > 3 * CHANCE
     x, y = torch.randn(5, 24), torch.randn(5, 16)
     assert trained.image_projector(x).shape == trained.text_projector(y).shape
@@ -113,7 +120,8 @@ def test_without_validation_a_closed_form_has_its_greatest_width(kind):
 @pytest.mark.parametrize("name", recipe_names())
 def test_the_plan_says_what_training_then_does(name):
     recipe = load_recipe(name, ["optim.batch=128", "head.width=16"])
-    plan, ran = plan_training(TRAIN, VAL, recipe), train_projectors(TRAIN, VAL, recipe, max_seconds=0)
+    data = shaped_for(name)
+    plan, ran = plan_training(*data, recipe), train_projectors(*data, recipe, max_seconds=0)
     for key in ("pairs", "images", "batch", "parameters", "deviations"):
         assert plan[key] == ran.summary[key]
     assert plan["recipe"] == ran.recipe

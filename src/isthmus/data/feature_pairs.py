@@ -27,6 +27,11 @@ def rows(matrix: Matrix, index: np.ndarray | slice) -> np.ndarray:
     return np.asarray(matrix[index], dtype=np.float32)
 
 
+def rows_at_once(width: int) -> int:
+    """How many rows of so many float32 make 64 MiB: a few hundred of tokens, tens of thousands of pooled features."""
+    return max(1, TILE_BYTES // (4 * max(1, width)))
+
+
 class MatrixRows:
     """Some rows of a matrix that stays where it is: [len(index), width]."""
 
@@ -181,7 +186,7 @@ def check_finite(name: str, matrix: Matrix) -> None:
 
 
 def _tiles(matrix: Matrix) -> Iterator[tuple[int, np.ndarray]]:
-    height = max(1, TILE_BYTES // (4 * max(1, matrix.shape[1])))
+    height = rows_at_once(matrix.shape[1])
     for start in range(0, matrix.shape[0], height):
         yield start, rows(matrix, slice(start, start + height))
 

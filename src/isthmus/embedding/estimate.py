@@ -20,6 +20,7 @@ from isthmus.encoders import Encoder, encode_views
 class EmbedPlan:
     """What `embed` would do: items, bytes on disk, most of the memory, and a measured guess of the time.
 
+    view_bytes: on disk, of every encoder by its URI; a view of tokens is as many times a pooled one's as it has tokens.
     memory: bytes of weights and of one image batch's pixels, of all encoders together.
     seconds: from a timed sample of up to 32 images and 256 captions per network, decoding included.
     """
@@ -28,6 +29,7 @@ class EmbedPlan:
     captions: int
     distinct_captions: int
     disk_bytes: int
+    view_bytes: dict[str, int]
     memory_bytes: int
     seconds: float
 
@@ -36,7 +38,7 @@ class EmbedPlan:
             f"{self.images:,} images, {self.captions:,} captions ({self.distinct_captions:,} distinct): "
             f"{self.disk_bytes / 2**20:,.1f} MiB on disk, at least "
             f"{self.memory_bytes / 2**20:,.0f} MiB of memory, about {self.seconds / 60:,.1f} minutes"
-        )
+        ) + "".join(f"\n  {size / 2**20:,.1f} MiB  {uri}" for uri, size in self.view_bytes.items())
 
 
 def plan(
@@ -74,5 +76,6 @@ def plan(
             seconds += (time.perf_counter() - started) / max(1, len(items)) * counts[modality]
     networks = [views[0] for chosen in encoders.values() for views in by_network(chosen)]
     weights = sum(p.nbytes for encoder in networks for p in encoder.network.parameters())
-    disk = sum(counts[m] * (2 * e.width + 16) for m, chosen in encoders.items() for e in chosen)
-    return EmbedPlan(len(pairs), pairs.captions.num_rows, len(distinct), disk, memory + weights, seconds)
+    views = {str(e.uri): counts[m] * (2 * e.width + 16) for m, chosen in encoders.items() for e in chosen}
+    rows = len(pairs), pairs.captions.num_rows, len(distinct)
+    return EmbedPlan(*rows, sum(views.values()), views, memory + weights, seconds)

@@ -2,19 +2,31 @@
 
 from typing import Any
 
+from isthmus.projectors.blend import Blend
 from isthmus.projectors.budget import solve_expand
 from isthmus.projectors.build import build_projector
 from isthmus.projectors.concat import Concat
 from isthmus.projectors.projector import KINDS, Projector
 from isthmus.projectors.tokens import TokenProjector
 
-__all__ = ["KINDS", "Concat", "Head", "Projector", "TokenProjector", "build_projector", "from_config", "solve_expand"]
+__all__ = [
+    "KINDS",
+    "Blend",
+    "Concat",
+    "Head",
+    "Projector",
+    "TokenProjector",
+    "build_projector",
+    "from_config",
+    "solve_expand",
+]
 
 Head = Projector | Concat
 
 
 def from_config(config: dict[str, Any]) -> Head:
     """A projector with fresh weights from what its `config()` said."""
-    if config["kind"] != Concat.kind:
+    joins = {Concat.kind: Concat, Blend.kind: Blend}
+    if config["kind"] not in joins:
         return build_projector(**config)
-    return Concat([build_projector(**member) for member in config["members"]], config["shares"])
+    return joins[config["kind"]]([build_projector(**member) for member in config["members"]], config["shares"])

@@ -277,7 +277,7 @@ class HeldOut:
         y = F.normalize(self.text @ text.float())
         similarity = x @ y.T
         both = (similarity, self.same), (similarity.T, self.same.T)
-        return sum(float(_ranks(*direction).reciprocal().mean()) for direction in both) / 2
+        return sum(float(best_ranks(*direction).reciprocal().mean()) for direction in both) / 2
 
 
 def normalized(matrix: Matrix, index: np.ndarray, parts: Sequence[int]) -> Tensor:
@@ -316,7 +316,7 @@ def _closed_form(
     return ClosedForm(kind, spectra.image.map(image), spectra.text.map(text), *parts, settings, score)
 
 
-def _ranks(similarity: Tensor, same: Tensor) -> Tensor:
+def best_ranks(similarity: Tensor, same: Tensor) -> Tensor:
     """Rank of each row's best partner among what is not its partner: 1 + greater + equal / 2."""
     best = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
     greater, equal = ((op(similarity, best) & ~same).sum(1) for op in (torch.gt, torch.eq))

@@ -71,7 +71,10 @@ class TokenProjector(Projector):
         if set(named.values()) == {"none"} or ("identity" in named.values() and len(named) > 1):
             raise UsageError(f"projector {self.kind!r}: nothing, or tokens that pass as they are, cannot be added up.")
         if len(set(self.parts)) > 1 or len(self.parts) < len(named):
-            raise UsageError(f"projector {self.kind!r}: needs tokens of one width, got parts {self.parts[:9]}.")
+            raise UsageError(
+                f"projector {self.kind!r} takes tokens of one width, such as parts [384] * 17, but the features have parts "
+                f"{self.parts[:9]}. Embed them with pool=cls+patches, cls+grid16 or tokens, or choose a pooled kind."
+            )
 
     def _build(self) -> None:
         named, chain = slots(self.kind), self.kind.split("+")[1:]

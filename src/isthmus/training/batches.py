@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isthmus.data.feature_pairs import FeaturePairs, rows
+from isthmus.data.feature_pairs import FeaturePairs, rows, rows_at_once
 from isthmus.data.groups import components
 
 RESIDENT_BYTES = 2 << 30
@@ -71,5 +71,6 @@ def fingerprint(pairs: FeaturePairs) -> str:
     for matrix in (pairs.image, pairs.text):
         count = matrix.shape[0]
         sample = np.linspace(0, count - 1, min(count, HASHED_ROWS)).astype(np.int64)
-        digest.update(rows(matrix, sample).tobytes())
+        for start in range(0, len(sample), tile := rows_at_once(matrix.shape[1])):
+            digest.update(rows(matrix, sample[start : start + tile]).tobytes())
     return digest.hexdigest()

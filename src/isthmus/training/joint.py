@@ -15,6 +15,7 @@ from isthmus.projectors import Head as AnyHead
 from isthmus.projectors import Projector, build_projector, solve_expand
 from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
 from isthmus.training.recipe import Head, Loss
+from isthmus.training.views import check_views
 
 if TYPE_CHECKING:
     from isthmus.training.plan import Plan
@@ -76,6 +77,7 @@ def build_joint(plan: Plan, train: FeaturePairs, val: FeaturePairs | None) -> Jo
     Raises `UsageError` for a kind of projector that does not exist or cannot start from a closed form.
     """
     head, loss = plan.recipe.head, plan.recipe.loss
+    check_views(head, train)
     if head.init == "random":
         assert isinstance(head.width, int) and isinstance(loss.scale, float)  # the recipe was checked
         return Joint(*build_projectors(head, train, head.width), loss, loss.scale, plan.batch)

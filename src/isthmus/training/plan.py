@@ -12,6 +12,7 @@ from isthmus.projectors.closed_form import max_width
 from isthmus.training.joint import build_projectors
 from isthmus.training.order import batch_slices
 from isthmus.training.recipe import Recipe
+from isthmus.training.views import check_views
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def plan_training(train: FeaturePairs, val: FeaturePairs | None, recipe: Recipe)
     """
     plan = Plan.of(recipe, len(train.image_of))
     head = plan.recipe.head
+    check_views(head, train)
     width = max_width(head.init, train) if head.width == "auto" else head.width
     with torch.device("meta"):
         projectors = build_projectors(head, train, width)

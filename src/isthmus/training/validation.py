@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from isthmus.data.feature_pairs import FeaturePairs, rows
+from isthmus.data.feature_pairs import FeaturePairs, rows, rows_at_once
 from isthmus.evaluation.retrieval import retrieval
 from isthmus.training.joint import Joint
 
 CUTOFFS = (1, 5, 10)
+BATCH = 8192
 
 
 def validate(joint: Joint, val: FeaturePairs, device: torch.device) -> dict[str, float]:
@@ -32,9 +33,10 @@ def recalls(image: torch.Tensor, text: torch.Tensor, val: FeaturePairs) -> dict[
 
 
 @torch.inference_mode()
-def project(projector: nn.Module, matrix: Any, device: torch.device, batch: int = 8192) -> torch.Tensor:
+def project(projector: nn.Module, matrix: Any, device: torch.device) -> torch.Tensor:
     """Unit rows float32 [n, width] of all features [n, D], on the CPU."""
     parts = []
+    batch = min(BATCH, rows_at_once(matrix.shape[1]))
     for start in range(0, matrix.shape[0], batch):
         features = rows(matrix, np.arange(start, min(start + batch, matrix.shape[0])))
         parts.append(F.normalize(projector(torch.from_numpy(features).to(device)).float(), dim=-1).cpu())

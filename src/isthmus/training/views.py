@@ -1,0 +1,57 @@
+"""Do the heads of a recipe fit the features at hand: tokens for token heads, pooled features for the others?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.encoders.uri import gives_tokens
+from isthmus.errors import UsageError
+from isthmus.projectors.tokens import slots, takes_tokens
+from isthmus.training.recipe import Head
+
+TOKENS = {"image": "cls+patches, or cls+grid16 at a sixteenth of the bytes", "text": "tokens"}
+POOLED = {"image": "cls+mean", "text": "mean"}
+
+
+def check_views(head: Head, pairs: FeaturePairs) -> None:
+    """`UsageError` where a head takes another kind of features, naming what to embed. Plain arrays pass."""
+    _check("image", head.image, pairs.image_encoder)
+    _check("text", head.text, pairs.text_encoder)
+
+
+def _check(modality: str, kind: str, records: Sequence[dict[str, Any]]) -> None:
+    known = [record for record in records if "pool" in record]
+    wanted = f"head.{modality} = {kind!r}"
+    if not takes_tokens(kind):
+        for record in known:
+            if gives_tokens(record["pool"]):
+                raise UsageError(
+                    f"{wanted} takes pooled features, but {record['uri']} gives {len(record['parts'])} tokens side by "
+                    f"side. Use --recipe freeze-align, or embed the {modality}s with pool={POOLED[modality]}."
+                )
+        return
+    if len(records) > 1:
+        raise UsageError(f"{wanted} takes the tokens of one encoder, not of {len(records)} side by side. Name one.")
+    for record in known:
+        _check_slots(wanted, modality, slots(kind), record)
+
+
+def _check_slots(wanted: str, modality: str, named: dict[str, str], record: dict[str, Any]) -> None:
+    """The first token is the class token where the head has a slot for it, and all others are of one kind."""
+    pool = str(record["pool"])
+    if not gives_tokens(record["pool"]):
+        raise UsageError(
+            f"{wanted} takes tokens, but the features of {record['uri']} are pooled. Embed the {modality}s again with "
+            f"pool={TOKENS[modality]}; or use --recipe freeze-align-pooled."
+        )
+    first, *rest = pool.split("+")
+    tokens = rest if first == "cls" else [first, *rest]
+    if len(tokens) != 1 or not gives_tokens(tokens[0]):
+        raise UsageError(f"{wanted}: {record['uri']} must give one kind of tokens: pool={TOKENS[modality]}.")
+    if ("cls" in named) != (first == "cls"):
+        slot = f"tokens:{named['tokens']}"
+        name = f"cls:none,{slot}" if first == "cls" else slot
+        has = "begins with a class token, for which it has no slot" if first == "cls" else "has no class token"
+        raise UsageError(f"{wanted}: {record['uri']} {has}. Use --set head.{modality}='{name}'.")
