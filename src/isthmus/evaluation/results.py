@@ -29,8 +29,11 @@ HEADLINE = (
     "group_score",
     "pair_accuracy",
     "set_accuracy",
+    "miou",
+    "pixel_accuracy",
+    "mean_class_accuracy",
 )
-SHOWN = 20  # lines of a table of categories, and of skipped items, that a person gets to see
+SHOWN = 25  # lines of a table of categories, and of skipped items, that a person gets to see
 
 
 def result(
@@ -100,10 +103,10 @@ def details(results: Sequence[dict[str, Any]], tablefmt: str = "simple") -> str:
             counted = ", ".join(f"{name} {count:,}" for name, count in ties.items())
             blocks.append(f"{result['dataset']}: ties, which are no answers: {counted}")
         blocks += [f"{result['dataset']}: {note}" for note in result.get("notes") or []]
-        skipped = result.get("skipped") or []
-        lines = "\n".join(f"  skipped {item}: {reason}" for item, reason in skipped[:SHOWN])
-        rest = f"\n  … and {len(skipped) - SHOWN:,} more (--json has them)" if len(skipped) > SHOWN else ""
-        blocks += [lines + rest] if skipped else []
+    skipped = [item for result in results for item in result.get("skipped") or []]
+    lines = "\n".join(f"  skipped {item}: {reason}" for item, reason in skipped[:SHOWN])
+    rest = f"\n  … and {len(skipped) - SHOWN:,} more (--json has them)" if len(skipped) > SHOWN else ""
+    blocks += [lines + rest] if skipped else []
     return "\n\n".join(blocks)
 
 

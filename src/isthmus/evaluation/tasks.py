@@ -19,6 +19,8 @@ from isthmus.model import DualEncoder
 TASKS = {
     "retrieval": "isthmus.evaluation.tasks:retrieval",
     "zeroshot": "isthmus.evaluation.tasks:zeroshot",
+    "suite": "isthmus.evaluation.suite:suite",
+    "segmentation": "isthmus.evaluation.segmentation:segmentation",
     "diagnose": "isthmus.evaluation.diagnosis:diagnose",
     "winoground": "isthmus.evaluation.compositional:winoground",
     "mmvp": "isthmus.evaluation.compositional:mmvp",

@@ -168,7 +168,7 @@ def _prompts(names: Sequence[str], templates: Templates) -> list[list[str]]:
 
 
 def _chunks(prompts: Sequence[list[str]]) -> Iterator[tuple[int, list[list[str]]]]:
-    """The number of the first class and the prompts of as many classes as keep within PROMPTS_AT_ONCE (at least one)."""
+    """First class and prompts of as many classes at a time as keep within PROMPTS_AT_ONCE, one at least."""
     start, held = 0, 0
     for end, own in enumerate(prompts):
         if end > start and held + len(own) > PROMPTS_AT_ONCE:

@@ -1,0 +1,142 @@
+"""`isthmus eval MODEL suite ROOT`: every data set in turn, each done once, its features kept in a store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from isthmus.embedding import embed
+from isthmus.encoders.fingerprint import digest, module_digest
+from isthmus.errors import InputError
+from isthmus.evaluation.results import read, result, write
+from isthmus.evaluation.retrieval import retrieval
+from isthmus.evaluation.suite.sets import BenchmarkSet, choose_sets, open_set
+from isthmus.evaluation.tasks import opened
+from isthmus.evaluation.zeroshot import Templates, class_embeddings, load_templates, zeroshot
+from isthmus.model import DualEncoder
+from isthmus.store import open_store
+
+MOST_CONFUSED = 100  # classes: a larger confusion matrix is left out of the results
+
+
+def suite(
+    model: Any,
+    data: Any,
+    *,
+    only_sets: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    templates: Any = None,
+    split: str = "test",
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Zero-shot classification and retrieval on every data set below the folder `data`.
+
+    only_sets: names of sets, or of a paper's list ("freeze-align", "sail"); default: all that are known, and all that
+    are there. A set that is missing or cannot be used has a row without metrics, whose `skipped` says why.
+    out: folder for the results, a JSON each in CLIP_benchmark's words, and for the features; a set whose result is
+    there, by this model and on these data, is not done again. Default: nothing is kept.
+    templates: prompts in place of the sets' own: a list, a file, a packaged set's name, or descriptions
+    {class: [sentences]}, which may stand below the sets' names. split: of every set; `val` where a set has no test.
+
+    Raises UsageError for an unknown set, InputError where nothing at all could be evaluated.
+    """
+    model, name = opened(model)
+    chosen = choose_sets(Path(data), only_sets)
+    prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
+    with ExitStack() as stack:
+        folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
+        runner = _Runner(model, name, folder, prompts, {"bootstrap": bootstrap, "seed": seed})
+        results = [runner.evaluate(one, path, split) for one, path in chosen.items()]
+    if not any(found["metrics"] for found in results):
+        reasons = [": ".join(found["skipped"][0]) for found in results]
+        there = next((one for one in reasons if not one.endswith(MISSING)), reasons[0])
+        raise InputError(f"{data}: nothing could be evaluated; {there}")
+    return results
+
+
+MISSING = "not there"
+
+
+class _Runner:
+    """One model on one data set after another."""
+
+    def __init__(self, model: DualEncoder, name: str, out: Path, prompts: Any, options: dict[str, Any]) -> None:
+        self.model, self.name, self.out, self.prompts, self.options = model, name, out, prompts, options
+        projectors = [module_digest(head) for head in (model.image_projector, model.text_projector)]
+        encoders = [[record["fingerprint"] for record in model.records[m]] for m in ("image", "text")]
+        self.identity = [projectors, encoders]
+
+    def evaluate(self, name: str, path: Path | None, split: str) -> dict[str, Any]:
+        """The result of one set, from `out` where it is there; without metrics where the set cannot be had."""
+        try:
+            if path is None:
+                raise InputError(MISSING)
+            one = open_set(name, path, split)
+            templates = self._templates(one)
+            key = digest([self.identity, self.options, one.task, one.classes, templates, _contents(one)])
+            file = self.out / "results" / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', f'{name}_{self.name}')}.json"
+            if file.is_file() and (done := read(file)).get("key") == key:
+                return done
+            found = self._retrieval(one) if one.task == "zeroshot_retrieval" else self._classify(one, templates)
+            return write(file, found | {"key": key}, dataset=name, model=self.name, task=one.task)
+        except InputError as error:
+            return result(
+                {"metrics": {}, "skipped": [(name, str(error))]}, dataset=name, model=self.name, task="skipped"
+            )
+
+    def _templates(self, one: BenchmarkSet) -> Templates:
+        given = self.prompts
+        if isinstance(given, Mapping) and any(isinstance(value, Mapping) for value in given.values()):
+            given = given.get(one.name)
+        return one.templates if given is None or one.task == "zeroshot_retrieval" else given
+
+    def _store(self, one: BenchmarkSet) -> Any:
+        """The features of a set by the model's encoders, computed unless they are there."""
+        encoders = self.model.encoders
+        embed(one.pairs, encoders["image"], encoders["text"], out=self.out / "features" / one.name)
+        return open_store(self.out / "features" / one.name)
+
+    def _classify(self, one: BenchmarkSet, templates: Templates) -> dict[str, Any]:
+        store = self._store(one)
+        wanted = set(one.pairs.images["id"].to_pylist())
+        rows = np.array([row for row, id in enumerate(store.images["id"].to_pylist()) if id in wanted])
+        images = store.images.take(rows)
+        features = store.features("image", [record["fingerprint"] for record in self.model.records["image"]])
+        found = zeroshot(
+            self.model.project("image", features.gather(rows)),
+            self._class_embeddings(one.classes, templates),
+            np.array(images["label"].to_pylist()).astype(np.int64),
+            classnames=one.classes,
+            groups=np.array(images["content_hash"].to_pylist()),
+            **self.options,
+        )
+        if len(one.classes) > MOST_CONFUSED:
+            found.pop("confusion")
+        skipped = [*zip(*store.skipped.to_pydict().values(), strict=True)]
+        return found | {"classes": one.classes, "templates": templates, "skipped": skipped}
+
+    def _class_embeddings(self, classes: list[str], templates: Templates) -> np.ndarray:
+        """[C, d]; two classes of one name share an embedding, as they do in CLIP_benchmark."""
+        names = list(dict.fromkeys(classes))
+        return class_embeddings(self.model.encode_text, names, templates)[[names.index(name) for name in classes]]
+
+    def _retrieval(self, one: BenchmarkSet) -> dict[str, Any]:
+        store = self._store(one)
+        encoders = {m: [record["fingerprint"] for record in self.model.records[m]] for m in ("image", "text")}
+        pairs = store.pairs(**encoders, only=one.pairs.images["id"].to_pylist())
+        image, text = self.model.project("image", pairs.image), self.model.project("text", pairs.text)
+        found = retrieval(image, text, pairs.image_of, groups=pairs.bootstrap_group, **self.options)
+        return found | {"skipped": [*zip(*store.skipped.to_pydict().values(), strict=True)]}
+
+
+def _contents(one: BenchmarkSet) -> list[Any]:
+    """What tells other data from these without reading a picture."""
+    images = one.pairs.images.select(["id", "label"]).to_pydict()
+    return [images, one.pairs.captions["caption"].to_pylist(), one.pairs.signatures()]
