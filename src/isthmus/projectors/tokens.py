@@ -72,7 +72,7 @@ class TokenProjector(Projector):
             raise UsageError(f"projector {self.kind!r}: nothing, or tokens that pass as they are, cannot be added up.")
         if len(set(self.parts)) > 1 or len(self.parts) < len(named):
             raise UsageError(
-                f"projector {self.kind!r} takes tokens of one width, such as parts [384] * 17, but the features have parts "
+                f"projector {self.kind!r} takes tokens of one width, such as parts [384] * 17, but these have parts "
                 f"{self.parts[:9]}. Embed them with pool=cls+patches, cls+grid16 or tokens, or choose a pooled kind."
             )
 
