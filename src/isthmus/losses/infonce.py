@@ -15,6 +15,7 @@ from torch.distributed import ProcessGroup
 
 from isthmus.errors import InputError
 from isthmus.losses.ring import Homeward, Ring
+from isthmus.losses.sweeps import log_sums, softmax_
 from isthmus.losses.tiles import Groups, Tiles, batch, exact, product_dtype, scalar, wide
 
 _Positives = tuple[slice, Tensor, Tensor, Tensor]  # of a block: its place, row and column numbers, logits
@@ -123,10 +124,9 @@ def _add_negatives(tiles: Tiles, row: _Direction, column: _Direction) -> Iterato
         if (at := tiles.positives(rows, cols)) is not None:
             yield rows.start + at[0], cols.start + at[1], tile[at].to(tiles.dtype)
             tile[at] = -torch.inf
-        for strip, _, z, spare in tiles.strips(rows, tile):
-            over_columns, over_rows = _log_sums(z, spare, bounded)
-            row.add_negatives(strip, over_columns)
-            column.add_negatives(cols, over_rows)
+        over_columns, over_rows = log_sums(tiles, tile, bounded)
+        row.add_negatives(rows, over_columns)
+        column.add_negatives(cols, over_rows)
 
 
 def _add_gradients(tiles: Tiles, row: _Direction, column: _Direction) -> None:
@@ -137,8 +137,7 @@ def _add_gradients(tiles: Tiles, row: _Direction, column: _Direction) -> None:
         if (at := tiles.positives(rows, cols)) is not None:
             z = tile[at].to(tiles.dtype)
             push = row.push(rows.start + at[0], z) + column.push(cols.start + at[1], z)
-        for strip, part, z, spare in tiles.strips(rows, tile):
-            part.copy_(_gradients(z, spare, row_softmax[:, strip], column_softmax[:, cols], bounded))
+        softmax_(tiles, tile, row_softmax[:, rows], column_softmax[:, cols], bounded)
         if at is not None:
             tile[at] = push.to(tile.dtype)
         tiles.backpropagate(rows, cols, tile)
@@ -211,25 +210,3 @@ def _bounded(tiles: Tiles) -> bool:
     norms = (torch.linalg.vector_norm(t, dim=1).max() for t in (tiles.x, tiles.y))
     bound = abs(tiles.scale) * float(math.prod(norms))
     return bound < -math.log(torch.finfo(tiles.dtype).tiny * 1e12)  # a row's greatest term, and those 1e-12 below
-
-
-def _log_sums(z: Tensor, spare: Tensor, bounded: bool) -> tuple[Tensor, Tensor]:
-    """log Σ exp(z) over the columns and over the rows, in the exact dtype. z is overwritten."""
-    if bounded:
-        e = z.exp_()
-        return e.sum(1).to(exact(z.device)).log_(), e.sum(0).to(exact(z.device)).log_()
-    lowest = torch.finfo(z.dtype).min  # instead of −∞ where there are positives only
-    row, column = (z.amax(dim).clamp_(min=lowest) for dim in (1, 0))
-    over_columns = torch.sub(z, row[:, None], out=spare).exp_().sum(1)
-    over_rows = z.sub_(column).exp_().sum(0)
-    return over_columns.to(exact(z.device)).log_().add_(row), over_rows.to(exact(z.device)).log_().add_(column)
-
-
-def _gradients(z: Tensor, spare: Tensor, row: Tensor, column: Tensor, bounded: bool) -> Tensor:
-    """The gradients of negatives' logits, from both directions' softmax. z is overwritten."""
-    (row_shift, row_weight), (column_shift, column_weight) = row[:, :, None], column
-    if bounded:
-        torch.add(row_weight, column_weight, out=spare)
-        return z.exp_().mul_(spare)
-    torch.sub(z, row_shift, out=spare).exp_().mul_(row_weight)
-    return z.sub_(column_shift).exp_().mul_(column_weight).add_(spare)

@@ -52,7 +52,7 @@ class Ring:
             place = slice(origin * len(y), (origin + 1) * len(y))
             tiles = Tiles(x, block, scale, gx, gy[place], size, product)
             if dx is not None:
-                tiles.dx = dx
+                tiles.dx, tiles.goes_on = dx, True
             yield place, tiles
             dx = tiles.__dict__.get("dx")
             if incoming is not None:

@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 
 from isthmus.errors import UsageError, did_you_mean
 from isthmus.losses.ring import Homeward, Ring
+from isthmus.losses.sweeps import sigmoid_
 from isthmus.losses.tiles import Groups, Tiles, batch, exact, product_dtype, scalar
 
 NORMALIZE = ("batch", "pairs")
@@ -111,15 +112,6 @@ def _sweep(tiles: Tiles, rows: slice, cols: slice, tile: Tensor, bias: float, su
         push = -torch.sigmoid(-z)
         sums += torch.stack([F.softplus(-z, threshold=40).sum(), push.sum()])
         tile[at] = -torch.inf
-    for _, part, z, spare in tiles.strips(rows, tile):
-        loss = _softplus_sum(z.add_(bias), spare)
-        sums += torch.stack([loss, z.sigmoid_().sum()])
-        part.copy_(z)
+    sums += sigmoid_(tiles, tile, bias)
     if at is not None:
         tile[at] = push.to(tile.dtype)
-
-
-def _softplus_sum(z: Tensor, spare: Tensor) -> Tensor:
-    """Σ log(1 + exp(z)), as max(z, 0) + log(1 + exp(−|z|)): F.softplus takes three times as long."""
-    torch.abs(z, out=spare)
-    return torch.clamp(z, min=0).sum() + spare.neg_().exp_().log1p_().sum()

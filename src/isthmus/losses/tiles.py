@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from isthmus.errors import InputError, UsageError
+from isthmus.losses.compiled import compiled
 
 TILE = 2048  # smaller, and adding up the products shows
 CROWDED = 512  # where the list of a tile's positives would outweigh the tile
@@ -43,19 +44,23 @@ class Tiles:
         self.total = int((self.last - self.first).sum())
         crowded = 64 * self.total > len(x) * len(y)
         size = size or (CROWDED if crowded else TILE)
+        self.goes_on = False  # whether `dx` holds what other tiles gave back
         self.height, self.width = min(size, len(x)), min(size, len(y))
         self._tile = x.new_empty(self.height * self.width, dtype=product)
-        self._strips = x.new_empty(2, self.strip * self.width, dtype=self.dtype)
 
     @cached_property
     def dx(self) -> Tensor:
-        """[N, d] sum of what the tiles gave back so far, scale left out."""
-        return torch.zeros_like(self.x, dtype=self.dtype)
+        """[N, d] sum of what the tiles gave back so far, scale left out; without values until they have."""
+        return torch.empty_like(self.x, dtype=self.dtype)
 
     @cached_property
     def dy(self) -> Tensor:
         """[d, M], likewise: transposed, since xᵀp takes half as long as pᵀx in bf16."""
-        return self.dx.new_zeros(self.y.T.shape)
+        return self.dx.new_empty(self.y.T.shape)
+
+    @cached_property
+    def _strips(self) -> Tensor:
+        return self.x.new_empty(2, self.strip * self.width, dtype=self.dtype)
 
     @property
     def strip(self) -> int:
@@ -72,12 +77,12 @@ class Tiles:
                 y = self.y[cols]
                 yield rows, cols, torch.mm(x, y.T, out=_view(self._tile, len(x), len(y)))
 
-    def strips(self, rows: slice, tile: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """Of each strip its rows in x, itself, its logits in fp32 and as much room again; valid until the next."""
+    def strips(self, tile: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Of each strip its rows in the tile, itself, its logits in fp32 and as much room again; till the next one."""
         for strip in _slices(len(tile), self.strip):
             part = tile[strip]
             z, spare = (_view(buffer, *part.shape) for buffer in self._strips)
-            yield slice(rows.start + strip.start, rows.start + strip.stop), part, z.copy_(part), spare
+            yield strip, part, z.copy_(part), spare
 
     def positives(self, rows: slice, cols: slice) -> tuple[Tensor, Tensor] | None:
         """Row and column numbers (within the tile) of its positive pairs; None where there is none."""
@@ -95,8 +100,8 @@ class Tiles:
         """Add what the gradient `p` of a tile's logits, in `product`, gives to `dx` and `dy`."""
         if cols.start == 0:
             self._xt = self.x[rows].to(self.product).T.contiguous()
-        self._add_product(self.dx[rows], p, self.y[cols])
-        self._add_product(self.dy[:, cols], self._xt, p)
+        self._add_product(self.dx[rows], p, self.y[cols], first=cols.start == 0 and not self.goes_on)
+        self._add_product(self.dy[:, cols], self._xt, p, first=rows.start == 0)
 
     def gradients(self, factor: float) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, y and scale after every tile went back; `factor` multiplies them all.
@@ -107,17 +112,33 @@ class Tiles:
         for rows in _slices(len(self.x), self.height):
             scale += torch.dot(self.x[rows].to(self.dtype).flatten(), self.dx[rows].flatten())
         dx, dy = (t.mul_(factor * self.scale) for t in (self.dx, self.dy))
-        return dx.to(self.x.dtype), dy.T.contiguous().to(self.x.dtype), scale * factor
+        dy_rows = self.x.new_empty(self.y.shape)
+        for cols in _slices(len(self.y), self.width):
+            dy_rows[cols] = dy[:, cols].to(self.x.dtype).T
+        return dx.to(self.x.dtype), dy_rows, scale * factor
 
-    def _add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
+    def _add_product(self, total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
+        """total += a b, or = where nothing has been added yet."""
         if self.product == self.dtype:
-            total.addmm_(a, b)
+            total.addmm_(a, b, beta=0 if first else 1)
+            return
+        product = torch.mm(a, b, out=_view(self._product, *total.shape))
+        if first:
+            total.copy_(product)
         else:
-            total += torch.mm(a, b, out=_view(self._product, *total.shape))
+            add_(total, product)
 
     @cached_property
     def _product(self) -> Tensor:
         return self.x.new_empty(max(self.height, self.width) * self.x.shape[1], dtype=self.product)
+
+
+def add_(total: Tensor, part: Tensor) -> None:
+    """total += part, of a lower dtype: torch would make a copy of `part` in the higher one first."""
+    if (native := compiled(part)) is not None:
+        native.add_(total, part)
+    else:
+        total += part
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

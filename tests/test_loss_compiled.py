@@ -1,0 +1,140 @@
+"""The compiled sweeps against the eager ones and against fp64; what happens without a compiler."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import Tensor
+
+from isthmus.losses import compiled, infonce, sigmoid, sweeps
+from isthmus.losses.tiles import Tiles, add_
+from losses_cases import relative_error, saturated, unit, with_gradients
+
+EXACT = {torch.float32: 2e-6, torch.bfloat16: 4e-3}  # of what is written back to a tile
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    assert compiled._library() is not None, "these tests need a C compiler (cc) and torch's GNU OpenMP"
+
+
+def tile_of(dtype: torch.dtype, scale: float, rows: int = 301, width: int = 257) -> tuple[Tiles, Tensor]:
+    """Logits up to `scale`, some of them −∞, a row and a column wholly so; and the Tiles they are of."""
+    x, y = unit(rows, 8, 0, dtype), unit(width, 8, 1, dtype)
+    tile = (scale * (x.double() @ y.double().T)).to(dtype)
+    tile[torch.arange(200), torch.arange(200)] = -torch.inf
+    tile[7] = tile[:, 9] = -torch.inf
+    return Tiles(x, y, 1.0, torch.arange(rows), torch.arange(width), None, dtype), tile
+
+
+def eager(function, *arguments):
+    """What the twin gives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISTHMUS_COMPILE", "0")
+        assert compiled.compiled(arguments[1]) is None
+        return function(*arguments)
+
+
+@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize(("scale", "bounded"), [(5.0, True), (50.0, True), (50.0, False), (5000.0, False)])
+def test_sums_of_exponentials(dtype: torch.dtype, scale: float, bounded: bool) -> None:
+    tiles, tile = tile_of(dtype, scale)
+    assert compiled.compiled(tile) is not None
+    got = sweeps.log_sums(tiles, tile, bounded)
+    for mine, twin, dim in zip(got, eager(sweeps.log_sums, tiles, tile, bounded), (1, 0), strict=True):
+        want = tile.double().logsumexp(dim)
+        finite = want.isfinite()
+        assert torch.equal(mine.isfinite(), finite) and torch.equal(twin.isfinite(), finite)
+        assert finite.sum() == len(want) - 1
+        for found in (mine, twin):
+            torch.testing.assert_close(found[finite], want[finite], rtol=1e-7, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize("bounded", [True, False])
+def test_softmax(dtype: torch.dtype, bounded: bool) -> None:
+    scale = 20.0 if bounded else 500.0
+    tiles, tile = tile_of(dtype, scale)
+    generator = torch.Generator().manual_seed(0)
+    row, column = (torch.rand(2, n, generator=generator) for n in tile.shape)
+    shift = 0 if bounded else scale
+    row[0], column[0] = shift * (1 + row[0]), shift * (1 + column[0])
+    z = tile.double()
+    want = (z - row[0, :, None]).exp() * row[1, :, None] + (z - column[0]).exp() * column[1]
+    got, twin = tile.clone(), tile.clone()
+    sweeps.softmax_(tiles, got, row, column, bounded)
+    eager(sweeps.softmax_, tiles, twin, row, column, bounded)
+    tolerance = EXACT[dtype] if bounded else max(EXACT[dtype], 1e-4)  # the shift is rounded where it is large
+    for found in (got, twin):
+        torch.testing.assert_close(found.double(), want, rtol=tolerance, atol=1e-30)
+
+
+@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize(("scale", "bias"), [(10.0, -9.0), (100.0, 3.0), (1000.0, 0.0)])
+def test_sigmoid(dtype: torch.dtype, scale: float, bias: float) -> None:
+    tiles, tile = tile_of(dtype, scale)
+    z = tile.double() + bias
+    got, twin = tile.clone(), tile.clone()
+    sums = sweeps.sigmoid_(tiles, got, bias), eager(sweeps.sigmoid_, tiles, twin, bias)
+    want = torch.stack([z.logaddexp(z.new_zeros(())).sum(), z.sigmoid().sum()])
+    for found, total in zip((got, twin), sums, strict=True):
+        torch.testing.assert_close(found.double(), z.sigmoid(), rtol=EXACT[dtype], atol=2e-38)
+        torch.testing.assert_close(total, want, rtol=1e-5, atol=1e-12)
+
+
+def test_adding_to_columns_of_a_wider_sum() -> None:
+    part = unit(300, 256, 0, torch.bfloat16)
+    got = torch.ones(300, 1000)
+    add_(got[:, 100:356], part)
+    want = torch.ones(300, 1000)
+    want[:, 100:356] += part.float()
+    assert torch.equal(got, want)
+
+
+def test_nan_is_not_swept_under() -> None:
+    for dtype in EXACT:
+        tiles, tile = tile_of(dtype, 5.0)
+        tile[3, 3] = torch.nan
+        assert sweeps.log_sums(tiles, tile, True)[0][3].isnan()
+        assert sweeps.log_sums(tiles, tile, False)[1][3].isnan()
+        assert sweeps.sigmoid_(tiles, tile, 0.0).isnan().all() and tile[3, 3].isnan()
+
+
+@pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
+@pytest.mark.parametrize("scale", [14.0, 100.0])
+@pytest.mark.parametrize("data", ["random", "saturated"])
+def test_losses_and_gradients_are_those_of_the_eager_losses(loss, scale, data, monkeypatch) -> None:
+    n, d = 700, 64
+    x, y = saturated(n, d, 0) if data == "saturated" else (unit(n, d, 0), unit(n, d, 1))
+    function, scalars = (infonce, [scale]) if loss == "infonce" else (sigmoid, [scale, -9.0])
+    function = functools.partial(function, tile=300)
+    got = with_gradients(function, x.float(), y.float(), *scalars)
+    monkeypatch.setenv("ISTHMUS_COMPILE", "0")
+    twin = with_gradients(function, x.float(), y.float(), *scalars)
+    want = with_gradients(function, x.float().double(), y.float().double(), *scalars)
+    for mine, other, exact in zip(got, twin, want, strict=True):
+        assert relative_error(mine, exact) < max(4 * relative_error(other, exact), 1e-6)
+
+
+def test_without_a_compiler_the_losses_run_as_they_are(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("ISTHMUS_CACHE", str(tmp_path))
+    compiled._library.cache_clear()
+    try:
+        for compiler in ("/no/such/compiler", "false"):
+            monkeypatch.setenv("CC", compiler)
+            compiled._library.cache_clear()
+            assert compiled._library() is None
+            assert compiled.compiled(tile_of(torch.float32, 5.0)[1]) is None
+        assert not list(tmp_path.rglob("*sweeps*"))
+    finally:
+        compiled._library.cache_clear()
+
+
+def test_it_is_built_once(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("ISTHMUS_CACHE", str(tmp_path))
+    path = compiled._build()
+    assert [path] == list((tmp_path / "compiled").iterdir())
+    monkeypatch.setattr(compiled, "_run", lambda *command: pytest.fail("built again"))
+    assert compiled._build() == path
