@@ -124,6 +124,7 @@ class HFTextEncoder(Encoder):
     ) -> None:
         self.tokenizer = load_tokenizer(folder, uri, trust_remote_code)
         self.max_tokens = max_tokens(uri, network, self.tokenizer.model_max_length)
+        self.position_limit, self.unknown_id = position_limit(network), unknown_id(self.tokenizer)
         self.prompt = uri.prompt or ""
         self._lock = threading.Lock()
         self._unmasked = network.config.model_type in UNMASKED
@@ -153,6 +154,11 @@ class HFTextEncoder(Encoder):
                 return_tensors="pt",
             )
         return dict(batch)
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of prompt and text, special ones included, nothing cut off."""
+        with self._lock:
+            return uncut_ids(self.tokenizer, [self.prompt + text for text in check_texts(texts)])
 
     def forward(self, inputs: Inputs, layers: bool) -> Output:
         mask = inputs["attention_mask"].bool()
@@ -229,6 +235,24 @@ def position_limit(network: nn.Module) -> int | None:
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
             return module.num_embeddings - max(unused, getattr(module, "offset", 0))
     return None
+
+
+def uncut_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """The ids of each text, special ones included, nothing cut off, by a tokenizer of transformers or tokenizers."""
+    if callable(tokenizer):
+        options = {"truncation": False, "padding": False, "verbose": False}
+        return [list(ids) for ids in tokenizer(texts, **options)["input_ids"]]
+    return [encoded.ids for encoded in tokenizer.encode_batch(texts)]
+
+
+def unknown_id(tokenizer: Any) -> int | None:
+    """The id of what the tokenizer does not know; None where nothing is unknown to it (bytes), or no id says so."""
+    if not callable(tokenizer):
+        found = (tokenizer.token_to_id(name) for name in ("[UNK]", "<unk>"))
+        return next((id for id in found if id is not None), None)
+    others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("eos", "bos", "pad")}
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return None if unknown in others else unknown  # CLIP and GPT-2 name their end token
 
 
 def prefix_length(network: nn.Module) -> int:

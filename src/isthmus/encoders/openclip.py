@@ -16,6 +16,7 @@ from torch import nn
 from isthmus.encoders import hub
 from isthmus.encoders.base import Encoder, Inputs, Modality, Output, block_outputs, check_texts
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
+from isthmus.encoders.huggingface import uncut_ids
 from isthmus.encoders.images import to_pil
 from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.errors import UsageError, did_you_mean
@@ -95,7 +96,7 @@ class OpenClipTextEncoder(Encoder):
         self.context: int = model.context_length
         if uri.max_tokens and uri.max_tokens > self.context:
             raise UsageError(f"{uri}: max_tokens is at most {self.context}: the model has no more positions.")
-        self.max_tokens = uri.max_tokens or self.context
+        self.max_tokens, self.position_limit = uri.max_tokens or self.context, self.context
         config = getattr(tower, "config", None)
         self._pad = getattr(config, "pad_token_id", None) or getattr(tower, "pad_id", 0)
         self._blocks, self._norm = _find_blocks(tower), _final_norm(tower)
@@ -117,6 +118,16 @@ class OpenClipTextEncoder(Encoder):
             ids = self.tokenizer(texts, context_length=self.max_tokens)
         missing = self.context - ids.shape[1]
         return {"input_ids": nn.functional.pad(ids, (0, missing), value=self._pad)}
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of prompt and text, special ones included, nothing cut off."""
+        given = [self.prompt + text for text in check_texts(texts)]
+        with self._lock:
+            inner = getattr(self.tokenizer, "tokenizer", None)
+            if inner is not None:
+                return uncut_ids(inner, given)
+            ends = [self.tokenizer.sot_token_id, self.tokenizer.eot_token_id]
+            return [[ends[0], *self.tokenizer.encode(text), ends[1]] for text in given]
 
     def forward(self, inputs: Inputs, layers: bool) -> Output:
         network: Any = self.network

@@ -23,7 +23,7 @@ from isthmus.encoders.base import (
     find_blocks,
 )
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
-from isthmus.encoders.huggingface import position_limit, text_pools
+from isthmus.encoders.huggingface import position_limit, text_pools, uncut_ids, unknown_id
 from isthmus.encoders.images import to_pil
 from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.errors import UsageError
@@ -75,6 +75,8 @@ class SentenceEncoder(Encoder):
         default_prompt = pipeline.prompts.get(pipeline.default_prompt_name, "")
         self.prompt = default_prompt if uri.prompt is None else uri.prompt
         self._lock, self._pipeline = threading.Lock(), pipeline
+        self.max_tokens, self.unknown_id = pipeline.max_seq_length, unknown_id(pipeline.tokenizer)
+        self.position_limit = position_limit(transformer) if transformer is not None else None
         ingredients = {
             "weights": files_digest(hub.weight_files(folder), folder),
             "config": _pipeline_config(folder),
@@ -87,8 +89,15 @@ class SentenceEncoder(Encoder):
         super().__init__(uri, "text", pipeline, ingredients, pools=pools, device=device)
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
-        with self._lock:  # a fast tokenizer keeps truncation and padding as state
+        with self._lock:  # a fast tokenizer keeps truncation and padding as state, the pipeline its length
+            if self._pipeline.max_seq_length != self.max_tokens:
+                self._pipeline.max_seq_length = self.max_tokens
             return dict(self._pipeline.preprocess(check_texts(items), prompt=self.prompt or None))
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of prompt and text, special ones included, nothing cut off."""
+        with self._lock:
+            return uncut_ids(self._pipeline.tokenizer, [self.prompt + text for text in check_texts(texts)])
 
     def forward(self, inputs: Inputs, layers: bool) -> Output:
         if layers and self._blocks:

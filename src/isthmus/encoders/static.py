@@ -14,6 +14,7 @@ from torch import nn
 from isthmus.encoders import hub
 from isthmus.encoders.base import Encoder, Inputs, Output, check_texts
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
+from isthmus.encoders.huggingface import unknown_id
 from isthmus.encoders.uri import EncoderURI
 
 
@@ -25,8 +26,7 @@ class StaticEncoder(Encoder):
         self.prompt = uri.prompt or ""
         self._lock = threading.Lock()
         self.tokenizer.no_truncation()
-        if uri.max_tokens:
-            self.tokenizer.enable_truncation(uri.max_tokens)
+        self.max_tokens, self.unknown_id = uri.max_tokens, unknown_id(self.tokenizer)
         table = load_file(folder / "model.safetensors")["embedding.weight"].float()
         ingredients = {
             "weights": files_digest(hub.weight_files(folder), folder),
@@ -47,12 +47,18 @@ class StaticEncoder(Encoder):
             ids[i, : len(row)], mask[i, : len(row)] = row, True
         return {"input_ids": ids, "mask": mask}
 
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of prompt and text, nothing cut off."""
+        with self._lock:
+            given = [self.prompt + text for text in check_texts(texts)]
+            return [encoded.ids for encoded in self.tokenizer.encode_batch(given, add_special_tokens=False)]
+
     def forward(self, inputs: Inputs, layers: bool) -> Output:
         tokens = self.network(inputs["input_ids"])
         return Output(tokens=tokens, mask=inputs["mask"], layers=[tokens] if layers else ())
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.tokenizer.encode(text, add_special_tokens=False).ids[: self.max_tokens]
 
 
 def from_folder(folder: Path, uri: EncoderURI, *, device: str | torch.device | None = None) -> Encoder:

@@ -1,0 +1,70 @@
+"""Lengths of texts in tokens: how long they are, where an encoder cuts them, how far that can be moved."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from isthmus.encoders.base import Encoder
+from isthmus.encoders.fingerprint import digest
+from isthmus.errors import UsageError
+
+AT_ONCE = 1024  # texts tokenised at a time
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Of n texts. count: int64 [n], tokens of the whole text with the encoder's prompt and its special tokens.
+    unknown: int64 [n], how many of them stand for something the tokenizer does not know. special: how many of each
+    text's tokens are prompt and special ones.
+    """
+
+    count: np.ndarray
+    unknown: np.ndarray
+    special: int
+
+
+def tokenize(encoder: Encoder, texts: Sequence[str]) -> Tokens | None:
+    """Count tokens, nothing cut off. None for an encoder that does not show its tokenizer (a callable)."""
+    if not hasattr(encoder, "token_ids"):
+        return None
+    unknown_id: int | None = getattr(encoder, "unknown_id", None)
+    count, unknown = [], []
+    for start in range(0, len(texts), AT_ONCE):
+        for ids in encoder.token_ids(list(texts[start : start + AT_ONCE])):
+            count.append(len(ids))
+            unknown.append(0 if unknown_id is None else ids.count(unknown_id))
+    return Tokens(np.array(count, np.int64), np.array(unknown, np.int64), len(encoder.token_ids([""])[0]))
+
+
+def token_limit(encoder: Encoder) -> int | None:
+    """How many tokens the encoder reads of a text, special ones included; None where it has no limit."""
+    return getattr(encoder, "max_tokens", None)
+
+
+def token_ceiling(encoder: Encoder) -> int | None:
+    """How many it could read at most: the positions that its network has; None where there is no end."""
+    return getattr(encoder, "position_limit", None)
+
+
+def with_max_tokens(encoder: Encoder, count: int) -> Encoder:
+    """The same frozen network (shared, not copied), reading `count` tokens of a text. Its fingerprint is another.
+
+    Equal to loading its URI with `max_tokens=count`. Raises UsageError beyond the network's positions, and for
+    encoders whose length cannot be set.
+    """
+    if not hasattr(encoder, "token_ids"):
+        raise UsageError(f"{encoder.uri}: the length of its texts cannot be set.")
+    ceiling = token_ceiling(encoder)
+    if count < 3 or (ceiling is not None and count > ceiling):
+        why = "room for a word and its special tokens" if count < 3 else "the model has no more positions"
+        raise UsageError(f"{encoder.uri}: max_tokens is from 3 to {ceiling or 'any number'}, not {count}: {why}.")
+    view: Any = copy.copy(encoder)
+    view.max_tokens, view.uri = count, replace(encoder.uri, max_tokens=count)
+    view.ingredients = {**encoder.ingredients, "max_tokens": count}
+    view.backbone_key = digest(view.ingredients)
+    return view
