@@ -30,9 +30,9 @@ def contact_sheet(
     if columns < 1 or size < 16:
         raise UsageError(f"columns={columns}, size={size}: at least 1 column, and 16 pixels a picture.")
     columns = min(columns, len(images))
-    small, large = _font(max(10, size // 14)), _font(max(13, size // 10))
-    margin, inset, line = max(4, size // 15), 1 + size // 40, _line_height(small)
-    head = margin + (_line_height(large) + margin if title else 0)
+    small, large = font(max(10, size // 14)), font(max(13, size // 10))
+    margin, inset, line = max(4, size // 15), 1 + size // 40, line_height(small)
+    head = margin + (line_height(large) + margin if title else 0)
     cell_width, cell_height = size + margin, size + 2 * line + 2 * margin
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (margin + columns * cell_width, head + rows * cell_height), WHITE)
@@ -57,7 +57,7 @@ def _fitted(image: Image.Image, size: int) -> Image.Image:
     return square
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """DejaVu Sans where it is installed: Pillow's own font knows no accents, let alone Greek or Cyrillic."""
     try:
         return ImageFont.truetype("DejaVuSans.ttf", size)
@@ -65,7 +65,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
         return ImageFont.load_default(size)
 
 
-def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+def line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
     return round(1.25 * font.getbbox("Ág|")[3])
 
 

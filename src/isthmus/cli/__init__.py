@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "isthmus.cli.train",
     "eval": "isthmus.cli.eval",
     "search": "isthmus.cli.search",
+    "segment": "isthmus.cli.segment",
     "doctor": "isthmus.cli.doctor",
 }
 DONE, FAILED, SKIPPED, INTERRUPTED = 0, 1, 3, 130

@@ -48,6 +48,26 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+SEGMENTING = ("size", "window", "stride", "threshold", "attention", "alone", "cls")
+
+
+def add_segmentation_arguments(parser: argparse.ArgumentParser) -> None:
+    """How an image is segmented; read them with `segmentation_options`."""
+    group = parser.add_argument_group("segmentation")
+    group.add_argument("--size", type=int, metavar="PX", help="shorter side as the encoder sees it (its own)")
+    group.add_argument("--window", type=int, metavar="PX", help="slide a square over the image (the whole at once)")
+    group.add_argument("--stride", type=int, metavar="PX", help="from window to window (half a window)")
+    group.add_argument("--threshold", type=float, metavar="P", help="less probable pixels are the class 'background'")
+    group.add_argument("--attention", choices=["qk", "qq"], help="of the last block: its own (qk), or among queries")
+    group.add_argument("--alone", action="store_true", default=None, help="last block: attention without MLP, residual")
+    group.add_argument("--no-cls", dest="cls", action="store_false", default=None, help="token heads: patches alone")
+
+
+def segmentation_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those given, as keywords."""
+    return {name: getattr(args, name) for name in SEGMENTING if getattr(args, name) is not None}
+
+
 def progress_wanted() -> bool:
     """A bar on a terminal, plain lines otherwise."""
     return sys.stderr.isatty()

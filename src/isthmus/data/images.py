@@ -68,6 +68,27 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise BadImage(f"damaged image: {error or type(error).__name__}.") from error
 
 
+def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The numbers in a mask's pixels, int [H, W]: grey values of 8 or 16 bits, or indices of a palette, as they are.
+
+    Raises `BadImage`, also for a picture with several bands, whose pixels are colours and no numbers.
+    """
+    try:
+        image = _open(data)
+        _check_size(image, max_pixels)
+        if len(image.getbands()) > 1 or image.mode == "F":
+            raise BadImage(
+                f"its pixels are colours ({image.mode}), not numbers of classes: save it as grey or palette."
+            )
+        return np.asarray(image).astype(np.int32)
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage(_why_unidentified(data)) from None
+    except Exception as error:  # as in `decode`
+        raise BadImage(f"damaged image: {error or type(error).__name__}.") from error
+
+
 def _open(data: bytes) -> Image.Image:
     """Parse the header. Pillow's own pixel cap is a global; ours is an argument, checked right after."""
     with _opening:

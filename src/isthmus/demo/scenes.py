@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -319,6 +319,20 @@ def draw_background(kind: str | None, rng: np.random.Generator, side: int = SIDE
         mix = np.mean([_clouds(rng, cells, side) for cells in (4, 16, 64)], axis=0)
     pixels = first + np.clip(mix, 0, 1)[..., None] * (second - first)
     return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def save_scenes(scenes: Iterable[Scene], folder: str | Path) -> Path:
+    """Write images/, masks/ and classes.txt, as `isthmus eval MODEL segmentation` reads them, and return the folder."""
+    folder = Path(folder)
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    classes: list[str] = []
+    for number, scene in enumerate(scenes):
+        scene.image.save(folder / "images" / f"{number:04d}.png")
+        Image.fromarray(scene.mask).save(folder / "masks" / f"{number:04d}.png")
+        classes = scene.classes
+    (folder / "classes.txt").write_text("\n".join(["background", *classes]) + "\n", encoding="utf-8")
+    return folder
 
 
 def noun_of(row: dict[str, str]) -> str | None:

@@ -100,7 +100,7 @@ def label_classes(
     if not named:
         raise InputError("Zero-shot classification needs labels: no image of the data has one (column `label`).")
     labelled, labels = np.array([row for row, _ in named], np.int64), [label for _, label in named]
-    names = _class_names(classes) or sorted(set(labels))
+    names = class_names(classes) or sorted(set(labels))
     unknown = sorted(set(labels) - set(names))
     if unknown:
         raise InputError(f"Label {unknown[0]!r} is not among the {len(names)} class names.")
@@ -110,7 +110,7 @@ def label_classes(
     return labelled, truth, names, class_embeddings(encode_text, names, prompts), prompts
 
 
-def _class_names(classes: str | Path | Sequence[str] | None) -> list[str]:
+def class_names(classes: str | Path | Sequence[str] | None) -> list[str]:
     """Class names as given, or from a file with one a line."""
     if not isinstance(classes, str | Path):
         return list(classes or [])
@@ -171,7 +171,7 @@ def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embe
         np.concatenate(embeddings),
         model.encode_text([text for _, text in captions]) if captions else np.zeros((0, model.width), np.float32),
         np.array([row_of[i] for i, _ in captions], np.int64),
-        _group_numbers(pairs.images["group"].to_pylist(), kept),
+        group_numbers(pairs.images["group"].to_pylist(), kept),
         [ids[index] for index in kept],
         [text for _, text in captions],
         [pairs.images["label"][index].as_py() for index in kept],
@@ -179,7 +179,7 @@ def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embe
     )
 
 
-def _group_numbers(groups: Sequence[str | None], kept: Sequence[int]) -> np.ndarray:
+def group_numbers(groups: Sequence[str | None], kept: Sequence[int]) -> np.ndarray:
     """Named groups as numbers; an image without a group is its own."""
     names = [groups[i] if groups[i] is not None else (i,) for i in kept]
     numbers: dict[object, int] = {}

@@ -1,0 +1,168 @@
+"""Open-vocabulary segmentation: mean intersection over union, pixel accuracy, and a line per class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from isthmus.data.images import BadImage
+from isthmus.errors import InputError
+from isthmus.evaluation.bootstrap import estimate
+from isthmus.evaluation.results import result
+from isthmus.evaluation.scores import group_vector
+from isthmus.evaluation.tasks import named, opened
+from isthmus.evaluation.zeroshot import load_templates
+from isthmus.segmentation.data import IGNORE, MaskedImages, read_masked_images
+
+DEFINITION = (
+    "Pixels of all images are counted into one confusion matrix; those of value 255 do not count. IoU of a class = "
+    "pixels of the class that are given it / pixels that are of the class or are given it; miou = mean over the "
+    "classes that occur in truth or prediction; pixel_accuracy = share of pixels given their class; "
+    "mean_class_accuracy = mean over the classes that occur in truth of the share found. ci95 = percentile bootstrap "
+    "over groups of images."
+)
+METRICS = ("miou", "pixel_accuracy", "mean_class_accuracy")
+
+
+class Tally:
+    """Counts the pixels of one image after the other.
+
+    total: pixels by true class and class given, int64 [C, C]. Of each image only the areas of its classes are kept.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = list(classes)
+        self.total = np.zeros((len(classes), len(classes)), np.int64)
+        self.areas: list[np.ndarray] = []
+
+    def add(self, truth: np.ndarray, predicted: np.ndarray) -> None:
+        """Count an image: uint8 of one shape each; pixels whose truth is 255 are left out.
+
+        Raises `InputError` for shapes that differ, and for any other value that no class has.
+        """
+        confusion = confusion_matrix(truth, predicted, len(self.classes))
+        self.total += confusion
+        self.areas.append(_areas(confusion))
+
+    def scores(self, *, groups: np.ndarray | None = None, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+        """mIoU and accuracies of all that was counted.
+
+        groups: ids [n] of images that belong together, the unit of the bootstrap; default: every image its own.
+
+        Returns {"metrics": {"miou", "pixel_accuracy", "mean_class_accuracy"}, "ci95": same keys, "n": {"images",
+        "pixels", "classes", "groups"}, "confusion": int64 [C, C], "per_category": for each class its pixels, IoU and
+        accuracy (None where it does not occur), "definition", "seed"}. Raises `InputError` where no pixel counts.
+        """
+        if not self.total.sum():
+            raise InputError("No pixel of the masks belongs to a class: there is nothing to score.")
+        unit = group_vector(groups, len(self.areas), "groups")
+        per_group = np.zeros((int(unit.max()) + 1, 3, len(self.classes)), np.int64)
+        np.add.at(per_group, unit, np.stack(self.areas))
+        values, ci95 = estimate(
+            lambda weights: _metrics(np.tensordot(weights, per_group, 1)), METRICS, len(per_group), bootstrap, seed
+        )
+        sizes = {"images": len(self.areas), "pixels": int(self.total.sum()), "classes": len(self.classes)}
+        return {
+            "metrics": values,
+            "ci95": ci95,
+            "n": {**sizes, "groups": len(per_group)},
+            "confusion": self.total,
+            "per_category": _per_class(_areas(self.total), self.classes),
+            "definition": DEFINITION,
+            "seed": seed,
+        }
+
+
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Pixels by true class and class given, int64 [C, C]; those whose truth is 255 are left out.
+
+    truth, predicted: uint8 of one shape. Raises `InputError` for shapes that differ, and for a value that no class has.
+    """
+    if truth.shape != predicted.shape:
+        raise InputError(f"masks of different shapes: {truth.shape} is true, {predicted.shape} given.")
+    counted = truth != IGNORE
+    true, given = truth[counted].astype(np.int64), predicted[counted].astype(np.int64)
+    if len(true) and max(true.max(), given.max()) >= classes:
+        raise InputError(f"a pixel has the value {max(true.max(), given.max())}, but there are {classes} classes.")
+    return np.bincount(true * classes + given, minlength=classes**2).reshape(classes, classes)
+
+
+def segmentation(
+    model: Any,
+    data: str | Path | MaskedImages,
+    *,
+    classes: Any = None,
+    templates: Any = "default",
+    split: str | None = None,
+    size: int | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    threshold: float | None = None,
+    attention: str = "qk",
+    alone: bool = False,
+    cls: bool = True,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Open-vocabulary segmentation of images with masks (`segmentation.data.read_masked_images`).
+
+    classes, templates: as in zero-shot; the classes in the order of the masks' values. size, window, stride, threshold,
+    attention, alone, cls: see `segmentation.Segmenter`. split: only these rows of a table.
+    """
+    from isthmus.segmentation import Segmenter
+
+    masked = data if isinstance(data, MaskedImages) else read_masked_images(data, classes, split=split)
+    model, name = opened(model)
+    prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
+    options: dict[str, Any] = {"size": size, "window": window, "stride": stride, "threshold": threshold}
+    options |= {"attention": attention, "alone": alone, "cls": cls}
+    segmenter = Segmenter(model, masked.classes, prompts, **options)
+    tally, rows, skipped = Tally(masked.classes), [], list(masked.pairs.skipped)
+    for index in tqdm(range(len(masked)), unit="image", disable=None):
+        try:
+            image = masked.image(index)
+        except BadImage as error:
+            skipped.append((masked.ids[index], error.reason))
+            continue
+        tally.add(masked.mask(index, image.size), segmenter(image))
+        rows.append(index)
+    if not rows:
+        raise InputError(f"None of the {len(masked):,} images could be read; the first: {skipped[:1]}.")
+    found = tally.scores(groups=masked.groups[rows], bootstrap=bootstrap, seed=seed)
+    found |= {"classes": masked.classes, "templates": prompts, "options": options, "skipped": skipped}
+    return result(found, dataset=named(data), model=name, task="zeroshot_segmentation")
+
+
+def _areas(confusion: np.ndarray) -> np.ndarray:
+    """Of each class the pixels given rightly, given, and true: int64 [3, C]."""
+    return np.stack([np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)]).astype(np.int64)
+
+
+def _ratios(areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """IoU and accuracy of each class, NaN where it does not occur."""
+    right, given, true = areas.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return right / (given + true - right), right / true
+
+
+def _metrics(areas: np.ndarray) -> np.ndarray:
+    iou, accuracy = _ratios(areas)
+    right, _, true = areas
+    return np.array([np.nanmean(iou), right.sum() / true.sum(), np.nanmean(accuracy)])
+
+
+def _per_class(areas: np.ndarray, classnames: Sequence[str]) -> list[dict[str, Any]]:
+    iou, accuracy = _ratios(areas)
+    metrics = [{"iou": _or_none(iou[i]), "accuracy": _or_none(accuracy[i])} for i in range(len(iou))]
+    return [
+        {"category": name, "n": int(pixels), "metrics": found}
+        for name, pixels, found in zip(classnames, areas[2], metrics, strict=True)
+    ]
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,99 @@
+"""Changes to the last block of a frozen transformer that make its patches more local, as SAIL's evaluation has them.
+
+The encoder's weights and code stay as they are: hooks change what passes through, while the context lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.encoders import Encoder
+from isthmus.encoders.base import find_blocks
+from isthmus.errors import UsageError
+
+ATTENTIONS = ("qk", "qq")
+QUERIES_AND_KEYS = (("q_proj", "k_proj"), ("query", "key"))  # names of the two projections in transformers
+LAYER_SCALES = ("layer_scale1", "ls1")
+
+
+@contextmanager
+def last_block(encoder: Encoder, attention: str = "qk", *, alone: bool = False) -> Iterator[None]:
+    """Change the block behind which this view's tokens are read, while the context lasts. Not for several threads.
+
+    attention: "qk" is the network's own; "qq" lets each token attend to those with similar queries, itself first
+        (SCLIP: Wang et al. 2023, arXiv 2312.01597).
+    alone: keep only the attention's output, without the residual and the MLP behind it (ClearCLIP: Lan et al. 2024,
+        arXiv 2407.12442).
+
+    Raises `UsageError` for an unknown attention, and for a network without blocks or separable queries and keys.
+    """
+    if attention not in ATTENTIONS:
+        raise UsageError(f"no attention {attention!r}: there are {', '.join(ATTENTIONS)}.")
+    handles = []
+    try:
+        if attention == "qq" or alone:
+            block = _block(encoder)
+            child, module = _attention(encoder, block)
+            if attention == "qq":
+                handles.append(_compare_queries(module))
+            if alone:
+                handles += _leave_attention_alone(block, child)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _block(encoder: Encoder) -> nn.Module:
+    blocks = find_blocks(encoder.network, encoder.depth)
+    layer = encoder.depth if encoder.layer is None else encoder.layer
+    if not blocks or layer == 0:
+        raise UsageError(
+            f"{encoder.uri}: has no transformer block in front of these tokens whose attention could change."
+        )
+    return blocks[layer - 1]
+
+
+def _attention(encoder: Encoder, block: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The block's child that is its attention, and the module in it that holds the projections."""
+    for child in block.children():
+        for module in child.modules():
+            if hasattr(module, "qkv") or any(hasattr(module, q) and hasattr(module, k) for q, k in QUERIES_AND_KEYS):
+                return child, module
+    raise UsageError(
+        f"{encoder.uri}: the attention of {type(block).__name__} has no separate projections of queries and keys; "
+        "use attention qk."
+    )
+
+
+def _compare_queries(attention: Any) -> Any:
+    """Put the queries in the place of the keys."""
+    if hasattr(attention, "qkv"):
+
+        def fused(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            query, _, value = output.chunk(3, dim=-1)
+            return torch.cat([query, query, value], dim=-1)
+
+        return attention.qkv.register_forward_hook(fused)
+    q, k = next((q, k) for q, k in QUERIES_AND_KEYS if hasattr(attention, q))
+    query = getattr(attention, q)
+    return getattr(attention, k).register_forward_hook(lambda _module, inputs, _output: query(*inputs))
+
+
+def _leave_attention_alone(block: nn.Module, attention: nn.Module) -> list[Any]:
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        seen[:] = [output if isinstance(output, Tensor) else output[0]]
+
+    def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        scale = next((getattr(block, name) for name in LAYER_SCALES if hasattr(block, name)), nn.Identity())
+        changed = scale(seen.pop())
+        return changed if isinstance(output, Tensor) else (changed, *output[1:])
+
+    return [attention.register_forward_hook(keep), block.register_forward_hook(replace)]

@@ -1,0 +1,161 @@
+"""Images with a mask each: a folder of both, or a table of pairs with a column `mask`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from isthmus.data.images import BadImage, decode_mask
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.errors import InputError
+from isthmus.evaluation.inputs import class_names, group_numbers
+
+IGNORE = 255  # a pixel that belongs to no class and does not count
+CLASSES = "classes.txt"
+LAYOUT = "expected images/, masks/ (PNG, the same names) and classes.txt, or a table of pairs with a column `mask`"
+
+
+@dataclass(frozen=True)
+class MaskedImages:
+    """Images, the masks that belong to them, and the names of the classes that masks number from 0.
+
+    masks: for each image what reads its mask, and what to call it in messages.
+    """
+
+    pairs: Pairs
+    classes: list[str]
+    masks: list[tuple[str, Callable[[], bytes]]]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self.pairs.images["id"].to_pylist())
+
+    @property
+    def groups(self) -> np.ndarray:
+        """[n] numbers of near-duplicate groups; an image without a group is its own."""
+        groups = self.pairs.images["group"].to_pylist()
+        return group_numbers(groups, range(len(groups)))
+
+    def image(self, index: int) -> Image.Image:
+        """RGB. Raises `BadImage`."""
+        return self.pairs.decode(index)
+
+    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        """uint8 [H, W], `IGNORE` where no class is. size: width and height of the image.
+
+        Raises `InputError`, naming the file, for a mask that cannot be read, of another size than its image, or with
+        a value that no class has.
+        """
+        name, read = self.masks[index]
+        try:
+            values = decode_mask(read(), max_pixels=self.pairs.max_pixels)
+        except BadImage as error:
+            raise InputError(f"{name}: {error.reason}") from None
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read ({error.strerror}).") from None
+        if values.shape != size[::-1]:
+            height, width = values.shape
+            raise InputError(
+                f"{name}: the mask has {width} × {height} pixels, its image {size[0]} × {size[1]}. Make both the same; "
+                "a mask is resized without interpolation (nearest)."
+            )
+        foreign = np.unique(values[(values != IGNORE) & ((values < 0) | (values >= len(self.classes)))])
+        if len(foreign):
+            raise InputError(
+                f"{name}: has the value {foreign[0]}, but there are {len(self.classes)} classes, numbered 0 to "
+                f"{len(self.classes) - 1} ({IGNORE} does not count). Give the list of classes that the masks were made "
+                "with, or renumber them."
+            )
+        return values.astype(np.uint8)
+
+
+def read_masked_images(
+    data: str | Path, classes: str | Path | Sequence[str] | None = None, *, split: str | None = None
+) -> MaskedImages:
+    """A folder with `images/`, `masks/` and `classes.txt`, or a table of pairs with a column `mask`.
+
+    classes: names, or a file with one a line, in the order of the masks' values; default `classes.txt` in the folder,
+    or beside the table. split: only these rows of a table.
+
+    Raises `InputError` for an image without a mask, no class names, or no masks at all.
+    """
+    path = Path(data)
+    names = _classes(classes if classes is not None else (path if path.is_dir() else path.parent) / CLASSES)
+    found = _folder(path) if path.is_dir() else _table(path, split)
+    return MaskedImages(found[0], names, found[1])
+
+
+def _folder(path: Path) -> tuple[Pairs, list[tuple[str, Callable[[], bytes]]]]:
+    for part in ("images", "masks"):
+        if not (path / part).is_dir():
+            raise InputError(f"{path}: has no folder {part}/: {LAYOUT}.")
+    pairs = read_pairs(path / "images", captions="optional")
+    files = [(path / "masks" / id).with_suffix(".png") for id in pairs.images["id"].to_pylist()]
+    for id, file in zip(pairs.images["id"].to_pylist(), files, strict=True):
+        if not file.is_file():
+            raise InputError(f"{path / 'images' / id}: its mask {file} is missing. Add it, or take the image away.")
+    return pairs, [(str(file), file.read_bytes) for file in files]
+
+
+def _table(path: Path, split: str | None) -> tuple[Pairs, list[tuple[str, Callable[[], bytes]]]]:
+    pairs = read_pairs(path, captions="optional", split=split)
+    cells = _mask_cells(path)
+    masks: list[tuple[str, Callable[[], bytes]]] = []
+    for id in pairs.images["id"].to_pylist():
+        cell = cells.get(id)
+        if isinstance(cell, dict):  # as Hugging Face datasets write images
+            cell = cell.get("bytes") or cell.get("path")
+        if not cell:
+            raise InputError(f"{path}: image {id!r} has no mask. Fill the column `mask`, or leave the row out.")
+        if isinstance(cell, bytes):
+            masks.append((f"{path}: mask of {id!r}", lambda data=cell: data))  # type: ignore[misc]
+        elif (file := path.parent / cell).is_file():
+            masks.append((str(file), file.read_bytes))
+        else:
+            raise InputError(f"{path}: image {id!r}: its mask {file} is missing.")
+    return pairs, masks
+
+
+def _mask_cells(path: Path) -> dict[str, Any]:
+    """What column `mask` holds, by the image's id: bytes, or a path relative to the table."""
+    cells: dict[str, Any] = {}
+    for row, record in enumerate(_records(path)):
+        if "mask" not in record:
+            raise InputError(f"{path}: has no column `mask`: {LAYOUT}.")
+        image = record.get("image")
+        cells[str(record.get("id") or (image if isinstance(image, str) else row))] = record["mask"]
+    return cells
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """The columns id, image (where it is a path) and mask; `read_pairs` has read the table before."""
+    if path.suffix == ".parquet":
+        schema = pq.read_schema(path)
+        texts = {field.name for field in schema if pa.types.is_string(field.type)}
+        wanted = [name for name in schema.names if name in ("id", "mask") or name in texts & {"image"}]
+        yield from pq.read_table(path, columns=wanted).to_pylist()
+        return
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        if path.suffix in (".jsonl", ".ndjson"):
+            yield from (json.loads(line) for line in file if line.strip())
+        else:
+            yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+
+
+def _classes(given: str | Path | Sequence[str]) -> list[str]:
+    names = class_names(given)
+    if not names or len(set(names)) < len(names):
+        raise InputError("classes: there are none, or one is named twice.")
+    return names

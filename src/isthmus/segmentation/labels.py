@@ -1,0 +1,150 @@
+"""From patch embeddings and class texts to a class for every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from isthmus.encoders.images import to_pil
+from isthmus.errors import UsageError
+from isthmus.evaluation.zeroshot import Templates, class_embeddings
+from isthmus.model import DualEncoder
+from isthmus.segmentation.dense import DenseEncoder
+
+BACKGROUND = "background"
+WINDOWS_AT_ONCE = 8
+NUMBERS_AT_ONCE = 64_000_000  # of scores per pixel and class, in memory at a time
+
+
+class Segmenter:
+    """Names the class of each pixel: that of the text nearest to its patch, in the joint space.
+
+    Args:
+        model: a dual encoder whose image encoder gives tokens.
+        classes: a name each, or several separated by `;` ("background; sky; wall"), of which the nearest counts.
+        templates: prompts with a `{}` slot; a name is the mean of its normalised prompts, as in zero-shot.
+        size: pixels of the image's shorter side (whole image: of both sides) as the encoder sees it; default its own.
+        window: slide a square of so many pixels over the image, scores averaged where squares overlap; default None,
+            the whole image at once, made square.
+        stride: pixels from window to window; default half a window.
+        threshold: where no class has a probability (softmax of the model's logits over the classes) of at least this,
+            the pixel is `background`, which then must be among the classes and is not named by its text.
+        attention, alone, cls: see `DenseEncoder`.
+
+    Raises `UsageError` for sizes, thresholds and attentions that make no sense, or an encoder without tokens.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        classes: Sequence[str],
+        templates: Templates,
+        *,
+        size: int | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        threshold: float | None = None,
+        attention: str = "qk",
+        alone: bool = False,
+        cls: bool = True,
+    ) -> None:
+        self.dense = DenseEncoder(model, attention=attention, alone=alone, cls=cls)
+        self.classes, self.scale, self.threshold = list(classes), model.scale, threshold
+        self.window = window
+        self.size = size or max(self.dense.side, window or 0)
+        self.stride = stride or max(1, (window or self.size) // 2)
+        self._check(size, stride)
+        self.background = self.classes.index(BACKGROUND) if threshold is not None else None
+        named = [(i, name) for i, one in enumerate(classes) if i != self.background for name in _names(one)]
+        self.class_of = torch.tensor([i for i, _ in named])
+        texts = class_embeddings(model.encode_text, [name for _, name in named], templates)
+        self.texts = torch.from_numpy(texts).to(next(model.parameters()).device)
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """The class of every pixel, uint8 [H, W] of the image as it is."""
+        return self.labels(self.scores(image), image.height, image.width)
+
+    def scores(self, image: Image.Image) -> Tensor:
+        """Cosines to every class, float32 [C, h, w]; h and w as fine as patches (windows: as the pixels they slide on).
+
+        The class that stands for the background by a threshold has −∞.
+        """
+        return self._whole(image) if self.window is None else self._slid(image, self.window)
+
+    def labels(self, scores: Tensor, height: int, width: int) -> np.ndarray:
+        """The greatest of `scores`, interpolated to height × width, some classes at a time: uint8."""
+        best = torch.full((height, width), -torch.inf)
+        label = torch.zeros((height, width), dtype=torch.uint8)
+        total = torch.full((height, width), -torch.inf)
+        kept = [i for i in range(len(scores)) if i != self.background]
+        for some in torch.tensor(kept).split(max(1, NUMBERS_AT_ONCE // (height * width))):
+            fine = F.interpolate(scores[some][None], size=(height, width), mode="bilinear")[0]
+            value, index = fine.max(dim=0)
+            label[value > best] = some.to(torch.uint8)[index][value > best]
+            best = torch.maximum(best, value)
+            total = torch.logaddexp(total, torch.logsumexp(self.scale * fine, dim=0))
+        if self.background is not None and self.threshold is not None:
+            label[torch.exp(self.scale * best - total) < self.threshold] = self.background
+        return label.numpy()
+
+    def _whole(self, image: Image.Image) -> Tensor:
+        return self._cosines([image.resize((self.size, self.size), Image.Resampling.BICUBIC)])[0]
+
+    def _slid(self, image: Image.Image, window: int) -> Tensor:
+        """The mean of the windows' scores at every pixel of the resized image."""
+        factor = self.size / min(image.size)
+        width, height = (max(window, round(edge * factor)) for edge in image.size)
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        corners = list(product(_steps(height, window, self.stride), _steps(width, window, self.stride)))
+        total = torch.zeros(len(self.classes), height, width)
+        count = torch.zeros(height, width)
+        for start in range(0, len(corners), WINDOWS_AT_ONCE):
+            some = corners[start : start + WINDOWS_AT_ONCE]
+            crops = [resized.crop((x, y, x + window, y + window)) for y, x in some]
+            fine = F.interpolate(self._cosines(crops), size=(window, window), mode="bilinear")
+            for (y, x), scores in zip(some, fine, strict=True):
+                total[:, y : y + window, x : x + window] += scores
+                count[y : y + window, x : x + window] += 1
+        return total / count
+
+    def _cosines(self, images: Sequence[Image.Image]) -> Tensor:
+        """[N, C, h, w]; of a class with several names the nearest."""
+        patches = self.dense([to_pil(image) for image in images])
+        cosines = (patches @ self.texts.T).permute(0, 3, 1, 2).cpu()
+        out = torch.full((len(images), len(self.classes), *cosines.shape[2:]), -torch.inf)
+        index = self.class_of[None, :, None, None].expand_as(cosines)
+        return out.scatter_reduce(1, index, cosines, "amax")
+
+    def _check(self, size: int | None, stride: int | None) -> None:
+        for name, value in (("size", size), ("window", self.window), ("stride", stride)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value}: a number of pixels, at least 1.")
+        if self.window is None and stride is not None:
+            raise UsageError("stride: is the step of a sliding window; say of how many pixels (window).")
+        if self.window is not None and (self.window > self.size or self.stride > self.window):
+            raise UsageError(
+                f"window {self.window}: at most the size ({self.size}) and at least the stride ({self.stride})."
+            )
+        if not 1 <= len(self.classes) <= 255:
+            raise UsageError(f"{len(self.classes)} classes: a mask of 8 bits numbers 1 to 255 of them.")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold {self.threshold}: is a probability, from 0 to 1.")
+        if self.threshold is not None and (BACKGROUND not in self.classes or len(self.classes) < 2):
+            raise UsageError(
+                f"threshold: gives pixels to the class {BACKGROUND!r}, which must be one of several classes."
+            )
+
+
+def _names(classname: str) -> list[str]:
+    return [name.strip() for name in classname.split(";") if name.strip()] or [classname]
+
+
+def _steps(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin: every stride, and the last one flush with the end."""
+    return [*range(0, length - window, stride), length - window]
