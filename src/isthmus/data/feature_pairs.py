@@ -121,7 +121,7 @@ class FeaturePairs:
             image_of=owner,
             image_group=image_group,
             text_group=text_group,
-            bootstrap_group=_whole_groups(groups, _keys(image_keys, n)),
+            bootstrap_group=whole_groups(groups, _keys(image_keys, n)),
             image_ids=names,
             caption_ids=fields.pop("caption_ids", None) or _caption_ids(names, owner),
             image_parts=fields.pop("image_parts", None) or [image.shape[1]],
@@ -238,7 +238,7 @@ def _keys(keys: Any, count: int) -> np.ndarray:
     return np.arange(count) if keys is None else np.asarray(keys)
 
 
-def _whole_groups(groups: Any, image_keys: np.ndarray) -> np.ndarray:
+def whole_groups(groups: Any, image_keys: np.ndarray) -> np.ndarray:
     """Group numbers [n] in which the user's groups and equal images stay whole."""
     n = len(image_keys)
     own = np.arange(n)

@@ -12,7 +12,15 @@ from tabulate import tabulate
 from isthmus.errors import InputError
 from isthmus.files import read_json, write_json
 
-OPTIONAL = ("pretrained", "dataset", "task", "language")  # columns of a table where its rows differ
+OPTIONAL = (
+    "pretrained",
+    "dataset",
+    "task",
+    "language",
+    "max_tokens",
+    "truncated",
+    "features",
+)  # columns of a table where its rows differ
 HEADLINE = (
     "image_retrieval_recall@1",
     "text_retrieval_recall@1",
@@ -32,6 +40,9 @@ HEADLINE = (
     "miou",
     "pixel_accuracy",
     "mean_class_accuracy",
+    "knn_acc1@10",
+    "lp_acc1",
+    *(f"fewshot_acc1@{k}" for k in (1, 2, 4, 8, 16)),
 )
 SHOWN = 25  # lines of a table of categories, and of skipped items, that a person gets to see
 
@@ -103,11 +114,18 @@ def details(results: Sequence[dict[str, Any]], tablefmt: str = "simple") -> str:
             counted = ", ".join(f"{name} {count:,}" for name, count in ties.items())
             blocks.append(f"{result['dataset']}: ties, which are no answers: {counted}")
         blocks += [f"{result['dataset']}: {note}" for note in result.get("notes") or []]
-    skipped = [item for result in results for item in result.get("skipped") or []]
-    lines = "\n".join(f"  skipped {item}: {reason}" for item, reason in skipped[:SHOWN])
-    rest = f"\n  … and {len(skipped) - SHOWN:,} more (--json has them)" if len(skipped) > SHOWN else ""
-    blocks += [lines + rest] if skipped else []
+    reasons: dict[str, list[str]] = {}
+    for item, reason in (one for result in results for one in result.get("skipped") or []):
+        reasons.setdefault(reason, []).append(str(item))
+    told = [f"  skipped {_some(items)}: {reason}" for reason, items in list(reasons.items())[:SHOWN]]
+    untold = sum(map(len, list(reasons.values())[SHOWN:]))
+    told += [f"  … and {untold:,} more (--json has them)"] if untold else []
+    blocks += ["\n".join(told)] if told else []
     return "\n\n".join(blocks)
+
+
+def _some(items: Sequence[str]) -> str:
+    return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN:,} more" if len(items) > SHOWN else "")
 
 
 def _list(result: dict[str, Any], tablefmt: str) -> str:

@@ -20,6 +20,9 @@ TASKS = {
     "retrieval": "isthmus.evaluation.tasks:retrieval",
     "zeroshot": "isthmus.evaluation.tasks:zeroshot",
     "suite": "isthmus.evaluation.suite:suite",
+    "knn": "isthmus.evaluation.probes:knn",
+    "linear_probe": "isthmus.evaluation.probes:linear_probe",
+    "fewshot": "isthmus.evaluation.probes:fewshot",
     "segmentation": "isthmus.evaluation.segmentation:segmentation",
     "diagnose": "isthmus.evaluation.diagnosis:diagnose",
     "winoground": "isthmus.evaluation.compositional:winoground",
@@ -27,6 +30,7 @@ TASKS = {
     "sugarcrepe": "isthmus.evaluation.compositional:sugarcrepe",
     "aro": "isthmus.evaluation.compositional:aro",
     "whatsup": "isthmus.evaluation.compositional:whatsup",
+    "longtext": "isthmus.evaluation.longtext:longtext",
 }
 
 

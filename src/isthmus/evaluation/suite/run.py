@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.embedding import embed
 from isthmus.encoders.fingerprint import digest, module_digest
 from isthmus.errors import InputError
+from isthmus.evaluation.labelled import embedded, fingerprints, from_store, skipped, stored_pairs
 from isthmus.evaluation.results import read, result, write
 from isthmus.evaluation.retrieval import retrieval
 from isthmus.evaluation.suite.sets import BenchmarkSet, choose_sets, open_set
 from isthmus.evaluation.tasks import opened
 from isthmus.evaluation.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.model import DualEncoder
-from isthmus.store import open_store
+from isthmus.store import Store
 
 MOST_CONFUSED = 100  # classes: a larger confusion matrix is left out of the results
 
@@ -70,8 +70,7 @@ class _Runner:
     def __init__(self, model: DualEncoder, name: str, out: Path, prompts: Any, options: dict[str, Any]) -> None:
         self.model, self.name, self.out, self.prompts, self.options = model, name, out, prompts, options
         projectors = [module_digest(head) for head in (model.image_projector, model.text_projector)]
-        encoders = [[record["fingerprint"] for record in model.records[m]] for m in ("image", "text")]
-        self.identity = [projectors, encoders]
+        self.identity = [projectors, [fingerprints(model, modality) for modality in ("image", "text")]]
 
     def evaluate(self, name: str, path: Path | None, split: str) -> dict[str, Any]:
         """The result of one set, from `out` where it is there; without metrics where the set cannot be had."""
@@ -97,30 +96,23 @@ class _Runner:
             given = given.get(one.name)
         return one.templates if given is None or one.task == "zeroshot_retrieval" else given
 
-    def _store(self, one: BenchmarkSet) -> Any:
-        """The features of a set by the model's encoders, computed unless they are there."""
-        encoders = self.model.encoders
-        embed(one.pairs, encoders["image"], encoders["text"], out=self.out / "features" / one.name)
-        return open_store(self.out / "features" / one.name)
+    def _store(self, one: BenchmarkSet) -> Store:
+        return embedded(self.model, one.pairs, self.out / "features" / one.name)
 
     def _classify(self, one: BenchmarkSet, templates: Templates) -> dict[str, Any]:
         store = self._store(one)
-        wanted = set(one.pairs.images["id"].to_pylist())
-        rows = np.array([row for row, id in enumerate(store.images["id"].to_pylist()) if id in wanted])
-        images = store.images.take(rows)
-        features = store.features("image", [record["fingerprint"] for record in self.model.records["image"]])
+        images = from_store(self.model, one.pairs, store)
         found = zeroshot(
-            self.model.project("image", features.gather(rows)),
+            self.model.project("image", images.features),
             self._class_embeddings(one.classes, templates),
-            np.array(images["label"].to_pylist()).astype(np.int64),
+            images.labels.astype(np.int64),
             classnames=one.classes,
-            groups=np.array(images["content_hash"].to_pylist()),
+            groups=images.groups,
             **self.options,
         )
         if len(one.classes) > MOST_CONFUSED:
             found.pop("confusion")
-        skipped = [*zip(*store.skipped.to_pydict().values(), strict=True)]
-        return found | {"classes": one.classes, "templates": templates, "skipped": skipped}
+        return found | {"classes": one.classes, "templates": templates, "skipped": skipped(one.pairs, store)}
 
     def _class_embeddings(self, classes: list[str], templates: Templates) -> np.ndarray:
         """[C, d]; two classes of one name share an embedding, as they do in CLIP_benchmark."""
@@ -129,11 +121,10 @@ class _Runner:
 
     def _retrieval(self, one: BenchmarkSet) -> dict[str, Any]:
         store = self._store(one)
-        encoders = {m: [record["fingerprint"] for record in self.model.records[m]] for m in ("image", "text")}
-        pairs = store.pairs(**encoders, only=one.pairs.images["id"].to_pylist())
+        pairs = stored_pairs(self.model, store, one.pairs.images["id"].to_pylist())
         image, text = self.model.project("image", pairs.image), self.model.project("text", pairs.text)
         found = retrieval(image, text, pairs.image_of, groups=pairs.bootstrap_group, **self.options)
-        return found | {"skipped": [*zip(*store.skipped.to_pydict().values(), strict=True)]}
+        return found | {"skipped": skipped(one.pairs, store)}
 
 
 def _contents(one: BenchmarkSet) -> list[Any]:

@@ -140,7 +140,9 @@ def open_set(name: str, path: Path, split: str = "test") -> BenchmarkSet:
 
 
 def _from_tars(name: str, path: Path, folder: Path) -> BenchmarkSet:
-    intake, reader, notes = webdataset.read_tars(webdataset.find_shards(str(folder)), "optional")
+    inside = "" if folder == path else f"{folder.name}/"  # ids of different splits differ
+    shards = {f"{inside}{shard}": tar for shard, tar in webdataset.find_shards(str(folder)).items()}
+    intake, reader, notes = webdataset.read_tars(shards, "optional")
     images, captions = intake.tables()
     pairs = Pairs(images, captions, reader, path=folder, skipped=intake.skipped, notes=notes)
     kind = _text(path / TYPE) if (path / TYPE).is_file() else ""
@@ -172,6 +174,9 @@ def _from_class_folders(name: str, path: Path, folder: Path) -> BenchmarkSet:
         )
     number = {one: str(row) for row, one in enumerate(folders)}
     labelled = _with_labels(pairs, [number[owner] for owner in owners if owner])
+    if folder != path:  # ids of different splits differ
+        ids = [f"{folder.name}/{id}" for id in pairs.images["id"].to_pylist()]
+        labelled.images = labelled.images.set_column(0, "id", pa.array(ids, pa.string()))
     return BenchmarkSet(name, "zeroshot_classification", labelled, classes, _templates(name, path))
 
 

@@ -1,0 +1,72 @@
+"""Labelled images and their frozen features, from arrays, a store, or pairs whose features a store then keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isthmus.data.feature_pairs import FeaturePairs, rows, whole_groups
+from isthmus.data.pairs import Pairs
+from isthmus.embedding import embed
+from isthmus.errors import InputError
+from isthmus.model import DualEncoder
+from isthmus.store import Store, open_store
+from isthmus.store.keys import to_keys
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Frozen features float32 [n, D] of images, their labels [n] and groups of near-duplicates [n]."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+
+
+def embedded(model: DualEncoder, pairs: Pairs, path: Path) -> Store:
+    """The store `path` with the features of `pairs` by the model's encoders; what it holds is not computed again."""
+    embed(pairs, model.encoders["image"], model.encoders["text"], out=path)
+    return open_store(path)
+
+
+def from_store(model: DualEncoder, pairs: Pairs, store: Store) -> Labelled:
+    """Those images of `pairs` that have a label, out of a store that holds them."""
+    label_of = dict(zip(pairs.images["id"].to_pylist(), pairs.images["label"].to_pylist(), strict=True))
+    ids = store.images["id"].to_pylist()
+    index = np.array([row for row, id in enumerate(ids) if label_of.get(id) is not None], np.int64)
+    if not len(index):
+        raise InputError(f"{pairs.path}: none of its images has a label.")
+    images = store.images.take(index)
+    features = store.features("image", fingerprints(model, "image"))
+    groups = whole_groups(images["group"].to_pylist(), to_keys(images["content_hash"].to_pylist()))
+    return Labelled(features.gather(index), np.array([label_of[ids[row]] for row in index]), groups)
+
+
+def from_features(pairs: FeaturePairs) -> Labelled:
+    """Those images that have a label. Raises `InputError` where none has."""
+    index = np.array([row for row, label in enumerate(pairs.labels or []) if label is not None], np.int64)
+    if not len(index):
+        raise InputError("None of the images has a label.")
+    labels: Any = pairs.labels
+    return Labelled(rows(pairs.image, index), np.array([labels[row] for row in index]), pairs.bootstrap_group[index])
+
+
+def fingerprints(model: DualEncoder, modality: str) -> list[str]:
+    """The model's encoders as a store knows them."""
+    return [record["fingerprint"] for record in model.records[modality]]
+
+
+def stored_pairs(model: DualEncoder, store: Store, only: Sequence[str] | None = None) -> FeaturePairs:
+    """Images and captions of a store with the features of the model's encoders."""
+    return store.pairs(image=fingerprints(model, "image"), text=fingerprints(model, "text"), only=only)
+
+
+def skipped(pairs: Pairs, store: Store) -> list[tuple[str, str]]:
+    """(id, reason) of the images of `pairs` that could not be used."""
+    wanted = {*pairs.images["id"].to_pylist(), *(id for id, _ in pairs.skipped)}
+    listed = zip(store.skipped["id"].to_pylist(), store.skipped["reason"].to_pylist(), strict=True)
+    return [(id, reason) for id, reason in listed if id in wanted]

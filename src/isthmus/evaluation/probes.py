@@ -1,0 +1,181 @@
+"""Does alignment keep what the image encoder knew? k-NN, a linear probe and few shots, frozen and projected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.errors import InputError
+from isthmus.evaluation.bootstrap import estimate, paired_bootstrap
+from isthmus.evaluation.inputs import holds_features
+from isthmus.evaluation.labelled import Labelled, embedded, from_features, from_store, skipped, stored_pairs
+from isthmus.evaluation.results import result
+from isthmus.evaluation.scores import group_vector
+from isthmus.evaluation.suite.sets import find_sets, open_set
+from isthmus.evaluation.tasks import named, opened
+from isthmus.model import DualEncoder
+from isthmus.selection.unimodal import KS, RIDGES, knn_correct, linear_probe_correct
+from isthmus.store import open_store
+
+SHOTS = (1, 2, 4, 8, 16)
+DRAWS = 3
+DEFINITION = (
+    "Image features alone, frozen (as the encoder gives them) and projected (in the joint space). knn_acc1@k: the k "
+    "nearest training images vote, weighted by exp(cosine / 0.07). lp_acc1: multinomial logistic regression on "
+    "standardised features, its ridge chosen on a fifth of the training images. fewshot_acc1@k: the same with the "
+    f"strongest ridge on k images of each class, mean over {DRAWS} draws. ci95 = percentile bootstrap over groups of "
+    "test images; it holds no spread of draws. projected_minus_frozen is paired: both see the same resamples."
+)
+Correct = dict[str, np.ndarray]  # metric -> share of right answers of each test image, float64 [m]
+Sides = tuple[Labelled, Labelled, list[tuple[str, str]]]  # train, test, skipped
+
+
+def knn(
+    model: Any, data: Any, *, split: str = "test", out: str | Path | None = None, bootstrap: int = 1000, seed: int = 0
+) -> list[dict[str, Any]]:
+    """k-NN on the images of `data`, trained on its train split; see `linear_probe`."""
+
+    def answer(train: Labelled, test: Labelled) -> Correct:
+        ks = [k for k in KS if k <= len(train.labels)] or [len(train.labels)]
+        found = knn_correct(train.features, train.labels, test.features, test.labels, ks=ks)
+        return {f"knn_acc1@{k}": right for k, right in found.items()}
+
+    return _frozen_and_projected("knn", answer, model, data, split, out, bootstrap, seed)
+
+
+def linear_probe(
+    model: Any, data: Any, *, split: str = "test", out: str | Path | None = None, bootstrap: int = 1000, seed: int = 0
+) -> list[dict[str, Any]]:
+    """A linear probe on the images of `data`, trained on its train split: one result frozen, one projected.
+
+    data: a store with labels, labelled pairs with a `split`, or a data set of `suite`'s layouts. split: what to test
+    on. out: keep the features there, as `suite` does.
+    """
+
+    def answer(train: Labelled, test: Labelled) -> Correct:
+        sides = (train.features, train.labels, test.features, test.labels)
+        return {"lp_acc1": linear_probe_correct(*sides, groups=train.groups, seed=seed)}
+
+    return _frozen_and_projected("linear_probe", answer, model, data, split, out, bootstrap, seed)
+
+
+def fewshot(
+    model: Any,
+    data: Any,
+    *,
+    shots: Sequence[int] = SHOTS,
+    split: str = "test",
+    out: str | Path | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """The linear probe from `shots` training images of each class (all, of a class that has fewer)."""
+
+    def answer(train: Labelled, test: Labelled) -> Correct:
+        return {f"fewshot_acc1@{k}": _few(train, test, k, seed) for k in shots}
+
+    return _frozen_and_projected("fewshot", answer, model, data, split, out, bootstrap, seed)
+
+
+def _few(train: Labelled, test: Labelled, k: int, seed: int) -> np.ndarray:
+    draws = []
+    for draw in range(DRAWS):
+        order = np.random.default_rng([seed, draw]).permutation(len(train.labels))
+        chosen = np.concatenate([order[train.labels[order] == label][:k] for label in np.unique(train.labels)])
+        sides = (train.features[chosen], train.labels[chosen], test.features, test.labels)
+        draws.append(linear_probe_correct(*sides, ridge=RIDGES[-1]))
+    return np.mean(draws, axis=0)
+
+
+def _frozen_and_projected(
+    task: str,
+    answer: Callable[[Labelled, Labelled], Correct],
+    model: Any,
+    data: Any,
+    split: str,
+    out: str | Path | None,
+    bootstrap: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """A result for each kind of features; the second compares them."""
+    model, name = opened(model, encoders=not holds_features(data))
+    with ExitStack() as stack:
+        folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
+        train, test, left_out = _sides(model, data, split, folder, seed)
+    if len(np.unique(train.labels)) < 2:
+        raise InputError(f"{named(data)}: a probe needs training images of two labels or more.")
+    frozen = answer(train, test)
+    projected = answer(_projected(model, train), _projected(model, test))
+    counts = {"train": len(train.labels), "test": len(test.labels), "classes": len(np.unique(train.labels))}
+    compared = {
+        metric: paired_bootstrap(projected[metric], frozen[metric], test.groups, resamples=max(bootstrap, 1), seed=seed)
+        for metric in frozen
+    }
+    shared = {"n": counts, "definition": DEFINITION, "bootstrap": bootstrap, "seed": seed, "skipped": left_out}
+    results = []
+    for features, correct in (("frozen", frozen), ("projected", projected)):
+        metrics, ci95 = _accuracies(correct, test.groups, bootstrap, seed)
+        found = {"metrics": metrics, "ci95": ci95, "features": features, **shared}
+        results.append(result(found, dataset=named(data), model=name, task=task))
+    results[-1] |= {"projected_minus_frozen": compared, "notes": [_in_words(compared)], "skipped": []}
+    return results
+
+
+def _projected(model: DualEncoder, images: Labelled) -> Labelled:
+    return Labelled(model.project("image", images.features), images.labels, images.groups)
+
+
+def _accuracies(
+    correct: Correct, groups: np.ndarray, bootstrap: int, seed: int
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The mean of every metric, and its interval over groups."""
+    unit = group_vector(groups, len(groups), "groups")
+    values = np.stack([right.astype(np.float64) for right in correct.values()], axis=1)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        return weights[unit] @ values / weights[unit].sum()
+
+    return estimate(statistic, list(correct), int(unit.max()) + 1, bootstrap, seed)
+
+
+def _in_words(compared: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for metric, found in compared.items():
+        low, high = found["ci95"] or (float("nan"),) * 2
+        verdict = "" if low > 0 or high < 0 else ", a tie"
+        lines.append(f"{metric} {100 * found['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{verdict}")
+    return "projected minus frozen: " + "; ".join(lines)
+
+
+def _sides(model: DualEncoder, data: Any, split: str, out: Path, seed: int) -> Sides:
+    """Training and test images of any kind of data."""
+    if holds_features(data):
+        if not isinstance(data, FeaturePairs):
+            data = stored_pairs(model, open_store(data))
+        parts = data.split(seed=seed)
+        if not {"train", split} <= set(parts):
+            raise InputError(f"A probe needs the splits train and {split}; there is {' and '.join(parts)}.")
+        return from_features(parts["train"]), from_features(parts[split]), []
+    pairs = {part: _labelled_pairs(Path(data), part) for part in ("train", split)}
+    name, _ = next(iter(find_sets(Path(data)).items()))
+    stores = {part: embedded(model, some, out / "features" / name) for part, some in pairs.items()}
+    train, test = (from_store(model, some, stores[split]) for some in pairs.values())
+    return train, test, [item for part, some in pairs.items() for item in skipped(some, stores[part])]
+
+
+def _labelled_pairs(path: Path, split: str) -> Pairs:
+    """The images of one split, without captions, which would be encoded for nothing."""
+    if path.is_dir():
+        one = open_set(path.name, path, split)
+        if one.task != "zeroshot_classification":
+            raise InputError(f"{path}: a set for retrieval; a probe needs labels.")
+        return one.pairs
+    pairs = read_pairs(path, captions="optional").filter(split=split)
+    return Pairs(pairs.images, pairs.captions.slice(0, 0), pairs.reader, path=path, skipped=pairs.skipped)
