@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from isthmus.anchor import Anchor
 from isthmus.checkup import doctor
 from isthmus.curation import curate
 from isthmus.data.feature_pairs import FeaturePairs
@@ -54,6 +55,8 @@ def train(
     text: str | Sequence[str] | None = None,
     only: str | Path | Sequence[str] | None = None,
     val: FeaturePairs | None = None,
+    init: DualEncoder | str | Path | None = None,
+    freeze: str | None = None,
     seed: int = 0,
     max_seconds: float | None = None,
     resume: bool = True,
@@ -73,6 +76,8 @@ def train(
         only: ids to train on (a list, or a Parquet file with an `id` column). The validation split stays whole, so
             that runs on different selections compare.
         val: validation pairs where `store` is `FeaturePairs`; a store brings its own validation split.
+        init, freeze: a trained model (or its folder), and which side of it ("image" or "text") stays as it is, bit for
+            bit: the other side's encoder joins its space. Its features must be those of the model's own encoder.
         seed: of the order of samples, initial weights, dropout and the validation split.
         max_seconds: stop after this time; the model's summary says at which epoch.
         resume: go on from a checkpoint in `out`.
@@ -81,14 +86,13 @@ def train(
         InputError: features, splits or checkpoints that cannot be used; the message says why.
         UsageError: an unknown recipe, key or encoder.
     """
-    if isinstance(store, FeaturePairs) and val is not None:
-        pairs = store
-    else:
-        pairs, val = _split(store, {"image": image, "text": text, "only": only, "seed": seed})
+    anchor = None if init is None and freeze is None else Anchor.of(init, freeze)
+    pairs, val = _split(store, {"image": image, "text": text, "only": only, "seed": seed}, val, anchor)
     trained = train_projectors(
         pairs,
         val,
         load_recipe(recipe, overrides),
+        frozen=anchor.side if anchor else None,
         out=out,
         seed=seed,
         max_seconds=max_seconds,
@@ -96,13 +100,14 @@ def train(
         progress=progress,
         **options,
     )
+    joined = {} if anchor is None else {"joined": anchor.summary()}
     model = DualEncoder(
-        trained.image_projector,
-        trained.text_projector,
+        anchor.projector if anchor and anchor.side == "image" else trained.image_projector,
+        anchor.projector if anchor and anchor.side == "text" else trained.text_projector,
         scale=trained.scale,
         bias=trained.bias,
         records={"image": pairs.image_encoder, "text": pairs.text_encoder},
-        summary={"recipe": trained.recipe, **trained.summary},
+        summary={"recipe": trained.recipe, **trained.summary, **joined},
     )
     if out is not None:
         model.save_pretrained(out)
@@ -110,11 +115,18 @@ def train(
 
 
 def training_plan(
-    store: Any, *, recipe: str = "default", overrides: Sequence[str] = (), **chosen: Any
+    store: Any,
+    *,
+    recipe: str = "default",
+    overrides: Sequence[str] = (),
+    init: Any = None,
+    freeze: str | None = None,
+    **chosen: Any,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
-    pairs, val = _split(store, chosen)
-    return plan_training(pairs, val, load_recipe(recipe, overrides))
+    anchor = None if init is None and freeze is None else Anchor.of(init, freeze)
+    pairs, val = _split(store, chosen, None, anchor)
+    return plan_training(pairs, val, load_recipe(recipe, overrides), frozen=anchor.side if anchor else None)
 
 
 def evaluate(model: Any, task: str, data: Pairs | FeaturePairs | str | Path, **options: Any) -> Any:
@@ -139,7 +151,16 @@ def evaluate(model: Any, task: str, data: Pairs | FeaturePairs | str | Path, **o
     return find_task(task)(model, data, **options)
 
 
-def _split(store: Any, chosen: dict[str, Any]) -> tuple[FeaturePairs, FeaturePairs | None]:
+def _split(
+    store: Any, chosen: dict[str, Any], val: FeaturePairs | None = None, anchor: Anchor | None = None
+) -> tuple[FeaturePairs, FeaturePairs | None]:
+    """Train and validation pairs, one side of which is embedded where it is anchored in a space that exists."""
+    given = isinstance(store, FeaturePairs) and val is not None
+    pairs, val = (store, val) if given else _split_of(store, anchor.choose(chosen) if anchor else chosen)
+    return (pairs, val) if anchor is None else (anchor.embedded(pairs), anchor.embedded(val))  # type: ignore[return-value]
+
+
+def _split_of(store: Any, chosen: dict[str, Any]) -> tuple[FeaturePairs, FeaturePairs | None]:
     """Train and validation pairs of a store; of arrays, only where their `splits` name a validation part."""
     if isinstance(store, FeaturePairs):
         found = store.split(seed=chosen.get("seed", 0)) if store.splits else {"train": store}

@@ -2,6 +2,7 @@
 
 example:
   isthmus train store/ --recipe default --out model/
+  isthmus train store/ --init model/ --freeze text --image-encoder wheel:efficientnet-lite0 --out joined/
   isthmus train store/ --recipe linear --set optim.lr=3e-4 --set optim.epochs=40 --out model/
 
 Run it again to go on where it stopped, bit for bit. Recipes: default, cca, linear, freeze-align-pooled, sail,
@@ -22,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-encoder", metavar="URI", nargs="+", help="which of the store's; several: side by side")
     parser.add_argument("--text-encoder", metavar="URI", nargs="+")
     parser.add_argument("--only", metavar="PARQUET", help="train only on the ids in this file")
+    parser.add_argument("--init", metavar="MODEL", help="a trained model whose --freeze side stays as it is")
+    parser.add_argument("--freeze", choices=["image", "text"], help="the other side's encoder joins its space")
     parser.add_argument("--out", metavar="MODEL", required=True)
     parser.add_argument("--max-seconds", type=float, help="stop after this time")
     parser.add_argument("--log", choices=["tensorboard", "wandb"], help="also log there (an extra)")
@@ -38,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
         "image": args.image_encoder,
         "text": args.text_encoder,
         "only": args.only,
+        "init": args.init,
+        "freeze": args.freeze,
         "seed": args.seed,
     }
     if args.dry_run:

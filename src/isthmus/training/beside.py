@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.projectors import Concat, Head, Projector
+from isthmus.projectors import Blend, Concat, Head, Projector
 from isthmus.projectors.closed_form import choose, fit
+from isthmus.projectors.onto import Modality, ridge_onto
+from isthmus.training.frozen import ordered
 from isthmus.training.joint import fitted_scale
 from isthmus.training.recipe import Recipe
 from isthmus.training.validation import project, recalls
@@ -26,6 +29,7 @@ def set_beside(
     train: FeaturePairs,
     val: FeaturePairs | None,
     recipe: Recipe,
+    frozen: Modality | None = None,
 ) -> tuple[tuple[Head, Head, float, float | None], dict[str, Any]]:
     """What training returned (projectors, scale, bias) with the closed form of `head.beside`, if any, beside it.
 
@@ -35,6 +39,9 @@ def set_beside(
     kind = recipe.head.beside
     if kind == "none":
         return trained, {}
+    if frozen is not None:
+        joined, added = blended(trained[:2], train, val, frozen)
+        return (*joined, fitted_scale(*joined, val or train, recipe.loss), trained[3]), added
     form = fit(kind, train) if val is None else choose(kind, train, val)
     closed = form.to_projectors()
     share, metrics = (0.5, {}) if val is None else best_share(closed, trained[:2], val)
@@ -69,3 +76,28 @@ def join(closed: Projector, trained: Projector, share: float) -> Head:
     if share in (0, 1):
         return closed if share else trained
     return Concat([closed, trained], [share, 1 - share]).eval()
+
+
+def blended(
+    trained: tuple[Any, Any], train: FeaturePairs, val: FeaturePairs | None, frozen: Modality
+) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    """The trained projector and ridge regression averaged, in the share that is best on `val` (without: half each).
+
+    Returns (image, text) projectors, the fixed one as it was, and what this adds to the summary.
+    """
+    free, fixed = trained if frozen == "text" else trained[::-1]
+    form = ridge_onto(train, val, frozen)
+    closed, free = form.to_projector().eval(), free.eval()
+    share, metrics = 0.5, {}
+    if val is not None:
+        found = {one: _measured(Blend([closed, free], [one, 1 - one]), fixed, val, frozen) for one in SHARES}
+        share = max(found, key=lambda one: found[one]["val_recall"])
+        metrics = found[share]
+    joined = Blend([closed, free], [share, 1 - share]).eval() if 0 < share < 1 else closed if share else free
+    beside = {"form": "ridge", "share": share, **form.settings}
+    return ordered(joined, fixed, frozen), {"validation": metrics, "beside": beside}
+
+
+def _measured(free: nn.Module, fixed: nn.Module, val: FeaturePairs, frozen: Modality) -> dict[str, float]:
+    image, text = ordered(free, fixed, frozen)
+    return recalls(project(image, val.image, CPU), project(text, val.text, CPU), val)

@@ -14,6 +14,8 @@ from isthmus.losses import Scale, infonce, initial_bias, sigmoid
 from isthmus.projectors import Head as AnyHead
 from isthmus.projectors import Projector, build_projector, solve_expand
 from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
+from isthmus.projectors.onto import Modality
+from isthmus.training.frozen import Given, build_free, ordered, start_onto
 from isthmus.training.recipe import Head, Loss
 from isthmus.training.views import check_views
 
@@ -71,13 +73,15 @@ class Joint(nn.Module):
         return sigmoid(image, text, self.scale(), self.bias, groups=groups, normalize=self.choices.normalize)
 
 
-def build_joint(plan: Plan, train: FeaturePairs, val: FeaturePairs | None) -> Joint:
-    """The recipe's projectors, from random weights or from the closed form it names.
+def build_joint(plan: Plan, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality | None = None) -> Joint:
+    """The recipe's projectors, from random weights or from the closed form it names; none of the side that is frozen.
 
     Raises `UsageError` for a kind of projector that does not exist or cannot start from a closed form.
     """
     head, loss = plan.recipe.head, plan.recipe.loss
     check_views(head, train)
+    if frozen is not None:
+        return _onto(plan, train, val, frozen)
     if head.init == "random":
         assert isinstance(head.width, int) and isinstance(loss.scale, float)  # the recipe was checked
         return Joint(*build_projectors(head, train, head.width), loss, loss.scale, plan.batch)
@@ -86,6 +90,17 @@ def build_joint(plan: Plan, train: FeaturePairs, val: FeaturePairs | None) -> Jo
     else:
         image, text = build_projectors(head, train, head.width)
         init_from(head.init, image, text, train, val)
+    scale = fitted_scale(image, text, val or train, loss) if loss.scale == "auto" else loss.scale
+    return Joint(image, text, loss, scale, plan.batch)
+
+
+def _onto(plan: Plan, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> Joint:
+    """A projector of the free side, and what is given."""
+    head, loss = plan.recipe.head, plan.recipe.loss
+    free = build_free(head, train, frozen)
+    if head.init != "random":
+        start_onto(free, train, val, frozen)
+    image, text = ordered(free, Given(free.width), frozen)
     scale = fitted_scale(image, text, val or train, loss) if loss.scale == "auto" else loss.scale
     return Joint(image, text, loss, scale, plan.batch)
 

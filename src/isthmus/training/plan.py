@@ -9,6 +9,8 @@ import torch
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.projectors.closed_form import max_width
+from isthmus.projectors.onto import Modality
+from isthmus.training.frozen import adapted, build_free, fixed_width
 from isthmus.training.joint import build_projectors
 from isthmus.training.order import batch_slices
 from isthmus.training.recipe import Recipe
@@ -22,11 +24,16 @@ class Plan:
     recipe: Recipe
     pairs: int
     slices: list[slice]
+    changes: tuple[str, ...] = ()  # where a frozen side forces another head than the recipe's, in words
 
     @classmethod
-    def of(cls, recipe: Recipe, pairs: int) -> Plan:
+    def of(cls, recipe: Recipe, train: FeaturePairs, frozen: Modality | None = None) -> Plan:
+        """For these training pairs, of which one side may be frozen in a space that exists."""
+        pairs, changes = len(train.image_of), list[str]()
         recipe = recipe.resolve(pairs)
-        return cls(recipe, pairs, batch_slices(pairs, recipe.optim.batch))
+        if frozen is not None:
+            recipe, changes = adapted(recipe, fixed_width(train, frozen))
+        return cls(recipe, pairs, batch_slices(pairs, recipe.optim.batch), tuple(changes))
 
     @property
     def batch(self) -> int:
@@ -37,27 +44,30 @@ class Plan:
         return self.recipe.optim.epochs * len(self.slices)
 
     def deviations(self) -> list[str]:
-        """Where the data force another batch than the recipe's, in words."""
+        """Where the data force another batch or head than the recipe's, in words."""
         if self.steps == 0:
-            return []
+            return [*self.changes]
         wanted, last = self.recipe.optim.batch, self.slices[-1].stop - self.slices[-1].start
         if wanted > self.pairs:
-            return [f"batch {wanted:,} → {self.pairs:,} (all pairs)"]
-        return [f"last batch of every epoch: {last:,} pairs instead of {wanted:,}"] if last != wanted else []
+            return [*self.changes, f"batch {wanted:,} → {self.pairs:,} (all pairs)"]
+        short = [f"last batch of every epoch: {last:,} pairs instead of {wanted:,}"] if last != wanted else []
+        return [*self.changes, *short]
 
 
-def plan_training(train: FeaturePairs, val: FeaturePairs | None, recipe: Recipe) -> dict[str, Any]:
+def plan_training(
+    train: FeaturePairs, val: FeaturePairs | None, recipe: Recipe, *, frozen: Modality | None = None
+) -> dict[str, Any]:
     """What `train_projectors` would do with the same arguments; reads no features.
 
     Returns the recipe in force, counts of pairs, images and validation pairs, batch, steps, parameters (for a
     width of "auto": at most), and deviations from the recipe.
     """
-    plan = Plan.of(recipe, len(train.image_of))
+    plan = Plan.of(recipe, train, frozen)
     head = plan.recipe.head
     check_views(head, train)
     width = max_width(head.init, train) if head.width == "auto" else head.width
     with torch.device("meta"):
-        projectors = build_projectors(head, train, width)
+        projectors = build_projectors(head, train, width) if frozen is None else [build_free(head, train, frozen)]
     return {
         "recipe": plan.recipe.to_dict(),
         "pairs": plan.pairs,

@@ -22,6 +22,7 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import IsthmusError
 from isthmus.precision import choose_precision
 from isthmus.projectors import Projector
+from isthmus.projectors.onto import Modality
 from isthmus.training import checkpoint
 from isthmus.training.batches import Batches, fingerprint
 from isthmus.training.history import History, open_sink
@@ -66,14 +67,15 @@ class Run:
         out: Path | None,
         seed: int,
         device: str | None,
+        frozen: Modality | None = None,
     ) -> None:
         self.train, self.val = train, val if val is not None and len(val.image_of) else None
         self.out, self.seed = out, seed
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.plan = Plan.of(recipe, len(train.image_of))
+        self.plan = Plan.of(recipe, train, frozen)
         self.recipe, self.slices, self.steps = self.plan.recipe, self.plan.slices, self.plan.steps
         torch.manual_seed(seed)
-        self.joint = build_joint(self.plan, train, self.val).to(self.device).train()
+        self.joint = build_joint(self.plan, train, self.val, frozen).to(self.device).train()
         self.batches = Batches(train, self.recipe.loss.positives, self.device)
         self.order, self.order_epoch = np.empty(0, dtype=np.int64), -1
         self.state = State(precision=choose_precision(self.recipe.optim.precision, self.device))

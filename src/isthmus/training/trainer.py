@@ -13,6 +13,7 @@ import torch
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
 from isthmus.projectors import Head
+from isthmus.projectors.onto import Modality
 from isthmus.training.beside import set_beside
 from isthmus.training.progress import Progress, deferred_interrupt
 from isthmus.training.recipe import Recipe
@@ -51,6 +52,7 @@ def train_projectors(
     log: Sequence[str] = (),
     device: str | None = None,
     checkpoint_seconds: float = 60.0,
+    frozen: Modality | None = None,
 ) -> Trained:
     """Train an image and a text projector on cached features; the features are only read.
 
@@ -71,6 +73,8 @@ def train_projectors(
         progress: a bar on a terminal, plain lines elsewhere.
         log: "tensorboard" and/or "wandb", besides the history; each is an extra.
         device: default: the GPU when there is one, else the CPU.
+        frozen: "image" or "text": the features of this side are embeddings (unit rows) of a space that exists, and
+            only the other side's projector is trained, onto them. The frozen side's projector is then the identity.
         checkpoint_seconds: time between checkpoints; one is also written at the end and at Ctrl-C.
 
     Raises:
@@ -86,7 +90,7 @@ def train_projectors(
         raise InputError(f"Training needs at least 2 pairs, got {len(train.image_of)}: there is nothing to contrast.")
     with torch.random.fork_rng(), deferred_interrupt() as interrupt:
         began = saved = time.monotonic()
-        run = Run(train, val, recipe, out=Path(out) if out is not None else None, seed=seed, device=device)
+        run = Run(train, val, recipe, out=Path(out) if out else None, seed=seed, device=device, frozen=frozen)
         run.start(resume, log)
         seconds_before = run.state.seconds
         with Progress(progress, total=run.recipe.optim.epochs * run.plan.pairs, done=run.seen()) as shown:
@@ -105,7 +109,7 @@ def train_projectors(
         if interrupt.pressed:
             raise KeyboardInterrupt
         run.judge_last()
-        returned, joined = set_beside(run.returned(), train, run.val, run.recipe)
+        returned, joined = set_beside(run.returned(), train, run.val, run.recipe, frozen)
         if joined:
             run.append(joined["validation"] | {"scale": returned[2]})
         return Trained(*returned, run.recipe.to_dict(), run.summary() | joined, run.history.records)

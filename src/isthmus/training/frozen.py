@@ -1,0 +1,66 @@
+"""New features join a space that exists: one side of a trained model stays as it is, the other is trained onto it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor, nn
+
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.errors import UsageError
+from isthmus.projectors import Projector, build_projector, solve_expand
+from isthmus.projectors.blocks import Linear, Parallel
+from isthmus.projectors.onto import Modality, ridge_onto
+from isthmus.training.recipe import Head, Recipe
+
+
+class Given(nn.Module):
+    """The fixed side: embeddings in, the same embeddings out. Nothing to train."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.parts, self.width = [width], width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def fixed_width(pairs: FeaturePairs, frozen: Modality) -> int:
+    """Width of the space that the frozen side of these pairs lies in."""
+    matrix = pairs.text if frozen == "text" else pairs.image
+    return int(matrix.shape[1])
+
+
+def adapted(recipe: Recipe, width: int) -> tuple[Recipe, list[str]]:
+    """The recipe as it is in force for one free side, and in words what that changes.
+
+    The space has its width. CCA and Procrustes move both sides; of the closed forms, ridge regression onto the fixed
+    side is left.
+    """
+    head = recipe.head
+    changes: dict[str, Any] = {} if head.width == width else {"width": width}
+    changes |= {name: "ridge" for name in ("init", "beside") if getattr(head, name) in ("cca", "procrustes")}
+    said = [f"head.{name} {getattr(head, name)} → {value} (one side is frozen)" for name, value in changes.items()]
+    return dataclasses.replace(recipe, head=dataclasses.replace(head, **changes)), said
+
+
+def build_free(head: Head, pairs: FeaturePairs, frozen: Modality) -> Projector:
+    """The projector that is trained, with random weights."""
+    kind, parts = (head.image, pairs.image_parts) if frozen == "text" else (head.text, pairs.text_parts)
+    width = fixed_width(pairs, frozen)
+    expand = head.expand if head.budget is None else solve_expand(kind, parts, width, head.budget)
+    return build_projector(kind, parts, width, norm=head.norm, dropout=head.dropout, expand=expand)
+
+
+def start_onto(projector: Projector, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> None:
+    """Start a linear or parallel projector as ridge regression onto the fixed side."""
+    block = projector.blocks[0] if hasattr(projector, "blocks") else None
+    if len(getattr(projector, "blocks", ())) != 1 or not isinstance(block, Linear | Parallel):
+        raise UsageError(f"init = 'ridge' makes no sense for {projector.kind!r}: use linear or parallel.")
+    block.load_linear(*ridge_onto(train, val, frozen).map)
+
+
+def ordered(free: Any, fixed: Any, frozen: Modality) -> tuple[Any, Any]:
+    """(image, text)."""
+    return (free, fixed) if frozen == "text" else (fixed, free)
