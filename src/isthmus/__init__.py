@@ -12,6 +12,7 @@ _EXPORTS = {
     "DualEncoder": "isthmus.model",
     "FeaturePairs": "isthmus.data",
     "curate": "isthmus.api",
+    "cross_validate": "isthmus.api",
     "doctor": "isthmus.api",
     "embed": "isthmus.api",
     "evaluate": "isthmus.api",
@@ -23,12 +24,13 @@ _EXPORTS = {
     "select": "isthmus.api",
     "train": "isthmus.api",
 }
-__all__ = ["DualEncoder", "FeaturePairs", "curate", "doctor", "embed", "evaluate", "load_encoder", "load_recipe"]
-__all__ += ["losses", "open_store", "read_pairs", "select", "train"]
+__all__ = ["DualEncoder", "FeaturePairs", "cross_validate", "curate", "doctor", "embed", "evaluate", "load_encoder"]
+__all__ += ["load_recipe", "losses", "open_store", "read_pairs", "select", "train"]
 
 if TYPE_CHECKING:
     from isthmus import losses
     from isthmus.api import (
+        cross_validate,
         curate,
         doctor,
         embed,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from isthmus.anchor import Anchor
 from isthmus.checkup import doctor
 from isthmus.curation import curate
@@ -20,9 +22,12 @@ from isthmus.selection.run import select
 from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids
 from isthmus.training import load_recipe, train_projectors
+from isthmus.training.folds import cross_validate as _cross_validate
 from isthmus.training.plan import plan_training
+from isthmus.training.processes import Processes
 
 __all__ = [
+    "cross_validate",
     "curate",
     "doctor",
     "embed",
@@ -109,9 +114,38 @@ def train(
         records={"image": pairs.image_encoder, "text": pairs.text_encoder},
         summary={"recipe": trained.recipe, **trained.summary, **joined},
     )
-    if out is not None:
+    if out is not None and Processes().first:
         model.save_pretrained(out)
     return model
+
+
+def cross_validate(
+    store: Store | FeaturePairs | str | Path,
+    *,
+    folds: int = 5,
+    recipe: str = "default",
+    overrides: Sequence[str] = (),
+    image: str | Sequence[str] | None = None,
+    text: str | Sequence[str] | None = None,
+    only: str | Path | Sequence[str] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """How good models trained so on these pairs are, where a test split would be too small to say (below about 1,000).
+
+    All pairs but those of a test split are dealt into `folds` by groups; every one is tested once. Arguments as for
+    `train`; result and further options as of `isthmus.training.folds.cross_validate`.
+    """
+    if isinstance(store, FeaturePairs):
+        pairs = store if only is None else choose_ids(store, only)
+    else:
+        chosen: dict[str, Any] = {"image": image, "text": text, "only": only}
+        if isinstance(store, str | Path):
+            store, chosen = first_choice(store, chosen)
+            store = open_store(store)
+        pairs = store.pairs(**chosen)
+    kept = np.array([split != "test" for split in pairs.splits or [None] * len(pairs)])
+    return _cross_validate(pairs.subset(kept), load_recipe(recipe, overrides), folds=folds, seed=seed, **options)
 
 
 def training_plan(

@@ -4,6 +4,8 @@ example:
   isthmus train store/ --recipe default --out model/
   isthmus train store/ --init model/ --freeze text --image-encoder wheel:efficientnet-lite0 --out joined/
   isthmus train store/ --recipe linear --set optim.lr=3e-4 --set optim.epochs=40 --out model/
+  torchrun --nproc-per-node 2 -m isthmus train store/ --out model/      # batches over two processes
+  isthmus train small/ --recipe default --folds 5 --out model/
 
 Run it again to go on where it stopped, bit for bit. Recipes: default, cca, linear, freeze-align-pooled, sail,
 or a TOML file.
@@ -12,8 +14,11 @@ or a TOML file.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from isthmus.cli import common
+from isthmus.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="PARQUET", help="train only on the ids in this file")
     parser.add_argument("--init", metavar="MODEL", help="a trained model whose --freeze side stays as it is")
     parser.add_argument("--freeze", choices=["image", "text"], help="the other side's encoder joins its space")
+    parser.add_argument("--folds", type=int, metavar="K", help="first cross-validate: below about 1,000 pairs")
     parser.add_argument("--out", metavar="MODEL", required=True)
     parser.add_argument("--max-seconds", type=float, help="stop after this time")
     parser.add_argument("--log", choices=["tensorboard", "wandb"], help="also log there (an extra)")
@@ -34,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from isthmus.api import train, training_plan
+    from isthmus.training.processes import Processes
 
     options = {
         "recipe": args.recipe,
@@ -50,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         common.say(common.lines(plan))
         common.write_result(args, plan)
         return 0
+    if args.folds:
+        _cross_validate(args, {name: value for name, value in options.items() if name not in ("init", "freeze")})
     model = train(
         args.store,
         out=args.out,
@@ -58,7 +67,23 @@ def run(args: argparse.Namespace) -> int:
         progress=True,
         **options,
     )
-    common.say(common.lines(model.summary))
-    common.say(f"model: {args.out}")
-    common.write_result(args, {"model": args.out, **model.summary})
+    if Processes().first:
+        common.say(common.lines(model.summary))
+        common.say(f"model: {args.out}")
+        common.write_result(args, {"model": args.out, **model.summary})
     return 0
+
+
+def _cross_validate(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    """Print and keep the estimate; the model that is trained afterwards sees all pairs."""
+    from isthmus.api import cross_validate
+    from isthmus.evaluation.results import table
+    from isthmus.files import write_json
+
+    if args.init:
+        raise UsageError("--folds trains both sides: it does not go with --init.")
+    found = cross_validate(args.store, folds=args.folds, max_seconds=args.max_seconds, **options)
+    write_json(Path(args.out) / "folds.json", found)
+    common.say(table([found]))
+    candidates = found["n"]["candidates"]
+    common.say(f"{args.folds} folds, every pair tested once, among {candidates:,.0f} images of its fold on average.")

@@ -126,10 +126,17 @@ def retrieval(
     Raises InputError, naming the row, for embeddings without direction, widths that differ, indices or ids
     that do not fit; UsageError for a `k` below 1.
     """
-    if not k or min(k) < 1:
-        raise UsageError(f"k={list(k)}: recall@k needs cut-offs of 1 or more.")
+    _check_cutoffs(k)
     found = ranks(image_emb, text_emb, image_of, image_key=image_key, tile=tile)
-    by_text, by_image = found.units(group_vector(groups, len(image_emb), "groups"))
+    return score(found, group_vector(groups, len(image_emb), "groups"), k=k, bootstrap=bootstrap, seed=seed)
+
+
+def score(
+    found: Ranks, groups: np.ndarray, *, k: Sequence[int] = (1, 5, 10), bootstrap: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """What `retrieval` returns, of ranks that are known; groups: int [n], of all images."""
+    _check_cutoffs(k)
+    by_text, by_image = found.units(groups)
     unit = np.unique(np.concatenate([by_text, by_image]), return_inverse=True)[1]
     count = int(unit.max()) + 1
     names, statistic = _statistic(found, list(k), unit[: len(by_text)], unit[len(by_text) :])
@@ -143,6 +150,11 @@ def retrieval(
         "bootstrap": bootstrap,
         "seed": seed,
     }
+
+
+def _check_cutoffs(k: Sequence[int]) -> None:
+    if not k or min(k) < 1:
+        raise UsageError(f"k={list(k)}: recall@k needs cut-offs of 1 or more.")
 
 
 def _statistic(
