@@ -12,7 +12,7 @@ from typing import Any
 from isthmus.data.pairs import Pairs
 from isthmus.embedding.networks import by_network, load
 from isthmus.embedding.run import chosen_pairs, readable
-from isthmus.embedding.units import caption_batches, image_batches
+from isthmus.embedding.units import LEAST_ITEMS, caption_batches, image_batches
 from isthmus.encoders import Encoder, encode_views
 
 
@@ -21,7 +21,7 @@ class EmbedPlan:
     """What `embed` would do: items, bytes on disk, most of the memory, and a measured guess of the time.
 
     view_bytes: on disk, of every encoder by its URI; a view of tokens is as many times a pooled one's as it has tokens.
-    memory: bytes of weights and of one image batch's pixels, of all encoders together.
+    memory: bytes of weights, of one image batch's pixels and of one unit's features, of all encoders together.
     seconds: from a timed sample of up to 32 images and 256 captions per network, decoding included.
     """
 
@@ -77,5 +77,7 @@ def plan(
     networks = [views[0] for chosen in encoders.values() for views in by_network(chosen)]
     weights = sum(p.nbytes for encoder in networks for p in encoder.network.parameters())
     views = {str(e.uri): counts[m] * (2 * e.width + 16) for m, chosen in encoders.items() for e in chosen}
+    unit = min(LEAST_ITEMS, len(pairs)) * 4 * max(sum(e.width for e in chosen) for chosen in encoders.values())
+    memory += weights + 2 * unit  # its batches, and all of them put together
     rows = len(pairs), pairs.captions.num_rows, len(distinct)
-    return EmbedPlan(*rows, sum(views.values()), views, memory + weights, seconds)
+    return EmbedPlan(*rows, sum(views.values()), views, memory, seconds)

@@ -21,7 +21,8 @@ from isthmus.projectors.projector import KINDS, Projector
 
 SLOTS = ("cls", "tokens")
 BLOCKS: dict[str, type[Block]] = {**KINDS, "identity": Identity}
-TOKENS_AT_ONCE = 65_536  # whose hidden units are kept for the backward pass; of more, they are computed twice
+TOKENS_AT_ONCE = 4096  # that go through a block together: rows of similar length, so that little of it is padding
+TOKENS_KEPT = 131_072  # whose hidden units wait for the backward pass; of a larger batch, all are computed twice
 
 
 def takes_tokens(kind: str) -> bool:
@@ -110,25 +111,23 @@ class TokenProjector(Projector):
         return None if self.cls is None or cls is None else self.cls(cls)
 
     def _mean(self, tokens: Tensor) -> Tensor:
-        """The mean of the projections of each row's real tokens, [N, T, D] to [N, width].
-
-        Many are taken some rows at a time, and computed again in the backward pass instead of being kept.
-        """
+        """The mean of the projections of each row's real tokens, [N, T, D] to [N, width]."""
         assert self.tokens is not None
         real = (tokens != 0).any(dim=-1)
-        longest = max(1, int(real.sum(dim=1).max()))  # the real ones stand on the left
-        weights = (real / real.sum(dim=1, keepdim=True).clamp(min=1))[:, None, :longest]
-        rows = max(1, TOKENS_AT_ONCE // longest)
-        both = list(zip(tokens[:, :longest].split(rows), weights.split(rows), strict=True))
-        if len(both) == 1 or not torch.is_grad_enabled():
-            means = [self._mean_features(*some) for some in both]
-        else:
-            means = [checkpoint(self._mean_features, *some, use_reentrant=False) for some in both]
-        return self.tokens.block.readout(*(torch.cat(parts) for parts in zip(*means, strict=True)))
+        lengths = (real * torch.arange(1, real.shape[1] + 1, device=real.device)).amax(dim=1).clamp(min=1)
+        order = lengths.argsort(stable=True)
+        keep = not torch.is_grad_enabled() or int(lengths.sum()) <= TOKENS_KEPT
+        means = []
+        for rows in order.split(max(1, TOKENS_AT_ONCE // real.shape[1])):
+            some = tokens[rows, : int(lengths[rows[-1]])], real[rows, : int(lengths[rows[-1]])]
+            means.append(self._means(*some) if keep else checkpoint(self._means, *some, use_reentrant=False))
+        back = order.argsort()
+        return self.tokens.block.readout(*(torch.cat(parts)[back] for parts in zip(*means, strict=True)))
 
-    def _mean_features(self, tokens: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        """Of tokens [n, T, D] the block's features averaged by weights [n, 1, T]: [n, …] each."""
+    def _means(self, tokens: Tensor, real: Tensor) -> tuple[Tensor, ...]:
+        """The block's features of tokens [n, T, D], averaged over those that are real (bool [n, T]): [n, …] each."""
         assert self.tokens is not None
+        weights = (real / real.sum(dim=1, keepdim=True).clamp(min=1))[:, None]
         return tuple((weights.to(one.dtype) @ one).squeeze(1) for one in self.tokens.features(tokens))
 
 

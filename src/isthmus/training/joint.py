@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from isthmus.data.feature_pairs import FeaturePairs, rows
 from isthmus.losses import Scale, infonce, initial_bias, sigmoid
@@ -66,11 +67,33 @@ class Joint(nn.Module):
         """Features [N, Dx], [M, Dy] to unit rows [N, d], [M, d]: float32, under autocast too."""
         return F.normalize(self.image(image).float(), dim=-1), F.normalize(self.text(text).float(), dim=-1)
 
-    def loss(self, image: Tensor, text: Tensor, groups: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The recipe's loss of a batch of unit rows, 0-d float32."""
+    def loss(
+        self,
+        image: Tensor,
+        text: Tensor,
+        groups: tuple[Tensor, Tensor] | None,
+        process_group: ProcessGroup | None = None,
+    ) -> Tensor:
+        """The recipe's loss of a batch of unit rows, 0-d float32; of `process_group`'s rows together.
+
+        With Matryoshka widths, the sum of those of the rows' first dimensions, and of the whole rows.
+        """
+        whole = self._loss(image, text, groups, process_group)
+        prefixes = [
+            self._loss(
+                F.normalize(image[:, :width], dim=-1), F.normalize(text[:, :width], dim=-1), groups, process_group
+            )
+            for width in self.choices.matryoshka
+        ]
+        return sum(prefixes, start=whole)
+
+    def _loss(
+        self, image: Tensor, text: Tensor, groups: tuple[Tensor, Tensor] | None, process_group: ProcessGroup | None
+    ) -> Tensor:
+        shared: dict[str, Any] = {"groups": groups, "process_group": process_group}
         if self.bias is None:
-            return infonce(image, text, self.scale(), groups=groups)
-        return sigmoid(image, text, self.scale(), self.bias, groups=groups, normalize=self.choices.normalize)
+            return infonce(image, text, self.scale(), **shared)
+        return sigmoid(image, text, self.scale(), self.bias, normalize=self.choices.normalize, **shared)
 
 
 def build_joint(plan: Plan, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality | None = None) -> Joint:
@@ -79,7 +102,7 @@ def build_joint(plan: Plan, train: FeaturePairs, val: FeaturePairs | None, froze
     Raises `UsageError` for a kind of projector that does not exist or cannot start from a closed form.
     """
     head, loss = plan.recipe.head, plan.recipe.loss
-    check_views(head, train)
+    check_views(head, train, frozen)
     if frozen is not None:
         return _onto(plan, train, val, frozen)
     if head.init == "random":

@@ -56,6 +56,8 @@ class Loss:
     logarithm ("log"), the temperature itself ("raw"), or neither.
     `positives`: a caption's own image ("pair"), also equal images and captions ("equal"), or also the
     near-duplicates that the data groups together ("group"). `bias` and `normalize` are the sigmoid loss's.
+    `matryoshka`: widths below the head's at which the first dimensions alone shall serve too; the losses of these
+    prefixes and of the whole are summed (Kusupati et al., NeurIPS 2022, arXiv:2205.13147).
     """
 
     name: Literal["infonce", "sigmoid"] = "infonce"
@@ -66,6 +68,7 @@ class Loss:
     bias: float | Literal["auto"] = "auto"
     normalize: Literal["batch", "pairs"] = "batch"
     positives: Literal["pair", "equal", "group"] = "equal"
+    matryoshka: tuple[int, ...] = within((), 1)
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class Recipe:
         """The values alone, as JSON takes them."""
         values = {section: dataclasses.asdict(getattr(self, section)) for section in SECTIONS}
         values["optim"]["betas"] = list(values["optim"]["betas"])
+        values["loss"]["matryoshka"] = list(values["loss"]["matryoshka"])
         return {"name": self.name, "description": self.description, **values}
 
 
@@ -265,6 +269,9 @@ def _convert(value: Any, hint: Any) -> Any:
     elif get_origin(hint) is Literal:
         if isinstance(value, str) and value in get_args(hint):
             return value
+    elif get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis:
+        if isinstance(value, list | tuple):
+            return tuple(_convert(item, get_args(hint)[0]) for item in value)
     elif get_origin(hint) is tuple:
         if isinstance(value, list | tuple) and len(value) == len(get_args(hint)):
             return tuple(_convert(item, kind) for item, kind in zip(value, get_args(hint), strict=True))
@@ -285,7 +292,7 @@ def _kinds(hint: Any) -> Iterator[str]:
     elif get_origin(hint) is Literal:
         yield " or ".join(f'"{choice}"' for choice in get_args(hint))
     elif get_origin(hint) is tuple:
-        yield f"a list of {len(get_args(hint))} numbers"
+        yield "a list of whole numbers" if ... in get_args(hint) else f"a list of {len(get_args(hint))} numbers"
     elif hint in words:
         yield words[hint]
 
@@ -311,8 +318,11 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
                 yield f'{key} = "auto" is taken from a closed form; set head.init, or give a number.'
     if head.width == "auto" and (head.image, head.text, head.norm) != ("linear", "linear", "layer"):
         yield 'head.width = "auto" needs linear heads with norm = "layer"; give a number.'
+    if any(":" in kind for kind in (head.image, head.text)) and (head.init != "random" or head.beside != "none"):
+        yield 'closed forms are of pooled features: token heads need head.init = "random" and head.beside = "none".'
     if head.beside != "none" and (loss.name, head.norm) != ("infonce", "layer"):
         yield 'head.beside needs loss.name = "infonce", by which the scale of both is set, and head.norm = "layer".'
+    yield from _prefix_conflicts(head, loss)
     if loss.min_scale > loss.max_scale:
         yield f"loss.min_scale = {loss.min_scale:g} is above loss.max_scale = {loss.max_scale:g}."
     elif loss.scale != "auto" and not loss.min_scale <= loss.scale <= loss.max_scale:
@@ -320,3 +330,14 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         yield f"loss.scale = {loss.scale:g} lies outside {bounds}."
     if optim.min_lr > optim.lr:
         yield f"optim.min_lr = {optim.min_lr:g} is above optim.lr = {optim.lr:g}."
+
+
+def _prefix_conflicts(head: Head, loss: Loss) -> Iterator[str]:
+    """What `loss.matryoshka` cannot go with."""
+    widths = loss.matryoshka
+    if not widths:
+        return
+    if list(widths) != sorted(set(widths)) or (isinstance(head.width, int) and widths[-1] >= head.width):
+        yield f"loss.matryoshka = {list(widths)} must rise and stay below head.width = {head.width}."
+    if head.width == "auto" or head.beside != "none":
+        yield 'loss.matryoshka trains prefixes of one head: give head.width a number and set head.beside = "none".'

@@ -15,10 +15,14 @@ TOKENS = {"image": "cls+patches, or cls+grid16 at a sixteenth of the bytes", "te
 POOLED = {"image": "cls+mean", "text": "mean"}
 
 
-def check_views(head: Head, pairs: FeaturePairs) -> None:
-    """`UsageError` where a head takes another kind of features, naming what to embed. Plain arrays pass."""
-    _check("image", head.image, pairs.image_encoder)
-    _check("text", head.text, pairs.text_encoder)
+def check_views(head: Head, pairs: FeaturePairs, frozen: str | None = None) -> None:
+    """`UsageError` where a head takes another kind of features, naming what to embed.
+
+    Plain arrays pass, and so does the side that is frozen: its head is not the recipe's.
+    """
+    for modality, records in (("image", pairs.image_encoder), ("text", pairs.text_encoder)):
+        if modality != frozen:
+            _check(modality, getattr(head, modality), records)
 
 
 def _check(modality: str, kind: str, records: Sequence[dict[str, Any]]) -> None:

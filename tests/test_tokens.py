@@ -1,0 +1,304 @@
+"""Tokens as features: what the views hold, what a token head computes of them, and the whole way to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import isthmus as ist
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.embedding import plan
+from isthmus.encoders import load_encoder
+from isthmus.encoders.pooling import average_grid, pool_tokens
+from isthmus.errors import InputError, UsageError
+from isthmus.model import DualEncoder
+from isthmus.projectors import TokenProjector, build_projector, from_config
+from isthmus.projectors import tokens as tokens_module
+from isthmus.training import load_recipe, train_projectors
+from tiny_encoders import TEXTS, pictures, save_bert, save_dinov2
+from toys import pixel_encoder, write_pairs
+
+WHOLE = ("cls:parallel,tokens:parallel", "tokens:parallel+residual")
+FEW = ["head.width=16", "optim.batch=64", "optim.epochs=3"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A ViT of 3 × 3 patches and a BERT of at most 16 tokens, both 32 wide."""
+    root = tmp_path_factory.mktemp("tiny")
+    return {"image": save_dinov2(root / "dinov2"), "text": save_bert(root / "bert")}
+
+
+@pytest.fixture(scope="module")
+def store(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> ist.store.Store:
+    root = tmp_path_factory.mktemp("tokens")
+    views = [f"hf:{folders['image']}?pool={pool}" for pool in ("cls+patches", "cls+grid4", "cls+mean", "patches")]
+    texts = [f"hf:{folders['text']}?max_tokens=12&pool={pool}" for pool in ("tokens", "mean")]
+    return ist.embed(write_pairs(root / "data", copies=2), views, texts, out=root / "store", precision="float32")
+
+
+def view(store: ist.store.Store, modality: str, pool: str) -> str:
+    return next(r["uri"] for r in store.encoders if r["modality"] == modality and r["pool"] == pool)
+
+
+# --- views -------------------------------------------------------------------------------------------------------
+
+
+def test_patches_and_grids_are_the_tokens_of_the_last_layer(folders: dict[str, Path]) -> None:
+    encoder = load_encoder(f"hf:{folders['image']}")
+    with torch.no_grad():
+        tokens = encoder.network(**encoder.preprocess(pictures())).last_hidden_state
+    every = encoder.at(pool="cls+patches")
+    assert every.parts == [32] * 10
+    np.testing.assert_allclose(every.encode(pictures()), tokens.flatten(1), atol=1e-6)
+    np.testing.assert_allclose(encoder.at(pool="grid9").encode(pictures()), tokens[:, 1:].flatten(1), atol=1e-6)
+    one = encoder.at(pool="cls+grid1").encode(pictures())
+    np.testing.assert_allclose(one, encoder.at(pool="cls+mean").encode(pictures()), atol=1e-6)
+    assert len({encoder.at(pool=p).fingerprint for p in ("cls+grid1", "cls+mean", "cls+grid4", "grid9")}) == 4
+
+
+def test_a_grid_averages_the_patches_of_each_square() -> None:
+    patches = torch.arange(16.0).reshape(1, 16, 1)  # 4 × 4, row by row
+    assert average_grid(patches, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    prefixed = torch.cat([torch.full((1, 1, 1), -1.0), patches], dim=1)
+    assert pool_tokens(prefixed, "cls+grid4", prefix=1).tolist() == [[-1, 2.5, 4.5, 10.5, 12.5]]
+    with pytest.raises(InputError, match="no square grid"):
+        average_grid(patches[:, :12], 2)
+
+
+def test_tokens_of_a_text_stand_on_the_left_whatever_the_side_of_the_padding() -> None:
+    tokens = torch.arange(1.0, 9).reshape(2, 4, 1)
+    for mask in ([[1, 1, 0, 0], [1, 1, 1, 1]], [[0, 0, 1, 1], [1, 1, 1, 1]]):
+        real = torch.tensor(mask).bool()
+        expected = [[*tokens[i, real[i], 0].tolist(), *[0.0] * int(5 - real[i].sum())] for i in (0, 1)]
+        assert pool_tokens(tokens, "tokens", real, length=5).tolist() == expected
+
+
+def test_texts_have_as_many_tokens_as_their_limit_and_zeros_behind(folders: dict[str, Path]) -> None:
+    encoder = load_encoder(f"hf:{folders['text']}?max_tokens=12&pool=tokens")
+    features = encoder.encode(TEXTS).reshape(len(TEXTS), 12, 32)
+    real = encoder.preprocess(TEXTS)["attention_mask"].numpy()
+    lengths = (features != 0).any(-1).sum(1)
+    assert lengths.tolist() == real.sum(1).tolist() and 12 in lengths and lengths.min() < 12
+    means = np.stack([row[:length].mean(0) for row, length in zip(features, lengths, strict=True)])
+    np.testing.assert_allclose(means, encoder.at(pool="mean").encode(TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("modality", "pool", "message"),
+    [
+        ("image", "grid16", "grid16 asks for more tokens than the 9 patches"),
+        ("image", "grid5", "not square"),
+        ("image", "tokens", "no pooling 'tokens'"),
+        ("text", "patches", "no pooling 'patches'.*tokens"),
+    ],
+)
+def test_views_that_cannot_be_are_refused(folders: dict[str, Path], modality: str, pool: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_encoder(f"hf:{folders[modality]}?pool={pool}")
+
+
+def test_an_encoder_without_tokens_is_refused() -> None:
+    with pytest.raises(UsageError, match="no pooling 'patches': this image encoder gives pooled features only"):
+        pixel_encoder().at(pool="patches")
+
+
+def test_the_plan_states_the_bytes_of_each_view(folders: dict[str, Path], tmp_path: Path) -> None:
+    table = write_pairs(tmp_path, copies=1)
+    views = [f"hf:{folders['image']}?pool={pool}" for pool in ("cls+mean", "cls+patches")]
+    planned = plan(table, views, f"hf:{folders['text']}?max_tokens=12&pool=tokens")
+    pooled, every, texts = planned.view_bytes.values()
+    assert (pooled, every, texts) == (64 * (2 * 64 + 16), 64 * (2 * 320 + 16), 64 * (2 * 12 * 32 + 16))
+    assert planned.disk_bytes == pooled + every + texts
+    assert f"{every / 2**20:,.1f} MiB  {views[1]}" in str(planned)
+
+
+# --- heads -------------------------------------------------------------------------------------------------------
+
+
+def size(*modules: torch.nn.Module) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def naive(projector: TokenProjector, x: torch.Tensor) -> torch.Tensor:
+    """The published head, token by token: every block on its own token, then the mean over those that are real."""
+
+    def token_block(slot: torch.nn.Module, token: torch.Tensor) -> torch.Tensor:
+        token = F.layer_norm(token, token.shape, slot.norm.weight, slot.norm.bias)
+        block = slot.block
+        return block.linear[0](token) + block.down[0](F.gelu(block.up[0](token)))
+
+    out = []
+    for row in x.unflatten(1, (-1, projector.parts[0])):
+        cls, tokens = (row[:1], row[1:]) if projector.has_cls else (row[:0], row)
+        projected = [token_block(projector.tokens, token) for token in tokens if token.any()]
+        total = sum(projected) / len(projected)
+        for token in cls:
+            total = total + token_block(projector.cls, token)
+        out.append(projector.head(total[None])[0])
+    return torch.stack(out)
+
+
+def test_the_whole_head_has_the_published_size() -> None:
+    with torch.device("meta"):
+        image = build_projector(WHOLE[0], [1024] * 325, 1024)
+        text = build_projector(WHOLE[1], [1024] * 77, 1024)
+    assert size(image, text) + 1 == 11_553_793
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_token_head_is_the_mean_over_real_tokens_of_their_projections(kind: str) -> None:
+    torch.manual_seed(0)
+    projector = build_projector(kind, [6] * 9, 5)
+    x = torch.randn(20, 9, 6)
+    for row, length in enumerate(torch.randint(2, 10, (20,))):
+        x[row, length:] = 0
+    torch.testing.assert_close(projector(x.flatten(1)), naive(projector, x.flatten(1)))
+
+
+@pytest.mark.parametrize("limit", [("TOKENS_AT_ONCE", 10), ("TOKENS_KEPT", 10)])
+def test_neither_tiles_nor_computing_twice_change_values_or_gradients(limit, monkeypatch) -> None:
+    torch.manual_seed(0)
+    projector, x = build_projector(WHOLE[1], [6] * 9, 5), torch.randn(20, 54)
+    x[3, 12:] = x[7, 30:] = 0
+
+    def results() -> list[torch.Tensor]:
+        projector.zero_grad()
+        out = projector(x)
+        out.square().sum().backward()
+        return [out.detach(), *(p.grad.clone() for p in projector.parameters())]
+
+    whole = results()
+    monkeypatch.setattr(tokens_module, *limit)
+    for a, b in zip(whole, results(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_one_token_is_the_pooled_head() -> None:
+    pooled, tokens = build_projector("parallel", [6, 6], 5), build_projector(WHOLE[0], [6, 6], 5)
+    for part, slot in enumerate((tokens.cls, tokens.tokens)):
+        slot.norm.load_state_dict(pooled.norm.norms[part].state_dict())
+        for name in ("linear", "up", "down"):
+            getattr(slot.block, name)[0].load_state_dict(getattr(pooled.blocks[0], name)[part].state_dict())
+    x = torch.randn(4, 12)
+    torch.testing.assert_close(tokens(x), pooled(x))
+
+
+def test_dense_embeddings_average_to_the_image_embedding() -> None:
+    projector = build_projector(WHOLE[0], [6] * 10, 5)
+    x = torch.randn(4, 10, 6)
+    dense = projector.dense(x[:, 1:], x[:, 0])
+    assert dense.shape == (4, 9, 5)
+    torch.testing.assert_close(dense.mean(1), projector(x.flatten(1)))
+    alone = projector.dense(x[:, 1:])
+    torch.testing.assert_close(dense - alone, projector.cls(x[:, 0])[:, None].expand(4, 9, 5))
+
+
+def test_slots_are_left_out_or_pass_the_tokens_on() -> None:
+    x = torch.randn(4, 9, 6)
+    without = build_projector("cls:none,tokens:linear", [6] * 9, 5)
+    torch.testing.assert_close(without(x.flatten(1)), without.tokens(x[:, 1:]).mean(1))
+    only = build_projector("cls:linear,tokens:none", [6] * 9, 5)
+    torch.testing.assert_close(only(x.flatten(1)), only.cls(x[:, 0]))
+    with pytest.raises(UsageError, match="no embedding of a single patch"):
+        only.dense(x)
+    through = build_projector("tokens:identity+residual", [6] * 9, 5)
+    torch.testing.assert_close(through(x.flatten(1)), through.head(F.layer_norm(x, [6]).mean(1)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "message"),
+    [
+        ("patches:parallel", [6] * 3, "the slots are cls and tokens"),
+        ("cls:parallel", [6] * 3, "the slots are cls and tokens"),
+        ("cls:linear,tokens:parallell", [6] * 3, "Did you mean 'parallel'"),
+        ("tokens:identity", [6] * 3, "no kind 'identity'"),
+        ("cls:none,tokens:none", [6] * 3, "cannot be added up"),
+        ("tokens:linear+parallell", [6] * 3, "Did you mean 'parallel'"),
+        ("tokens:linear", [6, 7], "tokens of one width"),
+        ("cls:linear,tokens:linear", [6], "tokens of one width"),
+    ],
+)
+def test_kinds_that_make_no_sense_are_refused(kind: str, parts: list[int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_projector(kind, parts, 5)
+
+
+def test_a_token_head_is_made_again_from_its_configuration() -> None:
+    projector = build_projector(WHOLE[1], [6] * 4, 5, dropout=0.1, expand=2).eval()
+    again = from_config(projector.config()).eval()
+    again.load_state_dict(projector.state_dict())
+    x = torch.randn(3, 24)
+    assert torch.equal(again(x), projector(x))
+
+
+# --- the whole way -----------------------------------------------------------------------------------------------
+
+
+def test_a_model_on_tokens_encodes_pixels_and_captions_as_it_was_trained(
+    store: ist.store.Store, tmp_path: Path
+) -> None:
+    chosen = {"image": view(store, "image", "cls+patches"), "text": view(store, "text", "tokens")}
+    ist.train(store, recipe="freeze-align", overrides=FEW, out=tmp_path / "model", **chosen)
+    model = DualEncoder.from_pretrained(tmp_path / "model")
+    pairs = store.pairs(**chosen)
+    data = ist.read_pairs(store.path.parent / "data" / "pairs.jsonl")
+    images = [data.decode(row) for row in range(4)]
+    cached = model.project("image", pairs.subset(np.arange(4)).image)
+    np.testing.assert_allclose(model.encode_image(images), cached, atol=2e-3)  # the store is in fp16
+    texts = model.project("text", pairs.subset(np.arange(4)).text)
+    np.testing.assert_allclose(model.encode_text(pairs.captions[:4]), texts, atol=2e-3)
+    assert model.image_projector.kind == WHOLE[0]
+
+
+def test_token_heads_learn_and_resume_in_the_same_bits(store: ist.store.Store, tmp_path: Path) -> None:
+    pairs = store.pairs(image=view(store, "image", "cls+grid4"), text=view(store, "text", "tokens"))
+    recipe = load_recipe("freeze-align", [*FEW, "optim.epochs=5", "optim.batch=32", "optim.warmup=0"])
+    whole = train_projectors(pairs, None, recipe)
+    assert whole.history[-1]["loss"] < whole.history[1]["loss"]
+    some = train_projectors(pairs, None, recipe, out=tmp_path, max_seconds=0.05)
+    assert 0 < some.summary["steps"] < whole.summary["steps"]
+    resumed = train_projectors(pairs, None, recipe, out=tmp_path)
+    for name, value in whole.image_projector.state_dict().items():
+        assert torch.equal(value, resumed.image_projector.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "image", "text", "message"),
+    [
+        ("freeze-align", [], "cls+mean", "tokens", "are pooled. Embed the images again with pool=cls.patches"),
+        ("freeze-align", [], "cls+grid4", "mean", "are pooled. Embed the texts again with pool=tokens"),
+        ("freeze-align", [], "patches", "tokens", "has no class token. Use --set head.image='tokens:parallel'"),
+        ("freeze-align", ["head.image=tokens:linear"], "cls+grid4", "tokens", "'cls:none,tokens:linear'"),
+        ("freeze-align-pooled", [], "cls+grid4", "mean", "gives 5 tokens side by side. Use --recipe freeze-align"),
+        ("default", [], "cls+mean", "tokens", "takes pooled features.*pool=mean"),
+        ("freeze-align", ["head.beside=cca"], "cls+grid4", "tokens", "closed forms are of pooled features"),
+        ("freeze-align", ["head.init=cca"], "cls+grid4", "tokens", "closed forms are of pooled features"),
+    ],
+)
+def test_heads_and_stores_that_do_not_fit_are_told_what_to_embed(
+    store: ist.store.Store, recipe: str, overrides: list[str], image: str, text: str, message: str
+) -> None:
+    chosen = {"image": view(store, "image", image), "text": view(store, "text", text)}
+    with pytest.raises(UsageError, match=message):
+        ist.train(store, recipe=recipe, overrides=overrides, **chosen)
+
+
+def test_tokens_of_two_encoders_are_not_mixed(store: ist.store.Store) -> None:
+    both = [view(store, "image", "cls+grid4"), view(store, "image", "cls+patches")]
+    with pytest.raises(UsageError, match="tokens of one encoder, not of 2"):
+        ist.train(store, recipe="freeze-align", image=both, text=view(store, "text", "tokens"))
+
+
+def test_arrays_of_tokens_need_no_store() -> None:
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(80, 1, 8)).astype(np.float32)
+    image, text = (latent + 0.3 * rng.normal(size=(80, count, 8)).astype(np.float32) for count in (5, 7))
+    parts = {"image_parts": [8] * 5, "text_parts": [8] * 7}
+    pairs = FeaturePairs.from_arrays(image.reshape(80, -1), text.reshape(80, -1), **parts)
+    trained = train_projectors(pairs, pairs, load_recipe("freeze-align", [*FEW, "optim.epochs=20"]))
+    assert trained.summary["validation"]["val_recall"] > 0.5
