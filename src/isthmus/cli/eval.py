@@ -4,6 +4,9 @@ example:
   isthmus eval model/ retrieval test.parquet --json result.json
   isthmus eval model/ retrieval store/ --split test
   isthmus eval model/ zeroshot labelled.parquet --classes classnames.txt --templates 'a drawing of {}.'
+  isthmus eval model/ winoground winoground/ --images winoground/images
+  isthmus eval model/ longtext Urban1k/ --report lengths.html
+  isthmus eval model/ multilingual XTD10/ --languages en,de,ko
   isthmus eval model/ segmentation scenes/ --size 448 --window 224 --threshold 0.5
   isthmus eval model/ suite --data datasets/ --only-sets sail --out results/ --beside hf:openai/clip-vit-base-patch32
 
@@ -19,7 +22,20 @@ from isthmus.cli import common
 from isthmus.errors import UsageError
 
 # Options of tasks: what is not given on the command line is left to the task's own default.
-OWN = ("split", "only", "classes", "bootstrap", "against", "report", "precision", "images", "only_sets", "out")
+OWN = (
+    "split",
+    "only",
+    "classes",
+    "bootstrap",
+    "against",
+    "report",
+    "precision",
+    "images",
+    "only_sets",
+    "out",
+    "max_tokens",
+    "languages",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples behind the intervals (1,000)")
     parser.add_argument("--images", metavar="FOLDER", help="where the images are, if not in the set's usual place")
     parser.add_argument("--against", metavar="TRAIN", help="diagnose: the training data; what of DATA do they hold?")
-    parser.add_argument("--report", metavar="HTML", help="diagnose: also write a page with plots")
+    parser.add_argument("--report", metavar="HTML", help="diagnose, longtext: also write a page with plots")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="longtext: read this much of the longest captions")
+    parser.add_argument("--languages", metavar="en,de", type=_listed, help="multilingual: these alone")
     parser.add_argument("--precision", type=float, help="diagnose: the share of right answers to abstain for (0.9)")
     common.add_segmentation_arguments(parser)
     common.add_run_arguments(parser)

@@ -131,13 +131,15 @@ def pairs_from_lists(
     captions: Sequence[str | list[str]] | None = None,
     *,
     ids: Sequence[str] | None = None,
+    langs: Sequence[str | list[str]] | None = None,
 ) -> Pairs:
     """Pairs from Python objects. Raises `InputError` if the lists differ in length.
 
     images: paths, bytes of image files, PIL images or uint8 arrays [H, W, 3]; captions: one string or a list
-    of strings for each image; ids: default the path, or the position for what has no path.
+    of strings for each image; ids: default the path, or the position for what has no path; langs: of each image's
+    captions, one for all or a list.
     """
-    for name, values in (("captions", captions), ("ids", ids)):
+    for name, values in (("captions", captions), ("ids", ids), ("langs", langs)):
         if values is not None and len(values) != len(images):
             raise InputError(f"{len(images)} images but {len(values)} {name}; every image needs its own.")
     intake = Intake("optional" if captions is None else "required")
@@ -147,6 +149,8 @@ def pairs_from_lists(
         fields: dict[str, Any] = {"captions": list(texts) if isinstance(texts, list | tuple) else [texts]}
         if ids is not None:
             fields["id"] = ids[row]
+        if langs is not None:
+            fields["lang"] = langs[row]
         intake.add(f"row {row}", fields, default_id=default_id, source=row)
     return Pairs(*intake.tables(), Items(images), skipped=intake.skipped)
 

@@ -31,6 +31,7 @@ TASKS = {
     "aro": "isthmus.evaluation.compositional:aro",
     "whatsup": "isthmus.evaluation.compositional:whatsup",
     "longtext": "isthmus.evaluation.longtext:longtext",
+    "multilingual": "isthmus.evaluation.multilingual:multilingual",
 }
 
 

@@ -1,0 +1,139 @@
+"""Long captions: retrieval with as many tokens as the text encoder can read, and with fewer, to see what they add."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isthmus.data.longtext import read_longtext
+from isthmus.data.pairs import Pairs
+from isthmus.encoders.base import Encoder
+from isthmus.encoders.lengths import token_ceiling, token_limit, tokenize, with_max_tokens
+from isthmus.errors import InputError, UsageError
+from isthmus.evaluation.inputs import embed_for_evaluation
+from isthmus.evaluation.results import result
+from isthmus.evaluation.retrieval import Ranks, ranks, retrieval
+from isthmus.evaluation.tasks import named, opened
+from isthmus.model import DualEncoder
+
+CUTS = (16, 32, 64, 77, 128, 256, 512, 1024, 2048)  # 77 is what CLIP reads
+FEWEST = 20  # captions in a bin of lengths
+
+
+def longtext(
+    model: Any,
+    data: Any,
+    *,
+    split: str | None = None,
+    max_tokens: int | None = None,
+    report: str | Path | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Retrieval with long captions: Urban1k, DOCCI, DCI (`read_longtext`), or pairs.
+
+    A result for each length at which captions are cut (`max_tokens` of its own, `truncated` captions), the last at
+    the longest. Besides, recall by the captions' own length, at the longest (`by_length`).
+
+    max_tokens: the longest; default: as far as captions and encoder go. Beyond the encoder's positions it is a
+        UsageError. split: as in `read_longtext`. report: an HTML page with the curve. bootstrap, seed: as for
+        retrieval.
+    """
+    model, name = opened(model)
+    if "text" not in getattr(model, "encoders", {}):
+        raise InputError("Cutting captions needs the text encoder: load the model with its encoders.")
+    pairs = data if isinstance(data, Pairs) else read_longtext(data, split=split)
+    embedded = embed_for_evaluation(model, pairs)
+    captions = embedded.captions or []
+    if not captions:
+        raise InputError(f"{named(data)}: there are no captions.")
+    lengths = caption_lengths(model, captions)
+    longest = _longest(model, lengths, max_tokens)
+    results = []
+    for cut in [*(c for c in CUTS if c < longest), longest]:
+        text = cut_at(model, cut).encode_text(captions)
+        groups = embedded.groups
+        found = retrieval(embedded.image, text, embedded.image_of, groups=groups, bootstrap=bootstrap, seed=seed)
+        found |= {"max_tokens": cut, "truncated": int((lengths > cut).sum())}
+        results.append(result(found, dataset=named(data), model=name, task="zeroshot_retrieval"))
+    last = results[-1]
+    last["by_length"] = by_length(ranks(embedded.image, text, embedded.image_of), lengths)
+    last["skipped"], last["notes"] = embedded.skipped, _notes(model, lengths, longest)
+    if report is not None:
+        from isthmus.evaluation.longtext_report import write_report
+
+        write_report(report, results, lengths)
+    return results
+
+
+def caption_lengths(model: DualEncoder, captions: Sequence[str]) -> np.ndarray:
+    """Tokens of each caption, int64 [n]: the most that one of the model's text encoders makes of it.
+
+    Raises UsageError where an encoder does not show its tokens.
+    """
+    counted = []
+    for encoder in model.encoders["text"]:
+        tokens = tokenize(encoder, captions)
+        if tokens is None:
+            raise UsageError(f"{encoder.uri}: does not show its tokens, so that captions cannot be cut at a length.")
+        counted.append(tokens.count)
+    return np.max(counted, axis=0)
+
+
+def cut_at(model: DualEncoder, count: int) -> DualEncoder:
+    """The same model whose text encoders read `count` tokens (shared, not copied), or as many as they can."""
+    view = copy.copy(model)
+    view.encoders = {**model.encoders, "text": [_cut(encoder, count) for encoder in model.encoders["text"]]}
+    return view
+
+
+def by_length(found: Ranks, lengths: np.ndarray, bins: int = 5) -> list[dict[str, Any]]:
+    """Recall@1 and @10 of captions (text → image) by their own length: bins of about equal numbers of captions."""
+    bins = max(1, min(bins, len(lengths) // FEWEST))
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, bins + 1)))
+    inner = np.searchsorted(edges[1:-1], lengths, side="left")
+    rows = []
+    for i in range(len(edges) - 1 or 1):
+        here = inner == i
+        if here.any():
+            tokens = [int(lengths[here].min()), int(lengths[here].max())]
+            recall = {f"image_retrieval_recall@{k}": float((found.image[here] <= k).mean()) for k in (1, 10)}
+            rows.append({"tokens": tokens, "n": int(here.sum()), **recall})
+    return rows
+
+
+def _cut(encoder: Encoder, count: int) -> Encoder:
+    ceiling = token_ceiling(encoder)
+    return with_max_tokens(encoder, count if ceiling is None else min(count, ceiling))
+
+
+def _longest(model: DualEncoder, lengths: np.ndarray, asked: int | None) -> int:
+    """Where the last curve point lies: what was asked for, else the longest caption within the encoders' reach."""
+    ceilings = [c for c in map(token_ceiling, model.encoders["text"]) if c is not None]
+    if asked is not None:
+        for encoder in model.encoders["text"]:
+            with_max_tokens(encoder, asked)  # says so where it cannot be
+        return asked
+    return int(max(3, min([int(lengths.max()), *ceilings])))
+
+
+def _notes(model: DualEncoder, lengths: np.ndarray, longest: int) -> list[str]:
+    """What a user has to know about the lengths."""
+    notes = []
+    limits = [limit for limit in map(token_limit, model.encoders["text"]) if limit is not None]
+    lifted = [limit for limit in limits if limit < longest]
+    if lifted:
+        notes.append(
+            f"the limit of {min(lifted)} tokens, with which the model was trained, is lifted to {longest}. To train "
+            f"with it, embed with max_tokens={longest} in the encoder's URI."
+        )
+    cut = int((lengths > longest).sum())
+    if cut:
+        ceilings = [c for c in map(token_ceiling, model.encoders["text"]) if c is not None]
+        why = " (the encoder has no more positions)" if ceilings and longest >= min(ceilings) else ""
+        notes.append(f"{cut:,} of {len(lengths):,} captions are cut at {longest} tokens{why}.")
+    return notes

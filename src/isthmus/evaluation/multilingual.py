@@ -1,0 +1,166 @@
+"""Other languages: retrieval and classification in each, and whether the text encoder can read them at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from isthmus.data.multilingual import read_multilingual
+from isthmus.data.pairs import Pairs
+from isthmus.encoders.lengths import tokenize
+from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.evaluation.inputs import Embedded, embed_for_evaluation
+from isthmus.evaluation.results import result
+from isthmus.evaluation.retrieval import retrieval
+from isthmus.evaluation.tasks import named, opened
+from isthmus.evaluation.zeroshot import class_embeddings, zeroshot
+from isthmus.files import read_json
+
+UNNAMED = "en"  # the language of captions without one, as in CLIP_benchmark
+UNREADABLE = 0.5  # share of unknown tokens above which a language is refused
+DOUBTFUL = 0.1  # and above which it is remarked
+SPELLED = 1.6  # characters a token below which words are spelled letter by letter; half of it in the scripts below
+DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")  # kana, Han, Hangul: a character says more
+
+
+def multilingual(
+    model: Any,
+    data: Any,
+    *,
+    images: Any = None,
+    languages: Sequence[str] | None = None,
+    classes: Any = None,
+    split: str | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Retrieval in every language of XTD-10, Multi30k, XM3600 (`read_multilingual`) or of pairs with `lang`; and, with
+    `classes`, classification of the images' labels in every language that a file names them in.
+
+    A language's candidates are the images and captions of that language. Each result tells how the tokenizer copes:
+    `unknown_tokens` (share) and `characters_per_token` (`reading`).
+
+    languages: these alone. images: their folder, if not in the usual place. classes: a folder of files LANG.json,
+    {"templates": ["ein Bild von {}"], "classes": {"label": "name"}}. split, bootstrap, seed: as for retrieval.
+
+    Raises UsageError for a language that is not there; InputError where the tokenizer does not know one that was
+    asked for (or any): more than half of its tokens are unknown. Of languages nobody asked for, such are skipped.
+    """
+    model, name = opened(model)
+    pairs = data if isinstance(data, Pairs) else read_multilingual(data, images=images, split=split)
+    namings = _namings(classes)
+    embedded = embed_for_evaluation(model, pairs)
+    kept = pairs.captions.filter(pc.is_in(pairs.captions["id"], pa.array(embedded.image_ids)))
+    langs = np.array([lang or UNNAMED for lang in kept["lang"].to_pylist()], object)
+    there = sorted({*langs.tolist(), *namings})
+    for asked in languages or ():
+        if asked not in there:
+            raise UsageError(f"{named(data)}: no captions in {asked!r}." + did_you_mean(asked, there))
+    origin = {"dataset": named(data), "model": name}
+    options: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed}
+    results, refused = [], []
+    for lang in languages or there:
+        rows = np.flatnonzero(langs == lang)
+        texts: list[str] = [
+            *(np.array(embedded.captions or [], object)[rows]),
+            *namings.get(lang, {}).get("classes", {}).values(),
+        ]
+        facts = reading(model, texts)
+        problem = unreadable(model, lang, facts)
+        if problem:
+            refused.append((lang, problem))
+            continue
+        found = [("zeroshot_retrieval", _retrieve(embedded, rows, options))] if len(rows) else []
+        if lang in namings:
+            found.append(("zeroshot_classification", _classify(model, embedded, namings[lang], options)))
+        notes = {"reading": facts, "notes": [note] if (note := _note(lang, facts)) else []}
+        results += [result(one | notes, task=task, language=lang, **origin) for task, one in found]
+    if refused and (languages or not results):
+        raise InputError(refused[0][1])
+    results[-1]["skipped"] = [*embedded.skipped, *refused]
+    return results
+
+
+def reading(model: Any, texts: Sequence[str]) -> dict[str, float] | None:
+    """How the tokenizer copes: share of unknown tokens, and characters (no spaces) a token. None where it cannot be
+    seen. Of several text encoders, the one that copes best.
+    """
+    seen = [(e, tokenize(e, texts)) for e in getattr(model, "encoders", {}).get("text", [])]
+    facts = []
+    for _, tokens in seen:
+        if tokens is None:
+            return None
+        words = max(1, int((tokens.count - tokens.special).sum()))
+        characters = sum(len("".join(text.split())) for text in texts)
+        facts.append({"unknown_tokens": int(tokens.unknown.sum()) / words, "characters_per_token": characters / words})
+        facts[-1]["dense_script"] = sum(len(DENSE.findall(text)) for text in texts) / max(1, characters)
+    return min(facts, key=lambda f: f["unknown_tokens"]) if facts else None
+
+
+def unreadable(model: Any, lang: str, facts: dict[str, float] | None) -> str | None:
+    """Why `lang` cannot be evaluated, if the tokenizer knows next to nothing of it."""
+    if facts is None or facts["unknown_tokens"] <= UNREADABLE:
+        return None
+    uris = ", ".join(str(encoder.uri) for encoder in model.encoders["text"])
+    return (
+        f"{lang}: {100 * facts['unknown_tokens']:.0f} % of the tokens of its texts are unknown to {uris}. Leave it out "
+        "with --languages, or train with a multilingual text encoder (docs/guide.md)."
+    )
+
+
+def _note(lang: str, facts: dict[str, float] | None) -> str | None:
+    if facts is None:
+        return None
+    if facts["unknown_tokens"] > DOUBTFUL:
+        return f"{lang}: {100 * facts['unknown_tokens']:.0f} % of the tokens are unknown to the text encoder."
+    spelled = facts["characters_per_token"]
+    if spelled < SPELLED * (0.5 if facts["dense_script"] > 0.5 else 1):
+        return f"{lang}: its words are spelled, {spelled:.1f} characters a token: the tokenizer was not made for it."
+    return None
+
+
+def _retrieve(embedded: Embedded, rows: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
+    """Retrieval among the captions `rows` and their images."""
+    kept, image_of = np.unique(embedded.image_of[rows], return_inverse=True)
+    image, groups = embedded.image[kept], embedded.groups[kept]
+    return retrieval(image, embedded.text[rows], image_of, groups=groups, **options)
+
+
+def _classify(model: Any, embedded: Embedded, naming: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Classification of the images whose label the language's file names."""
+    classes = naming["classes"]
+    labels = embedded.labels or []
+    rows = np.array([row for row, label in enumerate(labels) if label in classes], np.int64)
+    if not len(rows):
+        raise InputError(f"{naming['file']}: names none of the images' labels ({', '.join(map(str, labels[:3]))}, …).")
+    number = {label: i for i, label in enumerate(classes)}
+    emb = class_embeddings(model.encode_text, list(classes.values()), naming["templates"])
+    truth = np.array([number[str(labels[row])] for row in rows])
+    groups = embedded.groups[rows]
+    return zeroshot(embedded.image[rows], emb, truth, classnames=list(classes), groups=groups, **options)
+
+
+def _namings(classes: Any) -> dict[str, dict[str, Any]]:
+    """{language: {"templates", "classes", "file"}} of a folder of LANG.json."""
+    if classes is None:
+        return {}
+    files = sorted(Path(classes).glob("*.json"))
+    if not files:
+        raise InputError(f"{classes}: no files LANG.json with templates and class names.")
+    return {file.stem: {**_naming(read_json(file), file), "file": str(file)} for file in files}
+
+
+def _naming(value: Any, file: Path) -> dict[str, Any]:
+    templates = value.get("templates") if isinstance(value, dict) else None
+    classes = value.get("classes") if isinstance(value, dict) else None
+    if not isinstance(templates, list) or not isinstance(classes, dict) or not classes:
+        raise InputError(f'{file}: expected {{"templates": ["ein Bild von {{}}"], "classes": {{"label": "name"}}}}.')
+    if not all(isinstance(text, str) and text.strip() for text in [*templates, *classes.values()]):
+        raise InputError(f"{file}: templates and names are texts, none of them empty.")
+    return {"templates": templates, "classes": classes}
