@@ -76,8 +76,8 @@ def plan(
             seconds += (time.perf_counter() - started) / max(1, len(items)) * counts[modality]
     networks = [views[0] for chosen in encoders.values() for views in by_network(chosen)]
     weights = sum(p.nbytes for encoder in networks for p in encoder.network.parameters())
-    views = {str(e.uri): counts[m] * (2 * e.width + 16) for m, chosen in encoders.items() for e in chosen}
+    stored = {str(e.uri): counts[m] * (2 * e.width + 16) for m, chosen in encoders.items() for e in chosen}
     unit = min(LEAST_ITEMS, len(pairs)) * 4 * max(sum(e.width for e in chosen) for chosen in encoders.values())
     memory += weights + 2 * unit  # its batches, and all of them put together
     rows = len(pairs), pairs.captions.num_rows, len(distinct)
-    return EmbedPlan(*rows, sum(views.values()), views, memory, seconds)
+    return EmbedPlan(*rows, sum(stored.values()), stored, memory, seconds)
