@@ -79,9 +79,10 @@ def test_winoground_scores_are_those_of_the_paper() -> None:
     ]
     questions = [question("a", "b", images=2, group=str(i)) for i in range(5)]
     found = score(questions, [np.array(t, np.float32) for t in tables], bootstrap=0)
-    assert found["metrics"] == pytest.approx({"text_score": 2 / 5, "image_score": 2 / 5, "group_score": 1 / 5})
-    assert found["chance"] == pytest.approx({"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6})
-    assert found["ties"] == {"text_score": 1, "image_score": 1, "group_score": 1}
+    names = ("text_score", "image_score", "group_score", "matching_score")
+    assert found["metrics"] == pytest.approx(dict(zip(names, (2 / 5, 2 / 5, 1 / 5, 3 / 5), strict=True)))
+    assert found["chance"] == pytest.approx(dict(zip(names, (1 / 4, 1 / 4, 1 / 6, 1 / 2), strict=True)))
+    assert found["ties"] == dict.fromkeys(names, 1)
 
 
 def test_chance_is_what_random_scores_reach() -> None:
@@ -126,8 +127,9 @@ def test_questions_on_one_picture_are_drawn_together() -> None:
 def test_winoground_layout(tmp_path: Path) -> None:
     (found,) = evaluate_set(Colours(), "winoground", winoground_folder(tmp_path), None, 100, 0)
     assert found["dataset"] == "winoground"
-    assert found["metrics"] == pytest.approx({"text_score": 2 / 3, "image_score": 2 / 3, "group_score": 2 / 3})
-    assert found["ties"] == dict.fromkeys(("text_score", "image_score", "group_score"), 1)
+    names = ("text_score", "image_score", "group_score", "matching_score")
+    assert found["metrics"] == pytest.approx(dict.fromkeys(names, 2 / 3))
+    assert found["ties"] == dict.fromkeys(names, 1)
     by = {row["category"]: row["metrics"]["group_score"] for row in found["per_category"]}
     assert by == {"Object": 1.0, "Relation": 0.0}
 

@@ -28,7 +28,8 @@ CHOICE = (
 MATCHING = (
     "Two images, two captions (Thrush et al. 2022). text_score: each image's own caption has a strictly greater cosine "
     "with it than the other caption; image_score: each caption's own image has a strictly greater cosine with it than "
-    "the other image; group_score: both. "
+    "the other image; group_score: both; matching_score: the right matching has a strictly greater sum of cosines than "
+    "the swapped one, which a preference for one image or one caption cannot decide. "
 )
 COMMON = (
     "A tie is no answer; `ties` counts the questions that one decided. chance = expectation of random scores. ci95 = "
@@ -61,7 +62,7 @@ class Tally:
 def winoground(
     model: Any, data: Any, *, images: Any = None, bootstrap: int = 1000, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Text, image and group score on Winoground's layout (`read_winoground`), with a line per tag.
+    """Text, image, group and matching score on Winoground's layout (`read_winoground`), with a line per tag.
 
     images: the folder of images, where it is not in its usual place. bootstrap, seed: as for retrieval.
     """
@@ -214,17 +215,19 @@ def _choose(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) 
 
 
 def _match(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -> dict[str, Tally]:
-    """Winoground's three scores; `s[caption, image]`."""
-    tallies = {name: Tally() for name in ("text_score", "image_score", "group_score")}
+    """Winoground's three scores, and that of the whole matching; `s[caption, image]`."""
+    tallies = {name: Tally() for name in ("text_score", "image_score", "group_score", "matching_score")}
     for question, s in zip(questions, scores, strict=True):
         if s is None:
             continue
         text = np.array([s[0, 0] - s[1, 0], s[1, 1] - s[0, 1]])
         image = np.array([s[0, 0] - s[0, 1], s[1, 1] - s[1, 0]])
+        whole = np.array([s[0, 0].astype(float) + s[1, 1] - s[0, 1].astype(float) - s[1, 0]])
         for name, gaps, chance in (
             ("text_score", text, 1 / 4),
             ("image_score", image, 1 / 4),
             ("group_score", np.concatenate([text, image]), 1 / 6),
+            ("matching_score", whole, 1 / 2),
         ):
             tallies[name].add(bool((gaps > 0).all()), bool((gaps >= 0).all()), chance, question)
     return tallies

@@ -35,6 +35,7 @@ HEADLINE = (
     "text_score",
     "image_score",
     "group_score",
+    "matching_score",
     "pair_accuracy",
     "set_accuracy",
     "miou",
