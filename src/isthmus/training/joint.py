@@ -18,7 +18,7 @@ from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
 from isthmus.projectors.onto import Modality
 from isthmus.training.frozen import Given, build_free, ordered, start_onto
 from isthmus.training.recipe import Head, Loss
-from isthmus.training.views import check_views
+from isthmus.training.views import check_augmented, check_views
 
 if TYPE_CHECKING:
     from isthmus.training.plan import Plan
@@ -103,6 +103,7 @@ def build_joint(plan: Plan, train: FeaturePairs, val: FeaturePairs | None, froze
     """
     head, loss = plan.recipe.head, plan.recipe.loss
     check_views(head, train, frozen)
+    check_augmented(plan.recipe, train)
     if frozen is not None:
         return _onto(plan, train, val, frozen)
     if head.init == "random":

@@ -32,17 +32,21 @@ def block_order(pairs: int, seed: int, epoch: int, block: int = 4096, window: in
 ORDERS = {"pairs": epoch_order, "blocks": block_order}
 
 
-def batch_slices(pairs: int, batch: int) -> list[slice]:
+def batch_slices(pairs: int, batch: int, processes: int = 1) -> list[slice]:
     """Consecutive batches that cover `pairs`: the last, smaller one is kept.
 
-    A last batch of a single pair would have nothing to be told apart from: it joins the one before it.
+    A last batch of a single pair would have nothing to be told apart from: it joins the one before it, as does one
+    of fewer pairs than processes.
     """
     starts = list(range(0, pairs, batch))
-    if len(starts) > 1 and pairs - starts[-1] == 1:
+    if len(starts) > 1 and pairs - starts[-1] < max(2, processes):
         starts.pop()
     return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], pairs], strict=True)]
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The seed of dropout at `step`, far from those of its neighbours."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of dropout at `step`, far from those of its neighbours and of other processes."""
+    return int(
+        np.random.SeedSequence([seed, step, rank] if rank else [seed, step]).generate_state(1, np.uint64)[0]
+        >> np.uint64(1)
+    )

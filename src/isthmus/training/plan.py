@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.errors import UsageError
 from isthmus.projectors.closed_form import max_width
 from isthmus.projectors.onto import Modality
 from isthmus.training.frozen import adapted, build_free, fixed_width
@@ -27,13 +28,19 @@ class Plan:
     changes: tuple[str, ...] = ()  # where a frozen side forces another head than the recipe's, in words
 
     @classmethod
-    def of(cls, recipe: Recipe, train: FeaturePairs, frozen: Modality | None = None) -> Plan:
-        """For these training pairs, of which one side may be frozen in a space that exists."""
+    def of(cls, recipe: Recipe, train: FeaturePairs, frozen: Modality | None = None, processes: int = 1) -> Plan:
+        """For these training pairs, of which one side may be frozen in a space that exists, over some processes.
+
+        Raises `UsageError` for a batch of fewer pairs than processes.
+        """
         pairs, changes = len(train.image_of), list[str]()
         recipe = recipe.resolve(pairs)
         if frozen is not None:
             recipe, changes = adapted(recipe, fixed_width(train, frozen))
-        return cls(recipe, pairs, batch_slices(pairs, recipe.optim.batch), tuple(changes))
+        slices = batch_slices(pairs, recipe.optim.batch, processes)
+        if slices[0].stop < processes:
+            raise UsageError(f"A batch of {slices[0].stop} pairs cannot be shared by {processes} processes.")
+        return cls(recipe, pairs, slices, tuple(changes))
 
     @property
     def batch(self) -> int:
@@ -64,7 +71,7 @@ def plan_training(
     """
     plan = Plan.of(recipe, train, frozen)
     head = plan.recipe.head
-    check_views(head, train)
+    check_views(head, train, frozen)
     width = max_width(head.init, train) if head.width == "auto" else head.width
     with torch.device("meta"):
         projectors = build_projectors(head, train, width) if frozen is None else [build_free(head, train, frozen)]

@@ -30,6 +30,7 @@ from isthmus.training.joint import build_joint
 from isthmus.training.optimizers import build_optimizer
 from isthmus.training.order import ORDERS, step_seed
 from isthmus.training.plan import Plan
+from isthmus.training.processes import Processes
 from isthmus.training.recipe import SECTIONS, Recipe
 from isthmus.training.schedule import learning_rate
 from isthmus.training.validation import validate
@@ -71,11 +72,14 @@ class Run:
     ) -> None:
         self.train, self.val = train, val if val is not None and len(val.image_of) else None
         self.out, self.seed = out, seed
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.plan = Plan.of(recipe, train, frozen)
+        self.processes = Processes()
+        self.writes = out is not None and self.processes.first
+        self.device = self.processes.device(device)
+        self.plan = Plan.of(recipe, train, frozen, self.processes.size)
         self.recipe, self.slices, self.steps = self.plan.recipe, self.plan.slices, self.plan.steps
         torch.manual_seed(seed)
         self.joint = build_joint(self.plan, train, self.val, frozen).to(self.device).train()
+        self.processes.as_first(self.joint.state_dict().values())
         self.batches = Batches(train, self.recipe.loss.positives, self.device)
         self.order, self.order_epoch = np.empty(0, dtype=np.int64), -1
         self.state = State(precision=choose_precision(self.recipe.optim.precision, self.device))
@@ -87,10 +91,13 @@ class Run:
     def start(self, resume: bool, log: Sequence[str] = ()) -> None:
         """Go on from the checkpoint, or begin; the state before the first step is judged as epoch 0."""
         resumed = resume and self.restore()
-        if self.out is not None and not resumed:
+        self.processes.wait()  # until all have read the checkpoint
+        if self.writes and self.out is not None and not resumed:
             checkpoint.clear(self.out / "checkpoint")
-        sinks = [open_sink(tracker, self.out, self.recipe.to_dict(), self.state.step) for tracker in log]
-        self.history = History(self.out / "history.jsonl" if self.out else None, self.state.history, sinks)
+        told = log if self.processes.first else ()
+        sinks = [open_sink(tracker, self.out, self.recipe.to_dict(), self.state.step) for tracker in told]
+        path = self.out / "history.jsonl" if self.out and self.writes else None
+        self.history = History(path, self.state.history, sinks)
         if not resumed:
             self.append(self.evaluate())
         self.since = time.monotonic(), 0
@@ -100,14 +107,15 @@ class Run:
         captions = self.next_captions()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.state.step, self.steps, self.recipe.optim)
-        torch.manual_seed(step_seed(self.seed, self.state.step))  # dropout
-        image, text, groups = self.batches.take(captions)
+        torch.manual_seed(step_seed(self.seed, self.state.step, self.processes.rank))  # dropout
+        image, text, groups = self.batches.take(self.processes.own(captions))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.state.precision == "bf16"):
             x, y = self.joint(image, text)
-            loss = self.joint.loss(x, y, groups)
+            loss = self.joint.loss(x, y, groups, self.processes.group)
         self.check_finite(loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.processes.sum_gradients(self.joint.parameters())
         if self.recipe.optim.clip:
             nn.utils.clip_grad_norm_(self.joint.parameters(), self.recipe.optim.clip)
         self.optimizer.step()
@@ -175,7 +183,7 @@ class Run:
         if self.val is None:
             return {}
         self.check_finite(*self.joint.parameters())
-        self.state.metrics = validate(self.joint, self.val, self.device)
+        self.state.metrics = self.processes.numbers_of_first(validate(self.joint, self.val, self.device), self.device)
         self.state.waited += 1
         if self.state.metrics["val_recall"] > self.state.best.get("val_recall", -1.0):
             self.state.best, self.state.waited = {"epoch": self.epoch, **self.state.metrics}, 0
@@ -212,10 +220,11 @@ class Run:
         """What must be the same for a checkpoint to be of this run."""
         choices = {section: values for section, values in self.recipe.to_dict().items() if section in SECTIONS}
         data = {"train": fingerprint(self.train), "val": fingerprint(self.val) if self.val else None}
-        return {"isthmus": __version__, "seed": self.seed, "recipe": choices, "data": data}
+        together = {"processes": self.processes.size} if self.processes.size > 1 else {}
+        return {"isthmus": __version__, "seed": self.seed, "recipe": choices, "data": data, **together}
 
     def save(self) -> None:
-        if self.out is None:
+        if self.out is None or not self.writes:
             return
         self.state.history = self.history.records
         tensors = {f"model.{name}": value for name, value in self.joint.state_dict().items()}
@@ -265,6 +274,7 @@ class Run:
             "parameters": sum(p.numel() for head in (self.joint.image, self.joint.text) for p in head.parameters()),
             "precision": state.precision,
             "device": str(self.device),
+            "processes": self.processes.size,
             "seed": self.seed,
             "seconds": round(state.seconds, 2),
             "deviations": self.plan.deviations(),

@@ -58,7 +58,10 @@ def train_projectors(
 
     One epoch visits every caption once, with its image: an image with five captions is seen five times. The
     order and the dropout of a step are pure functions of the seed and the step, so that a resumed run ends in
-    the same bits as one that was never interrupted (same machine, same number of threads).
+    the same bits as one that was never interrupted (same machine, same number of threads and processes).
+
+    Under `torchrun` each process computes its part of every batch, every row meets all negatives, and the first
+    process writes; `out` must be a folder that all of them see.
 
     Args:
         train: pairs to train on.
@@ -93,20 +96,23 @@ def train_projectors(
         run = Run(train, val, recipe, out=Path(out) if out else None, seed=seed, device=device, frozen=frozen)
         run.start(resume, log)
         seconds_before = run.state.seconds
-        with Progress(progress, total=run.recipe.optim.epochs * run.plan.pairs, done=run.seen()) as shown:
-            while not run.finished() and (max_seconds is None or time.monotonic() - began < max_seconds):
+        with Progress(
+            progress and run.processes.first, total=run.recipe.optim.epochs * run.plan.pairs, done=run.seen()
+        ) as shown:
+            while not run.finished():
+                late = max_seconds is not None and time.monotonic() - began >= max_seconds
+                if run.processes.any(late or interrupt.pressed, run.device):
+                    break
                 pairs = run.step()
                 run.record()
                 now = time.monotonic()
                 run.state.seconds = seconds_before + now - began
                 shown.advance(pairs, run.note())
-                if interrupt.pressed:
-                    break
                 if now - saved >= checkpoint_seconds:
                     run.save()
                     saved = now
         run.save()
-        if interrupt.pressed:
+        if run.processes.any(interrupt.pressed, run.device):
             raise KeyboardInterrupt
         run.judge_last()
         returned, joined = set_beside(run.returned(), train, run.val, run.recipe, frozen)

@@ -1,0 +1,77 @@
+"""The processes that train one model together: `torchrun` starts them, and each computes its part of every batch.
+
+All hold the whole model and go through the same steps; the first one writes. Rows of other processes are negatives
+too: the loss is that of the whole batch (`isthmus.losses.ring`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Processes:
+    """This process's place among `size`: `rank`, and their `group` (None for one that is alone)."""
+
+    def __init__(self) -> None:
+        started = {"RANK", "WORLD_SIZE"} <= set(os.environ)
+        if started and not dist.is_initialized() and int(os.environ["WORLD_SIZE"]) > 1:
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            atexit.register(dist.destroy_process_group)
+        together = dist.is_initialized() and dist.get_world_size() > 1
+        self.group = dist.group.WORLD if together else None
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and tells."""
+        return self.rank == 0
+
+    def device(self, name: str | None) -> torch.device:
+        """The device named, else a GPU of this process's own, else the CPU."""
+        if name is None and torch.cuda.is_available():
+            name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        return torch.device(name or "cpu")
+
+    def own(self, captions: np.ndarray) -> np.ndarray:
+        """This process's rows of a batch, as many as the others'; up to size − 1 at its end are left out."""
+        count = len(captions) // self.size
+        return captions[self.rank * count : (self.rank + 1) * count]
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Every gradient becomes its sum over the processes."""
+        if self.group is not None:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad, group=self.group)
+
+    def as_first(self, tensors: Iterable[Tensor]) -> None:
+        """The first process's values on all, in place."""
+        if self.group is not None:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0, group=self.group)
+
+    def numbers_of_first(self, numbers: dict[str, float], device: torch.device) -> dict[str, float]:
+        """The first process's numbers, for which all have the same names."""
+        values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=device)
+        self.as_first([values])
+        return dict(zip(numbers, values.tolist(), strict=True))
+
+    def any(self, here: bool, device: torch.device) -> bool:
+        """Whether it holds for any process."""
+        if self.group is None:
+            return here
+        flag = torch.tensor(int(here), device=device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
+        return bool(flag)
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.group is not None:
+            dist.barrier(group=self.group)

@@ -1,0 +1,90 @@
+"""Training by several processes: as one process trains, resumed bit for bit, the first one writing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import isthmus as ist
+from isthmus.errors import UsageError
+from isthmus.training.plan import Plan
+from test_loss_ring import spawn
+from test_training_resume import data
+
+OVERRIDES = ["head.width=8", "optim.batch=30", "optim.epochs=3", "optim.warmup=0.2", "head.dropout=0.1"]
+WORKER = """
+import os, sys
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+import test_training_processes as cases
+cases.work({out!r}, {recipe!r}, {overrides!r}, {die_at})
+"""
+
+
+def work(out: str, recipe: str, overrides: list[str], die_at: int) -> None:
+    """One process of a run, which all of them leave without a word before step `die_at`, if that is not 0."""
+    import os
+
+    from isthmus.training.run import Run
+
+    step = Run.step
+
+    def mortal(self):
+        if die_at and self.state.step == die_at:
+            os._exit(0)
+        return step(self)
+
+    Run.step = mortal
+    ist.train(data(), val=data(1, 60), recipe=recipe, overrides=overrides, out=out, checkpoint_seconds=0)
+
+
+def run(out: Path, size: int, recipe: str, overrides: list[str] = OVERRIDES, die_at: int = 0) -> bytes:
+    """The weights that `size` processes end with."""
+    tests = str(Path(__file__).parent)
+    spawn(WORKER.format(tests=tests, out=str(out), recipe=recipe, overrides=overrides, die_at=die_at), size)
+    return (out / "model.safetensors").read_bytes() if not die_at else b""
+
+
+@pytest.mark.parametrize("recipe", ["linear", pytest.param("sail", marks=pytest.mark.slow)])
+def test_two_processes_learn_what_one_learns(recipe, tmp_path):
+    overrides = [*OVERRIDES, "head.dropout=0", "optim.precision=float32", "stop.patience=0"]
+    run(tmp_path / "two", 2, recipe, overrides)
+    ist.train(data(), val=data(1, 60), recipe=recipe, overrides=overrides, out=tmp_path / "one")
+    one, two = (ist.DualEncoder.from_pretrained(tmp_path / name, load=False) for name in ("one", "two"))
+    for name, weight in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
+    records = [json.loads(line) for line in (tmp_path / "two" / "history.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [0, 1, 2, 3]
+    assert two.summary["processes"] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_resume_bit_for_bit(tmp_path):
+    whole = run(tmp_path / "whole", 2, "freeze-align-pooled")
+    run(tmp_path / "cut", 2, "freeze-align-pooled", die_at=14)  # in the middle of the second epoch
+    assert json.loads((tmp_path / "cut" / "checkpoint" / "state.json").read_text())["step"] == 14
+    assert run(tmp_path / "cut", 2, "freeze-align-pooled") == whole
+
+
+def test_batches_are_shared_out_whole_and_never_too_small():
+    recipe = ist.load_recipe("linear", ["optim.batch=10", "head.width=8"])
+    assert [s.stop for s in Plan.of(recipe, data(0, 23), processes=4).slices] == [10, 23]
+    with pytest.raises(UsageError, match="batch of 10 pairs cannot be shared by 16 processes"):
+        Plan.of(recipe, data(0, 23), processes=16)
+
+
+def test_the_order_of_pairs_does_not_depend_on_the_processes():
+    from isthmus.training.processes import Processes
+
+    captions = np.arange(23)
+    parts = []
+    for rank in range(4):
+        one = Processes()
+        one.rank, one.size = rank, 4
+        parts.append(one.own(captions))
+    assert np.concatenate(parts).tolist() == list(range(20))
