@@ -19,6 +19,7 @@ from isthmus.encoders import Encoder, load_encoders
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
+from isthmus.outputs import quantize, shorten
 from isthmus.projectors import Head, from_config
 from isthmus.weights import read_tensors, write_tensors
 
@@ -39,6 +40,7 @@ class DualEncoder(nn.Module):
             several encoders of one modality stand side by side, in this order.
         encoders: the loaded encoders in the same order, or None for a model over cached features alone.
         summary: what the training run reported; kept in `config.json` and shown in the model card.
+        width: keep only so many dimensions, the first ones; None: all (see `truncate`).
     """
 
     def __init__(
@@ -51,33 +53,76 @@ class DualEncoder(nn.Module):
         records: dict[str, list[dict[str, Any]]],
         encoders: dict[str, list[Encoder]] | None = None,
         summary: dict[str, Any] | None = None,
+        width: int | None = None,
     ) -> None:
         super().__init__()
         self.image_projector, self.text_projector = image_projector.eval(), text_projector.eval()
         self.scale, self.bias = float(scale), bias
         self.records, self.summary = records, summary or {}
         self.encoders = encoders or {}
+        if width is not None and not 1 <= width <= image_projector.width:
+            raise UsageError(f"width={width}: this model has 1 to {image_projector.width} dimensions.")
+        self._width = width
         for modality, loaded in self.encoders.items():
             check_encoders(loaded, records[modality])
 
     @property
     def width(self) -> int:
         """Width d of the joint space."""
-        return self.image_projector.width
+        return self._width or self.image_projector.width
 
-    def encode_image(self, images: Any, *, batch_size: int = 32, as_tensor: bool = False) -> Any:
+    def truncate(self, width: int) -> DualEncoder:
+        """This model with the first `width` dimensions alone, L2-normalised again; weights and encoders are shared.
+
+        Made for models trained with `loss.matryoshka`; docs/outputs.md measures what it costs others.
+        Raises `UsageError` for a width that is not within 1 … d.
+        """
+        if not 1 <= width <= self.width:
+            raise UsageError(f"width={width}: this model has 1 to {self.width} dimensions.")
+        return DualEncoder(
+            self.image_projector,
+            self.text_projector,
+            scale=self.scale,
+            bias=self.bias,
+            records=self.records,
+            encoders=self.encoders,
+            summary=self.summary,
+            width=width,
+        )
+
+    def encode_image(
+        self,
+        images: Any,
+        *,
+        batch_size: int = 32,
+        as_tensor: bool = False,
+        width: int | None = None,
+        precision: str = "float32",
+    ) -> Any:
         """Paths, PIL images, encoded bytes or tensors [3, H, W] to [N, d] float32, L2-normalised.
 
-        Raises `InputError` for an image that cannot be read (and names it).
+        width: the first so many dimensions alone, normalised again. precision: "int8" or "binary" for fewer bytes
+        (`isthmus.outputs.quantize`, which also says how to compare them).
+
+        Raises `InputError` for an image that cannot be read (and names it), `UsageError` for a width or precision
+        that does not exist.
         """
         items = [_open_image(item) for item in _as_list(images)]
-        return self._encode("image", items, batch_size, as_tensor)
+        return _finished(self._encode("image", items, batch_size), width, precision, as_tensor)
 
-    def encode_text(self, texts: str | Sequence[str], *, batch_size: int = 64, as_tensor: bool = False) -> Any:
-        """Strings to [N, d] float32, L2-normalised."""
-        return self._encode("text", _as_list(texts), batch_size, as_tensor)
+    def encode_text(
+        self,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = 64,
+        as_tensor: bool = False,
+        width: int | None = None,
+        precision: str = "float32",
+    ) -> Any:
+        """Strings to [N, d] float32, L2-normalised; width and precision as in `encode_image`."""
+        return _finished(self._encode("text", _as_list(texts), batch_size), width, precision, as_tensor)
 
-    def _encode(self, modality: str, items: list[Any], batch_size: int, as_tensor: bool) -> Any:
+    def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
         if modality not in self.encoders:
             raise InputError(
                 f"This model was loaded without its {modality} encoder: load it with "
@@ -89,7 +134,7 @@ class DualEncoder(nn.Module):
             chosen = items[start : start + some]
             features = [encoder.encode(chosen, batch_size=batch_size) for encoder in encoders]
             out[start : start + some] = self.project(modality, np.concatenate(features, axis=1))
-        return torch.from_numpy(out) if as_tensor else out
+        return out
 
     @torch.inference_mode()
     def project(self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False) -> Any:
@@ -104,7 +149,9 @@ class DualEncoder(nn.Module):
         for start in range(0, len(features), batch_size):
             index = np.arange(start, min(start + batch_size, len(features)))
             batch = torch.from_numpy(rows(features, index)).to(device)
-            out[start : start + batch_size] = nn.functional.normalize(projector(batch).float(), dim=-1).cpu()
+            out[start : start + batch_size] = nn.functional.normalize(
+                projector(batch).float()[:, : self.width], dim=-1
+            ).cpu()
         return out if as_tensor else out.numpy()
 
     def _projector(self, modality: str) -> Head:
@@ -137,6 +184,8 @@ class DualEncoder(nn.Module):
                 "weights": file_digest(aside / WEIGHTS, DIGEST_BYTES),
                 "summary": self.summary,
             }
+            if self._width is not None:
+                config["width"] = self._width
             write_sealed(aside / CONFIG, config)
             write_card(self, aside / "README.md")
         return path
@@ -200,6 +249,7 @@ class DualEncoder(nn.Module):
             records=records,
             encoders=encoders,
             summary=config.get("summary"),
+            width=_width(path, config, projectors["image"].width),
         )
         model._load_strictly(weights, path / WEIGHTS)
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -254,6 +304,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _width(path: Path, config: dict[str, Any], whole: int) -> int | None:
+    """The dimensions that are kept, where they are not all."""
+    width = config.get("width")
+    if width is not None and not (type(width) is int and 1 <= width <= whole):
+        raise InputError(f"{path / CONFIG}: width {width!r} is not within 1 … {whole}.")
+    return width
+
+
 def _are_records(encoders: Any, modality: str) -> bool:
     records = encoders.get(modality) if isinstance(encoders, dict) else None
     wanted = {"uri": str, "fingerprint": str, "width": int}
@@ -285,6 +343,11 @@ def _read_weights(path: Path, digest: Any) -> dict[str, Tensor]:
     if "scale" not in weights or single:
         raise InputError(f"{path}: no scale, or not a single number. Copy or train the model again.")
     return {name: tensor.float() for name, tensor in weights.items()}
+
+
+def _finished(emb: np.ndarray, width: int | None, precision: str, as_tensor: bool) -> Any:
+    codes = quantize(shorten(emb, width), precision)
+    return torch.from_numpy(codes) if as_tensor else codes
 
 
 def _as_list(items: Any) -> list[Any]:
