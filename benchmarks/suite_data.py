@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
+import json
 import subprocess
 import tarfile
 from collections import defaultdict
@@ -29,7 +30,7 @@ PACKAGE = "dataset-fashion-mnist"
 CLOTHES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PER_CLASS = 200
-Item = tuple[bytes, str, int]  # picture, extension, class
+Item = dict[str, bytes]  # the members of one sample by extension
 
 
 def main() -> None:
@@ -54,9 +55,8 @@ def fashion_mnist(folder: Path) -> None:
         pixels = np.frombuffer(gzip.decompress(members[f"{stem}-images-idx3-ubyte.gz"]), np.uint8, offset=16)
         chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:PER_CLASS] for c in range(10)]))
         images = pixels.reshape(-1, 28, 28)[chosen]
-        _write_split(
-            folder, split, ((_png(image), "png", int(c)) for image, c in zip(images, labels[chosen], strict=True))
-        )
+        items = zip(images, labels[chosen].tolist(), strict=True)
+        _write_split(folder, split, ({"png": _png(image), "cls": b"%d" % number} for image, number in items))
     _write_names(
         folder, CLOTHES, ["a photo of a {c}.", "a black and white photo of a {c}.", "{c}, a piece of clothing."]
     )
@@ -67,7 +67,7 @@ def digits(folder: Path) -> None:
     images, half = (data.images * (255 / 16)).astype(np.uint8), len(data.target) // 2
     for split, rows in (("train", slice(0, half)), ("test", slice(half, None))):
         items = zip(images[rows], data.target[rows].tolist(), strict=True)
-        _write_split(folder, split, ((_png(image), "png", number) for image, number in items))
+        _write_split(folder, split, ({"png": _png(image), "cls": b"%d" % number} for image, number in items))
     _write_names(folder, NUMBERS, ['a photo of the number: "{c}".', "the handwritten digit {c}."])
 
 
@@ -76,7 +76,9 @@ def clipart(folder: Path) -> None:
     names = sorted({row["label"] for row in rows})
     by_split: dict[str, list[Item]] = defaultdict(list)
     for row in rows:
-        by_split[row["split"]].append((row["image"], "webp", names.index(row["label"])))
+        group = json.dumps({"group": row["group"]}).encode()  # near-duplicates, the unit of intervals
+        members = {"webp": row["image"], "cls": b"%d" % names.index(row["label"]), "json": group}
+        by_split[row["split"]].append(members)
     for split, items in by_split.items():
         _write_split(folder, split, items)
     _write_names(folder, names, ["clip art of a {c}.", "a drawing of a {c}.", "an icon of a {c}."])
@@ -103,8 +105,8 @@ def _png(pixels: np.ndarray) -> bytes:
 def _write_split(folder: Path, split: str, items: Iterable[Item]) -> None:
     (folder / split).mkdir(parents=True, exist_ok=True)
     with tarfile.open(folder / split / "0.tar", "w") as archive:
-        for number, (picture, extension, label) in enumerate(items):
-            for suffix, content in ((extension, picture), ("cls", str(label).encode())):
+        for number, members in enumerate(items):
+            for suffix, content in members.items():
                 member = tarfile.TarInfo(f"s{number:07d}.{suffix}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))

@@ -28,15 +28,21 @@ def clip_benchmark(name: str) -> ModuleType:
 
 def module_from_wheel(requirement: str, sha256: str, member: str) -> ModuleType:
     """One module of a wheel, without its package and dependencies. The wheel is downloaded once."""
-    path = cache_dir() / "oracles" / requirement / Path(member).name
-    if not path.exists():
-        with zipfile.ZipFile(_wheel(requirement, sha256)) as archive, atomic_path(path) as aside:
-            aside.write_bytes(archive.read(member))
+    path = file_from_wheel(requirement, sha256, member)
     spec = importlib.util.spec_from_file_location(f"oracle_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def file_from_wheel(requirement: str, sha256: str, member: str) -> Path:
+    """One file of a wheel, which is downloaded once."""
+    path = cache_dir() / "oracles" / requirement / Path(member).name
+    if not path.exists():
+        with zipfile.ZipFile(_wheel(requirement, sha256)) as archive, atomic_path(path) as aside:
+            aside.write_bytes(archive.read(member))
+    return path
 
 
 def _wheel(requirement: str, sha256: str) -> Path:
