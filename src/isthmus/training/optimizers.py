@@ -57,5 +57,7 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
         {"params": others, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    kind = Lion if optim.name == "lion" else torch.optim.AdamW
-    return kind(groups, lr=optim.lr, betas=optim.betas)
+    if optim.name == "lion":
+        return Lion(groups, lr=optim.lr, betas=optim.betas)
+    fused = all(param.device.type in ("cpu", "cuda") for param in params)  # in one pass over memory
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=fused)
