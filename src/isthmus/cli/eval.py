@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", nargs="*", default=[])
     parser.add_argument("--data", metavar="DATA", dest="more_data", nargs="+", default=[], help="the same as DATA")
     parser.add_argument("--beside", metavar="MODEL", nargs="+", default=[], help="more models, for the same table")
-    parser.add_argument("--split", choices=["train", "val", "test"])
+    parser.add_argument("--split", metavar="NAME", help="train, val, test, or one of the set's own")
     parser.add_argument("--only", metavar="PARQUET", help="evaluate only on the ids in this file")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line (default: the labels that occur)")
     common.add_templates_argument(parser)

@@ -30,8 +30,9 @@ def read_multilingual(root: str | Path, *, images: str | Path | None = None, spl
     Languages are named by ISO codes (XTD-10's jp is ja). Raises InputError naming file and line.
     """
     root = Path(root)
-    if list(root.glob("**/test_image_names.txt")) and root.is_dir():
-        return _pairs(_xtd(root), _folders(root, images, ("images", "val2014", "train2014", ".")))
+    index = [file for pattern in ("", "*/") for file in sorted(root.glob(f"{pattern}test_image_names.txt"))]
+    if index:
+        return _pairs(_xtd(root, index[0]), _folders(root, images, ("images", "val2014", "train2014", ".")))
     if (root / "data" / "task1" / "raw").is_dir():
         captions = _multi30k(root / "data" / "task1", split or MULTI30K_SPLIT)
         return _pairs(captions, _folders(root, images, ("images", "flickr30k-images", ".")))
@@ -48,8 +49,7 @@ def _pairs(captions: Captions, folders: Sequence[Path]) -> Pairs:
     return pairs_from_lists(paths, texts, ids=list(captions), langs=langs)
 
 
-def _xtd(root: Path) -> Captions:
-    names_file = next(iter(sorted(root.glob("**/test_image_names.txt"))))
+def _xtd(root: Path, names_file: Path) -> Captions:
     names = _lines(names_file)
     captions: Captions = {name: {} for name in names}
     files = [file for folder in XTD_FOLDERS for file in sorted((root / folder).glob("test_1kcaptions_*.txt"))]
