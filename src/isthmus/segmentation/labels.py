@@ -68,7 +68,10 @@ class Segmenter:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """The class of every pixel, uint8 [H, W] of the image as it is."""
-        return self.labels(self.scores(image), image.height, image.width)
+        label, probability = self.classify(self.scores(image), image.height, image.width)
+        if self.background is not None and self.threshold is not None:
+            label[probability < self.threshold] = self.background
+        return label
 
     def scores(self, image: Image.Image) -> Tensor:
         """Cosines to every class, float32 [C, h, w]; h and w as fine as patches (windows: as the pixels they slide on).
@@ -77,21 +80,22 @@ class Segmenter:
         """
         return self._whole(image) if self.window is None else self._slid(image, self.window)
 
-    def labels(self, scores: Tensor, height: int, width: int) -> np.ndarray:
-        """The greatest of `scores`, interpolated to height × width, some classes at a time: uint8."""
+    def classify(self, scores: Tensor, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """The class with the greatest of `scores`, uint8, and its probability, float32: both [height, width].
+
+        Scores are interpolated, some classes at a time. The background by a threshold is not among the classes.
+        """
         best = torch.full((height, width), -torch.inf)
         label = torch.zeros((height, width), dtype=torch.uint8)
         total = torch.full((height, width), -torch.inf)
-        kept = [i for i in range(len(scores)) if i != self.background]
-        for some in torch.tensor(kept).split(max(1, NUMBERS_AT_ONCE // (height * width))):
+        kept = torch.tensor([i for i in range(len(scores)) if i != self.background])
+        for some in kept.split(max(1, NUMBERS_AT_ONCE // (height * width))):
             fine = F.interpolate(scores[some][None], size=(height, width), mode="bilinear")[0]
             value, index = fine.max(dim=0)
-            label[value > best] = some.to(torch.uint8)[index][value > best]
+            label = torch.where(value > best, some.to(torch.uint8)[index], label)
             best = torch.maximum(best, value)
             total = torch.logaddexp(total, torch.logsumexp(self.scale * fine, dim=0))
-        if self.background is not None and self.threshold is not None:
-            label[torch.exp(self.scale * best - total) < self.threshold] = self.background
-        return label.numpy()
+        return label.numpy(), torch.exp(self.scale * best - total).numpy()
 
     def _whole(self, image: Image.Image) -> Tensor:
         return self._cosines([image.resize((self.size, self.size), Image.Resampling.BICUBIC)])[0]
