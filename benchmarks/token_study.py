@@ -252,7 +252,8 @@ Embedding 3,000 pictures and their captions took {embed_cpu_seconds:.0f} CPU sec
 forward pass writes all views. Bytes are what the store holds of one item, in fp16. Training in {precision} on
 {machine}.
 
-With r = 1 the image side is the pooled head itself, and only the text side differs.
+With r = 1 the image side is the pooled head itself, and only the text side differs. A head that saw every patch also
+gives each patch an embedding of its own, which segmentation needs and this table does not measure.
 
 ## Slots
 
