@@ -14,6 +14,7 @@ import argparse
 import functools
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beside", type=int, nargs="+", default=[1024, 2048, 4096, 8192], help="N beside the peers")
     parser.add_argument("--alone", type=int, nargs="*", default=[16384, 32768], help="N of isthmus and floor alone")
+    parser.add_argument("--once", type=int, nargs="*", default=[131072], help="N of isthmus in a single run")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--memory", nargs=3, metavar=("WHO", "PRECISION", "N"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -63,21 +65,26 @@ def main() -> None:
         who, precision, n = options.memory
         print(json.dumps(memory(who, precision, int(n))))
     else:
-        write(measure(options.beside, options.alone, options.runs))
+        write(measure(options.beside, options.alone, options.once, options.runs))
 
 
-def measure(beside: list[int], alone: list[int], runs: int) -> Result:
-    """Sizes to run beside the peers, and sizes only isthmus is run at."""
+def measure(beside: list[int], alone: list[int], once: list[int], runs: int) -> Result:
+    """Sizes to run beside the peers, sizes only isthmus is run at, and sizes it is run at a single time."""
     seconds: dict[int, dict[Case, float]] = {}
     mebibytes: dict[int, dict[Case, float]] = {}
     for n in beside + alone:
         cases = all_cases(n) if n in beside else our_cases()
         seconds[n] = time_all(n, cases, runs if n <= PEERS_UP_TO else max(1, runs - 2))
         mebibytes[n] = {
-            case: in_own_process(__file__, "--memory", *case, n) for case in cases if "floor" not in case[0]
+            case: in_own_process(__file__, "--memory", *case, n)[0] for case in cases if "floor" not in case[0]
         }
         for case in cases:
             print(n, *case, f"{seconds[n][case]:.3f} s", mebibytes[n].get(case, ""), flush=True)
+    for n in once:
+        cases = [("isthmus infonce", MIXED), ("isthmus sigmoid", MIXED)]
+        weighed = {case: in_own_process(__file__, "--memory", *case, n) for case in cases}
+        mebibytes[n], seconds[n] = ({case: pair[part] for case, pair in weighed.items()} for part in (0, 1))
+        print(n, weighed, flush=True)
     return Result(
         "losses",
         "The losses",
@@ -174,14 +181,15 @@ def floor(x: Tensor, y: Tensor, products: int) -> None:
             torch.mm(p[part].T, rows, out=dy[part[1]])
 
 
-def memory(who: str, precision: str, n: int) -> float:
-    """MiB taken beyond the inputs and their gradients, in this process."""
+def memory(who: str, precision: str, n: int) -> tuple[float, float]:
+    """MiB taken beyond the inputs and their gradients, in this process, and seconds."""
     run(who, precision, 256)()  # libraries and their buffers are there
     measured = run(who, precision, n)
     gradients = sum(t.nbytes for t in batch(n, torch.bfloat16 if precision == BF16 else torch.float32)) / MIB
+    started = time.perf_counter()
     with peak_memory() as peak:
         measured()
-    return round(peak[0] - gradients, 1)
+    return round(peak[0] - gradients, 1), time.perf_counter() - started
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------
@@ -213,9 +221,11 @@ def floors(seconds: dict[int, dict[Case, float]], mebibytes: dict[int, dict[Case
     for n, found in seconds.items():
         for loss in ("infonce", "sigmoid"):
             ours, products = ("isthmus " + loss, MIXED), ("floor of " + loss, BF16)
-            row = [f"{n:,}", loss, found[ours], found[products], found[ours] / found[products]]
-            rows.append([*row, mebibytes[n][ours]])
-    return Table("Beside the matrix products alone, bf16", ["N", "loss", "s", "products, s", "ratio", "MiB"], rows)
+            floor = found.get(products)
+            rows.append([f"{n:,}", loss, found[ours], floor, floor and found[ours] / floor, mebibytes[n][ours]])
+    note = "Where the products are a dash, isthmus ran a single time, with the sampler of its memory beside it."
+    columns = ["N", "loss", "s", "products, s", "ratio", "MiB"]
+    return Table("Beside the matrix products alone, bf16", columns, rows, note)
 
 
 def plot(title: str, y: str, values: dict[int, dict[Case, float]]) -> Plot:
