@@ -80,8 +80,8 @@ def write(
 
 
 def snapshot(path: Path) -> dict[str, bytes]:
-    """Every file of a store but its lock, by name."""
-    files = (p for p in sorted(path.rglob("*")) if p.is_file() and p.name != ".lock")
+    """Every file of a store but its lock and its ledger, which holds times, by name."""
+    files = (p for p in sorted(path.rglob("*")) if p.is_file() and p.name not in (".lock", "ledger.jsonl"))
     return {str(p.relative_to(path)): p.read_bytes() for p in files}
 
 

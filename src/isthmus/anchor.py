@@ -42,6 +42,11 @@ class Anchor:
     def projector(self) -> Head:
         return self.model.text_projector if self.side == "text" else self.model.image_projector
 
+    @property
+    def cut(self) -> int | None:
+        """The dimensions that the model was truncated to; None where it gives them all."""
+        return self.model.width if self.model.width < self.projector.width else None
+
     def choose(self, chosen: dict[str, Any]) -> dict[str, Any]:
         """Which encoders to take from a store: on this side the model's own, unless others are named."""
         own = [record["fingerprint"] for record in self.model.records[self.side]]

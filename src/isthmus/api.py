@@ -15,7 +15,9 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding import embed as _embed
 from isthmus.encoders import load_encoder
+from isthmus.errors import UsageError
 from isthmus.evaluation.tasks import check_options, find_task
+from isthmus.ledger import model_ledger
 from isthmus.model import DualEncoder
 from isthmus.selection.choice import first_choice
 from isthmus.selection.run import select
@@ -23,6 +25,7 @@ from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids
 from isthmus.training import load_recipe, train_projectors
 from isthmus.training.folds import cross_validate as _cross_validate
+from isthmus.training.pixels import live_split
 from isthmus.training.plan import plan_training
 from isthmus.training.processes import Processes
 
@@ -58,6 +61,7 @@ def train(
     overrides: Sequence[str] = (),
     image: str | Sequence[str] | None = None,
     text: str | Sequence[str] | None = None,
+    pixels: Pairs | str | Path | None = None,
     only: str | Path | Sequence[str] | None = None,
     val: FeaturePairs | None = None,
     init: DualEncoder | str | Path | None = None,
@@ -78,6 +82,8 @@ def train(
         overrides: "section.key=value" strings that override the recipe.
         image, text: which of the store's encoders (URI or fingerprint prefix); several stand side by side.
             Needed only where the store holds more than one of a modality.
+        pixels: where the pictures of the store's images are (see `read_pairs`): then `image`, one encoder that the
+            store need not hold, encodes them while training, augmented if the recipe's `data.augment` says so.
         only: ids to train on (a list, or a Parquet file with an `id` column). The validation split stays whole, so
             that runs on different selections compare.
         val: validation pairs where `store` is `FeaturePairs`; a store brings its own validation split.
@@ -92,11 +98,13 @@ def train(
         UsageError: an unknown recipe, key or encoder.
     """
     anchor = None if init is None and freeze is None else Anchor.of(init, freeze)
-    pairs, val = _split(store, {"image": image, "text": text, "only": only, "seed": seed}, val, anchor)
+    choices = load_recipe(recipe, overrides)
+    chosen = {"image": image, "text": text, "only": only, "seed": seed}
+    pairs, val = _split(store, chosen, val, anchor, pixels, choices.data.augment)
     trained = train_projectors(
         pairs,
         val,
-        load_recipe(recipe, overrides),
+        choices,
         frozen=anchor.side if anchor else None,
         out=out,
         seed=seed,
@@ -106,13 +114,16 @@ def train(
         **options,
     )
     joined = {} if anchor is None else {"joined": anchor.summary()}
+    records = {"image": pairs.image_encoder, "text": pairs.text_encoder}
+    ledger = model_ledger(_folder(store), records, trained.summary["ledger"])
     model = DualEncoder(
         anchor.projector if anchor and anchor.side == "image" else trained.image_projector,
         anchor.projector if anchor and anchor.side == "text" else trained.text_projector,
         scale=trained.scale,
         bias=trained.bias,
-        records={"image": pairs.image_encoder, "text": pairs.text_encoder},
-        summary={"recipe": trained.recipe, **trained.summary, **joined},
+        records=records,
+        summary={"recipe": trained.recipe, **trained.summary, **joined, "ledger": ledger},
+        width=anchor.cut if anchor else None,
     )
     if out is not None and Processes().first:
         model.save_pretrained(out)
@@ -155,12 +166,14 @@ def training_plan(
     overrides: Sequence[str] = (),
     init: Any = None,
     freeze: str | None = None,
+    pixels: Any = None,
     **chosen: Any,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
     anchor = None if init is None and freeze is None else Anchor.of(init, freeze)
-    pairs, val = _split(store, chosen, None, anchor)
-    return plan_training(pairs, val, load_recipe(recipe, overrides), frozen=anchor.side if anchor else None)
+    choices = load_recipe(recipe, overrides)
+    pairs, val = _split(store, chosen, None, anchor, pixels, choices.data.augment)
+    return plan_training(pairs, val, choices, frozen=anchor.side if anchor else None)
 
 
 def evaluate(model: Any, task: str, data: Pairs | FeaturePairs | str | Path, **options: Any) -> Any:
@@ -186,9 +199,21 @@ def evaluate(model: Any, task: str, data: Pairs | FeaturePairs | str | Path, **o
 
 
 def _split(
-    store: Any, chosen: dict[str, Any], val: FeaturePairs | None = None, anchor: Anchor | None = None
+    store: Any,
+    chosen: dict[str, Any],
+    val: FeaturePairs | None = None,
+    anchor: Anchor | None = None,
+    pixels: Any = None,
+    augment: str = "none",
 ) -> tuple[FeaturePairs, FeaturePairs | None]:
-    """Train and validation pairs, one side of which is embedded where it is anchored in a space that exists."""
+    """Train and validation pairs, one side of which is embedded where it is anchored in a space that exists.
+
+    Or whose images are encoded while training, where there are `pixels`.
+    """
+    if pixels is not None:
+        if anchor is not None or isinstance(store, FeaturePairs):
+            raise UsageError("pixels (--pixels) needs a store, and does not go with init and freeze.")
+        return live_split(open_store(store) if isinstance(store, str | Path) else store, chosen, pixels, augment)
     given = isinstance(store, FeaturePairs) and val is not None
     pairs, val = (store, val) if given else _split_of(store, anchor.choose(chosen) if anchor else chosen)
     return (pairs, val) if anchor is None else (anchor.embedded(pairs), anchor.embedded(val))  # type: ignore[return-value]
@@ -204,3 +229,10 @@ def _split_of(store: Any, chosen: dict[str, Any]) -> tuple[FeaturePairs, Feature
         store, chosen = first_choice(store, chosen)
         store = open_store(store)
     return store.pairs(split="train", **chosen), store.pairs(split="val", **{**chosen, "only": None})
+
+
+def _folder(store: Any) -> Path | None:
+    """Where a store's ledger is; None for arrays."""
+    if isinstance(store, str | Path):
+        return Path(first_choice(store, {})[0])
+    return store.path if isinstance(store, Store) else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus import __version__
 from isthmus.files import write_atomic
+from isthmus.ledger import rows as ledger_rows
 
 if TYPE_CHECKING:
     from isthmus.model import DualEncoder
@@ -39,6 +40,9 @@ Joint space: {width} dimensions; {parameters:,} trained parameters; scale {scale
 
 ## Training
 {training}
+
+## Compute and bytes
+{ledger}
 """
 
 
@@ -52,6 +56,7 @@ def write_card(model: DualEncoder, path: Path) -> None:
         scale=model.scale,
         bias="" if model.bias is None else f", bias {model.bias:.2f}",
         training="\n".join(_summary_rows(model.summary)) or "No summary was recorded.",
+        ledger=_ledger(model),
     )
     write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
@@ -64,10 +69,23 @@ def _encoder_rows(model: DualEncoder) -> list[str]:
     ]
 
 
+NOTE = """
+Items, seconds and operations of features are those of the passes that wrote the whole store, of which training may have
+used a part. Operations are torch's count of products and convolutions, two per multiply-add. Not in it: the encoders'
+own pretraining, closed forms, evaluation."""
+
+
+def _ledger(model: DualEncoder) -> str:
+    ledger = model.summary.get("ledger")
+    if not isinstance(ledger, dict) or "features" not in ledger:
+        return "No ledger was recorded."
+    return "\n".join(ledger_rows(ledger, sum(p.nbytes for p in model.parameters()))) + "\n" + NOTE
+
+
 def _summary_rows(summary: dict[str, Any]) -> list[str]:
-    """One row per fact; nested facts (the recipe's sections) as `section.key`."""
+    """One row per fact but the ledger's; nested facts (the recipe's sections) as `section.key`."""
     rows = ["| | |", "|---|---|"]
-    for name, value in _flat(summary):
+    for name, value in _flat({name: value for name, value in summary.items() if name != "ledger"}):
         rows.append(f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |")
     return rows if len(rows) > 2 else []
 

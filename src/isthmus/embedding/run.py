@@ -19,9 +19,11 @@ from isthmus.embedding.networks import Network, by_network, choose_autocast, loa
 from isthmus.embedding.units import caption_batches, cut, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
 from isthmus.errors import InputError
+from isthmus.ledger import encoder_cost, timed
 from isthmus.store import StoreWriter
 from isthmus.store.joining import read_ids
 
+COUNTED = 4  # items on which a network's operations are counted
 SAMPLE = 16  # items on which bf16 is compared with float32
 HASHED_AT_ONCE = 4096
 
@@ -95,6 +97,10 @@ def embed(
             for modality, listed in encoders.items()
         }
         run = _Run(writer, pairs, batch_size, engine, options, progress)
+        run.costs = {
+            modality: [_cost(network.views, samples[modality]) for network in listed]
+            for modality, listed in networks.items()
+        }
         run.hash_images()
         run.encode_images(networks["image"])
         run.encode_captions(networks["text"])
@@ -131,6 +137,13 @@ def _announced(views: list[Encoder], writer: StoreWriter, precision: str, sample
     return Network(views, autocast)
 
 
+def _cost(views: list[Encoder], sample: Callable[[], list[Any]]) -> list[dict[str, Any]]:
+    """Of the views of a network, what an item costs; a callable, which may count its calls, is not asked."""
+    items = sample()[:COUNTED] if any(True for _ in views[0].network.parameters()) else []
+    cost = encoder_cost(views, items)
+    return [{"uri": str(view.uri), "fingerprint": view.fingerprint, **cost} for view in views]
+
+
 @dataclass
 class _Run:
     """The three passes of one `embed`: hash the images, encode them, encode the captions of those that are fine."""
@@ -145,6 +158,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.contents = Contents(self.pairs, self.writer)
         self.encoded: dict[str, int] = {}
+        self.costs: dict[str, list[list[dict[str, Any]]]] = {"image": [], "text": []}
 
     def hash_images(self) -> None:
         """The plan of work needs every content hash, so that equal images have one place in it."""
@@ -178,13 +192,16 @@ class _Run:
         units = list(cut(items, keys, needed, ends))
         done = len(items) - sum(len(unit.items) for unit in units)
         self.encoded[modality] = 0
-        with self._bar(f"{modality}s", len(items), done) as bar:
+        entry: dict[str, Any] = {"modality": modality, "encoders": [one for views in self.costs[modality] for one in views]}
+        device = str(networks[0].views[0].device)
+        with self._bar(f"{modality}s", len(items), done) as bar, timed(self.writer.path, entry, device):
             for encoded in encode_all(self.engine, networks, self.pairs, units, self.options, bar.update):
                 for owner in encoded.features:
                     self.writer.write(*owner)
                 self.contents.reject(encoded.bad)
                 self.writer.flush()
                 self.encoded[modality] += encoded.fresh
+                entry["items"] = round(self.encoded[modality] / len(networks))
 
     def finish(self) -> EmbedReport:
         skipped = [*self.pairs.skipped, *self.contents.skipped]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from isthmus import __version__
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import IsthmusError
+from isthmus.ledger import training_cost
 from isthmus.precision import choose_precision
 from isthmus.projectors import Projector
 from isthmus.projectors.onto import Modality
@@ -277,8 +278,15 @@ class Run:
             "processes": self.processes.size,
             "seed": self.seed,
             "seconds": round(state.seconds, 2),
+            "ledger": self.cost(),
             "deviations": self.plan.deviations(),
         }
+
+    def cost(self) -> dict[str, Any]:
+        """Pairs seen, seconds and floating-point operations of the heads' training (`isthmus.ledger`)."""
+        widths = [*self.recipe.loss.matryoshka, self.joint.image.width]
+        chosen = {"pairs_seen": self.seen(), "batch": self.plan.batch, "widths": widths}
+        return training_cost(self.joint.image, self.joint.text, **chosen, seconds=self.state.seconds)  # type: ignore[arg-type]
 
     def stopped(self) -> str | None:
         """Where and why the run ended before its last epoch; None when it did not."""
