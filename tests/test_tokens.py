@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import isthmus as ist
 from isthmus.data.feature_pairs import FeaturePairs
@@ -19,6 +20,7 @@ from isthmus.model import DualEncoder
 from isthmus.projectors import TokenProjector, build_projector, from_config
 from isthmus.projectors import tokens as tokens_module
 from isthmus.training import load_recipe, train_projectors
+from isthmus.training.pixels import live_split, random_crop
 from tiny_encoders import TEXTS, pictures, save_bert, save_dinov2
 from toys import pixel_encoder, write_pairs
 
@@ -292,6 +294,75 @@ def test_tokens_of_two_encoders_are_not_mixed(store: ist.store.Store) -> None:
     both = [view(store, "image", "cls+grid4"), view(store, "image", "cls+patches")]
     with pytest.raises(UsageError, match="tokens of one encoder, not of 2"):
         ist.train(store, recipe="freeze-align", image=both, text=view(store, "text", "tokens"))
+
+
+# --- encoded while training ---------------------------------------------------------------------------------------
+
+
+def test_images_encoded_while_training_give_the_model_that_a_store_gives(store: ist.store.Store) -> None:
+    """Up to the store's fp16: the same views, the same steps."""
+    uri, pixels = view(store, "image", "cls+grid4"), store.path.parent / "data" / "pairs.jsonl"
+    options = {"recipe": "freeze-align", "text": view(store, "text", "tokens"), "image": uri}
+    options["overrides"] = [*FEW, "head.dropout=0", "optim.precision=float32"]
+    stored, live = ist.train(store, **options), ist.train(store, **options, pixels=pixels)
+    assert live.records["image"][0]["fingerprint"] == stored.records["image"][0]["fingerprint"]
+    x = torch.randn(8, 5 * 32)
+    cosine = F.cosine_similarity(stored.image_projector(x), live.image_projector(x))
+    assert cosine.min() > 0.99
+    assert live.summary["validation"]["val_recall"] == pytest.approx(
+        stored.summary["validation"]["val_recall"], abs=0.1
+    )
+
+
+def test_pictures_are_augmented_anew_at_every_step_and_the_same_when_it_is_repeated(
+    store: ist.store.Store, folders: dict[str, Path]
+) -> None:
+    chosen = {"image": view(store, "image", "cls+mean"), "text": view(store, "text", "tokens"), "only": None}
+    encoder = load_encoder(f"hf:{folders['image']}?pool=cls+grid4")
+    train, val = live_split(store, chosen | {"image": encoder}, store.path.parent / "data" / "pairs.jsonl", "crop")
+    assert (train.image.shape, train.image_parts) == ((len(train), 5 * 32), [32] * 5)
+    torch.manual_seed(3)
+    first, second = (train.image.gather([0, 1, 2]) for _ in range(2))
+    torch.manual_seed(3)
+    np.testing.assert_array_equal(train.image.gather([0, 1, 2]), first)
+    assert not np.allclose(first, second, atol=1e-3)
+    np.testing.assert_array_equal(val.image.gather([0, 1]), val.image.gather([0, 1]))
+
+
+def test_a_random_crop_is_a_square_part_of_the_picture() -> None:
+    rows, columns = np.mgrid[0:40, 0:60]
+    picture = Image.fromarray(np.stack([rows * 4, columns * 4, 0 * rows], -1).astype(np.uint8))
+    shares, flips = [], 0
+    for seed in range(60):
+        crop = np.asarray(random_crop(picture, seed)).astype(float)
+        assert crop.shape[0] == crop.shape[1]
+        high, wide = (np.ptp(crop[..., band]) / 4 for band in (0, 1))
+        shares.append(high * wide / (40 * 60))
+        flips += crop[0, 0, 1] > crop[0, -1, 1]
+        assert np.array_equal(crop, np.asarray(random_crop(picture, seed)))
+    assert 0.1 < min(shares) < 0.35 and 0.7 < max(shares) <= 1.0
+    assert 15 < flips < 45
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overrides": ["data.augment=crop"]}, "their features are stored. Give the pictures"),
+        ({"pixels": "there", "image": None}, "needs one image encoder by name"),
+        ({"pixels": "there", "overrides": ["data.augment=crop", "head.beside=cca"]}, "a closed form needs"),
+        ({"pixels": "elsewhere"}, "of .* images are not among the pictures given"),
+    ],
+)
+def test_what_cannot_be_encoded_while_training_is_refused(
+    store: ist.store.Store, tmp_path: Path, options: dict, message: str
+) -> None:
+    if "pixels" in options:
+        there, fewer = store.path.parent / "data" / "pairs.jsonl", write_pairs(tmp_path, copies=1)
+        fewer.write_text("".join(fewer.read_text().splitlines(keepends=True)[:9]))
+        options = options | {"pixels": there if options["pixels"] == "there" else fewer}
+    chosen = {"image": view(store, "image", "cls+mean"), "text": view(store, "text", "mean")}
+    with pytest.raises((UsageError, InputError), match=message):
+        ist.train(store, recipe="freeze-align-pooled", **chosen | options)
 
 
 def test_arrays_of_tokens_need_no_store() -> None:

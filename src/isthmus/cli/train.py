@@ -7,8 +7,8 @@ example:
   torchrun --nproc-per-node 2 -m isthmus train store/ --out model/      # batches over two processes
   isthmus train small/ --recipe default --folds 5 --out model/
 
-Run it again to go on where it stopped, bit for bit. Recipes: default, cca, linear, freeze-align-pooled, sail,
-or a TOML file.
+Run it again to go on where it stopped, bit for bit. Recipes: default, cca, linear, freeze-align,
+freeze-align-pooled, sail, or a TOML file.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 from isthmus.cli import common
 from isthmus.errors import UsageError
 
+NOT_OF_FOLDS = ("init", "freeze", "pixels")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="a store, or what `isthmus select` wrote: its first choice")
@@ -27,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a recipe value")
     parser.add_argument("--image-encoder", metavar="URI", nargs="+", help="which of the store's; several: side by side")
     parser.add_argument("--text-encoder", metavar="URI", nargs="+")
+    parser.add_argument(
+        "--pixels", metavar="PAIRS", help="encode the images of these pairs while training (--set data.augment=crop)"
+    )
     parser.add_argument("--only", metavar="PARQUET", help="train only on the ids in this file")
     parser.add_argument("--init", metavar="MODEL", help="a trained model whose --freeze side stays as it is")
     parser.add_argument("--freeze", choices=["image", "text"], help="the other side's encoder joins its space")
@@ -48,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         "image": args.image_encoder,
         "text": args.text_encoder,
         "only": args.only,
+        "pixels": args.pixels,
         "init": args.init,
         "freeze": args.freeze,
         "seed": args.seed,
@@ -58,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         common.write_result(args, plan)
         return 0
     if args.folds:
-        _cross_validate(args, {name: value for name, value in options.items() if name not in ("init", "freeze")})
+        _cross_validate(args, {name: value for name, value in options.items() if name not in NOT_OF_FOLDS})
     model = train(
         args.store,
         out=args.out,
@@ -82,6 +88,8 @@ def _cross_validate(args: argparse.Namespace, options: dict[str, Any]) -> None:
 
     if args.init:
         raise UsageError("--folds trains both sides: it does not go with --init.")
+    if args.pixels:
+        raise UsageError("--folds takes stored features: it does not go with --pixels.")
     found = cross_validate(args.store, folds=args.folds, max_seconds=args.max_seconds, **options)
     write_json(Path(args.out) / "folds.json", found)
     common.say(table([found]))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isthmus.data.feature_pairs import FeaturePairs, rows, rows_at_once
 from isthmus.data.groups import components
+from isthmus.training.pixels import PixelFeatures
 
 RESIDENT_BYTES = 2 << 30
 HASHED_ROWS = 65_536
@@ -21,13 +22,16 @@ HASHED_ROWS = 65_536
 class Batches:
     """Batches of `pairs` on `device`. Features of up to 2 GiB in all stay there; more are read as needed.
 
+    Features that are computed as they are asked for (`PixelFeatures`) are computed anew for every batch.
+
     `positives` as in the recipe: "pair", "equal" or "group".
     """
 
     def __init__(self, pairs: FeaturePairs, positives: str, device: torch.device) -> None:
         self.device, self.image_of = device, pairs.image_of
         self.image, self.text = pairs.image, pairs.text
-        if 4 * (math.prod(pairs.image.shape) + math.prod(pairs.text.shape)) <= RESIDENT_BYTES:
+        live = isinstance(pairs.image, PixelFeatures)
+        if not live and 4 * (math.prod(pairs.image.shape) + math.prod(pairs.text.shape)) <= RESIDENT_BYTES:
             self.image = self._rows(pairs.image, np.arange(pairs.image.shape[0]))
             self.text = self._rows(pairs.text, np.arange(pairs.text.shape[0]))
         self.groups = positive_groups(pairs, positives)
@@ -69,6 +73,9 @@ def fingerprint(pairs: FeaturePairs) -> str:
     for index in (pairs.image_of, pairs.image_group, pairs.text_group, pairs.bootstrap_group):
         digest.update(index.tobytes())
     for matrix in (pairs.image, pairs.text):
+        if isinstance(matrix, PixelFeatures):
+            digest.update(matrix.identity.encode())
+            continue
         count = matrix.shape[0]
         sample = np.linspace(0, count - 1, min(count, HASHED_ROWS)).astype(np.int64)
         for start in range(0, len(sample), tile := rows_at_once(matrix.shape[1])):

@@ -104,6 +104,14 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Data:
+    """What the encoder sees. `augment` "crop": a random part of each picture, flipped half of the time, every time
+    anew; only where images are encoded while training (`PixelFeatures`)."""
+
+    augment: Literal["none", "crop"] = "none"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All choices of one training run; `resolve` gives the ones in force for a number of training pairs."""
 
@@ -113,6 +121,7 @@ class Recipe:
     loss: Loss = Loss()
     optim: Optim = Optim()
     stop: Stop = Stop()
+    data: Data = Data()
     by_pairs: tuple[dict[str, Any], ...] = ()
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -131,7 +140,7 @@ class Recipe:
         return {"name": self.name, "description": self.description, **values}
 
 
-SECTIONS = {"head": Head, "loss": Loss, "optim": Optim, "stop": Stop}
+SECTIONS = {"head": Head, "loss": Loss, "optim": Optim, "stop": Stop, "data": Data}
 KEYS = [f"{section}.{entry.name}" for section, cls in SECTIONS.items() for entry in dataclasses.fields(cls)]
 
 
@@ -323,6 +332,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     if head.beside != "none" and (loss.name, head.norm) != ("infonce", "layer"):
         yield 'head.beside needs loss.name = "infonce", by which the scale of both is set, and head.norm = "layer".'
     yield from _prefix_conflicts(head, loss)
+    if recipe.data.augment != "none" and (head.init != "random" or head.beside != "none"):
+        yield 'data.augment changes features from step to step: a closed form needs data.augment = "none".'
     if loss.min_scale > loss.max_scale:
         yield f"loss.min_scale = {loss.min_scale:g} is above loss.max_scale = {loss.max_scale:g}."
     elif loss.scale != "auto" and not loss.min_scale <= loss.scale <= loss.max_scale:

@@ -9,7 +9,8 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.encoders.uri import gives_tokens
 from isthmus.errors import UsageError
 from isthmus.projectors.tokens import slots, takes_tokens
-from isthmus.training.recipe import Head
+from isthmus.training.pixels import PixelFeatures
+from isthmus.training.recipe import Head, Recipe
 
 TOKENS = {"image": "cls+patches, or cls+grid16 at a sixteenth of the bytes", "text": "tokens"}
 POOLED = {"image": "cls+mean", "text": "mean"}
@@ -23,6 +24,17 @@ def check_views(head: Head, pairs: FeaturePairs, frozen: str | None = None) -> N
     for modality, records in (("image", pairs.image_encoder), ("text", pairs.text_encoder)):
         if modality != frozen:
             _check(modality, getattr(head, modality), records)
+
+
+def check_augmented(recipe: Recipe, pairs: FeaturePairs) -> None:
+    """`UsageError` where pictures are to be augmented whose features are stored already."""
+    live = isinstance(pairs.image, PixelFeatures)
+    if recipe.data.augment != (pairs.image.augment if live else "none"):
+        raise UsageError(
+            f"data.augment = {recipe.data.augment!r} does not go with these images: "
+            + (f"they are encoded with augment = {pairs.image.augment!r}." if live else "their features are stored. ")
+            + ("" if live else "Give the pictures, to be encoded while training: --pixels PAIRS.")
+        )
 
 
 def _check(modality: str, kind: str, records: Sequence[dict[str, Any]]) -> None:

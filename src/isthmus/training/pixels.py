@@ -1,0 +1,125 @@
+"""Image features computed while training, by the frozen encoder: no store of tokens, and pictures may be augmented."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.images import BadImage
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.encoders import Encoder, encode_views, load_encoder
+from isthmus.errors import InputError, UsageError
+from isthmus.precision import choose_precision
+from isthmus.store.reader import Store
+
+AT_ONCE = 16  # images per forward pass
+THREADS = 4
+SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)  # of a crop's area to the image's, and of its sides: freeze-align's
+LARGEST = 512  # pixels of a crop's side on its way to the encoder
+
+
+class PixelFeatures:
+    """Features [n, width] of images, a matrix whose rows are encoded whenever they are asked for.
+
+    pictures: where the images are; ids: which of them, row by row. encoder: the view that encodes them.
+    augment: "crop" for a random crop and flip, drawn from torch's global generator, so that a step that is repeated
+        sees the same pictures; "none".
+
+    Raises `InputError` for an id that `pictures` lacks; `gather` for an image that cannot be read.
+    """
+
+    def __init__(self, pictures: Pairs, ids: list[str], encoder: Encoder, augment: str = "none") -> None:
+        place = {id: row for row, id in enumerate(pictures.images["id"].to_pylist())}
+        missing = [id for id in ids if id not in place]
+        if missing:
+            raise InputError(f"{len(missing):,} of {len(ids):,} images are not among the pictures given: {missing[0]}.")
+        self.pictures, self.encoder, self.augment = pictures, encoder, augment
+        self.ids, self._rows = ids, [place[id] for id in ids]
+        self.shape = (len(ids), encoder.width)
+        fast = choose_precision("auto", encoder.device) == "bf16"
+        self._autocast = torch.bfloat16 if fast and any(True for _ in encoder.network.parameters()) else None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def identity(self) -> str:
+        """What decides the features, in place of looking at all of them."""
+        return f"{self.encoder.fingerprint} {self.augment}"
+
+    def gather(self, index: Any) -> np.ndarray:
+        """Rows float32 [len(index), width], read, augmented and encoded now."""
+        index = np.asarray(index, np.int64).tolist()
+        out = np.empty((len(index), self.shape[1]), np.float32)
+        seeds = torch.randint(2**62, (len(index),)).tolist() if self.augment != "none" else [None] * len(index)
+        with ThreadPoolExecutor(THREADS) as pool:
+            prepared = [
+                pool.submit(self._prepare, index[start : start + AT_ONCE], seeds[start : start + AT_ONCE])
+                for start in range(0, len(index), AT_ONCE)
+            ]
+            for number, batch in enumerate(prepared):
+                features = encode_views([self.encoder], batch.result(), self._autocast)[0]
+                out[number * AT_ONCE : number * AT_ONCE + len(features)] = features
+        return out
+
+    def _prepare(self, index: list[int], seeds: list[int | None]) -> Any:
+        images = [self._image(row) for row in index]
+        pairs = zip(images, seeds, strict=True)
+        return self.encoder.preprocess([image if seed is None else random_crop(image, seed) for image, seed in pairs])
+
+    def _image(self, row: int) -> Image.Image:
+        try:
+            return self.pictures.decode(self._rows[row])
+        except BadImage as error:
+            raise InputError(f"{self.ids[row]}: {error.reason} Leave it out with --only.") from None
+
+
+def encoded_live(pairs: FeaturePairs, pictures: Pairs, encoder: Encoder, augment: str = "none") -> FeaturePairs:
+    """`pairs` with their images encoded by `encoder` from `pictures` whenever they are asked for."""
+    live = PixelFeatures(pictures, pairs.image_ids, encoder, augment)
+    return dataclasses.replace(pairs, image=live, image_parts=encoder.parts, image_encoder=[encoder.record()])
+
+
+def live_split(
+    store: Store, chosen: dict[str, Any], pixels: Pairs | str | Path, augment: str
+) -> tuple[FeaturePairs, FeaturePairs]:
+    """Train and validation pairs of a store, their images encoded while training; only the former are augmented.
+
+    chosen: what `Store.pairs` takes; its `image` is one encoder (URI or loaded), which the store need not hold.
+    """
+    named = chosen["image"] if isinstance(chosen["image"], list | tuple) else [chosen["image"]]
+    if len(named) != 1 or named[0] is None:
+        raise UsageError("pixels (--pixels) needs one image encoder by name: --image-encoder URI.")
+    encoder = named[0] if isinstance(named[0], Encoder) else load_encoder(named[0], modality="image")
+    pictures = pixels if isinstance(pixels, Pairs) else read_pairs(pixels)
+    held = next(record["fingerprint"] for record in store.encoders if record["modality"] == "image")
+    chosen = chosen | {"image": held}  # any: only ids, groups and splits are taken from it
+    train, val = store.pairs(split="train", **chosen), store.pairs(split="val", **{**chosen, "only": None})
+    return encoded_live(train, pictures, encoder, augment), encoded_live(val, pictures, encoder)
+
+
+def random_crop(image: Image.Image, seed: int) -> Image.Image:
+    """A random part of the image as a square (torchvision's RandomResizedCrop), flipped half of the time."""
+    draw = random.Random(seed)
+    width, height = image.size
+    for _ in range(10):
+        area = draw.uniform(*SCALE) * width * height
+        ratio = math.exp(draw.uniform(*map(math.log, RATIO)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            break
+    else:
+        w = h = min(width, height)
+    left, top = draw.randint(0, width - w), draw.randint(0, height - h)
+    side = min(max(w, h), LARGEST)
+    crop = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + w, top + h))
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.random() < 0.5 else crop
