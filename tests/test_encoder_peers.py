@@ -192,3 +192,20 @@ def test_open_clip_needs_a_modality(tmp_path: Path) -> None:
     folder, _ = save_open_clip(tmp_path / "clip", CLIP)
     with pytest.raises(UsageError, match="two towers"):
         load_encoder(f"open_clip:{folder}")
+
+
+def test_a_ready_open_clip_model_gives_the_library_s_embeddings_and_logits(tmp_path: Path) -> None:
+    from isthmus.ready import load_ready
+
+    folder, network = save_open_clip(tmp_path / "clip", CLIP)
+    model = load_ready(f"open_clip:{folder}")
+    seen, read = (model.encoders[m][0].preprocess(x) for m, x in (("image", pictures()), ("text", TEXTS)))
+    with torch.no_grad():
+        image = network.encode_image(seen["pixel_values"], normalize=True)
+        text = network.encode_text(read["input_ids"], normalize=True)
+        logits = network.logit_scale.exp() * image @ text.T
+    np.testing.assert_allclose(model.encode_image(pictures()), image, atol=1e-5)
+    np.testing.assert_allclose(model.encode_text(TEXTS), text, atol=1e-5)
+    np.testing.assert_allclose(
+        model.logits(model.encode_image(pictures()), model.encode_text(TEXTS)), logits, atol=1e-4
+    )

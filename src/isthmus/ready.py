@@ -6,6 +6,7 @@ from the checkpoint. Everything that takes a `DualEncoder` takes them: evaluatio
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def load_ready(uri: str, **options: Any) -> DualEncoder:
     parsed = EncoderURI.parse(uri)
     if parsed.source not in READY:
         raise UsageError(f"{uri}: {parsed.source} has no dual encoders; {', '.join(READY)} have.")
-    towers = {modality: load_encoder(parsed, modality=modality, **options) for modality in MODALITIES}
+    if parsed.layer is not None or parsed.pool is not None:
+        raise UsageError(f"{uri}: layer and pool lead past a ready model's own projections: leave them out.")
+    own = {"image": replace(parsed, max_tokens=None, prompt=None), "text": replace(parsed, size=None)}
+    towers = {modality: load_encoder(own[modality], modality=modality, **options) for modality in MODALITIES}
     tensors = _last_tensors(parsed, fetch=options.get("fetch", True))
     projectors = {m: _linear(towers[m], tensors.get(f"{NAMES[m]}_projection.weight")) for m in MODALITIES}
     if projectors["image"].width != projectors["text"].width:
@@ -66,8 +70,6 @@ NAMES = {"image": "visual", "text": "text"}
 def _linear(tower: Encoder, weight: Tensor | None) -> Any:
     """The map behind a tower: `weight` [width, features], or none where the tower's features are in the space."""
     weight = torch.eye(tower.width) if weight is None else weight
-    if weight.shape[1] != tower.width:
-        raise UsageError(f"{tower.uri}: layer and pool would not fit the projection behind its {tower.modality} tower.")
     projector = build_projector("linear", [tower.width], len(weight), norm="none")
     with torch.no_grad():
         set_linear(projector.blocks[0].get_submodule("linear"), weight.T, torch.zeros(len(weight)))

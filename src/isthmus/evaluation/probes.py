@@ -16,12 +16,13 @@ from isthmus.errors import InputError
 from isthmus.evaluation.bootstrap import estimate, paired_bootstrap
 from isthmus.evaluation.inputs import holds_features
 from isthmus.evaluation.labelled import Labelled, embedded, from_features, from_store, skipped, stored_pairs
+from isthmus.evaluation.nearest import top_k
 from isthmus.evaluation.results import result
-from isthmus.evaluation.scores import group_vector
+from isthmus.evaluation.scores import group_vector, unit_rows
 from isthmus.evaluation.suite.sets import find_sets, open_set
 from isthmus.evaluation.tasks import named, opened
 from isthmus.model import DualEncoder
-from isthmus.selection.unimodal import KS, RIDGES, knn_correct, linear_probe_correct
+from isthmus.selection.unimodal import KS, knn_correct, linear_probe_correct
 from isthmus.store import open_store
 
 SHOTS = (1, 2, 4, 8, 16)
@@ -29,9 +30,9 @@ DRAWS = 3
 DEFINITION = (
     "Image features alone, frozen (as the encoder gives them) and projected (in the joint space). knn_acc1@k: the k "
     "nearest training images vote, weighted by exp(cosine / 0.07). lp_acc1: multinomial logistic regression on "
-    "standardised features, its ridge chosen on a fifth of the training images. fewshot_acc1@k: the same with the "
-    f"strongest ridge on k images of each class, mean over {DRAWS} draws. ci95 = percentile bootstrap over groups of "
-    "test images; it holds no spread of draws. projected_minus_frozen is paired: both see the same resamples."
+    "standardised features, its ridge chosen on a fifth of the training images. fewshot_acc1@k: the nearest mean, by "
+    f"cosine, of k images of each class, mean over {DRAWS} draws. ci95 = percentile bootstrap over groups of test "
+    "images; it holds no spread of draws. projected_minus_frozen is paired: both see the same resamples."
 )
 Correct = dict[str, np.ndarray]  # metric -> share of right answers of each test image, float64 [m]
 Sides = tuple[Labelled, Labelled, list[tuple[str, str]]]  # train, test, skipped
@@ -76,7 +77,7 @@ def fewshot(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """The linear probe from `shots` training images of each class (all, of a class that has fewer)."""
+    """The nearest mean of `shots` training images of each class (all, where it has fewer); see `linear_probe`."""
 
     def answer(train: Labelled, test: Labelled) -> Correct:
         return {f"fewshot_acc1@{k}": _few(train, test, k, seed) for k in shots}
@@ -85,12 +86,18 @@ def fewshot(
 
 
 def _few(train: Labelled, test: Labelled, k: int, seed: int) -> np.ndarray:
+    """Share of draws in which the nearest mean of k unit features is that of a test image's class.
+
+    No fit, on purpose: a logistic regression on a handful of images depends on the scaling of its features more than on
+    what they know.
+    """
+    labels, number = np.unique(train.labels, return_inverse=True)
+    unit = unit_rows(train.features, "image features").numpy()
     draws = []
     for draw in range(DRAWS):
-        order = np.random.default_rng([seed, draw]).permutation(len(train.labels))
-        chosen = np.concatenate([order[train.labels[order] == label][:k] for label in np.unique(train.labels)])
-        sides = (train.features[chosen], train.labels[chosen], test.features, test.labels)
-        draws.append(linear_probe_correct(*sides, ridge=RIDGES[-1]))
+        order = np.random.default_rng([seed, draw]).permutation(len(number))
+        means = np.stack([unit[order[number[order] == c][:k]].mean(axis=0) for c in range(len(labels))])
+        draws.append(labels[top_k(test.features, means, k=1)[1][:, 0]] == test.labels)
     return np.mean(draws, axis=0)
 
 
@@ -108,7 +115,7 @@ def _frozen_and_projected(
     model, name = opened(model, encoders=not holds_features(data))
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
-        train, test, left_out = _sides(model, data, split, folder, seed)
+        train, test, left_out = _sides(model, data, split, folder)
     if len(np.unique(train.labels)) < 2:
         raise InputError(f"{named(data)}: a probe needs training images of two labels or more.")
     frozen = answer(train, test)
@@ -154,20 +161,27 @@ def _in_words(compared: dict[str, dict[str, Any]]) -> str:
     return "projected minus frozen: " + "; ".join(lines)
 
 
-def _sides(model: DualEncoder, data: Any, split: str, out: Path, seed: int) -> Sides:
+def _sides(model: DualEncoder, data: Any, split: str, out: Path) -> Sides:
     """Training and test images of any kind of data."""
     if holds_features(data):
         if not isinstance(data, FeaturePairs):
             data = stored_pairs(model, open_store(data))
-        parts = data.split(seed=seed)
-        if not {"train", split} <= set(parts):
-            raise InputError(f"A probe needs the splits train and {split}; there is {' and '.join(parts)}.")
-        return from_features(parts["train"]), from_features(parts[split]), []
+        train, test = _parts(data, split)
+        return from_features(train), from_features(test), []
     pairs = {part: _labelled_pairs(Path(data), part) for part in ("train", split)}
     name, _ = next(iter(find_sets(Path(data)).items()))
     stores = {part: embedded(model, some, out / "features" / name) for part, some in pairs.items()}
     train, test = (from_store(model, some, stores[split]) for some in pairs.values())
     return train, test, [item for part, some in pairs.items() for item in skipped(some, stores[part])]
+
+
+def _parts(data: FeaturePairs, split: str) -> tuple[FeaturePairs, FeaturePairs]:
+    """The splits train and `split`, as the data name them; nothing is held out for validation."""
+    name = np.array([one or "train" for one in data.splits or [None] * len(data)])
+    if split == "train" or not {"train", split} <= set(name):
+        there = " and ".join(sorted(set(name)))
+        raise InputError(f"A probe needs the split train and another to test on, {split}; there is {there}.")
+    return data.subset(name == "train"), data.subset(name == split)
 
 
 def _labelled_pairs(path: Path, split: str) -> Pairs:

@@ -52,20 +52,18 @@ def linear_probe_correct(
     val_labels: np.ndarray,
     *,
     groups: np.ndarray | None = None,
-    ridge: float | None = None,
     seed: int = 0,
 ) -> np.ndarray:
     """bool [m]: is each item of `val` given its label by multinomial logistic regression on `train`?
 
-    Features are standardised. The ridge, unless given, is chosen on a fifth of the training items, whole `groups`
-    [n], then all of them are fitted. Labels that `train` lacks are always missed.
+    Features are standardised. The ridge is chosen on a fifth of the training items, whole `groups` [n], then all
+    of them are fitted. Labels that `train` lacks are always missed.
     """
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()
     x = scaler.fit_transform(rows(train, slice(0, train.shape[0])))
-    if ridge is None:
-        ridge = _chosen_ridge(x, train_labels, np.arange(len(x)) if groups is None else groups, seed)
+    ridge = _chosen_ridge(x, train_labels, np.arange(len(x)) if groups is None else groups, seed)
     model = _logistic(ridge, len(x)).fit(x, train_labels)
     return model.predict(scaler.transform(rows(val, slice(0, val.shape[0])))) == val_labels
 
