@@ -115,6 +115,18 @@ def test_a_choice_needs_a_strictly_greater_score_and_sets_need_all() -> None:
     assert 0 <= low < 0.5 < high <= 1
 
 
+def test_none_right_leaves_room_for_some() -> None:
+    """No resample of ten wrong answers has a right one; ten misses still allow for 31 % (Clopper and Pearson)."""
+    scores = [np.array([[0.0], [1.0]], np.float32)] * 10
+    asked = [question("a", "b", category="xy"[i % 2], group=str(i)) for i in range(10)]
+    found = score(asked, scores, bootstrap=100)
+    assert found["ci95"]["accuracy"] == pytest.approx([0, 0.3085], abs=1e-4)
+    assert found["per_category"][0]["ci95"]["accuracy"] == pytest.approx([0, 0.5218], abs=1e-4)  # of five
+    found = score(asked, [1 - cosines for cosines in scores], bootstrap=100)
+    assert found["ci95"]["accuracy"] == pytest.approx([0.6915, 1], abs=1e-4)
+    assert score(asked, scores, bootstrap=0)["ci95"] == {}
+
+
 def test_questions_on_one_picture_are_drawn_together() -> None:
     """Ten questions on one picture and one on another: two units, so the interval is as wide as can be."""
     scores = [np.array([[1.0], [0.0]], np.float32)] * 10 + [np.array([[0.0], [1.0]], np.float32)]

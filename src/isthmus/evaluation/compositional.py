@@ -33,7 +33,7 @@ MATCHING = (
 )
 COMMON = (
     "A tie is no answer; `ties` counts the questions that one decided. chance = expectation of random scores. ci95 = "
-    "percentile bootstrap over groups of questions that share pictures."
+    "percentile bootstrap over groups of questions that share pictures; exact where all are right, or none."
 )
 
 
@@ -245,7 +245,7 @@ def _summary(
 
     width = 2 + len(categories)  # all, mean over categories, each category
     values = statistic(np.ones(count))
-    bounds = None
+    bounds = np.full((2, len(tallies), width), np.nan)
     if bootstrap > 0 and count > 1:
         drawn = np.where(np.isnan(values), 0, replicates(statistic, count, bootstrap, seed))
         bounds = np.nanquantile(drawn, [0.025, 0.975], axis=0).reshape(2, -1, width)
@@ -253,17 +253,16 @@ def _summary(
     found: dict[str, Any] = {part: {} for part in ("metrics", "ci95", "chance", "ties")}
     rows: list[dict[str, Any]] = [{"category": category} for category in categories]
     for k, (name, tally) in enumerate(tallies.items()):
-        expected = shares[k].expected()
         many = len(categories) > 1 and name == "accuracy"  # of the others nobody reports the mean
-        _enter(found, name, k, 0, values, bounds, expected)
+        _enter(found, name, 0, values[k], bounds[:, k], shares[k])
         if many:
-            _enter(found, f"mean_per_category_{name}", k, 1, values, bounds, expected)
+            _enter(found, f"mean_per_category_{name}", 1, values[k], bounds[:, k], shares[k])
         found["ties"][name] = sum(tally.tied)
         for i, row in enumerate(rows):
             if not np.isnan(values[k, 2 + i]):
                 row.setdefault("n", int((shares[k].number == i).sum()))
                 line: dict[str, Any] = row.setdefault("scores", {part: {} for part in ("metrics", "ci95", "chance")})
-                _enter(line, name, k, 2 + i, values, bounds, expected)
+                _enter(line, name, 2 + i, values[k], bounds[:, k], shares[k])
     return {**found, "per_category": [{"category": r["category"], "n": r["n"], **r["scores"]} for r in rows]}
 
 
@@ -282,6 +281,11 @@ class _Shares:
     def expected(self) -> np.ndarray:
         return self._of(self.chance, np.ones(len(self.group)))
 
+    def units(self) -> np.ndarray:
+        """How many groups are behind each share."""
+        own = [len(np.unique(self.group[self.number == i])) for i in range(self.size)]
+        return np.array([len(np.unique(self.group))] * 2 + own)
+
     def _of(self, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
         mass = np.bincount(self.number, weight, self.size + 1)[: self.size]
         total = np.bincount(self.number, weight * values, self.size + 1)[: self.size]
@@ -292,12 +296,18 @@ class _Shares:
 
 
 def _enter(
-    found: dict[str, Any], name: str, k: int, column: int, values: np.ndarray, bounds: Any, expected: np.ndarray
+    found: dict[str, Any], name: str, column: int, values: np.ndarray, bounds: np.ndarray, share: _Shares
 ) -> None:
-    found["metrics"][name] = float(values[k, column])
-    found["chance"][name] = float(expected[column])
-    if bounds is not None:
-        found["ci95"][name] = bounds[:, k, column].tolist()
+    """Value, chance and interval of one column. Where none is right, or all are, no resample differs: the interval is
+    then the exact one of so many independent groups (Clopper and Pearson 1934), not [0, 0].
+    """
+    found["metrics"][name] = value = float(values[column])
+    found["chance"][name] = float(share.expected()[column])
+    if np.isnan(bounds[0, column]):
+        return
+    reach = 1 - 0.025 ** (1 / share.units()[column])
+    exact = {0.0: [0.0, reach], 1.0: [1 - reach, 1.0]}
+    found["ci95"][name] = exact.get(value, bounds[:, column].tolist())
 
 
 def _rename(found: dict[str, Any], old: str, new: str) -> None:

@@ -31,6 +31,12 @@ def write_report(path: str | Path, results: Sequence[dict[str, Any]], lengths: n
     write_page(page, path)
 
 
+def tick_labels(tokens: Sequence[int]) -> list[str]:
+    """The numbers, those left out whose right neighbour is too near on a logarithmic axis."""
+    after = [*tokens[1:], 10 * tokens[-1]]
+    return [str(count) if following > 1.25 * count else "" for count, following in zip(tokens, after, strict=True)]
+
+
 @drawn
 def curve(results: Sequence[dict[str, Any]], lengths: np.ndarray) -> Figure:
     """Recall@1 and @10 against the number of tokens that are read, with intervals, over the lengths of the captions."""
@@ -46,7 +52,7 @@ def curve(results: Sequence[dict[str, Any]], lengths: np.ndarray) -> Figure:
             low, high = zip(*(result["ci95"][key] for result in results), strict=True)
             axes.fill_between(tokens, 100 * np.array(low), 100 * np.array(high), color=colour, alpha=0.15, lw=0)
     axes.set(xscale="log", xlabel="tokens read of each caption", ylabel="recall, %", ylim=(0, None))
-    axes.set_xticks(tokens, [str(count) for count in tokens])
+    axes.set_xticks(tokens, tick_labels(tokens))
     axes.minorticks_off()
     axes.legend(frameon=False, labelcolor=INK)
     behind = axes.twinx()
