@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from isthmus.encoders import Encoder
 
 LEDGER = "ledger.jsonl"
-ROWS = 2  # of zeros, on which a head's operations are counted
+ROWS = 2  # of ones, on which a head's operations are counted
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -102,13 +102,16 @@ def features_cost(store: Path | None, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def head_flops(image: nn.Module, text: nn.Module) -> int:
-    """Operations of one pair in a training step, forward and backward through both heads, as torch counts them."""
+    """Operations of one pair in a training step, forward and backward through both heads, as torch counts them.
+
+    Token heads as if every text were of the full length: ones, since tokens of zeros are padding.
+    """
     heads = [head for head in (image, text) if any(p.requires_grad for p in head.parameters())]
     total = 0
     for head in heads:
         device = next(head.parameters()).device
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-            gradients = head(torch.zeros(ROWS, sum(head.parts), device=device)).float().sum()  # type: ignore[arg-type]
+            gradients = head(torch.ones(ROWS, sum(head.parts), device=device)).float().sum()  # type: ignore[arg-type]
             torch.autograd.grad(gradients, [p for p in head.parameters() if p.requires_grad], allow_unused=True)
         total += counter.get_total_flops() // ROWS
     return total
