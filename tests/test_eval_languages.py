@@ -140,6 +140,13 @@ def test_a_limit_is_lifted_as_far_as_the_positions_go_and_said(tmp_path: Path) -
         longtext(model(Words(18, 30)), long_pairs(tmp_path, behind=40), max_tokens=31)
 
 
+@pytest.mark.parametrize("task", [longtext, multilingual])
+def test_a_store_of_features_is_told_that_captions_are_read(tmp_path: Path, task: Callable[..., Any]) -> None:
+    (tmp_path / "store.json").write_text("{}")
+    with pytest.raises(InputError, match="holds features; this task reads captions"):
+        task(model(), tmp_path)
+
+
 def test_recall_by_length_is_that_of_the_captions_in_each_bin() -> None:
     ranks = np.where(np.arange(100) < 50, 1.0, 20.0)
     found = by_length(Ranks(ranks, ranks, np.arange(100), 100), np.arange(100) + 10, bins=2)

@@ -14,7 +14,7 @@ from isthmus.data.pairs import Pairs
 from isthmus.encoders.base import Encoder
 from isthmus.encoders.lengths import token_ceiling, token_limit, tokenize, with_max_tokens
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.inputs import embed_for_evaluation
+from isthmus.evaluation.inputs import embed_for_evaluation, holds_features
 from isthmus.evaluation.results import result
 from isthmus.evaluation.retrieval import Ranks, ranks, retrieval
 from isthmus.evaluation.tasks import named, opened
@@ -46,6 +46,7 @@ def longtext(
     model, name = opened(model)
     if "text" not in getattr(model, "encoders", {}):
         raise InputError("Cutting captions needs the text encoder: load the model with its encoders.")
+    refuse_features(data)
     pairs = data if isinstance(data, Pairs) else read_longtext(data, split=split)
     embedded = embed_for_evaluation(model, pairs)
     captions = embedded.captions or []
@@ -68,6 +69,12 @@ def longtext(
 
         write_report(report, results, lengths)
     return results
+
+
+def refuse_features(data: Any) -> None:
+    """InputError for a store or arrays, where the task has to read the captions themselves."""
+    if holds_features(data):
+        raise InputError(f"{named(data)}: holds features; this task reads captions. Give it the pairs themselves.")
 
 
 def caption_lengths(model: DualEncoder, captions: Sequence[str]) -> np.ndarray:

@@ -16,6 +16,7 @@ from isthmus.data.pairs import Pairs
 from isthmus.encoders.lengths import tokenize
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.evaluation.inputs import Embedded, embed_for_evaluation
+from isthmus.evaluation.longtext import refuse_features
 from isthmus.evaluation.results import result
 from isthmus.evaluation.retrieval import retrieval
 from isthmus.evaluation.tasks import named, opened
@@ -53,6 +54,7 @@ def multilingual(
     asked for (or any): more than half of its tokens are unknown. Of languages nobody asked for, such are skipped.
     """
     model, name = opened(model)
+    refuse_features(data)
     pairs = data if isinstance(data, Pairs) else read_multilingual(data, images=images, split=split)
     namings = _namings(classes)
     embedded = embed_for_evaluation(model, pairs)
