@@ -82,9 +82,9 @@ Written by `python benchmarks/joining_study.py` from `benchmarks/results/joining
     isthmus train STORE --init MODEL --freeze text --image-encoder URI --out JOINED
 
 keeps the text side of a trained model bit for bit and trains another image encoder onto it. Indexed captions stay
-valid, and pictures that either encoder embedded are compared with each other. `--freeze image` does the same for another
-text encoder. Of the closed forms, ridge regression onto the fixed side takes the place of CCA; the default recipe averages
-it with the trained head.
+valid, and pictures that either encoder embedded are compared with each other. `--freeze image` does the same for
+another text encoder. Of the closed forms, ridge regression onto the fixed side takes the place of CCA; the default
+recipe averages it with the trained head.
 
 {train:,} training pairs of the demo data, chosen on {val}, measured on {test} other pictures ({groups} groups): R@10,
 mean of both directions, %, with 95 % intervals over groups. One seed; chance is {chance:.1f} %.
