@@ -21,6 +21,7 @@ from isthmus.demo.report import (
     write_report,
 )
 from isthmus.demo.results import COLUMNS, Curve, Result, text_table
+from isthmus.demo.segments import Scenes
 from isthmus.errors import UsageError
 from isthmus.report import Picture, duration
 from isthmus.report.figures import INK
@@ -120,6 +121,13 @@ def test_the_page_follows_the_readers_colour_scheme(page: str) -> None:
     assert "prefers-color-scheme: dark" in page
     assert "currentColor" in page
     assert INK not in page
+
+
+def test_segmented_scenes_are_shown_where_there_are_any(page: str) -> None:
+    scene = Picture(Image.new("RGB", (900, 480), "green"), "car, tree")
+    shown = render(make_report(scenes=Scenes([scene], 0.33, 0.57, 0.15, 0.71, 8)))
+    assert "8 × 8 cells" in shown and "car, tree" in shown and "33 %" in shown and "15 % and 71 %" in shown
+    assert "segmentation" not in page
 
 
 def test_pictures_are_small(page: str) -> None:

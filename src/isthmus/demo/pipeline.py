@@ -35,6 +35,7 @@ from isthmus.demo.measure import (
 )
 from isthmus.demo.report import Mistake, Report, Search, write_report
 from isthmus.demo.results import Curve, Result
+from isthmus.demo.segments import Scenes, segments
 from isthmus.embedding import embed
 from isthmus.encoders import Encoder, load_encoders
 from isthmus.encoders.base import Modality
@@ -146,6 +147,10 @@ def run_demo(
         measured = {name: measure(m, splits["test"], classes, features, seed) for name, m in models.items()}
         records = list(result_records(measured, [*images, *texts], command))
         write_json(out / "results.json", records)
+    scenes: Scenes | None = None
+    if data is None and all(encoder.pools for encoder in images):  # scenes are made of the pack's own drawings
+        with stages("segment scenes composed of test pictures"):
+            scenes = segments(models[MAIN], images, texts, seed)
     log("           write the report")
     searches, mistakes = pictures(pairs, splits["test"], models[MAIN], measured[MAIN], classes, features)
     report = Report(
@@ -163,6 +168,7 @@ def run_demo(
         confusion=measured[MAIN].zeroshot["confusion"],
         searches=searches,
         mistakes=mistakes,
+        scenes=scenes,
     )
     write_report(report, out / "report.html")
     return Demo(report, records, skipped)

@@ -11,6 +11,7 @@ import numpy as np
 
 from isthmus.demo import figures
 from isthmus.demo.results import Result, shown
+from isthmus.demo.segments import Scenes
 from isthmus.report import Picture, render_page, write_page
 
 
@@ -39,7 +40,7 @@ class Report:
     encoders: records with `modality`, `uri`, `width`, `licence`. splits: images and groups by name.
     stages: (what was done, seconds). chance: what guessing reaches, by metric. captions_with_class: share of
     the training captions that hold the name of a class. max_seconds: the time each recipe had.
-    confusion: int [C, C], true class by class given, by `default`.
+    confusion: int [C, C], true class by class given, by `default`. scenes: segmented ones, where there are.
     """
 
     command: str
@@ -56,6 +57,7 @@ class Report:
     confusion: np.ndarray
     searches: Sequence[Search]
     mistakes: Sequence[Mistake]
+    scenes: Scenes | None = None
 
 
 def write_report(report: Report, path: str | Path) -> None:

@@ -15,7 +15,7 @@ from isthmus import __version__
 from isthmus.errors import UsageError
 from isthmus.files import write_atomic
 
-THUMBNAIL = 144  # pixels; pages show pictures at most this large
+THUMBNAIL = 144  # pixels; pages show pictures at most this large, unless they ask for more
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def render_page(package: str, template: str, *, command: str, **context: Any) ->
     Args:
         package: the Python package that holds the template, such as "isthmus.demo".
         template: the file's name; it says `{% extends "base.html.j2" %}` and fills the blocks `title`, `style` and
-            `content`. Filters: `percent(digits)`, `points` (a signed difference in points), `picture` (the data URI
-            of a `Picture`), `duration`.
+            `content`. Filters: `percent(digits)`, `points` (a signed difference in points), `picture(side)` (the data
+            URI of a `Picture`), `duration`.
         command: the command line that made the page, for its foot.
 
     Raises:
@@ -83,10 +83,10 @@ def _points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
-def _data_uri(picture: Picture) -> str:
-    """The picture as a small WebP inside a URI."""
+def _data_uri(picture: Picture, side: int = THUMBNAIL) -> str:
+    """The picture as a WebP of at most `side` pixels inside a URI."""
     image = picture.image.convert("RGB")
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "WEBP", quality=78)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
