@@ -31,7 +31,8 @@ ROWS = 2  # of ones, on which a head's operations are counted
 
 def encoder_cost(views: Sequence[Encoder], items: Sequence[Any]) -> dict[str, Any]:
     """Parameters of one network, and its operations per item: torch's count of products and convolutions in a forward
-    pass over `items` (two per multiply-add), so that captions count at the length they have. Nothing of a callable.
+    pass over each of `items` (two per multiply-add), so that captions count at the length they have, without padding.
+    Nothing of a callable.
     """
     network = views[0].network
     parameters = sum(p.numel() for p in network.parameters())
@@ -40,7 +41,8 @@ def encoder_cost(views: Sequence[Encoder], items: Sequence[Any]) -> dict[str, An
     from isthmus.encoders import encode_views
 
     with FlopCounterMode(display=False) as counter:
-        encode_views(list(views), views[0].preprocess(list(items)))
+        for item in items:
+            encode_views(list(views), views[0].preprocess([item]))
     return {"parameters": parameters, "flops_per_item": counter.get_total_flops() // len(items) or None}
 
 

@@ -44,9 +44,7 @@ def map_of_space(image: np.ndarray, text: np.ndarray, image_of: np.ndarray) -> F
     for side, points in sides.items():
         x, y = points.T
         axes.scatter(x, y, s=5, color=COLOURS[side], alpha=0.55, linewidths=0, label=NAMES[side], zorder=2)
-        axes.scatter(
-            *points.mean(axis=0), s=90, marker="X", color=COLOURS[side], edgecolors=INK, linewidths=1, zorder=3
-        )
+        axes.scatter(x.mean(), y.mean(), s=90, marker="X", color=COLOURS[side], edgecolors=INK, zorder=3)
     first, second = (f"{100 * share:.0f} %" for share in shares)
     axes.set(xlabel=f"first component ({first} of the variance)", ylabel=f"second ({second})")
     axes.set_aspect("equal", adjustable="datalim")
