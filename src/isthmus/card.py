@@ -71,8 +71,8 @@ def _encoder_rows(model: DualEncoder) -> list[str]:
 
 NOTE = """
 Items, seconds and operations of features are those of the passes that wrote the whole store, of which training may have
-used a part; encoders that ran side by side share their seconds. Operations are torch's count of products and convolutions, two per multiply-add. Not in it: the encoders'
-own pretraining, closed forms, evaluation."""
+used a part; encoders that ran side by side share their seconds. Operations are torch's count of products and
+convolutions, two per multiply-add. Not in it: the encoders' own pretraining, closed forms, evaluation."""
 
 
 def _ledger(model: DualEncoder) -> str:
