@@ -297,6 +297,10 @@ def test_classification_in_each_language_that_a_file_names(tmp_path: Path) -> No
     found = {(one["language"], one["task"]): one["metrics"] for one in results}
     assert found["en", "zeroshot_classification"]["acc1"] == 1 and found["de", "zeroshot_classification"]["acc1"] == 0.5
     assert found["en", "zeroshot_retrieval"]["mean_recall@1"] == 1 and ("de", "zeroshot_retrieval") not in found
+    table.write_text("\n".join(json.dumps({k: v for k, v in row.items() if k != "caption"}) for row in rows))
+    assert [one["task"] for one in multilingual(model(), table, classes=folder)] == ["zeroshot_classification"] * 2
+    with pytest.raises(InputError, match="no captions in any language, and no class names"):
+        multilingual(model(), table)
     (folder / "de.json").write_text("[]")
     with pytest.raises(InputError, match=r"de\.json: expected"):
         multilingual(model(), table, classes=folder)

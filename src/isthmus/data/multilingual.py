@@ -38,7 +38,7 @@ def read_multilingual(root: str | Path, *, images: str | Path | None = None, spl
         return _pairs(captions, _folders(root, images, ("images", "flickr30k-images", ".")))
     if (root / "captions.jsonl").is_file():
         return _pairs(_xm3600(root / "captions.jsonl"), _folders(root, images, ("images", ".")))
-    return read_pairs(root, split=split)
+    return read_pairs(root, split=split, captions="optional")
 
 
 def _pairs(captions: Captions, folders: Sequence[Path]) -> Pairs:

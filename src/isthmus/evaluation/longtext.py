@@ -47,6 +47,8 @@ def longtext(
     if "text" not in getattr(model, "encoders", {}):
         raise InputError("Cutting captions needs the text encoder: load the model with its encoders.")
     refuse_features(data)
+    if max_tokens is not None:
+        cut_at(model, max_tokens, strictly=True)  # says at once where it cannot be
     pairs = data if isinstance(data, Pairs) else read_longtext(data, split=split)
     embedded = embed_for_evaluation(model, pairs)
     captions = embedded.captions or []
@@ -91,10 +93,14 @@ def caption_lengths(model: DualEncoder, captions: Sequence[str]) -> np.ndarray:
     return np.max(counted, axis=0)
 
 
-def cut_at(model: DualEncoder, count: int) -> DualEncoder:
-    """The same model whose text encoders read `count` tokens (shared, not copied), or as many as they can."""
+def cut_at(model: DualEncoder, count: int, *, strictly: bool = False) -> DualEncoder:
+    """The same model whose text encoders (shared, not copied) read `count` tokens, or as many as they can.
+
+    strictly: UsageError for an encoder that cannot read so many.
+    """
     view = copy.copy(model)
-    view.encoders = {**model.encoders, "text": [_cut(encoder, count) for encoder in model.encoders["text"]]}
+    cut = with_max_tokens if strictly else _cut
+    view.encoders = {**model.encoders, "text": [cut(encoder, count) for encoder in model.encoders["text"]]}
     return view
 
 
@@ -122,8 +128,6 @@ def _longest(model: DualEncoder, lengths: np.ndarray, asked: int | None) -> int:
     """Where the last curve point lies: what was asked for, else the longest caption within the encoders' reach."""
     ceilings = [c for c in map(token_ceiling, model.encoders["text"]) if c is not None]
     if asked is not None:
-        for encoder in model.encoders["text"]:
-            with_max_tokens(encoder, asked)  # says so where it cannot be
         return asked
     return int(max(3, min([int(lengths.max()), *ceilings])))
 

@@ -57,13 +57,13 @@ def multilingual(
     refuse_features(data)
     pairs = data if isinstance(data, Pairs) else read_multilingual(data, images=images, split=split)
     namings = _namings(classes)
-    embedded = embed_for_evaluation(model, pairs)
-    kept = pairs.captions.filter(pc.is_in(pairs.captions["id"], pa.array(embedded.image_ids)))
-    langs = np.array([lang or UNNAMED for lang in kept["lang"].to_pylist()], object)
-    there = sorted({*langs.tolist(), *namings})
+    there = sorted({lang or UNNAMED for lang in pairs.captions["lang"].unique().to_pylist()} | set(namings))
     for asked in languages or ():
         if asked not in there:
             raise UsageError(f"{named(data)}: no captions in {asked!r}." + did_you_mean(asked, there))
+    embedded = embed_for_evaluation(model, pairs)
+    kept = pairs.captions.filter(pc.is_in(pairs.captions["id"], pa.array(embedded.image_ids)))
+    langs = np.array([lang or UNNAMED for lang in kept["lang"].to_pylist()], object)
     origin = {"dataset": named(data), "model": name}
     options: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed}
     results, refused = [], []
@@ -85,6 +85,8 @@ def multilingual(
         results += [result(one | notes, task=task, language=lang, **origin) for task, one in found]
     if refused and (languages or not results):
         raise InputError(refused[0][1])
+    if not results:
+        raise InputError(f"{named(data)}: no captions in any language, and no class names (--classes) either.")
     results[-1]["skipped"] = [*embedded.skipped, *refused]
     return results
 
