@@ -40,7 +40,7 @@ OWN = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder, or a ready dual encoder: hf:…, open_clip:…, st:…")
-    parser.add_argument("task", metavar="TASK", help="retrieval, zeroshot, suite, winoground, longtext, multilingual, …")
+    parser.add_argument("task", metavar="TASK", help="retrieval, zeroshot, suite, winoground, longtext, diagnose, …")
     parser.add_argument("data", metavar="DATA", nargs="*", default=[])
     parser.add_argument("--data", metavar="DATA", dest="more_data", nargs="+", default=[], help="the same as DATA")
     parser.add_argument("--beside", metavar="MODEL", nargs="+", default=[], help="more models, for the same table")
