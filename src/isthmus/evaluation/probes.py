@@ -19,7 +19,7 @@ from isthmus.evaluation.labelled import Labelled, embedded, from_features, from_
 from isthmus.evaluation.nearest import top_k
 from isthmus.evaluation.results import result
 from isthmus.evaluation.scores import group_vector, unit_rows
-from isthmus.evaluation.suite.sets import find_sets, open_set
+from isthmus.evaluation.suite.sets import CLASSES, canonical, open_set
 from isthmus.evaluation.tasks import named, opened
 from isthmus.model import DualEncoder
 from isthmus.selection.unimodal import KS, knn_correct, linear_probe_correct
@@ -166,11 +166,11 @@ def _sides(model: DualEncoder, data: Any, split: str, out: Path) -> Sides:
     if holds_features(data):
         if not isinstance(data, FeaturePairs):
             data = stored_pairs(model, open_store(data))
-        train, test = _parts(data, split)
-        return from_features(train), from_features(test), []
+        known, asked = _parts(data, split)
+        return from_features(known), from_features(asked), []
     pairs = {part: _labelled_pairs(Path(data), part) for part in ("train", split)}
-    name, _ = next(iter(find_sets(Path(data)).items()))
-    stores = {part: embedded(model, some, out / "features" / name) for part, some in pairs.items()}
+    store = out / "features" / canonical(Path(data).stem if Path(data).is_file() else Path(data).name)
+    stores = {part: embedded(model, some, store) for part, some in pairs.items()}
     train, test = (from_store(model, some, stores[split]) for some in pairs.values())
     return train, test, [item for part, some in pairs.items() for item in skipped(some, stores[part])]
 
@@ -187,6 +187,9 @@ def _parts(data: FeaturePairs, split: str) -> tuple[FeaturePairs, FeaturePairs]:
 def _labelled_pairs(path: Path, split: str) -> Pairs:
     """The images of one split, without captions, which would be encoded for nothing."""
     if path.is_dir():
+        inside = sorted(child.parent.name for child in path.glob(f"*/{CLASSES}"))
+        if inside:
+            raise InputError(f"{path}: holds data sets; a probe takes one of them: {', '.join(inside)}.")
         one = open_set(path.name, path, split)
         if one.task != "zeroshot_classification":
             raise InputError(f"{path}: a set for retrieval; a probe needs labels.")

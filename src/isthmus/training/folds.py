@@ -46,8 +46,8 @@ def cross_validate(
 def assign_folds(pairs: FeaturePairs, folds: int, seed: int = 0) -> np.ndarray:
     """The fold of every image, int64 [n].
 
-    Whole groups are dealt in the order of a hash of their smallest image id, each to the fold that is smallest, so that
-    no order of rows can change it.
+    Whole groups, the largest first and among equals in the order of a hash of their smallest image id, are each dealt
+    to the fold that is smallest, so that no order of rows can change it.
     """
     if folds < 2:
         raise UsageError(f"folds={folds}: cross-validation takes 2 or more.")
@@ -59,10 +59,14 @@ def assign_folds(pairs: FeaturePairs, folds: int, seed: int = 0) -> np.ndarray:
     sizes = np.zeros(folds, np.int64)
     fold_of: dict[int, int] = {}
     members = dict(zip(*np.unique(pairs.bootstrap_group, return_counts=True), strict=True))
-    for group in sorted(first, key=lambda group: hashlib.blake2b(f"{seed}:{first[group]}".encode()).digest()):
+    for group in sorted(first, key=lambda group: (-members[group], _hash(seed, first[group]))):
         fold_of[group] = int(sizes.argmin())
         sizes[fold_of[group]] += members[group]
     return np.array([fold_of[group] for group in pairs.bootstrap_group.tolist()])
+
+
+def _hash(seed: int, name: str) -> bytes:
+    return hashlib.blake2b(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _test(pairs: FeaturePairs, held: np.ndarray, recipe: Recipe, seed: int, options: dict[str, Any]) -> Ranks:
