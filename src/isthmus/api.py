@@ -180,7 +180,7 @@ def evaluate(model: Any, task: str, data: Pairs | FeaturePairs | str | Path, **o
     """Evaluate a model on pairs, or on a store's cached features.
 
     Args:
-        model: a `DualEncoder` or its folder.
+        model: a `DualEncoder`, its folder, or the URI of a ready one (`hf:openai/clip-vit-base-patch32`).
         task: "retrieval" (R@k in both directions), "zeroshot" (classification of the images' labels), or another of
             `isthmus.evaluation.tasks.TASKS`.
         data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a folder.
