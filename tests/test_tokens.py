@@ -19,6 +19,7 @@ from isthmus.errors import InputError, UsageError
 from isthmus.model import DualEncoder
 from isthmus.projectors import TokenProjector, build_projector, from_config
 from isthmus.projectors import tokens as tokens_module
+from isthmus.selection.candidates import from_store
 from isthmus.training import load_recipe, train_projectors
 from isthmus.training.pixels import live_split, random_crop
 from tiny_encoders import TEXTS, pictures, save_bert, save_dinov2
@@ -288,6 +289,12 @@ def test_heads_and_stores_that_do_not_fit_are_told_what_to_embed(
     chosen = {"image": view(store, "image", image), "text": view(store, "text", text)}
     with pytest.raises(UsageError, match=message):
         ist.train(store, recipe=recipe, overrides=overrides, **chosen)
+
+
+def test_selection_leaves_views_of_tokens_out_and_says_so(store: ist.store.Store) -> None:
+    found = from_store(store)
+    assert [view.record["pool"] for side in found.encoders.values() for view in side] == ["cls+mean", "mean"]
+    assert len(found.failed) == 4 and all("gives tokens" in str(one) for one in found.failed)
 
 
 def test_tokens_of_two_encoders_are_not_mixed(store: ist.store.Store) -> None:

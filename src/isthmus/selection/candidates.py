@@ -18,7 +18,7 @@ from isthmus.data.splits import normalise_split
 from isthmus.embedding import embed
 from isthmus.encoders import Encoder, load_encoders
 from isthmus.encoders.base import Modality
-from isthmus.encoders.uri import EncoderURI
+from isthmus.encoders.uri import EncoderURI, gives_tokens
 from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.selection.cost import Cost, measure_cost
 from isthmus.store import Store, open_store
@@ -140,6 +140,7 @@ def from_store(
         for fingerprint in _named(wanted, records):
             try:
                 features = store.features(modality, fingerprint, partial=True)
+                _check_pooled(features.record.get("pool"))
                 cost = (costs or {}).get(fingerprint) or Cost(licence=features.record.get("licence"))
                 uri = features.record["uri"]
                 name = uri if uris[uri] == 1 else features.record["fingerprint"][:12]  # either is a name to the store
@@ -149,6 +150,12 @@ def from_store(
     check_any(listed, failed)
     frame = _numbered(join(store, listed["image"][0].matrix, listed["text"][0].matrix))
     return Candidates(frame if only is None else choose_ids(frame, only), listed, failed, store=store.path)
+
+
+def _check_pooled(pool: str | None) -> None:
+    """Scores compare one vector per item; tokens side by side would also take matrices of their width squared."""
+    if gives_tokens(pool):
+        raise InputError(f"pool={pool} gives tokens; encoders are compared by pooled features, such as cls+mean.")
 
 
 def _named(wanted: Sequence[str], records: list[dict[str, Any]]) -> list[str]:
@@ -245,9 +252,16 @@ def loaded(
         try:
             uris = [one for one in listed if isinstance(one, str)]
             found = load_encoders(uris, modality=modality, **options) if uris else listed
-            views |= {view.fingerprint: view for view in found if isinstance(view, Encoder)}
         except Exception as error:  # whatever a model's own code raises, the others go on
             failed += [_failure(str(one), modality, error) for one in listed]
+            continue
+        for view in found:
+            assert isinstance(view, Encoder)
+            try:
+                _check_pooled(view.pool)
+                views[view.fingerprint] = view
+            except InputError as error:
+                failed.append(_failure(str(view.uri), modality, error))
     return list(views.values())
 
 
