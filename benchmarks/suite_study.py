@@ -195,8 +195,8 @@ seed: what another seed would give is in no interval.
 
 ## Zero-shot, near and far
 Top-1 in percent. Fashion-MNIST: 2,000 of its test pictures; digits: scikit-learn's second half. Both are far from clip
-art, and this model is at chance there or hardly above: 4,149 drawings teach it neither clothes in grey nor digits. Of the
-demo's categories one holds more than a third of the pictures: always naming it would score as the bare names do.
+art, and this model is at chance there or hardly above: 4,149 drawings teach it neither clothes in grey nor digits.
+Of the demo's categories one holds more than a third of the pictures: always naming it scores as bare names do.
 
 {zeroshot}
 

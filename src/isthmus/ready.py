@@ -80,7 +80,7 @@ def _last_tensors(uri: EncoderURI, fetch: bool) -> dict[str, Tensor]:
     """Projections, scale and bias, float32, from the files that the towers were read from."""
     wanted = ("logit_scale", "logit_bias")
     if uri.source == "open_clip":  # its encoders end in the joint space, as those of Sentence-Transformers do
-        folder = hub.resolve(uri, *openclip._repo(uri), weights=openclip.WEIGHTS, fetch=fetch)
+        folder = hub.resolve(uri, *openclip.repo_of(uri), weights=openclip.WEIGHTS, fetch=fetch)
         return _read(hub.weight_files(folder, openclip.WEIGHTS), wanted)
     if uri.source == "st":
         return {}

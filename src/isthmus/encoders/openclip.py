@@ -42,7 +42,7 @@ def load(
         raise UsageError(f"{uri}: needs open_clip: pip install 'isthmus[open_clip]' ({error}).") from None
     if modality is None:
         raise UsageError(f"{uri}: has two towers: pass modality='image' or modality='text'.")
-    folder = hub.resolve(uri, *_repo(uri), weights=WEIGHTS, fetch=fetch)
+    folder = hub.resolve(uri, *repo_of(uri), weights=WEIGHTS, fetch=fetch)
     name = f"local-dir:{folder}"
     with hub.loading(uri):
         model, _, transform = open_clip.create_model_and_transforms(name, force_image_size=uri.size)
@@ -139,7 +139,7 @@ class OpenClipTextEncoder(Encoder):
         return Output(pooled=pooled, tokens=self._norm(states[-1]), mask=mask, layers=states)
 
 
-def _repo(uri: EncoderURI) -> tuple[str, str | None]:
+def repo_of(uri: EncoderURI) -> tuple[str, str | None]:
     """Hub repository and revision of an open_clip name."""
     import open_clip
 
