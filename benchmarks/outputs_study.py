@@ -36,7 +36,7 @@ MODELS = {
 }
 KINDS = {"float32": 4.0, "int8": 1.0, "binary": 1 / 8, "binary, asymmetric": 1 / 8}
 RECALLS = (1, 10)
-SEEDS = 1000  # bootstrap resamples
+RESAMPLES = 1000
 
 
 def main() -> None:
@@ -89,8 +89,8 @@ def row(name: str, kind: str, width: int, found: list[Ranks], whole: list[Ranks]
     for k in RECALLS:
         hits, before = ([side.astype(float) for one in many for side in one.hits(k)] for many in (found, whole))
         none = [np.zeros_like(side) for side in hits]
-        level = paired_bootstrap(hits, none, units, resamples=SEEDS)
-        change = paired_bootstrap(hits, before, units, resamples=SEEDS)
+        level = paired_bootstrap(hits, none, units, resamples=RESAMPLES)
+        change = paired_bootstrap(hits, before, units, resamples=RESAMPLES)
         out[f"R@{k}"] = {"value": level["difference"], "ci95": level["ci95"]}
         out[f"change@{k}"] = {"value": change["difference"], "ci95": change["ci95"]}
     return out

@@ -111,6 +111,8 @@ def test_what_cannot_be_diagnosed_is_told(toy: tuple[Path, DualEncoder, Path]) -
         ist.evaluate(model, "diagnose", store, precision=0)
     with pytest.raises(UsageError, match="diagnose takes no 'folds'"):
         ist.evaluate(model, "diagnose", store, folds=3)
+    with pytest.raises(InputError, match="nowhere: no such"):
+        ist.evaluate(model, "diagnose", store, against="nowhere")
     with pytest.raises(InputError, match="at least two"):
         ist.evaluate(identity_model(4), "diagnose", FeaturePairs.from_arrays(np.eye(4)[:1], np.eye(4)[:1]))
 

@@ -57,7 +57,7 @@ def diagnose(
     calibration is measured where the images have labels and the model's encoders are loaded, which a store alone
     needs only for these. split, only, bootstrap, seed: as for `retrieval`.
     """
-    _check(precision, k, near)
+    _check(precision, k, near, against)
     cached = holds_features(data) and (against is None or holds_features(against))
     model, name = opened(model, encoders=not cached or classes is not None or templates is not None)
     embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
@@ -79,7 +79,7 @@ def diagnose(
     return written
 
 
-def _check(precision: float, k: int, near: float) -> None:
+def _check(precision: float, k: int, near: float, against: Any) -> None:
     """Before anything is computed."""
     if not 0 < precision <= 1:
         raise UsageError(f"precision={precision}: a share of right answers, in (0, 1].")
@@ -87,6 +87,8 @@ def _check(precision: float, k: int, near: float) -> None:
         raise UsageError(f"near={near}: the least cosine of near-duplicates lies in (0, 1].")
     if k < 1:
         raise UsageError(f"k={k}: occurrences among the k nearest need at least one.")
+    if isinstance(against, str | Path) and not Path(against).exists():
+        raise InputError(f"{against}: no such file or folder.")
 
 
 def _geometry(found: Findings, embedded: Embedded, resampling: dict[str, int]) -> None:
