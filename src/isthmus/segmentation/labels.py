@@ -78,6 +78,7 @@ class Segmenter:
 
         The class that stands for the background by a threshold has −∞.
         """
+        image = to_pil(image)
         return self._whole(image) if self.window is None else self._slid(image, self.window)
 
     def classify(self, scores: Tensor, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +120,7 @@ class Segmenter:
 
     def _cosines(self, images: Sequence[Image.Image]) -> Tensor:
         """[N, C, h, w]; of a class with several names the nearest."""
-        patches = self.dense([to_pil(image) for image in images])
+        patches = self.dense(images)
         cosines = (patches @ self.texts.T).permute(0, 3, 1, 2).cpu()
         out = torch.full((len(images), len(self.classes), *cosines.shape[2:]), -torch.inf)
         index = self.class_of[None, :, None, None].expand_as(cosines)
