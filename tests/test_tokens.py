@@ -23,7 +23,7 @@ from isthmus.selection.candidates import from_store
 from isthmus.training import load_recipe, train_projectors
 from isthmus.training.pixels import live_split, random_crop
 from tiny_encoders import TEXTS, pictures, save_bert, save_dinov2
-from toys import pixel_encoder, write_pairs
+from toys import picture, pixel_encoder, write_pairs
 
 WHOLE = ("cls:parallel,tokens:parallel", "tokens:parallel+residual")
 FEW = ["head.width=16", "optim.batch=64", "optim.epochs=3"]
@@ -306,12 +306,16 @@ def test_tokens_of_two_encoders_are_not_mixed(store: ist.store.Store) -> None:
 # --- encoded while training ---------------------------------------------------------------------------------------
 
 
-def test_images_encoded_while_training_give_the_model_that_a_store_gives(store: ist.store.Store) -> None:
+def test_images_encoded_while_training_give_the_model_that_a_store_gives(
+    store: ist.store.Store, tmp_path: Path
+) -> None:
     """Up to the store's fp16: the same views, the same steps."""
     uri, pixels = view(store, "image", "cls+grid4"), store.path.parent / "data" / "pairs.jsonl"
     options = {"recipe": "freeze-align", "text": view(store, "text", "tokens"), "image": uri}
     options["overrides"] = [*FEW, "head.dropout=0", "optim.precision=float32"]
-    stored, live = ist.train(store, **options), ist.train(store, **options, pixels=pixels)
+    stored, live = ist.train(store, **options), ist.train(store, **options, pixels=pixels, out=tmp_path / "live")
+    again = DualEncoder.from_pretrained(tmp_path / "live")
+    assert again.encode_image([picture("red", "dark", "left")]).shape == (1, 16)
     assert live.records["image"][0]["fingerprint"] == stored.records["image"][0]["fingerprint"]
     x = torch.randn(8, 5 * 32)
     cosine = F.cosine_similarity(stored.image_projector(x), live.image_projector(x))

@@ -192,7 +192,8 @@ class _Run:
         units = list(cut(items, keys, needed, ends))
         done = len(items) - sum(len(unit.items) for unit in units)
         self.encoded[modality] = 0
-        entry: dict[str, Any] = {"modality": modality, "encoders": [one for views in self.costs[modality] for one in views]}
+        encoders = [one for views in self.costs[modality] for one in views]
+        entry: dict[str, Any] = {"modality": modality, "encoders": encoders}
         device = str(networks[0].views[0].device)
         with self._bar(f"{modality}s", len(items), done) as bar, timed(self.writer.path, entry, device):
             for encoded in encode_all(self.engine, networks, self.pairs, units, self.options, bar.update):

@@ -106,7 +106,7 @@ def grid_side(part: str) -> int:
 
 def gives_tokens(pool: str | None) -> bool:
     """Whether a pooling gives several vectors per item, which a token head takes, and not one."""
-    return any(part in ("patches", "tokens") or grid_side(part) for part in (pool or "").split("+"))
+    return any(part in ("patches", "tokens") or grid_side(part) for part in str(pool).split("+"))
 
 
 def _option(text: str, item: str) -> tuple[str, str | int | bool]:
