@@ -35,6 +35,7 @@ def test_no_module_hides_a_verb(tmp_path: Path) -> None:
     model = ist.train(store, recipe="cca", out=tmp_path / "model")
     result = ist.evaluate(model, "retrieval", tmp_path / "store", split="test", bootstrap=0)
     assert result["metrics"]["mean_recall@10"] > 0.5
+    assert ist.evaluate(model, "retrieval", store, split="test", bootstrap=0)["metrics"] == result["metrics"]
     assert all(finding["ok"] for finding in ist.doctor(tmp_path / "store"))
     assert len(ist.read_pairs(table)) == len(ist.open_store(tmp_path / "store")) == 192
     assert ist.load_recipe("cca").optim.epochs == 0

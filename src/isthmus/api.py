@@ -176,7 +176,7 @@ def training_plan(
     return plan_training(pairs, val, choices, frozen=anchor.side if anchor else None)
 
 
-def evaluate(model: Any, task: str, data: Pairs | FeaturePairs | str | Path, **options: Any) -> Any:
+def evaluate(model: Any, task: str, data: Store | Pairs | FeaturePairs | str | Path, **options: Any) -> Any:
     """Evaluate a model on pairs, or on a store's cached features.
 
     Args:
@@ -195,7 +195,7 @@ def evaluate(model: Any, task: str, data: Pairs | FeaturePairs | str | Path, **o
         InputError: data that cannot be used: no captions, no labels, a store of other encoders.
     """
     check_options(task, options)
-    return find_task(task)(model, data, **options)
+    return find_task(task)(model, data.path if isinstance(data, Store) else data, **options)
 
 
 def _split(
