@@ -36,7 +36,9 @@ CUTOFFS = [1, 5, 10]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small and one run: does it work?")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 8192, 32768], help="beside the peer")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[2048, 8192], help="beside the peer; 32768 takes it ten minutes a run"
+    )
     parser.add_argument("--alone", type=int, nargs="+", default=[100_000])
     parser.add_argument("--memory", nargs=3, metavar=("WHO", "FOLDER", "N"), help=argparse.SUPPRESS)
     options = parser.parse_args()
