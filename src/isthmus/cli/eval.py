@@ -11,6 +11,15 @@ example:
   isthmus eval model/ suite --data datasets/ --only-sets sail --out results/ --beside hf:openai/clip-vit-base-patch32
 
 DATA is pairs (images run through the model), a store (its cached features), or what the task reads.
+
+tasks:
+  retrieval, zeroshot               pairs or a store; zeroshot needs labels
+  suite                             a folder of data sets in CLIP_benchmark's layout
+  knn, linear_probe, fewshot        labelled pictures, before and after the projector
+  winoground, mmvp, sugarcrepe, aro, whatsup      composition, in the public layouts
+  longtext, multilingual            captions by length, by language
+  segmentation                      pictures with masks
+  diagnose                          gap, hubs, calibration, near-duplicates of training data
 """
 
 from __future__ import annotations
