@@ -98,7 +98,14 @@ def resumable(path: Path) -> bool:
 def model_content(path: Path) -> Any:
     model = ist.DualEncoder.from_pretrained(path, load=False)
     weights = {name: tensor.tolist() for name, tensor in model.state_dict().items()}
-    return weights, model.scale, {key: value for key, value in model.summary.items() if key not in INCIDENTAL}
+    return weights, model.scale, lasting(model.summary)
+
+
+def lasting(found: Any) -> Any:
+    """Without what no two runs share, at any depth."""
+    if not isinstance(found, dict):
+        return found
+    return {key: lasting(value) for key, value in found.items() if key not in INCIDENTAL}
 
 
 def curate(root: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from isthmus.errors import InputError
 
 TEMPORARY = ".tmp-"
 PENDING = "pending"
-SEAL = "seal"
+SEAL, SEAL_BYTES = "seal", 16
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -162,7 +162,7 @@ def read_sealed(path: str | os.PathLike[str]) -> Any:
     Without a seal the values count as they are: whoever changes a file on purpose deletes its seal.
     """
     value = read_json(path)
-    if isinstance(value, dict) and SEAL in value and value.pop(SEAL) != _seal(value):
+    if isinstance(value, dict) and not _sound(value):
         raise InputError(
             f"{path}: changed or damaged since isthmus wrote it. Restore it from a copy; if it was changed on "
             f'purpose, delete its line "{SEAL}".'
@@ -170,10 +170,18 @@ def read_sealed(path: str | os.PathLike[str]) -> Any:
     return value
 
 
+def _sound(value: dict[str, Any]) -> bool:
+    """Whether the seal, which is taken off, is that of the values; a seal whose own name is damaged is not sound."""
+    if SEAL in value:
+        return bool(value.pop(SEAL) == _seal(value))
+    digests = [key for key, digest in value.items() if isinstance(digest, str) and len(digest) == 2 * SEAL_BYTES]
+    return all(value[key] != _seal({k: v for k, v in value.items() if k != key}) for key in digests)
+
+
 def _seal(value: dict[str, Any]) -> str:
     """Of the values as JSON gives them back, so that tuples and lists are one."""
     text = json.dumps(value, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=SEAL_BYTES).hexdigest()
 
 
 def file_digest(path: Path, size: int = 16) -> str:
