@@ -36,7 +36,7 @@ study: $(VENV)/.demo
 	$(BIN)/python benchmarks/recipe_study.py
 	$(BIN)/python benchmarks/recipe_study.py --render
 
-# isthmus beside its peers, in a fixed order; writes benchmarks/results/bench/ and docs/benchmarks.md.
+# isthmus beside its peers, in a fixed order; writes benchmarks/results.json and docs/benchmarks.md.
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/run_all.py
 

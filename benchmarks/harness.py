@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results" / "bench"
+RESULTS = Path(__file__).parent / "results.json"  # {name: result}
 MIB = 2**20
 
 
@@ -55,10 +55,10 @@ class Result:
 
 
 def write(result: Result) -> None:
-    """To `results/bench/NAME.json`, with the machine's facts."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": machine()} | asdict(result), indent=1)
-    (RESULTS / f"{result.name}.json").write_text(text + "\n")
+    """Into `results.json` under its name, with the machine's facts."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results[result.name] = {"machine": machine()} | asdict(result)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def alternate(cases: Mapping[str, Callable[[], object]], runs: int, warm: bool = True) -> dict[str, float]:

@@ -22,7 +22,7 @@ DOCS = HERE.parent / "docs"
 ORDER = ["losses", "training_step", "embedding", "store", "retrieval"]
 HEAD = """# Benchmarks
 
-Written by `make bench` (`benchmarks/run_all.py`) from `benchmarks/results/bench/`; do not edit. Each row pairs
+Written by `make bench` (`benchmarks/run_all.py`) from `benchmarks/results.json`; do not edit. Each row pairs
 isthmus with a named peer in the same process conditions: alternating runs, medians. Memory is anonymous memory
 (RssAnon) at its peak, in a process of its own. Rows that isthmus loses are shown too.
 """
@@ -34,8 +34,8 @@ def main() -> None:
     if not parser.parse_args().render:
         for name in ORDER:
             subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)
-    found = [path for name in ORDER if (path := RESULTS / f"{name}.json").exists()]
-    pages = [section(json.loads(path.read_text())) for path in found]
+    results = json.loads(RESULTS.read_text())
+    pages = [section(results[name]) for name in ORDER if name in results]
     (DOCS / "benchmarks.md").write_text("\n".join([HEAD, *pages]))
 
 
