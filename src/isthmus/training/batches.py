@@ -29,6 +29,7 @@ class Batches:
 
     def __init__(self, pairs: FeaturePairs, positives: str, device: torch.device) -> None:
         self.device, self.image_of = device, pairs.image_of
+        self._taken: dict[int, Tensor] = {}  # by matrix, the room of its rows
         self.image, self.text = pairs.image, pairs.text
         live = isinstance(pairs.image, PixelFeatures)
         if not live and 4 * (math.prod(pairs.image.shape) + math.prod(pairs.text.shape)) <= RESIDENT_BYTES:
@@ -37,7 +38,10 @@ class Batches:
         self.groups = positive_groups(pairs, positives)
 
     def take(self, captions: np.ndarray) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """Of `captions`, int64 [n]: image and text features float32 [n, Dx], [n, Dy], and loss groups."""
+        """Of `captions`, int64 [n]: image and text features float32 [n, Dx], [n, Dy], and loss groups.
+
+        The features are valid until the next call, which takes their memory: fresh pages cost more than the rows.
+        """
         images = self.image_of[captions]
         groups = None
         if self.groups is not None:
@@ -46,7 +50,10 @@ class Batches:
 
     def _rows(self, matrix: Any, index: np.ndarray) -> Tensor:
         if isinstance(matrix, Tensor):
-            return matrix[self._tensor(index)]
+            taken = self._taken.get(id(matrix))
+            if taken is None or len(taken) < len(index):
+                taken = self._taken[id(matrix)] = matrix.new_empty(len(index), matrix.shape[1])
+            return torch.index_select(matrix, 0, self._tensor(index), out=taken[: len(index)])
         return torch.from_numpy(rows(matrix, index)).to(self.device)
 
     def _tensor(self, index: np.ndarray) -> Tensor:
