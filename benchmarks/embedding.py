@@ -1,6 +1,6 @@
 """Embedding beside the plain loops a user would write, on the demo's pictures and captions.
 
-    python benchmarks/embedding.py [--quick]
+    python benchmarks/embedding.py [--images 32 --captions 128 --runs 1]      # small; ten minutes without
 
 `isthmus embed` from files to a finished store (reading, hashing, decoding, writing included) against: for DINOv2,
 transformers' `Dinov2Model` and the model's own image processor; for EfficientNet-Lite1 the network as its weights come,
@@ -45,9 +45,11 @@ WORKERS = (1, 2, 4, 8)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few items and one run: does it work?")
-    quick = parser.parse_args().quick
-    write(measure(32 if quick else 512, 128 if quick else 4640, 1 if quick else 3))
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--captions", type=int, default=4640)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    write(measure(options.images, options.captions, options.runs))
 
 
 def measure(images: int, captions: int, runs: int) -> Result:
