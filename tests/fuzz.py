@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from isthmus.errors import IsthmusError
 from store_cases import write
 
-MEMORY = 4 << 30  # bytes: more is a MemoryError, which is no error of ours
+MEMORY = 2 << 30  # bytes: more is a MemoryError, which is no error of ours
 TABLES = (".parquet", ".csv", ".tsv", ".jsonl")
 
 
