@@ -42,7 +42,7 @@ def main() -> None:
 def section(result: dict[str, Any]) -> str:
     parts = [f"## {result['title']}", result["about"]]
     for table in result["tables"]:
-        parts += [f"**{table['title']}**", markdown(table), table["note"]]
+        parts += [table["title"] and f"**{table['title']}**", markdown(table), table["note"]]
     for number, plot in enumerate(result["plots"]):
         path = DOCS / "benchmarks" / f"{result['name']}-{number}.svg"
         path.parent.mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def shown(cell: Any) -> str:
     return (
         f"{cell:,.0f}"
         if isinstance(cell, float) and abs(cell) >= 100
-        else f"{cell:.3g}"
+        else f"{cell:.4g}"
         if isinstance(cell, float)
         else str(cell)
     )
