@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from isthmus.losses import compiled, infonce, sigmoid, sweeps
-from isthmus.losses.tiles import Tiles, add_
+from isthmus.losses.gradients import add_
+from isthmus.losses.tiles import Tiles
 from losses_cases import relative_error, saturated, unit, with_gradients
 
 EXACT = {torch.float32: 2e-6, torch.bfloat16: 4e-3}  # of what is written back to a tile

@@ -16,7 +16,7 @@ def anonymous():
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
 
 def run(n, d, groups):
-    x, y = (torch.nn.functional.normalize(torch.randn(n, d)).requires_grad_() for _ in range(2))
+    x, y = (torch.nn.functional.normalize(torch.randn(n, d)).to(torch.{dtype}).requires_grad_() for _ in range(2))
     scale, bias = torch.tensor({scale}, requires_grad=True), torch.tensor(-9.0, requires_grad=True)
     before = anonymous()
     peaks, done = [before], threading.Event()
@@ -40,9 +40,17 @@ print(run(n, d, (ids, ids) if {distinct} < n else None))
 """
 
 
-def peak(loss: str, scale: float, distinct: int, n: int = 8192, d: int = 512, autocast: bool = False) -> float:
+def peak(
+    loss: str,
+    scale: float,
+    distinct: int,
+    n: int = 8192,
+    d: int = 512,
+    autocast: bool = False,
+    dtype: str = "float32",
+) -> float:
     """MiB beyond the inputs at the peak, gradients included."""
-    script = MEASURE.format(loss=loss, scale=scale, distinct=distinct, n=n, d=d, autocast=autocast)
+    script = MEASURE.format(loss=loss, scale=scale, distinct=distinct, n=n, d=d, autocast=autocast, dtype=dtype)
     return float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
 
 
@@ -69,6 +77,12 @@ def test_memory_beyond_gradients_is_an_eighth_of_open_clips_full_and_a_third_of_
     # open_clip takes 1,024 MiB and more in full, 340 MiB and more in chunks (benchmarks/losses.py).
     beyond = peak(loss, 14.0, 8192, d=1024, autocast=autocast) - 2 * 32
     assert beyond < 340 / 3
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(("loss", "peer"), [("infonce", 514), ("sigmoid", 624)])
+def test_bf16_inputs_take_an_eighth_of_open_clips_memory_in_bf16(loss, peer):
+    assert peak(loss, 14.0, 8192, d=1024, dtype="bfloat16") - 2 * 16 < peer / 8  # MiB, from benchmarks/losses.py
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def test_the_gradient_scales_with_what_comes_after_the_loss():
 
 
 def test_without_gradients_none_are_formed(monkeypatch):
-    monkeypatch.setattr("isthmus.losses.tiles.Tiles.backpropagate", lambda *_: pytest.fail("a wasted product"))
+    monkeypatch.setattr("isthmus.losses.gradients.Gradients.add", lambda *_: pytest.fail("a wasted product"))
     x = unit(5, 4, 0)
     sigmoid(x, x, 5.0, -1.0)
     with torch.no_grad():

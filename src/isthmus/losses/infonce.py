@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from isthmus.errors import InputError
-from isthmus.losses.ring import Homeward, Ring
+from isthmus.losses.gradients import Gradients
+from isthmus.losses.ring import Ring
 from isthmus.losses.sweeps import log_sums, softmax_
 from isthmus.losses.tiles import Groups, Tiles, batch, exact, product_dtype, scalar, wide
 
@@ -46,9 +47,9 @@ def infonce(
         scale: inverse temperature, a float or a 0-d tensor with a gradient.
         groups: ids (gx [N], gy [M]), int64; x_i and y_j are positives where they are equal. Default: x_i and
             y_i belong together, which needs N = M.
-        tile: side of the square tiles (default 2,048; 512 where positives are many). Memory beyond x, y
-            and their gradients is a tile and the positives' logits, which are recomputed where they would
-            exceed 20 MiB. It changes the result by rounding only.
+        tile: side of the square tiles (default 1,536; 512 where positives are many); it changes the result by
+            rounding only. Memory beyond x, y and their gradients: y's gradient in fp32, a few times a tile's rows,
+            and the positives' logits, which are recomputed where they would exceed 20 MiB.
         process_group: processes whose rows are one batch, such as `torch.distributed.group.WORLD`, each with as
             many. All return the loss of the whole batch, and its gradients for their own rows; the scale's is
             their share, so that gradients of parameters are to be summed over the processes, not averaged.
@@ -108,12 +109,12 @@ class _InfoNCE(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, gx, all_gy = ctx.saved_tensors
         row, column = ctx.directions
-        dy = Homeward(ctx.ring)
-        for place, tiles in ctx.ring.tiles(x, y, float(scale), gx, all_gy, *ctx.arguments):
-            _add_gradients(tiles, row[ctx.own], column[place])
-            dy.add(tiles.dy)
-        tiles.dy = dy.arrived()
-        dx, dy, dscale = tiles.gradients(float(grad) / (2 * len(row.positives)))
+        size, product = ctx.arguments
+        gradients = Gradients(ctx.ring, x, float(scale), product, float(grad) / (2 * len(row.positives)))
+        for place, tiles in ctx.ring.tiles(x, y, float(scale), gx, all_gy, size, product):
+            _add_gradients(gradients, tiles, row[ctx.own], column[place])
+            gradients.pass_on()
+        dx, dy, dscale = gradients.whole()
         return dx, dy, dscale.to(scale), *[None] * 5
 
 
@@ -129,8 +130,8 @@ def _add_negatives(tiles: Tiles, row: _Direction, column: _Direction) -> Iterato
         column.add_negatives(cols, over_rows)
 
 
-def _add_gradients(tiles: Tiles, row: _Direction, column: _Direction) -> None:
-    """Add what the logits' gradients give to `dx` and `dy`."""
+def _add_gradients(gradients: Gradients, tiles: Tiles, row: _Direction, column: _Direction) -> None:
+    """Add what the logits' gradients give."""
     bounded = _bounded(tiles)
     row_softmax, column_softmax = (d.softmax(bounded, tiles.dtype) for d in (row, column))
     for rows, cols, tile in tiles:
@@ -140,7 +141,7 @@ def _add_gradients(tiles: Tiles, row: _Direction, column: _Direction) -> None:
         softmax_(tiles, tile, row_softmax[:, rows], column_softmax[:, cols], bounded)
         if at is not None:
             tile[at] = push.to(tile.dtype)
-        tiles.backpropagate(rows, cols, tile)
+        gradients.add(tiles, rows, cols, tile)
 
 
 def _positives(blocks: Iterator[tuple[slice, Tiles]]) -> Iterator[_Positives]:

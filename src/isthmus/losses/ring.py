@@ -43,18 +43,13 @@ class Ring:
     def tiles(
         self, x: Tensor, y: Tensor, scale: float, gx: Tensor, gy: Tensor, size: int | None, product: torch.dtype
     ) -> Iterator[tuple[slice, Tiles]]:
-        """Of every block of y its place in the whole batch and its tiles, which share their `dx`; gy is gathered."""
-        dx = None
+        """Of every block of y its place in the whole batch and its tiles; gy is gathered."""
         block = y.to(product)
         for step in range(self.size):
             incoming = self.exchange(block) if step + 1 < self.size else None  # while this one is computed
             origin = (self.rank - step) % self.size
             place = slice(origin * len(y), (origin + 1) * len(y))
-            tiles = Tiles(x, block, scale, gx, gy[place], size, product)
-            if dx is not None:
-                tiles.dx, tiles.goes_on = dx, True
-            yield place, tiles
-            dx = tiles.__dict__.get("dx")
+            yield place, Tiles(x, block, scale, gx, gy[place], size, product)
             if incoming is not None:
                 block = incoming.wait()
 

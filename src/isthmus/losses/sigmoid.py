@@ -11,7 +11,8 @@ from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from isthmus.errors import UsageError, did_you_mean
-from isthmus.losses.ring import Homeward, Ring
+from isthmus.losses.gradients import Gradients
+from isthmus.losses.ring import Ring
 from isthmus.losses.sweeps import sigmoid_
 from isthmus.losses.tiles import Groups, Tiles, batch, exact, product_dtype, scalar
 
@@ -38,8 +39,8 @@ def sigmoid(
         scale, bias: floats or 0-d tensors with a gradient. See `initial_bias`.
         groups: ids (gx [N], gy [M]), int64; default: x_i and y_i belong together, which needs N = M.
         normalize: "batch" divides by N (SigLIP), "pairs" by N · M (SAIL, Zhang et al. 2025).
-        tile: side of the square tiles (default 2,048; 512 where positives are many). It changes the result
-            by rounding only.
+        tile: side of the square tiles (default 1,536; 512 where positives are many); it changes the result by
+            rounding only.
         process_group: processes whose rows are one batch, each with as many: see `infonce`.
 
     Returns:
@@ -79,18 +80,17 @@ class _Sigmoid(torch.autograd.Function):
         n, m = ring.size * len(x), ring.size * len(y)
         divisor = n if normalize == "batch" else n * m
         sums = torch.zeros(2, dtype=exact(x.device), device=x.device)  # of the losses, and of the bias's gradients
-        dy = Homeward(ring)
+        gradients = Gradients(ring, x, float(scale), product, 1 / divisor)
         for _, tiles in ring.tiles(x, y, float(scale), gx, ring.gather(gy), size, product):
             for rows, cols, tile in tiles:
                 _sweep(tiles, rows, cols, tile, float(bias), sums)
                 if differentiate:
-                    tiles.backpropagate(rows, cols, tile)
+                    gradients.add(tiles, rows, cols, tile)
             if differentiate:
-                dy.add(tiles.dy)
+                gradients.pass_on()
         loss, dbias = sums / divisor
         if differentiate:
-            tiles.dy = dy.arrived()
-            ctx.save_for_backward(*tiles.gradients(1 / divisor), dbias)
+            ctx.save_for_backward(*gradients.whole(), dbias)
             ctx.dtypes = scale.dtype, bias.dtype
         ring.sum_(loss)
         return loss.to(tiles.dtype)

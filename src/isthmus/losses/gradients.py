@@ -1,0 +1,93 @@
+"""The way back from a loss's tiles to x, y and the scale: fp32 sums, and no more of them at a time than needed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from isthmus.losses.compiled import compiled
+from isthmus.losses.ring import Homeward, Ring
+from isthmus.losses.tiles import Tiles, slices, view, wide
+
+ROWS = 256  # rows converted to fp32 at a time
+
+
+class Gradients:
+    """Gradients of x [N, d], y [M, d] and scale, from those of the logits, tile by tile, in the order of `Tiles`.
+
+    Products are computed in `product`, their sums in fp32 (fp64 for fp64), `factor` multiplies everything. A block of
+    rows meets all columns before the next one does: one process has its gradient then, in x's own dtype, and sums for
+    one block are enough. The sums of y grow until the last row, transposed, since xᵀp takes half as long as pᵀx in
+    bf16. With several processes x's sums go on over all blocks of y, and y's follow their block round the ring.
+    """
+
+    def __init__(self, ring: Ring, x: Tensor, scale: float, product: torch.dtype, factor: float) -> None:
+        self.x, self.scale, self.product, self.factor = x, scale, product, factor
+        self.dtype = wide(x.dtype)
+        self.block, self.last = 0, ring.size - 1  # of y
+        self.dx = torch.empty_like(x, dtype=x.dtype if ring.size == 1 else self.dtype)
+        self.dscale = x.new_zeros((), dtype=self.dtype)
+        self._home = Homeward(ring)
+
+    def add(self, tiles: Tiles, rows: slice, cols: slice, p: Tensor) -> None:
+        """Add what the gradient `p` of a tile's logits, in `product`, gives."""
+        if rows.start == 0 and cols.start == 0:
+            self._start(tiles)
+        x, dx = self.x[rows], self.dx[rows]
+        sums = dx if dx.dtype == self.dtype else view(self._sums, *x.shape)
+        xt = view(self._xt, *x.T.shape)
+        if cols.start == 0:
+            xt.copy_(x.T)
+        self._add_product(sums, p, tiles.y[cols], first=cols.start == self.block == 0)
+        self._add_product(self._dy[:, cols], xt, p, first=rows.start == 0)
+        if cols.stop == len(tiles.y) and self.block == self.last:
+            dx.copy_(self._finished(x, sums))
+
+    def pass_on(self) -> None:
+        """After all tiles of a block of y: its sums go to the process that adds its own next."""
+        self._home.add(self._dy)
+        self.block += 1
+
+    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, y and scale, after every block of y."""
+        sums = self._home.arrived()
+        dy = self.x.new_empty(sums.T.shape)
+        for cols in slices(len(dy), ROWS):
+            dy[cols] = sums[:, cols].mul_(self.factor * self.scale).T
+        return self.dx.to(self.x.dtype), dy, self.dscale * self.factor
+
+    def _start(self, tiles: Tiles) -> None:
+        """Room for a block of y; that of the one before is on its way."""
+        width = self.x.shape[1]
+        self._dy = self.x.new_empty(width, len(tiles.y), dtype=self.dtype)
+        self._sums = self.x.new_empty(tiles.height * width, dtype=self.dtype)
+        self._xt = self.x.new_empty(tiles.height * width, dtype=self.product)
+        self._part = self.x.new_empty(max(tiles.height, tiles.width) * width, dtype=self.product)
+
+    def _finished(self, x: Tensor, sums: Tensor) -> Tensor:
+        """The gradient of rows of x, in place of their sums over all columns; the scale's share on the way.
+
+        Each logit is scale · x_i·y_j, so that Σ p_ij x_i·y_j, the gradient of the scale, is Σ x_i·sums_i.
+        """
+        for part in slices(len(x), ROWS):
+            self.dscale += torch.dot(x[part].to(self.dtype).flatten(), sums[part].flatten())
+        return sums.mul_(self.factor * self.scale)
+
+    def _add_product(self, total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
+        """total += a b, or = where nothing has been added yet."""
+        if self.product == self.dtype:
+            total.addmm_(a, b, beta=0 if first else 1)
+            return
+        part = torch.mm(a, b, out=view(self._part, *total.shape))
+        if first:
+            total.copy_(part)
+        else:
+            add_(total, part)
+
+
+def add_(total: Tensor, part: Tensor) -> None:
+    """total += part, of a lower dtype: torch would make a copy of `part` in the higher one first."""
+    if (native := compiled(part)) is not None:
+        native.add_(total, part)
+    else:
+        total += part
