@@ -214,6 +214,22 @@ def test_resume_off_starts_anew(monkeypatch, tmp_path):
     assert not (tmp_path / "checkpoint" / "state.json").exists()
 
 
+def test_a_second_run_into_one_folder_is_refused_and_the_first_is_unharmed(monkeypatch, tmp_path):
+    step, refused = run_module.Run.step, []
+
+    def one_more_run(run):
+        with pytest.raises(InputError, match=r"another process is training into this folder \(it holds .*checkpoint"):
+            train(tmp_path)
+        refused.append(run.state.step)
+        return step(run)
+
+    monkeypatch.setattr(run_module.Run, "step", one_more_run)
+    first = train(tmp_path)
+    assert refused
+    monkeypatch.undo()
+    assert outcome(first) == outcome(train(tmp_path)) == outcome(train(None))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -266,8 +282,6 @@ def test_clear_removes_the_checkpoint_and_nothing_else(tmp_path):
     train(tmp_path)
     (tmp_path / "checkpoint" / "mine.txt").write_text("")
     checkpoint.clear(tmp_path / "checkpoint")
-    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["mine.txt"]
-    (tmp_path / "checkpoint" / "mine.txt").unlink()
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [".lock", "mine.txt"]
     checkpoint.clear(tmp_path / "checkpoint")
-    checkpoint.clear(tmp_path / "checkpoint")
-    assert not (tmp_path / "checkpoint").exists()
+    checkpoint.clear(tmp_path / "none")

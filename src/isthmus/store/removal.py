@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock
 
 from isthmus.errors import InputError
 from isthmus.files import tidy
+from isthmus.locking import alone
 from isthmus.store.journal import FOLDER as JOURNAL
 from isthmus.store.keys import KeyIndex, to_keys
 from isthmus.store.manifest import Manifest, commit, read_manifest
 from isthmus.store.shards import Shard, open_shards, write_shard
-from isthmus.store.writer import LOCK, acquire
 
 
 @dataclass
@@ -64,15 +63,11 @@ def _writing(root: Path) -> Iterator[None]:
     """The store's lock, with nothing unfinished behind it."""
     if not root.is_dir():
         raise InputError(f"{root}: not a store.")
-    lock = FileLock(root / LOCK, timeout=0)
-    acquire(lock)
-    try:
+    with alone(root, "writing this store"):
         tidy(root, "**/")
         if (root / JOURNAL).is_dir():
             raise InputError(f"{root}: a run is unfinished; finish it with the same `isthmus embed` first.")
         yield
-    finally:
-        lock.release()
 
 
 def _without(table: pa.Table, ids: pa.Array) -> pa.Table:

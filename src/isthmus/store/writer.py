@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock, Timeout
 
 from isthmus.errors import InputError, IsthmusError
-from isthmus.files import tidy, writing
+from isthmus.files import tidy
+from isthmus.locking import LOCK, alone
 from isthmus.store.journal import Journal, Row, recall, signed
 from isthmus.store.keys import as_bytes, to_hashes, to_keys
 from isthmus.store.manifest import Manifest, check_record, commit, is_store, read_manifest
@@ -21,7 +22,6 @@ from isthmus.store.merging import merge
 from isthmus.store.stream import Stream
 
 BUFFER_BYTES = 512 * 2**20  # over all encoders of a run
-LOCK = ".lock"
 
 
 class StoreWriter:
@@ -38,22 +38,20 @@ class StoreWriter:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock = FileLock(self.path / LOCK, timeout=0)
+        self._alone = ExitStack()
         self._streams: dict[tuple[str, str], Stream] = {}
 
     def __enter__(self) -> StoreWriter:
         if self.path.is_dir() and not _may_write(self.path):
             raise InputError(f"{self.path}: the folder is not empty and is not a store; choose another for the store.")
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            acquire(self._lock)
+        self._alone.enter_context(alone(self.path, "writing this store"))
         try:
             tidy(self.path, "**/")
             self._manifest = read_manifest(self.path) if is_store(self.path) else Manifest()
             self._journal = Journal(self.path)
             self._recalled = _recalled(self._manifest, self._journal)
         except BaseException:
-            self._lock.release()
+            self._alone.close()
             raise
         return self
 
@@ -66,7 +64,7 @@ class StoreWriter:
             if error is None:
                 raise
         finally:
-            self._lock.release()
+            self._alone.close()
 
     def add_encoder(self, record: dict[str, Any]) -> None:
         """Announce an encoder of this run.
@@ -204,17 +202,6 @@ class StoreWriter:
                     f"{self.path}: features by {stream.record['uri']} are missing for {missing:,} of "
                     f"{len(keys):,} rows."
                 )
-
-
-def acquire(lock: FileLock) -> None:
-    """Take a store's lock, or say who else is writing."""
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"{Path(lock.lock_file).parent}: another process is writing this store (it holds "
-            f"{lock.lock_file}). Wait for it to finish, or stop it."
-        ) from None
 
 
 def _may_write(root: Path) -> bool:

@@ -59,8 +59,6 @@ def clear(folder: Path) -> None:
     with writing(folder):
         for file in [folder / "state.json", *folder.glob("step-*.safetensors"), *folder.glob(f"{TEMPORARY}*")]:
             file.unlink(missing_ok=True)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def _remedy(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
+from isthmus.locking import alone
 from isthmus.projectors import Head
 from isthmus.projectors.onto import Modality
 from isthmus.training.beside import set_beside
+from isthmus.training.processes import Processes
 from isthmus.training.progress import Progress, deferred_interrupt
 from isthmus.training.recipe import Recipe
 from isthmus.training.run import Run
@@ -81,8 +84,8 @@ def train_projectors(
         checkpoint_seconds: time between checkpoints; one is also written at the end and at Ctrl-C.
 
     Raises:
-        InputError: fewer than two pairs, or a checkpoint in `out` that is damaged or of another run (the
-            message says what differs).
+        InputError: fewer than two pairs; another process that trains into `out`; a checkpoint in `out` that is
+            damaged or of another run (the message says what differs).
         UsageError: a recipe that asks for what the projectors cannot do, or a tracker that is not installed.
         IsthmusError: a loss that is not finite; names the step and what to try.
         KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
@@ -91,7 +94,7 @@ def train_projectors(
         raise UsageError(f"seed = {seed}: seeds are 0 or more.")
     if len(train.image_of) < 2:
         raise InputError(f"Training needs at least 2 pairs, got {len(train.image_of)}: there is nothing to contrast.")
-    with torch.random.fork_rng(), deferred_interrupt() as interrupt:
+    with _alone_in(out), torch.random.fork_rng(), deferred_interrupt() as interrupt:
         began = saved = time.monotonic()
         run = Run(train, val, recipe, out=Path(out) if out else None, seed=seed, device=device, frozen=frozen)
         run.start(resume, log)
@@ -119,3 +122,10 @@ def train_projectors(
         if joined:
             run.append(joined["validation"] | {"scale": returned[2]})
         return Trained(*returned, run.recipe.to_dict(), run.summary() | joined, run.history.records)
+
+
+def _alone_in(out: str | Path | None) -> AbstractContextManager[None]:
+    """Held by the process that writes: two runs would take each other's checkpoints for their own."""
+    if out is None or not Processes().first:
+        return nullcontext()
+    return alone(Path(out) / "checkpoint", "training into this folder")
