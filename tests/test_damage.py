@@ -84,7 +84,7 @@ def test_a_flipped_byte_in_a_checkpoint(tmp_path: Path) -> None:
         state, tensors = checkpoint.load(folder, identity, torch.device("cpu")) or ({}, {})
         return state, {name: tensor.tolist() for name, tensor in tensors.items()}
 
-    for path in sorted(folder.iterdir()):
+    for path in (path for path in sorted(folder.iterdir()) if path.name != ".lock"):
         check_flips(path, read, 37)
 
 
