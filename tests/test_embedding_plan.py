@@ -108,7 +108,7 @@ def test_batches_of_captions_are_as_large_as_their_cost_allows(lengths: list[int
 
 
 def test_images_come_in_batches_that_suit_the_device() -> None:
-    assert image_batches(10, None, torch.device("cpu")).tolist() == [4, 8, 10]
+    assert image_batches(40, None, torch.device("cpu")).tolist() == [16, 32, 40]
     assert image_batches(100, None, torch.device("cuda")).tolist() == [64, 100]
     assert image_batches(10, 6, torch.device("cpu")).tolist() == [6, 10]
 
