@@ -47,7 +47,7 @@ def infonce(
         scale: inverse temperature, a float or a 0-d tensor with a gradient.
         groups: ids (gx [N], gy [M]), int64; x_i and y_j are positives where they are equal. Default: x_i and
             y_i belong together, which needs N = M.
-        tile: side of the square tiles (default 1,536; 512 where positives are many); it changes the result by
+        tile: side of square tiles (default 1,536 × 1,024; 512 where positives are many); it changes the result by
             rounding only. Memory beyond x, y and their gradients: y's gradient in fp32, a few times a tile's rows,
             and the positives' logits, which are recomputed where they would exceed 20 MiB.
         process_group: processes whose rows are one batch, such as `torch.distributed.group.WORLD`, each with as

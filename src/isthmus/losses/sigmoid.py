@@ -39,7 +39,7 @@ def sigmoid(
         scale, bias: floats or 0-d tensors with a gradient. See `initial_bias`.
         groups: ids (gx [N], gy [M]), int64; default: x_i and y_i belong together, which needs N = M.
         normalize: "batch" divides by N (SigLIP), "pairs" by N · M (SAIL, Zhang et al. 2025).
-        tile: side of the square tiles (default 1,536; 512 where positives are many); it changes the result by
+        tile: side of square tiles (default 1,536 × 1,024; 512 where positives are many); it changes the result by
             rounding only.
         process_group: processes whose rows are one batch, each with as many: see `infonce`.
 

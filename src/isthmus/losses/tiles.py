@@ -15,8 +15,8 @@ from torch import Tensor
 
 from isthmus.errors import InputError, UsageError
 
-TILE = 1536  # smaller, and adding up the products shows; 2,048 is no faster and takes more memory
-CROWDED = 512  # where the list of a tile's positives would outweigh the tile
+TILE = 1536, 1024  # rows, columns: larger is no faster and takes more memory; smaller, and adding up shows
+CROWDED = 512, 512  # where the list of a tile's positives would outweigh the tile
 STRIP = 1 << 17  # numbers of a strip for each core: 512 KiB of fp32, twice, beside the tile in 2 MiB of L2
 
 Groups = tuple[Tensor, Tensor]
@@ -42,8 +42,8 @@ class Tiles:
         self.last = torch.searchsorted(gy, gx, right=True)
         self.total = int((self.last - self.first).sum())
         crowded = 64 * self.total > len(x) * len(y)
-        size = size or (CROWDED if crowded else TILE)
-        self.height, self.width = min(size, len(x)), min(size, len(y))
+        height, width = (size, size) if size else CROWDED if crowded else TILE
+        self.height, self.width = min(height, len(x)), min(width, len(y))
         self._tile = x.new_empty(self.height * self.width, dtype=product)
         self._scaled = x.new_empty(self.height * x.shape[1], dtype=product)
 
