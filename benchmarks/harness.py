@@ -6,6 +6,7 @@ renders `docs/benchmarks.md` from what they wrote.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -83,6 +84,7 @@ def in_own_process(script: str, *arguments: object) -> Any:
 @contextmanager
 def peak_memory() -> Iterator[list[float]]:
     """Appends the MiB of anonymous memory that the block took at its peak, beyond what there was before."""
+    ctypes.CDLL(None).malloc_trim(0)  # memory that is free but not given back would hide what the block takes
     before, peaks, done = anonymous(), [0.0], threading.Event()
 
     def sample() -> None:

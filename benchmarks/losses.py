@@ -90,7 +90,7 @@ def measure(beside: list[int], alone: list[int], once: list[int], runs: int) -> 
         "The losses",
         f"One loss, forward and backward, on N pairs of width {WIDTH:,}, gradients for both sides, scale and bias. "
         "Memory is what is taken beyond the inputs and their gradients. " + __doc__.split("\n\n")[2].replace("\n", " "),
-        [ratios(max(beside), seconds, mebibytes), floors(seconds, mebibytes)],
+        [ratios(max(beside), seconds, mebibytes), by_size(seconds), floors(seconds, mebibytes)],
         [
             plot("Seconds against N", "seconds", seconds),
             plot("Memory against N, beyond inputs and gradients", "MiB", mebibytes),
@@ -169,12 +169,13 @@ def step(loss: Callable[..., Tensor], inputs: tuple[Tensor, Tensor], scalars: li
 
 def floor(x: Tensor, y: Tensor, products: int) -> None:
     """The matrix products of a loss and nothing else, in their fastest order."""
-    p = torch.full((TILE, TILE), 1e-3, dtype=x.dtype)
-    z, dx, dy = torch.empty_like(p), torch.empty_like(x[:TILE]), torch.empty_like(y[:TILE].T)
-    for i in range(0, len(x), TILE):
-        transposed = x[i : i + TILE].T.contiguous()  # so the last product takes half as long in bf16
-        for j in range(0, len(y), TILE):
-            rows, cols = x[i : i + TILE], y[j : j + TILE]
+    height, width = TILE
+    p = torch.full(TILE, 1e-3, dtype=x.dtype)
+    z, dx, dy = torch.empty_like(p), torch.empty_like(x[:height]), torch.empty_like(y[:width].T)
+    for i in range(0, len(x), height):
+        transposed = x[i : i + height].T.contiguous()  # so the last product takes half as long in bf16
+        for j in range(0, len(y), width):
+            rows, cols = x[i : i + height], y[j : j + width]
             part = slice(len(rows)), slice(len(cols))
             for _ in range(products - 2):
                 torch.mm(rows, cols.T, out=z[part])
@@ -214,6 +215,21 @@ def ratios(n: int, seconds: dict[int, dict[Case, float]], mebibytes: dict[int, d
     columns = ["", "s", "MiB", "peer", "s", "MiB", "times as fast", "times less memory"]
     note = "“fp32, bf16 products” against fp32 compares both as they come on this processor: mixed precision with full."
     return Table(f"Beside open_clip, N = {n:,}", columns, rows, note)
+
+
+def by_size(seconds: dict[int, dict[Case, float]]) -> Table:
+    """How many times as fast as open_clip isthmus is at every N both run at, small ones too."""
+    kinds = [(loss, precision) for loss in ("infonce", "sigmoid") for precision in (FP32, BF16)]
+    beside = {n: found for n, found in seconds.items() if ("ClipLoss", FP32) in found}
+    rows = [[f"{n:,}", *(times_as_fast(found, *kind) for kind in kinds)] for n, found in beside.items()]
+    note = "The sigmoid beside the faster of SigLipLoss in full and in its best chunks."
+    return Table("Times as fast as open_clip", ["N", *(" · ".join(kind) for kind in kinds)], rows, note)
+
+
+def times_as_fast(found: dict[Case, float], loss: str, precision: str) -> float:
+    peer = {"infonce": "ClipLoss", "sigmoid": "SigLipLoss"}[loss]
+    best = min(seconds for (who, at), seconds in found.items() if who.startswith(peer) and at == precision)
+    return best / found[f"isthmus {loss}", precision]
 
 
 def floors(seconds: dict[int, dict[Case, float]], mebibytes: dict[int, dict[Case, float]]) -> Table:
