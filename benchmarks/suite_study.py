@@ -231,8 +231,9 @@ what makes the intervals wide; the recipes differ by far less than their width.
 
 ## Not run by us
 The sets of freeze-align and SAIL (`--only-sets freeze-align`, `--only-sets sail`) and the weights of CLIP and
-SigLIP were not available to us. The layouts are tested on small sets made in the tests, the scores against CLIP_benchmark's own
-functions on the same features, and ready dual encoders on tiny random ones saved in the hubs' formats.
+SigLIP were not available to us. The layouts are tested on small sets made in the tests, the scores against
+CLIP_benchmark's own functions on the same features, and ready dual encoders on tiny random ones saved in the
+hubs' formats.
 """
 
 
