@@ -32,7 +32,7 @@ MIB = 2**20
 class Table:
     title: str
     columns: list[str]
-    rows: list[list[Any]]  # floats are shown with three digits, None as a dash
+    rows: list[list[Any]]  # floats are shown with four digits, None as a dash
     note: str = ""
 
 
@@ -108,6 +108,22 @@ def anonymous() -> float:
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
 
 
+def busy() -> float:
+    """Seconds that the cores were busy since the machine started, or taken from it by its host."""
+    with open("/proc/stat") as stat:
+        user, nice, system, _, _, irq, softirq, steal = map(int, stat.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+STARTED = time.perf_counter(), busy() - sum(os.times()[:4])
+
+
+def others() -> float:
+    """Share of the cores that other work took since this script began, its children not counted."""
+    began, before = STARTED
+    return (busy() - sum(os.times()[:4]) - before) / (time.perf_counter() - began) / (os.cpu_count() or 1)
+
+
 def machine() -> dict[str, Any]:
     """Facts to print beside the numbers."""
     with open("/proc/cpuinfo") as info:
@@ -120,7 +136,7 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "multiplies in": ", ".join(flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags),
         "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "load before": round(os.getloadavg()[0], 1),
+        "other work, % of the cores": round(100 * others(), 1),
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -33,7 +33,7 @@ WIDTH = 1024
 CLIP, SIGLIP = (14.0,), (10.0, -9.0)  # scale; scale and bias
 CHUNKS = 512, 1024, 2048, 4096
 FP32, BF16, MIXED = "fp32", "bf16", "fp32, bf16 products"
-PEERS_UP_TO = 8192  # ClipLoss needs 25 GB at 32,768
+ALL_RUNS_UP_TO = 8192  # larger batches take two runs less
 
 Case = tuple[str, str]  # who, and the precision it runs in
 
@@ -74,7 +74,7 @@ def measure(beside: list[int], alone: list[int], once: list[int], runs: int) -> 
     mebibytes: dict[int, dict[Case, float]] = {}
     for n in beside + alone:
         cases = all_cases(n) if n in beside else our_cases()
-        seconds[n] = time_all(n, cases, runs if n <= PEERS_UP_TO else max(1, runs - 2))
+        seconds[n] = time_all(n, cases, runs if n <= ALL_RUNS_UP_TO else max(1, runs - 2))
         mebibytes[n] = {
             case: in_own_process(__file__, "--memory", *case, n)[0] for case in cases if "floor" not in case[0]
         }
@@ -171,7 +171,7 @@ def floor(x: Tensor, y: Tensor, products: int) -> None:
     """The matrix products of a loss and nothing else, in their fastest order."""
     height, width = TILE
     p = torch.full(TILE, 1e-3, dtype=x.dtype)
-    z, dx, dy = torch.empty_like(p), torch.empty_like(x[:height]), torch.empty_like(y[:width].T)
+    z, dx, dy = torch.empty_like(p), torch.empty_like(x[:height]), y.new_empty(y.shape[1], width)
     for i in range(0, len(x), height):
         transposed = x[i : i + height].T.contiguous()  # so the last product takes half as long in bf16
         for j in range(0, len(y), width):

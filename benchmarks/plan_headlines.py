@@ -157,7 +157,8 @@ def main() -> None:
         return
     page = (Path(__file__).parent / "reproduce.md.in").read_text(encoding="utf-8")
     given = {name: getattr(args, name) for name in ("fa_tokens", "sail_captions", "sail_tokens", "tflops", "reached")}
-    filled = page.format(plan=table(plans), fa=args.fa_pairs / 1e6, sail=args.sail_pairs / 1e6, **given)
+    hours = args.fa_pairs / 300 / 3600
+    filled = page.format(plan=table(plans), fa=args.fa_pairs / 1e6, sail=args.sail_pairs / 1e6, decoding=hours, **given)
     args.out.write_text(filled, encoding="utf-8")
 
 

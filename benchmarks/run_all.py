@@ -60,13 +60,9 @@ def markdown(table: dict[str, Any]) -> str:
 def shown(cell: Any) -> str:
     if cell is None:
         return "–"
-    return (
-        f"{cell:,.0f}"
-        if isinstance(cell, float) and abs(cell) >= 100
-        else f"{cell:.4g}"
-        if isinstance(cell, float)
-        else str(cell)
-    )
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.4g}"
 
 
 def draw(plot: dict[str, Any]) -> Figure:

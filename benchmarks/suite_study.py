@@ -212,7 +212,7 @@ seen the captions of the same kind of picture; on the other two it has seen noth
 
 ## Few shots
 The nearest mean (cosine) of 1 to 16 pictures a class, mean of 3 draws. A logistic regression instead, on standardised
-features, made the projected ones look 16 points better on Fashion-MNIST from one picture a class; that was the scaling,
+features, made the projected ones look much better on Fashion-MNIST from one picture a class; that was the scaling,
 estimated on ten pictures, and not the space: hence no fit here.
 
 {few}
@@ -230,9 +230,10 @@ what makes the intervals wide; the recipes differ by far less than their width.
 {folds}
 
 ## Not run by us
-The sets of freeze-align and SAIL (`--only-sets freeze-align`, `--only-sets sail`) and the weights of CLIP and SigLIP
-could not be had here. The layouts are tested on small sets made in the tests, the scores against CLIP_benchmark's own
-functions on the same features, and ready dual encoders on tiny random ones saved in the hubs' formats.
+The sets of freeze-align and SAIL (`--only-sets freeze-align`, `--only-sets sail`) and the weights of CLIP and
+SigLIP were not available to us. The layouts are tested on small sets made in the tests, the scores against
+CLIP_benchmark's own functions on the same features, and ready dual encoders on tiny random ones saved in the
+hubs' formats.
 """
 
 

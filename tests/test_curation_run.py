@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def test_pairs_are_chosen_for_their_concept(store: Path, sides: str) -> None:
     hits = [colour in concept for colour, concept in zip(colours(store, chosen.ids), chosen.concept, strict=True)]
     assert np.mean(hits) > {"caption": 0.95, "image": 0.4, "both": 0.6}[sides]  # by chance 0.25
     assert not set(chosen.ids) & set(ist.open_store(store).pairs(split="test").image_ids)
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_without_the_packages_of_the_page_the_choice_stands(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.warns(UserWarning, match=r"No report was written.*isthmus\[report\]"):
+        ist.curate(store, NAMES, encoder=encoders(), sides="caption", per_concept=20, out=tmp_path / "out")
+    assert (tmp_path / "out" / "selected.parquet").is_file() and not (tmp_path / "out" / "report.html").exists()
 
 
 def test_a_mismatched_image_passes_on_captions_alone_but_not_on_both_sides() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from isthmus.encoders import load_encoder
+from isthmus.encoders import load_encoder, load_recorded
 from isthmus.errors import InputError, OfflineError, UsageError
 from tiny_encoders import (
     TEXT,
@@ -273,3 +273,7 @@ def test_remote_code_runs_only_when_asked_for_and_says_so(tmp_path: Path, monkey
     with pytest.raises(InputError), warnings.catch_warnings():
         warnings.simplefilter("error")
         load_encoder(f"hf:{folder}?trust_remote_code=0", trust_remote_code=True)
+    with pytest.raises(InputError, match="trust_remote_code"):  # what a file says is no permission
+        load_recorded([f"hf:{folder}?trust_remote_code=1"], modality="text")
+    with pytest.warns(RuntimeWarning, match="trust_remote_code is on"):
+        load_recorded([f"hf:{folder}?trust_remote_code=1"], modality="text", trust_remote_code=True)

@@ -40,7 +40,7 @@ def test_fp32_stays_near_the_dense_twin_in_fp64(name, scale):
     assert max(relative_error(a, b) for a, b in zip(got, want, strict=True)) < 2e-5
 
 
-@pytest.mark.parametrize("scale", [5.0, 400.0])
+@pytest.mark.parametrize("scale", [5.0, 1000.0])  # exp(1000) is beyond fp64
 @pytest.mark.parametrize("name", ["one to one", "few groups", "partly without partner"])
 def test_gradients_are_those_of_finite_differences(name, scale):
     x, y, groups = batch_of(name)
@@ -51,6 +51,30 @@ def test_gradients_are_those_of_finite_differences(name, scale):
         eps=1e-7,
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_positives_that_are_too_many_to_keep_are_computed_again(monkeypatch, name):
+    monkeypatch.setattr("isthmus.losses.infonce.KEPT", 3)
+    test_equals_the_dense_twin_in_fp64(name, 5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tiles_need_not_be_square(monkeypatch, name):
+    for kind in ("TILE", "CROWDED"):
+        monkeypatch.setattr(f"isthmus.losses.tiles.{kind}", (8, 5))
+    test_equals_the_dense_twin_in_fp64(name, None)
+
+
+@pytest.mark.parametrize("wanted", ["x", "y", "scale"])
+def test_one_gradient_alone_is_what_it_is_among_the_others(wanted):
+    x, y, groups = batch_of("few groups")
+    _, *gradients = with_gradients(functools.partial(infonce, groups=groups), x, y, 7.0)
+    want = dict(zip(("x", "y", "scale"), gradients, strict=True))
+    leaves = {"x": x, "y": y, "scale": torch.tensor(7.0, dtype=torch.float64)}
+    leaves[wanted] = leaves[wanted].clone().requires_grad_()
+    infonce(*leaves.values(), groups=groups, tile=8).backward()
+    torch.testing.assert_close(leaves[wanted].grad, want[wanted])
 
 
 def test_two_pairs_by_hand():

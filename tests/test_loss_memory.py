@@ -8,7 +8,7 @@ import sys
 import pytest
 
 MEASURE = """
-import sys, threading, time, torch
+import ctypes, sys, threading, time, torch
 from isthmus.losses import infonce, sigmoid
 
 def anonymous():
@@ -18,12 +18,13 @@ def anonymous():
 def run(n, d, groups):
     x, y = (torch.nn.functional.normalize(torch.randn(n, d)).to(torch.{dtype}).requires_grad_() for _ in range(2))
     scale, bias = torch.tensor({scale}, requires_grad=True), torch.tensor(-9.0, requires_grad=True)
+    ctypes.CDLL(None).malloc_trim(0)  # memory that is free but not given back would hide what the loss takes
     before = anonymous()
     peaks, done = [before], threading.Event()
     def sample():
         while not done.wait(0.002):
             peaks.append(anonymous())
-    sampler = threading.Thread(target=sample)
+    sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
     arguments = (x, y, scale) if "{loss}" == "infonce" else (x, y, scale, bias)
     with torch.autocast("cpu", torch.bfloat16, enabled={autocast}):
@@ -51,7 +52,9 @@ def peak(
 ) -> float:
     """MiB beyond the inputs at the peak, gradients included."""
     script = MEASURE.format(loss=loss, scale=scale, distinct=distinct, n=n, d=d, autocast=autocast, dtype=dtype)
-    return float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    return float(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300).stdout
+    )
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -76,17 +79,17 @@ def test_8192_pairs_take_less_than_one_logit_matrix(loss, scale, distinct):
 def test_memory_beyond_gradients_is_an_eighth_of_open_clips_full_and_a_third_of_its_chunked_loss(loss, autocast):
     # open_clip takes 1,024 MiB and more in full, 340 MiB and more in chunks (benchmarks/losses.py).
     beyond = peak(loss, 14.0, 8192, d=1024, autocast=autocast) - 2 * 32
-    assert beyond < 340 / 3
+    assert 20 < beyond < 340 / 3
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(("loss", "peer"), [("infonce", 514), ("sigmoid", 624)])
 def test_bf16_inputs_take_an_eighth_of_open_clips_memory_in_bf16(loss, peer):
-    assert peak(loss, 14.0, 8192, d=1024, dtype="bfloat16") - 2 * 16 < peer / 8  # MiB, from benchmarks/losses.py
+    assert 20 < peak(loss, 14.0, 8192, d=1024, dtype="bfloat16") - 2 * 16 < peer / 8  # MiB, from benchmarks/losses.py
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
 def test_32768_pairs_take_less_than_300_mebibytes_beyond_gradients(loss):
-    assert peak(loss, 14.0, 32_768, n=32_768, d=1024, autocast=True) - 2 * 128 < 300
+    assert 100 < peak(loss, 14.0, 32_768, n=32_768, d=1024, autocast=True) - 2 * 128 < 300

@@ -34,6 +34,25 @@ def test_equals_the_dense_twin_in_fp64(name, normalize, tile):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_tiles_need_not_be_square(monkeypatch, name):
+    for kind in ("TILE", "CROWDED"):
+        monkeypatch.setattr(f"isthmus.losses.tiles.{kind}", (8, 5))
+    test_equals_the_dense_twin_in_fp64(name, "batch", None)
+
+
+@pytest.mark.parametrize("wanted", ["x", "y", "scale", "bias"])
+def test_one_gradient_alone_is_what_it_is_among_the_others(wanted):
+    x, y, groups = batch_of("few groups")
+    names = ("x", "y", "scale", "bias")
+    _, *gradients = with_gradients(functools.partial(sigmoid, groups=groups), x, y, 7.0, -3.0)
+    want = dict(zip(names, gradients, strict=True))
+    leaves = dict(zip(names, (x, y, torch.tensor(7.0).double(), torch.tensor(-3.0).double()), strict=True))
+    leaves[wanted] = leaves[wanted].clone().requires_grad_()
+    sigmoid(*leaves.values(), groups=groups, tile=8).backward()
+    torch.testing.assert_close(leaves[wanted].grad, want[wanted])
+
+
 @pytest.mark.parametrize(("scale", "bias"), [(0.0, 0.0), (20.0, -10.0), (100.0, 5.0)])
 @pytest.mark.parametrize("name", CASES)
 def test_fp32_stays_near_the_dense_twin_in_fp64(name, scale, bias):
@@ -82,6 +101,14 @@ def test_the_gradient_scales_with_what_comes_after_the_loss():
     thrice = with_gradients(lambda *a: 3 * sigmoid(*a), x, y, 5.0, -1.0)
     for a, b in zip(once, thrice, strict=True):
         torch.testing.assert_close(3 * a, b)
+
+
+def test_fp16_gradients_of_a_mean_over_all_entries_do_not_underflow():
+    x, y = unit(2048, 16, 12), unit(2048, 16, 13)
+    scaled = functools.partial(lambda *a: 2.0**16 * sigmoid(*a, normalize="pairs"))  # as a gradient scaler does
+    half = with_gradients(scaled, x.half(), y.half(), 5.0, -4.0)
+    full = with_gradients(scaled, x.half().float(), y.half().float(), 5.0, -4.0)
+    assert max(relative_error(a, b) for a, b in zip(half, full, strict=True)) < 0.01
 
 
 def test_without_gradients_none_are_formed(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ def broken_encoder(after: int) -> Any:
         return np.ones((len(images), 3), np.float32)
 
     return from_callable(fn, "image", "broken-1", name="broken", width=3)
+
+
+def test_without_the_packages_of_the_page_the_ranking_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    image, text = arrays()
+    with pytest.warns(UserWarning, match=r"No report was written.*isthmus\[report\]"):
+        ist.select(image=image, text=text, seeds=0, bootstrap=0, out=tmp_path)
+    assert (tmp_path / "select.json").is_file() and not (tmp_path / "report.html").exists()
 
 
 # --- ranking ----------------------------------------------------------------------------------------------------

@@ -129,6 +129,21 @@ def test_a_second_writer_is_refused_by_the_name_of_the_lock(tmp_path):
         remove(tmp_path, [])
 
 
+def test_nothing_is_touched_in_a_folder_that_is_no_store(tmp_path):
+    (tmp_path / "pending").mkdir()
+    (tmp_path / "pending" / "letter.txt").write_text("…")
+    with pytest.raises(InputError, match="not a store"):
+        remove(tmp_path, ["a"])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["letter.txt", "pending"]
+
+
+def test_a_lock_alone_does_not_make_a_folder_a_store(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / "state.json").touch()
+    with pytest.raises(InputError, match="not empty"), StoreWriter(tmp_path):
+        pass
+
+
 def test_a_folder_with_other_things_is_not_written_to(tmp_path):
     (tmp_path / "thesis.tex").write_text("…")
     with pytest.raises(InputError, match="not empty"), StoreWriter(tmp_path):

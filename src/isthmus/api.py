@@ -16,7 +16,7 @@ from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding import embed as _embed
 from isthmus.encoders import load_encoder
 from isthmus.errors import UsageError
-from isthmus.evaluation.tasks import check_options, find_task
+from isthmus.evaluation.tasks import Saved, check_options, find_task
 from isthmus.ledger import model_ledger
 from isthmus.model import DualEncoder
 from isthmus.selection.choice import first_choice
@@ -176,7 +176,15 @@ def training_plan(
     return plan_training(pairs, val, choices, frozen=anchor.side if anchor else None)
 
 
-def evaluate(model: Any, task: str, data: Store | Pairs | FeaturePairs | str | Path, **options: Any) -> Any:
+def evaluate(
+    model: Any,
+    task: str,
+    data: Store | Pairs | FeaturePairs | str | Path,
+    *,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> Any:
     """Evaluate a model on pairs, or on a store's cached features.
 
     Args:
@@ -184,6 +192,7 @@ def evaluate(model: Any, task: str, data: Store | Pairs | FeaturePairs | str | P
         task: "retrieval" (R@k in both directions), "zeroshot" (classification of the images' labels), or another of
             `isthmus.evaluation.tasks.TASKS`.
         data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a folder.
+        device, trust_remote_code: for loading a model that is given by its folder or URI.
         options: the task's own, given by its function: `split`, `only`, `bootstrap`, `seed`, `classes`, …
 
     Returns:
@@ -195,6 +204,8 @@ def evaluate(model: Any, task: str, data: Store | Pairs | FeaturePairs | str | P
         InputError: data that cannot be used: no captions, no labels, a store of other encoders.
     """
     check_options(task, options)
+    if isinstance(model, str | Path):
+        model = Saved(model, device, trust_remote_code)
     return find_task(task)(model, data.path if isinstance(data, Store) else data, **options)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from isthmus.encoders import load_encoders
+from isthmus.encoders import load_recorded
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import locate
@@ -13,11 +14,11 @@ from isthmus.store import doctor as doctor_store
 from isthmus.store.checkup import Finding
 
 
-def doctor(path: str | Path) -> list[Finding]:
+def doctor(path: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> list[Finding]:
     """Findings `{"ok", "what", "remedy"}` about a store or a model; it is sound if all are ok.
 
     Of a model: its files, that weights and configuration fit, and that every encoder can be had and is the one it
-    was trained on (encoders that are callables cannot be checked).
+    was trained on (encoders that are callables cannot be checked). device, trust_remote_code: for loading them.
 
     Raises:
         InputError: `path` is neither.
@@ -25,21 +26,23 @@ def doctor(path: str | Path) -> list[Finding]:
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder.")
-    return _doctor_model(path) if locate(path, CONFIG).is_file() else doctor_store(path)
+    if not locate(path, CONFIG).is_file():
+        return doctor_store(path)
+    return _doctor_model(path, device=device, trust_remote_code=trust_remote_code)
 
 
-def _doctor_model(path: Path) -> list[Finding]:
+def _doctor_model(path: Path, **options: Any) -> list[Finding]:
     try:
         model = DualEncoder.from_pretrained(path, load=False)
     except InputError as error:
         return [_finding(False, str(error), "Copy the model again or train it again.")]
     findings = [_finding(True, f"{path}: projectors to {model.width} dimensions, scale {model.scale:.3g}")]
-    return findings + [_doctor_encoder(m, record) for m in MODALITIES for record in model.records[m]]
+    return findings + [_doctor_encoder(m, record, **options) for m in MODALITIES for record in model.records[m]]
 
 
-def _doctor_encoder(modality: Modality, record: dict) -> Finding:
+def _doctor_encoder(modality: Modality, record: dict, **options: Any) -> Finding:
     try:
-        check_encoders(load_encoders([record["uri"]], modality=modality), [record])
+        check_encoders(load_recorded([record["uri"]], modality=modality, **options), [record])
     except IsthmusError as error:
         return _finding(False, f"{modality} encoder {record['uri']}: {error}", "Fetch it, or restore that version.")
     return _finding(True, f"{modality} encoder {record['uri']}: fingerprint {record['fingerprint'][:12]}")

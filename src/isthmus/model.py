@@ -15,7 +15,7 @@ from isthmus import __version__
 from isthmus.card import write_card
 from isthmus.data.feature_pairs import rows, rows_at_once
 from isthmus.data.images import decode
-from isthmus.encoders import Encoder, load_encoders
+from isthmus.encoders import Encoder, load_recorded
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
@@ -215,7 +215,8 @@ class DualEncoder(nn.Module):
             load: False leaves the encoders unloaded, for work on cached features.
             encoders: `{"image": [...], "text": [...]}`, where they are loaded already, or are callables.
             device: where encoders and projectors run; default the GPU when there is one.
-            trust_remote_code: passed to hub encoders that bring their own code.
+            trust_remote_code: run code that comes with the encoders. A saved model does not bring this permission
+                with it, whoever allowed it when it was trained.
 
         Raises:
             InputError: a file is missing, foreign, truncated or damaged, or an encoder is not the one the
@@ -233,7 +234,7 @@ class DualEncoder(nn.Module):
         records = config["encoders"]
         if load and encoders is None:
             encoders = {
-                m: load_encoders(
+                m: load_recorded(
                     [r["uri"] for r in records[m]],
                     modality=m,
                     device=device,

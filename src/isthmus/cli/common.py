@@ -22,9 +22,9 @@ def printable(text: str) -> str:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """--json, --seed and --dry-run: common to every command that computes something."""
+    """--json and --seed: common to every command that computes something."""
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON ('-': standard output)")
-    parser.add_argument("--seed", type=int, default=0, help="default 0")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (0)")
 
 
 def add_templates_argument(parser: argparse.ArgumentParser) -> None:

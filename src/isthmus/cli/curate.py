@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_cleaning_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("cleaning, before the choice, in this order; all that is left out is listed")
     group.add_argument("--min-words", type=int, metavar="N", help="of a caption")
-    group.add_argument("--max-words", type=int, metavar="N")
+    group.add_argument("--max-words", type=int, metavar="N", help="of a caption")
     group.add_argument("--lang", metavar="TAG", help="leave out captions tagged with another language")
     group.add_argument("--min-side", type=int, metavar="PX", help="of a picture's shorter side")
     group.add_argument("--max-aspect", type=float, metavar="R", help="longer side over shorter")

@@ -13,13 +13,14 @@ from isthmus.cli import common
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="STORE|MODEL")
+    common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from isthmus.api import doctor
 
-    findings = doctor(args.path)
+    findings = doctor(args.path, device=args.device, trust_remote_code=args.trust_remote_code)
     bad = [finding for finding in findings if not finding["ok"]]
     for finding in findings:
         remedy = "" if finding["ok"] else f" → {finding['remedy']}"

@@ -14,6 +14,8 @@ import argparse
 
 from isthmus.cli import common
 
+PRECISION = "of the forward pass; auto: bf16 where the processor has it and features keep a cosine of 0.999"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pairs", metavar="PAIRS")
@@ -24,11 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="items per forward pass (default: what the device does fast)")
     parser.add_argument("--max-skip", type=float, default=0.01, help="largest share of unreadable images (0.01)")
     parser.add_argument("--max-pixels", type=int, default=100_000_000, help="skip larger images (100 million)")
-    parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto")
+    parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto", help=PRECISION)
     parser.add_argument(
         "--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster (docs/cluster.md)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan: counts, bytes, memory, time")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan, in float32: counts, bytes, memory, time"
+    )
     common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
 
@@ -40,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     options = {"device": args.device, "trust_remote_code": args.trust_remote_code}
     if args.dry_run:
-        planned = plan(args.pairs, args.image_encoder, args.text_encoder, only=args.only, **options)
+        options |= {"only": args.only, "batch_size": args.batch_size}
+        planned = plan(args.pairs, args.image_encoder, args.text_encoder, **options)
         common.say(planned)
         common.write_result(args, asdict(planned))
         return 0

@@ -55,11 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beside", metavar="MODEL", nargs="+", default=[], help="more models, for the same table")
     parser.add_argument("--split", metavar="NAME", help="train, val, test, or one of the set's own")
     parser.add_argument("--only", metavar="PARQUET", help="evaluate only on the ids in this file")
-    parser.add_argument("--classes", metavar="FILE", help="class names, one a line (default: the labels that occur)")
+    parser.add_argument("--classes", metavar="FILE", help="names, one a line; multilingual: a folder of LANG.json")
     common.add_templates_argument(parser)
     parser.add_argument("--descriptions", metavar="JSON", help="{class: [sentences]} in place of templates")
-    parser.add_argument("--only-sets", metavar="A,B", type=_listed, help="suite: these sets, or a paper's: sail")
-    parser.add_argument("--out", metavar="DIR", help="suite: keep features and results, and go on from them")
+    parser.add_argument(
+        "--only-sets", metavar="A,B", type=_listed, help="suite: these sets, or a paper's: sail, freeze-align"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="suite, knn, linear_probe, fewshot: keep features, go on from them"
+    )
     parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples behind the intervals (1,000)")
     parser.add_argument("--images", metavar="FOLDER", help="where the images are, if not in the set's usual place")
     parser.add_argument("--against", metavar="TRAIN", help="diagnose: the training data; what of DATA do they hold?")
@@ -68,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--languages", metavar="en,de", type=_listed, help="multilingual: these alone")
     parser.add_argument("--precision", type=float, help="diagnose: the share of right answers to abstain for (0.9)")
     common.add_segmentation_arguments(parser)
+    common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
 
 
@@ -88,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("DATA is missing: pairs, a store, or what the task reads.")
     results = []
     for model, one in product([args.model, *args.beside], data):
-        found = evaluate(model, args.task, one, seed=args.seed, **given)
+        loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
+        found = evaluate(model, args.task, one, seed=args.seed, **loading, **given)
         results += found if isinstance(found, list) else [found]
     common.say(table(results))
     if below := details(results):

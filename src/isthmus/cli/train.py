@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="default", help="a recipe's name or TOML file (default)")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a recipe value")
     parser.add_argument("--image-encoder", metavar="URI", nargs="+", help="which of the store's; several: side by side")
-    parser.add_argument("--text-encoder", metavar="URI", nargs="+")
+    parser.add_argument("--text-encoder", metavar="URI", nargs="+", help="which of the store's")
     parser.add_argument(
         "--pixels", metavar="PAIRS", help="encode the images of these pairs while training (--set data.augment=crop)"
     )

@@ -21,6 +21,7 @@ from isthmus.curation.prototypes import Prototypes
 from isthmus.curation.topk import TopK
 from isthmus.errors import UsageError
 from isthmus.files import replaced_together, write_sealed
+from isthmus.report.page import on_top
 from isthmus.store.disk import write_parquet
 
 SELECTED, MANIFEST, REPORT = "selected.parquet", "manifest.json", "report.html"
@@ -215,7 +216,8 @@ def _write_all(
     result.manifest["sha256_of_ids"] = hashlib.sha256("\n".join(result.ids).encode()).hexdigest()
     write_sealed(out / MANIFEST, result.manifest)
     command = " ".join(["isthmus", *sys.argv[1:]]) if Path(sys.argv[0]).name == "isthmus" else "isthmus.curate(…)"
-    write_report(result, chosen, cleaned, out / REPORT, images=images, command=command)
+    with on_top():
+        write_report(result, chosen, cleaned, out / REPORT, images=images, command=command)
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.feature_pairs import Matrix, rows
-from isthmus.encoders import Encoder, load_encoder
+from isthmus.encoders import Encoder, load_encoder, load_recorded
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.model import DualEncoder, check_encoders
@@ -97,7 +97,7 @@ def encoding_of(records: dict[str, list[dict[str, Any]]], wanted: Sequence[Modal
                     f"The pool's {modality} features are by {record['uri']}, which cannot be loaded by its name: "
                     "name the encoder that made them (--encoder URI)."
                 )
-        loaded = [load_encoder(record["uri"], modality=modality, **options) for record in records[modality]]
+        loaded = load_recorded([record["uri"] for record in records[modality]], modality=modality, **options)
         check_encoders(loaded, records[modality])
         found[modality] = _encode(loaded)
     return Encoding(**found)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from isthmus.encoders.base import Encoder, Output, encode_views
 from isthmus.encoders.callables import from_callable
-from isthmus.encoders.load import load_encoder, load_encoders
+from isthmus.encoders.load import load_encoder, load_encoders, load_recorded
 from isthmus.encoders.uri import EncoderURI
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "from_callable",
     "load_encoder",
     "load_encoders",
+    "load_recorded",
 ]

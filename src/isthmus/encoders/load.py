@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -66,6 +68,15 @@ def load_encoders(
         else:
             views.append(backbones[key].at(parsed.layer, parsed.pool))
     return views
+
+
+def load_recorded(uris: Iterable[str], *, modality: Modality, **options: Any) -> list[Encoder]:
+    """The encoders that a model or a store names; `options` as for `load_encoders`.
+
+    Such files may come from anyone: code runs only if the caller allows it now, whatever their URIs say.
+    """
+    named = [replace(EncoderURI.parse(uri), trust_remote_code=None) for uri in uris]
+    return load_encoders(named, modality=modality, **options)
 
 
 def _load_backbone(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from isthmus.evaluation.retrieval import retrieval as rank
 from isthmus.model import DualEncoder
 
 # A task is `function(model, data, *, options)` -> one result (see `results.result`), or a list of them. `model` is a
-# DualEncoder, or what `evaluate` was given: a folder, which the task loads with or without its encoders (`opened`).
+# DualEncoder, or names one, which the task loads with or without its encoders (`opened`).
 TASKS = {
     "retrieval": "isthmus.evaluation.tasks:retrieval",
     "zeroshot": "isthmus.evaluation.tasks:zeroshot",
@@ -51,11 +52,22 @@ def check_options(name: str, options: dict[str, Any]) -> None:
             raise UsageError(f"The task {name} takes no {option!r}: it takes {', '.join(known)}.")
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A model's folder or URI, and how to load it when a task knows whether it needs the encoders."""
+
+    path: str | Path
+    device: str | None = None
+    trust_remote_code: bool = False
+
+
 def opened(model: Any, *, encoders: bool = True) -> tuple[Any, str]:
-    """The model, loaded where a folder was given (`encoders`: with them), and its name in results."""
-    if not isinstance(model, str | Path):
+    """The model, loaded where it is only named (`encoders`: with them), and its name in results."""
+    saved = Saved(model) if isinstance(model, str | Path) else model
+    if not isinstance(saved, Saved):
         return model, "isthmus"
-    return DualEncoder.from_pretrained(model, load=encoders), str(model)
+    options = {"device": saved.device, "trust_remote_code": saved.trust_remote_code}
+    return DualEncoder.from_pretrained(saved.path, load=encoders, **options), str(saved.path)
 
 
 def named(data: Any) -> str:

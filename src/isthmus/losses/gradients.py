@@ -9,7 +9,7 @@ from isthmus.losses.compiled import compiled
 from isthmus.losses.ring import Homeward, Ring
 from isthmus.losses.tiles import Tiles, slices, view, wide
 
-ROWS = 256  # rows converted to fp32 at a time
+ROWS = 256  # rows, or columns of sums, converted from one dtype to the other at a time
 
 
 class Gradients:
@@ -19,10 +19,13 @@ class Gradients:
     rows meets all columns before the next one does: one process has its gradient then, in x's own dtype, and sums for
     one block are enough. The sums of y grow until the last row, transposed, since xᵀp takes half as long as pᵀx in
     bf16. With several processes x's sums go on over all blocks of y, and y's follow their block round the ring.
+    Where `of_y` is False, y's gradient is neither computed nor sent; x's is needed for that of the scale.
     """
 
-    def __init__(self, ring: Ring, x: Tensor, scale: float, product: torch.dtype, factor: float) -> None:
-        self.x, self.scale, self.product, self.factor = x, scale, product, factor
+    def __init__(
+        self, ring: Ring, x: Tensor, scale: float, product: torch.dtype, factor: float, *, of_y: bool = True
+    ) -> None:
+        self.x, self.scale, self.product, self.factor, self.of_y = x, scale, product, factor, of_y
         self.dtype = wide(x.dtype)
         self.block, self.last = 0, ring.size - 1  # of y
         self.dx = torch.empty_like(x, dtype=x.dtype if ring.size == 1 else self.dtype)
@@ -35,35 +38,44 @@ class Gradients:
             self._start(tiles)
         x, dx = self.x[rows], self.dx[rows]
         sums = dx if dx.dtype == self.dtype else view(self._sums, *x.shape)
-        xt = view(self._xt, *x.T.shape)
-        if cols.start == 0:
-            xt.copy_(x.T)
         self._add_product(sums, p, tiles.y[cols], first=cols.start == self.block == 0)
-        self._add_product(self._dy[:, cols], xt, p, first=rows.start == 0)
+        if self.of_y:
+            xt = view(self._xt, *x.T.shape)
+            if cols.start == 0:
+                xt.copy_(x.T)
+            self._add_product(self._dy[:, cols], xt, p, first=rows.start == 0)
         if cols.stop == len(tiles.y) and self.block == self.last:
             dx.copy_(self._finished(x, sums))
 
     def pass_on(self) -> None:
         """After all tiles of a block of y: its sums go to the process that adds its own next."""
-        self._home.add(self._dy)
+        if self.of_y:
+            self._home.add(self._dy)
         self.block += 1
 
-    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+    def whole(self) -> tuple[Tensor, Tensor | None, Tensor]:
         """Gradients of x, y and scale, after every block of y."""
-        sums = self._home.arrived()
+        dy = self._turned(self._home.arrived()) if self.of_y else None
+        return self.dx.to(self.x.dtype), dy, self.dscale * self.factor
+
+    def _turned(self, sums: Tensor) -> Tensor:
+        """The gradient of y, [M, d], of its sums [d, M]."""
         dy = self.x.new_empty(sums.T.shape)
         for cols in slices(len(dy), ROWS):
             part = sums[:, cols] * (self.factor * self.scale)
             dy[cols] = part.to(dy.dtype).T  # torch turns what is dense and of one dtype twice as fast
-        return self.dx.to(self.x.dtype), dy, self.dscale * self.factor
+        return dy
 
     def _start(self, tiles: Tiles) -> None:
         """Room for a block of y; that of the one before is on its way."""
-        width = self.x.shape[1]
-        self._dy = self.x.new_empty(width, len(tiles.y), dtype=self.dtype)
-        self._sums = self.x.new_empty(tiles.height * width, dtype=self.dtype)
-        self._xt = self.x.new_empty(tiles.height * width, dtype=self.product)
-        self._part = self.x.new_empty(max(tiles.height, tiles.width) * width, dtype=self.product)
+        width, new = self.x.shape[1], self.x.new_empty
+        if self.of_y:
+            self._dy = new(width, len(tiles.y), dtype=self.dtype)
+            self._xt = new(tiles.height * width, dtype=self.product)
+        if self.dx.dtype != self.dtype:
+            self._sums = new(tiles.height * width, dtype=self.dtype)
+        if self.product != self.dtype:
+            self._part = new(max(tiles.height, tiles.width) * width, dtype=self.product)
 
     def _finished(self, x: Tensor, sums: Tensor) -> Tensor:
         """The gradient of rows of x, in place of their sums over all columns; the scale's share on the way.

@@ -47,9 +47,10 @@ def infonce(
         scale: inverse temperature, a float or a 0-d tensor with a gradient.
         groups: ids (gx [N], gy [M]), int64; x_i and y_j are positives where they are equal. Default: x_i and
             y_i belong together, which needs N = M.
-        tile: side of square tiles (default 1,536 × 1,024; 512 where positives are many); it changes the result by
-            rounding only. Memory beyond x, y and their gradients: y's gradient in fp32, a few times a tile's rows,
-            and the positives' logits, which are recomputed where they would exceed 20 MiB.
+        tile: side of square tiles; default: 1,536 × 1,024, and 512 × 512 where positives are many. It changes the
+            result by rounding only. Memory beyond x, y and their gradients: y's gradient in fp32 (in a ring three of
+            its blocks), y in the dtype of the products and sorted by group where that differs, a few times a tile's
+            rows, and the positives' logits, which are recomputed where they would exceed 20 MiB.
         process_group: processes whose rows are one batch, such as `torch.distributed.group.WORLD`, each with as
             many. All return the loss of the whole batch, and its gradients for their own rows; the scale's is
             their share, so that gradients of parameters are to be summed over the processes, not averaged.
@@ -110,7 +111,8 @@ class _InfoNCE(torch.autograd.Function):
         x, y, scale, gx, all_gy = ctx.saved_tensors
         row, column = ctx.directions
         size, product = ctx.arguments
-        gradients = Gradients(ctx.ring, x, float(scale), product, float(grad) / (2 * len(row.positives)))
+        factor, of_y = float(grad) / (2 * len(row.positives)), ctx.needs_input_grad[1]
+        gradients = Gradients(ctx.ring, x, float(scale), product, factor, of_y=of_y)
         for place, tiles in ctx.ring.tiles(x, y, float(scale), gx, all_gy, size, product):
             _add_gradients(gradients, tiles, row[ctx.own], column[place])
             gradients.pass_on()

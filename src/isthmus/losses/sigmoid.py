@@ -39,8 +39,8 @@ def sigmoid(
         scale, bias: floats or 0-d tensors with a gradient. See `initial_bias`.
         groups: ids (gx [N], gy [M]), int64; default: x_i and y_i belong together, which needs N = M.
         normalize: "batch" divides by N (SigLIP), "pairs" by N · M (SAIL, Zhang et al. 2025).
-        tile: side of square tiles (default 1,536 × 1,024; 512 where positives are many); it changes the result by
-            rounding only.
+        tile: side of square tiles; default: 1,536 × 1,024, and 512 × 512 where positives are many. It changes the
+            result by rounding only.
         process_group: processes whose rows are one batch, each with as many: see `infonce`.
 
     Returns:
@@ -61,7 +61,8 @@ def sigmoid(
 
 class _Sigmoid(torch.autograd.Function):
     # No normaliser couples the pairs, so that the gradient of a tile is known as soon as its logits are: it
-    # is formed in the forward pass, which saves the backward pass a matrix product.
+    # is formed in the forward pass, which saves the backward pass a matrix product. In fp16 it is kept in units of
+    # 1/N: what is divided by N · M would be lost before a gradient scaler multiplies it.
     @staticmethod
     def forward(
         ctx: Any,
@@ -77,21 +78,24 @@ class _Sigmoid(torch.autograd.Function):
         ring: Ring,
         differentiate: bool,
     ) -> Tensor:
-        n, m = ring.size * len(x), ring.size * len(y)
+        n, m = len(ring.gather(gx)), ring.size * len(y)
         divisor = n if normalize == "batch" else n * m
+        unit = n if x.dtype == torch.float16 else divisor
         sums = torch.zeros(2, dtype=exact(x.device), device=x.device)  # of the losses, and of the bias's gradients
-        gradients = Gradients(ring, x, float(scale), product, 1 / divisor)
+        gradients = None
+        if differentiate:
+            gradients = Gradients(ring, x, float(scale), product, 1 / unit, of_y=ctx.needs_input_grad[1])
         for _, tiles in ring.tiles(x, y, float(scale), gx, ring.gather(gy), size, product):
             for rows, cols, tile in tiles:
                 _sweep(tiles, rows, cols, tile, float(bias), sums)
-                if differentiate:
+                if gradients:
                     gradients.add(tiles, rows, cols, tile)
-            if differentiate:
+            if gradients:
                 gradients.pass_on()
-        loss, dbias = sums / divisor
-        if differentiate:
+        loss, dbias = sums[0] / divisor, sums[1] / unit
+        if gradients:
             ctx.save_for_backward(*gradients.whole(), dbias)
-            ctx.dtypes = scale.dtype, bias.dtype
+            ctx.dtypes, ctx.share = (scale.dtype, bias.dtype), unit / divisor
         ring.sum_(loss)
         return loss.to(tiles.dtype)
 
@@ -99,9 +103,10 @@ class _Sigmoid(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dx, dy, dscale, dbias = ctx.saved_tensors
-        if grad != 1:
-            dx, dy = (grad * dx).to(dx), (grad * dy).to(dy)
-        dscale, dbias = ((grad * d).to(dtype) for d, dtype in zip((dscale, dbias), ctx.dtypes, strict=True))
+        factor = grad * ctx.share
+        if factor != 1:
+            dx, dy = (None if d is None else (factor * d).to(d) for d in (dx, dy))
+        dscale, dbias = ((factor * d).to(dtype) for d, dtype in zip((dscale, dbias), ctx.dtypes, strict=True))
         return dx, dy, dscale, dbias, *[None] * 7
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -60,9 +63,21 @@ def write_page(page: str, path: str | Path) -> None:
     write_atomic(path, lambda aside: aside.write_text(page, encoding="utf-8"))
 
 
-def missing(error: ImportError) -> UsageError:
-    """What to say where a package of the `report` extra is not installed."""
-    return UsageError(f"The report needs {error.name}: pip install 'isthmus[report]'.")
+class ReportMissing(UsageError):
+    """A package of the `report` extra is not installed."""
+
+
+def missing(error: ImportError) -> ReportMissing:
+    return ReportMissing(f"The report needs {error.name}: pip install 'isthmus[report]'.")
+
+
+@contextmanager
+def on_top() -> Iterator[None]:
+    """For a page beside results that stand without it: where packages are missing, there is a warning and no page."""
+    try:
+        yield
+    except ReportMissing as error:
+        warnings.warn(f"No report was written. {error}", stacklevel=3)
 
 
 def duration(seconds: float) -> str:

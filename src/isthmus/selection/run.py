@@ -21,6 +21,7 @@ from isthmus.embedding import plan as embedding_plan
 from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.evaluation.inputs import holds_features
 from isthmus.files import read_json, write_json
+from isthmus.report.page import on_top
 from isthmus.selection.candidates import (
     MODALITIES,
     Candidate,
@@ -413,7 +414,8 @@ def write(selection: Selection, out: Path) -> None:
     write_json(out / RESULT, told)
     from isthmus.selection.report import write_report
 
-    write_report(told, out / REPORT)
+    with on_top():
+        write_report(told, out / REPORT)
 
 
 def table(selection: Selection, most: int = 20) -> str:

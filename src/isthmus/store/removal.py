@@ -16,7 +16,7 @@ from isthmus.files import tidy
 from isthmus.locking import alone
 from isthmus.store.journal import FOLDER as JOURNAL
 from isthmus.store.keys import KeyIndex, to_keys
-from isthmus.store.manifest import Manifest, commit, read_manifest
+from isthmus.store.manifest import Manifest, commit, is_store, read_manifest
 from isthmus.store.shards import Shard, open_shards, write_shard
 
 
@@ -61,7 +61,7 @@ def remove(path: str | Path, ids: Sequence[str]) -> Removed:
 @contextmanager
 def _writing(root: Path) -> Iterator[None]:
     """The store's lock, with nothing unfinished behind it."""
-    if not root.is_dir():
+    if not is_store(root):  # before anything in the folder is touched
         raise InputError(f"{root}: not a store.")
     with alone(root, "writing this store"):
         tidy(root, "**/")

@@ -206,8 +206,8 @@ class StoreWriter:
 
 def _may_write(root: Path) -> bool:
     """A store, an unfinished one, or an empty folder."""
-    ours = ("store.json", "pending", "journal", "features", LOCK)
-    return not any(root.iterdir()) or any((root / name).exists() for name in ours)
+    found = {path.name for path in root.iterdir()} - {LOCK}
+    return not found or bool(found & {"store.json", "pending", "journal", "features"})
 
 
 def _recalled(manifest: Manifest, journal: Journal) -> pa.Table:

@@ -22,7 +22,7 @@ class Processes:
     def __init__(self) -> None:
         started = {"RANK", "WORLD_SIZE"} <= set(os.environ)
         if started and not dist.is_initialized() and int(os.environ["WORLD_SIZE"]) > 1:
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             atexit.register(dist.destroy_process_group)
         together = dist.is_initialized() and dist.get_world_size() > 1
         self.group = dist.group.WORLD if together else None
