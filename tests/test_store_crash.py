@@ -125,8 +125,9 @@ def test_a_second_writer_is_refused_by_the_name_of_the_lock(tmp_path):
     with StoreWriter(tmp_path):
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 1 and f"{tmp_path}/.lock" in run.stderr and "another process" in run.stderr
+    write(tmp_path, ["a"])
     with StoreWriter(tmp_path), pytest.raises(InputError, match="another process"):
-        remove(tmp_path, [])
+        remove(tmp_path, ["a"])
 
 
 def test_nothing_is_touched_in_a_folder_that_is_no_store(tmp_path):

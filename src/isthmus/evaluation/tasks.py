@@ -66,8 +66,9 @@ def opened(model: Any, *, encoders: bool = True) -> tuple[Any, str]:
     saved = Saved(model) if isinstance(model, str | Path) else model
     if not isinstance(saved, Saved):
         return model, "isthmus"
-    options = {"device": saved.device, "trust_remote_code": saved.trust_remote_code}
-    return DualEncoder.from_pretrained(saved.path, load=encoders, **options), str(saved.path)
+    device, trust = saved.device, saved.trust_remote_code
+    loaded = DualEncoder.from_pretrained(saved.path, load=encoders, device=device, trust_remote_code=trust)
+    return loaded, str(saved.path)
 
 
 def named(data: Any) -> str:
