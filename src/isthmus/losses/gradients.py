@@ -17,9 +17,10 @@ class Gradients:
 
     Products are computed in `product`, their sums in fp32 (fp64 for fp64), `factor` multiplies everything. A block of
     rows meets all columns before the next one does: one process has its gradient then, in x's own dtype, and sums for
-    one block are enough. The sums of y grow until the last row, transposed, since xᵀp takes half as long as pᵀx in
-    bf16. With several processes x's sums go on over all blocks of y, and y's follow their block round the ring.
-    Where `of_y` is False, y's gradient is neither computed nor sent; x's is needed for that of the scale.
+    one block are enough. The sums of y grow until the last row; where `product` is a lower dtype they are transposed,
+    since xᵀp takes half as long there as pᵀx. With several processes x's sums go on over all blocks of y, and y's
+    follow their block round the ring. Where `of_y` is False, y's gradient is neither computed nor sent; x's is needed
+    for that of the scale.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Gradients:
     ) -> None:
         self.x, self.scale, self.product, self.factor, self.of_y = x, scale, product, factor, of_y
         self.dtype = wide(x.dtype)
+        self.lower = product != self.dtype
         self.block, self.last = 0, ring.size - 1  # of y
         self.dx = torch.empty_like(x, dtype=x.dtype if ring.size == 1 else self.dtype)
         self.dscale = x.new_zeros((), dtype=self.dtype)
@@ -40,10 +42,7 @@ class Gradients:
         sums = dx if dx.dtype == self.dtype else view(self._sums, *x.shape)
         self._add_product(sums, p, tiles.y[cols], first=cols.start == self.block == 0)
         if self.of_y:
-            xt = view(self._xt, *x.T.shape)
-            if cols.start == 0:
-                xt.copy_(x.T)
-            self._add_product(self._dy[:, cols], xt, p, first=rows.start == 0)
+            self._add_to_y(x, cols, p, first=rows.start == 0)
         if cols.stop == len(tiles.y) and self.block == self.last:
             dx.copy_(self._finished(x, sums))
 
@@ -55,8 +54,19 @@ class Gradients:
 
     def whole(self) -> tuple[Tensor, Tensor | None, Tensor]:
         """Gradients of x, y and scale, after every block of y."""
-        dy = self._turned(self._home.arrived()) if self.of_y else None
+        dy = self._home.arrived() if self.of_y else None
+        if dy is not None:
+            dy = self._turned(dy) if self.lower else dy.mul_(self.factor * self.scale)
         return self.dx.to(self.x.dtype), dy, self.dscale * self.factor
+
+    def _add_to_y(self, x: Tensor, cols: slice, p: Tensor, first: bool) -> None:
+        if not self.lower:
+            self._add_product(self._dy[cols], p.T, x, first)
+            return
+        xt = view(self._xt, *x.T.shape)
+        if cols.start == 0:
+            xt.copy_(x.T)
+        self._add_product(self._dy[:, cols], xt, p, first)
 
     def _turned(self, sums: Tensor) -> Tensor:
         """The gradient of y, [M, d], of its sums [d, M]."""
@@ -70,11 +80,11 @@ class Gradients:
         """Room for a block of y; that of the one before is on its way."""
         width, new = self.x.shape[1], self.x.new_empty
         if self.of_y:
-            self._dy = new(width, len(tiles.y), dtype=self.dtype)
-            self._xt = new(tiles.height * width, dtype=self.product)
+            self._dy = new(*((width, len(tiles.y)) if self.lower else (len(tiles.y), width)), dtype=self.dtype)
         if self.dx.dtype != self.dtype:
             self._sums = new(tiles.height * width, dtype=self.dtype)
-        if self.product != self.dtype:
+        if self.lower:
+            self._xt = new(tiles.height * width, dtype=self.product)
             self._part = new(max(tiles.height, tiles.width) * width, dtype=self.product)
 
     def _finished(self, x: Tensor, sums: Tensor) -> Tensor:
@@ -88,7 +98,7 @@ class Gradients:
 
     def _add_product(self, total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
         """total += a b, or = where nothing has been added yet."""
-        if self.product == self.dtype:
+        if not self.lower:
             total.addmm_(a, b, beta=0 if first else 1)
             return
         part = torch.mm(a, b, out=view(self._part, *total.shape))
