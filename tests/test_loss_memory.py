@@ -79,13 +79,13 @@ def test_8192_pairs_take_less_than_one_logit_matrix(loss, scale, distinct):
 def test_memory_beyond_gradients_is_an_eighth_of_open_clips_full_and_a_third_of_its_chunked_loss(loss, autocast):
     # open_clip takes 1,024 MiB and more in full, 340 MiB and more in chunks (benchmarks/losses.py).
     beyond = peak(loss, 14.0, 8192, d=1024, autocast=autocast) - 2 * 32
-    assert 20 < beyond < 340 / 3
+    assert 5 < beyond < 340 / 3
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(("loss", "peer"), [("infonce", 514), ("sigmoid", 624)])
 def test_bf16_inputs_take_an_eighth_of_open_clips_memory_in_bf16(loss, peer):
-    assert 20 < peak(loss, 14.0, 8192, d=1024, dtype="bfloat16") - 2 * 16 < peer / 8  # MiB, from benchmarks/losses.py
+    assert 5 < peak(loss, 14.0, 8192, d=1024, dtype="bfloat16") - 2 * 16 < peer / 8  # MiB, from benchmarks/losses.py
 
 
 @pytest.mark.slow
