@@ -25,6 +25,7 @@ from isthmus.files import atomic_path, cache_dir
 SOURCE = Path(__file__).with_name("sweeps.c")
 # native: the cache is keyed by the processor. No trapping, no errno: loops over conditions and roundings vectorise.
 FLAGS = ["-std=c11", "-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-fPIC"]
+WIDE = ["-mprefer-vector-width=512"]  # compilers use half the width of AVX-512 by themselves
 LEAST = 1 << 16  # numbers of a tile below which the call costs more than the sweep saves
 NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -92,7 +93,8 @@ def _library() -> ctypes.CDLL | None:
 def _build() -> Path:
     """Path of the library for this source, processor and OpenMP; OSError or SubprocessError where there is none."""
     openmp, processor = _openmp(), _processor()
-    parts = (SOURCE.read_text(), *FLAGS, openmp, processor)
+    flags = [*FLAGS, *(WIDE if "avx512f" in processor else [])]
+    parts = (SOURCE.read_text(), *flags, openmp, processor)
     path = cache_dir() / "compiled" / f"sweeps-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
     if not path.exists():
         compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
@@ -100,7 +102,7 @@ def _build() -> Path:
             raise OSError("no C compiler")
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as aside:
-            _run(compiler, *FLAGS, "-c", str(SOURCE), "-o", f"{aside}.o")
+            _run(compiler, *flags, "-c", str(SOURCE), "-o", f"{aside}.o")
             try:  # linked apart: with -fopenmp a second OpenMP, whose threads fight with torch's, would be loaded
                 _run(compiler, "-shared", f"{aside}.o", openmp, "-o", str(aside))
             finally:
