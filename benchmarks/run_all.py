@@ -66,14 +66,22 @@ def shown(cell: Any) -> str:
 
 
 def draw(plot: dict[str, Any]) -> Figure:
+    """A series is "who" or "who · how": a colour for each who, a line style for each how."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots()
-    for number, (name, points) in enumerate(plot["series"].items()):
-        ours = name.startswith("isthmus")
-        axes.loglog(*zip(*points, strict=True), "o-" if ours else "s--", color=f"C{number}", label=name, markersize=4)
-    axes.set(xlabel=plot["x"], ylabel=plot["y"], title=plot["title"])
+    names = [name.partition(" · ") for name in plot["series"]]
+    whos, hows = (list(dict.fromkeys(name[part] for name in names)) for part in (0, 2))
+    for (who, _, how), points in zip(names, plot["series"].values(), strict=True):
+        style = {"color": f"C{whos.index(who)}", "linestyle": ("-", "--", ":")[hows.index(how) % 3]}
+        marker = "o" if who.startswith("isthmus") else "s"
+        label = f"{who} · {how}" if how else who
+        axes.loglog(*zip(*points, strict=True), marker=marker, label=label, markersize=4, **style)
+    values = [y for points in plot["series"].values() for _, y in points]
+    room = max(1.2, (10 * min(values) / max(values)) ** 0.5)  # a decade at least: noise does not look like a trend
+    axes.set(xlabel=plot["x"], ylabel=plot["y"], ylim=(min(values) / room, max(values) * room))
+    axes.set_title(plot["title"], loc="left", fontsize=10)
     axes.set_xscale("log", base=2)
     axes.grid(alpha=0.25)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
