@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+import isthmus as ist
 from isthmus.encoders import load_encoder, load_recorded
-from isthmus.errors import InputError, OfflineError, UsageError
+from isthmus.errors import InputError, IsthmusError, OfflineError, UsageError
 from tiny_encoders import (
     TEXT,
     TEXTS,
@@ -257,12 +258,18 @@ class OwnModel(BertModel):
 """
 
 
-def test_remote_code_runs_only_when_asked_for_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def save_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a text model that brings its own code."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = save_bert(tmp_path / "own")
     (folder / "own.py").write_text(REMOTE)
     auto_map = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
     edit_json(folder / "config.json", model_type="own", auto_map=auto_map)
+    return folder
+
+
+def test_remote_code_runs_only_when_asked_for_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_own(tmp_path, monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(InputError, match="trust_remote_code"):
@@ -277,3 +284,19 @@ def test_remote_code_runs_only_when_asked_for_and_says_so(tmp_path: Path, monkey
         load_recorded([f"hf:{folder}?trust_remote_code=1"], modality="text")
     with pytest.warns(RuntimeWarning, match="trust_remote_code is on"):
         load_recorded([f"hf:{folder}?trust_remote_code=1"], modality="text", trust_remote_code=True)
+
+
+def test_a_saved_model_does_not_bring_the_permission_to_run_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_own(tmp_path, monkeypatch)
+    record = {"uri": f"hf:{folder}?trust_remote_code=1", "fingerprint": "0" * 64, "width": 6}
+    draws = np.random.default_rng(0).normal(size=(2, 40, 6)).astype(np.float32)
+    pairs = ist.FeaturePairs.from_arrays(*draws, image_encoder=[record], text_encoder=[record])
+    ist.train(pairs, recipe="cca", overrides=["head.width=4", "loss.scale=10"], out=tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InputError, match="trust_remote_code"):
+            ist.evaluate(tmp_path / "model", "zeroshot", tmp_path)
+    with pytest.warns(RuntimeWarning, match="trust_remote_code is on"), pytest.raises(IsthmusError):
+        ist.evaluate(tmp_path / "model", "zeroshot", tmp_path, trust_remote_code=True)  # of texts, not of images

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from isthmus.errors import InputError, UsageError
 
-TILE = 1536, 1024  # rows, columns: larger is no faster and takes more memory; smaller, and adding up shows
+TILE = 1536, 1024  # rows, columns: larger is a little faster and takes more memory; smaller, and adding up shows
 CROWDED = 512, 512  # where the list of a tile's positives would outweigh the tile
 STRIP = 1 << 17  # numbers of a strip for each core: 512 KiB of fp32, twice, beside the tile in 2 MiB of L2
 
