@@ -24,8 +24,8 @@ from safetensors.numpy import load_file, save_file
 import isthmus as ist
 from composition_page import PAGE, render
 from composition_scenes import COUNTS, SIDE, UNCOUNTED, some, write_all
-from isthmus.data.compositional import Files, Question, read_winoground
 from isthmus.demo.scenes import names, read_cutouts
+from isthmus.evaluation.datasets.compositional import Files, Question, read_winoground
 from isthmus.files import write_json
 
 HERE = Path(__file__).parent

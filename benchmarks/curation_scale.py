@@ -107,8 +107,8 @@ def make_pool(folder: Path, options: argparse.Namespace) -> None:
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from isthmus.curation.assign import assign
-    from isthmus.curation.pools import open_pool
     from isthmus.curation.scan import Scorer, scan
+    from isthmus.curation.sources import open_pool
     from isthmus.curation.topk import buffer_bytes
 
     pool = Interleaved(open_pool(folder), options.concepts)

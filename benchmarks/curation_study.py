@@ -36,12 +36,12 @@ from curation_scale import RESULTS as SCALE
 from curation_scale import render as render_scale
 from isthmus.curation.cleaning import Cleaning
 from isthmus.curation.encoding import load_encoding
-from isthmus.curation.pools import open_pool
 from isthmus.curation.prototypes import Prototypes, image_side, make_prototypes
+from isthmus.curation.sources import open_pool
 from isthmus.data.feature_pairs import FeaturePairs, rows
 from isthmus.data.pairs import pairs_from_lists
-from isthmus.evaluation.bootstrap import paired_bootstrap
-from isthmus.evaluation.retrieval import ranks
+from isthmus.metrics.bootstrap import paired_bootstrap
+from isthmus.metrics.retrieval import ranks
 from isthmus.training import train_projectors
 from isthmus.training.validation import project
 

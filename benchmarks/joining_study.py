@@ -19,7 +19,7 @@ import numpy as np
 
 import isthmus as ist
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.evaluation.retrieval import retrieval
+from isthmus.metrics.retrieval import retrieval
 from isthmus.store import open_store
 
 HERE = Path(__file__).parent

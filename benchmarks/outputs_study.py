@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 import isthmus as ist
-from isthmus.evaluation.bootstrap import paired_bootstrap
-from isthmus.evaluation.retrieval import Ranks, ranks
-from isthmus.outputs import Decoded, quantize, shorten
+from isthmus.metrics.bootstrap import paired_bootstrap
+from isthmus.metrics.retrieval import Ranks, ranks
+from isthmus.models.outputs import Decoded, quantize, shorten
 from isthmus.store import open_store
 
 HERE = Path(__file__).parent
@@ -123,8 +123,8 @@ model.encode_image(pictures, precision="binary")          # one bit: uint8 [N, d
 model.truncate(128).save_pretrained("small/")             # a model that gives 128 dimensions everywhere
 ```
 
-`isthmus.outputs.Decoded(codes, width)` stands for embeddings in `top_k` and `retrieval`: with bits on both sides that
-is Hamming distance, with a float32 query the asymmetric comparison. Train prefixes with
+`isthmus.models.outputs.Decoded(codes, width)` stands for embeddings in `top_k` and `retrieval`: with bits on both
+sides that is Hamming distance, with a float32 query the asymmetric comparison. Train prefixes with
 `isthmus train STORE --set head.beside=none --set 'loss.matryoshka=[32, 64, 128]' --out MODEL`.
 """
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from isthmus.ledger import head_flops
+from isthmus.models.ledger import head_flops
 from isthmus.training import load_recipe
 from isthmus.training.joint import build_projectors
 from isthmus.training.order import batch_slices

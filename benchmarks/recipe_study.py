@@ -26,8 +26,8 @@ from tabulate import tabulate
 
 import isthmus as ist
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.evaluation.bootstrap import paired_bootstrap
-from isthmus.evaluation.retrieval import ranks
+from isthmus.metrics.bootstrap import paired_bootstrap
+from isthmus.metrics.retrieval import ranks
 from isthmus.training import train_projectors
 
 HERE = Path(__file__).parent

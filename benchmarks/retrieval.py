@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from harness import Plot, Result, Table, alternate, anonymous, in_own_process, peak_memory, write
-from isthmus.evaluation.counting import BLOCK, STRIP
-from isthmus.evaluation.retrieval import retrieval
+from isthmus.metrics.counting import BLOCK, STRIP
+from isthmus.metrics.retrieval import retrieval
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from oracles import clip_benchmark

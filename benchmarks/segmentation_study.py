@@ -31,11 +31,12 @@ from tabulate import tabulate
 import isthmus as ist
 from isthmus.demo.scenes import NOUNS, Scene, names, random_scene, read_cutouts
 from isthmus.encoders import Encoder
-from isthmus.evaluation.bootstrap import estimate
 from isthmus.evaluation.segmentation import Tally, _metrics
-from isthmus.evaluation.zeroshot import load_templates
 from isthmus.files import read_json, write_json
-from isthmus.model import DualEncoder, check_encoders
+from isthmus.metrics.bootstrap import estimate
+from isthmus.metrics.zeroshot import load_templates
+from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.saved import check_encoders
 from isthmus.segmentation import Segmenter
 from isthmus.segmentation.data import IGNORE
 from isthmus.segmentation.labels import BACKGROUND

@@ -22,12 +22,12 @@ import numpy as np
 from tabulate import tabulate
 
 import isthmus as ist
-from isthmus.evaluation.bootstrap import paired_bootstrap
 from isthmus.evaluation.labelled import embedded, from_store
-from isthmus.evaluation.nearest import top_k
 from isthmus.evaluation.suite import find_sets, open_set
-from isthmus.evaluation.zeroshot import class_embeddings, load_templates
 from isthmus.files import write_json
+from isthmus.metrics.bootstrap import paired_bootstrap
+from isthmus.metrics.nearest import top_k
+from isthmus.metrics.zeroshot import class_embeddings, load_templates
 from suite_data import build
 
 HERE = Path(__file__).parent

@@ -27,8 +27,8 @@ from tabulate import tabulate
 
 import isthmus as ist
 from isthmus.embedding import embed, plan
-from isthmus.evaluation.bootstrap import paired_bootstrap
-from isthmus.evaluation.retrieval import ranks
+from isthmus.metrics.bootstrap import paired_bootstrap
+from isthmus.metrics.retrieval import ranks
 from isthmus.training import train_projectors
 from isthmus.training.validation import project
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import isthmus_demo
 
 import isthmus as ist
-from isthmus.contact_sheet import contact_sheet
 from isthmus.evaluation.inputs import embed_for_evaluation
-from isthmus.evaluation.nearest import top_k
+from isthmus.metrics.nearest import top_k
+from isthmus.report.contact_sheet import contact_sheet
 
 QUERIES = (
     "a musical instrument with strings",

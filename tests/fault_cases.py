@@ -16,7 +16,8 @@ import faults
 import isthmus as ist
 import isthmus.store
 from isthmus.curation import report
-from isthmus.curation.curated import MANIFEST, SELECTED
+from isthmus.curation.curated import SELECTED
+from isthmus.curation.output import MANIFEST
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError
 from isthmus.files import locate, read_sealed

@@ -13,7 +13,7 @@ from PIL import Image
 
 from isthmus.cli import main
 from isthmus.encoders import wheels
-from isthmus.model import DualEncoder
+from isthmus.models.dual_encoder import DualEncoder
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

@@ -20,7 +20,7 @@ from isthmus.curation.filters import Filters
 from isthmus.curation.leaks import find_leaks, normalised
 from isthmus.data.pairs import Pairs, pairs_from_lists
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.nearest import pairs_above
+from isthmus.metrics.nearest import pairs_above
 
 
 def scene(seed: int, size: int = 160) -> Image.Image:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import isthmus as ist
 from isthmus.curation import parts
 from isthmus.curation.parts import gaps, scan_on_ray
-from isthmus.curation.pools import open_pool
 from isthmus.curation.prototypes import Prototypes
 from isthmus.curation.scan import Scorer, scan
+from isthmus.curation.sources import open_pool
 
 
 @pytest.fixture(scope="module")

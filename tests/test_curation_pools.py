@@ -12,7 +12,8 @@ import pytest
 import isthmus as ist
 from isthmus.curation.encoding import Encoding, load_encoding
 from isthmus.curation.metadata import ids_as_text
-from isthmus.curation.pools import Pool, open_pool, side_names
+from isthmus.curation.pools import Pool, side_names
+from isthmus.curation.sources import open_pool
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
 from isthmus.store.clip_retrieval import export_clip_retrieval

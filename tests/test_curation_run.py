@@ -16,8 +16,8 @@ import isthmus as ist
 from isthmus.cli import main
 from isthmus.curation.encoding import Encoding, load_encoding
 from isthmus.curation.phrases import frequent_phrases
-from isthmus.curation.pools import open_pool
 from isthmus.curation.prototypes import Prototypes, make_prototypes
+from isthmus.curation.sources import open_pool
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
 from toys import COLOURS, pixel_encoder, word_encoder, write_pairs

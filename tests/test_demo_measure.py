@@ -7,8 +7,8 @@ import pytest
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.demo import measure
-from isthmus.evaluation.retrieval import ranks
-from isthmus.evaluation.zeroshot import load_templates
+from isthmus.metrics.retrieval import ranks
+from isthmus.metrics.zeroshot import load_templates
 
 
 class Words:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from isthmus.demo import pipeline
 from isthmus.encoders import from_callable
 from isthmus.errors import InputError
-from isthmus.model import DualEncoder
+from isthmus.models.dual_encoder import DualEncoder
 
 COLOURS = ("red", "green", "blue", "black", "orange")
 SHAPES = ("ellipse", "rectangle")

@@ -11,7 +11,7 @@ import isthmus as ist
 from isthmus.cli import main
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
-from isthmus.model import DualEncoder
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import build_projector
 from toys import pixel_encoder, word_encoder, write_pairs
 

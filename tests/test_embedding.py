@@ -134,7 +134,7 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from store_cases import snapshot
 from toys import pixel_encoder, word_encoder
-import isthmus.embedding.units as units
+import isthmus.embedding.work_plan as units
 from isthmus.embedding import embed
 from isthmus.encoders.callables import from_callable
 units.LEAST_ITEMS = 8

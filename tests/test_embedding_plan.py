@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.embedding import embed, units
-from isthmus.embedding.units import caption_batches, cut, even_batches, image_batches, plan_captions, plan_images
+from isthmus.embedding.work_plan import caption_batches, cut, even_batches, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
 from isthmus.encoders.callables import from_callable
 from isthmus.store import open_store

@@ -195,10 +195,10 @@ def test_open_clip_needs_a_modality(tmp_path: Path) -> None:
 
 
 def test_a_ready_open_clip_model_gives_the_library_s_embeddings_and_logits(tmp_path: Path) -> None:
-    from isthmus.ready import load_ready
+    from isthmus.models.dual_encoder import DualEncoder
 
     folder, network = save_open_clip(tmp_path / "clip", CLIP)
-    model = load_ready(f"open_clip:{folder}")
+    model = DualEncoder.from_pretrained(f"open_clip:{folder}")
     seen, read = (model.encoders[m][0].preprocess(x) for m, x in (("image", pictures()), ("text", TEXTS)))
     with torch.no_grad():
         image = network.encode_image(seen["pixel_values"], normalize=True)

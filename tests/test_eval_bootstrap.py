@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from isthmus.errors import InputError
-from isthmus.evaluation.bootstrap import estimate, paired_bootstrap, replicates, weighted_median
-from isthmus.evaluation.retrieval import ranks
+from isthmus.metrics.bootstrap import estimate, paired_bootstrap, replicates, weighted_median
+from isthmus.metrics.retrieval import ranks
 
 
 def test_weights_are_draws_with_replacement():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation import calibration
-from isthmus.evaluation.calibration import abstain_threshold, precision_curve, reliability, softmax_confidence
+from isthmus.metrics import calibration
+from isthmus.metrics.calibration import abstain_threshold, precision_curve, reliability, softmax_confidence
 
 
 def test_the_confidence_is_the_softmax_of_all_candidates(monkeypatch: pytest.MonkeyPatch) -> None:

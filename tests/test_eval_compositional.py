@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from isthmus.cli import main
-from isthmus.data.compositional import (
+from isthmus.errors import InputError
+from isthmus.evaluation.compositional import compositional, evaluate_set, score
+from isthmus.evaluation.datasets.compositional import (
     NONE,
     Files,
     Question,
@@ -25,8 +27,6 @@ from isthmus.data.compositional import (
     read_whatsup,
     read_winoground,
 )
-from isthmus.errors import InputError
-from isthmus.evaluation.compositional import compositional, evaluate_set, score
 from toys import png
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -311,7 +311,7 @@ def test_each_picture_and_caption_is_encoded_once() -> None:
         def signature(self, index: int) -> None:
             return None
 
-    from isthmus.data.compositional import Picture
+    from isthmus.evaluation.datasets.compositional import Picture
 
     picture = Picture(One(), 0)
     asked = [Question(str(i), (picture,), ("red", "blue"), "all", "one") for i in range(50)]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from isthmus.errors import InputError
-from isthmus.evaluation import geometry
-from isthmus.evaluation.geometry import hubness, modality_gap, occurrences, pair_distances, uniformity
-from isthmus.evaluation.nearest import top_k
+from isthmus.metrics import geometry
+from isthmus.metrics.geometry import hubness, modality_gap, occurrences, pair_distances, uniformity
+from isthmus.metrics.nearest import top_k
 
 
 def unit(rng: np.random.Generator, n: int, d: int) -> np.ndarray:

@@ -15,18 +15,18 @@ from PIL import Image
 
 from isthmus import load_encoder
 from isthmus.cli import main
-from isthmus.data.longtext import read_longtext
-from isthmus.data.multilingual import read_multilingual
 from isthmus.data.pairs import Pairs, pairs_from_lists
 from isthmus.encoders.base import Inputs
 from isthmus.encoders.callables import CallableEncoder, from_callable
 from isthmus.encoders.lengths import token_ceiling, token_limit, tokenize, with_max_tokens
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, UsageError
+from isthmus.evaluation.datasets.longtext import read_longtext
+from isthmus.evaluation.datasets.multilingual import read_multilingual
 from isthmus.evaluation.longtext import by_length, longtext
 from isthmus.evaluation.multilingual import multilingual
-from isthmus.evaluation.retrieval import Ranks
-from isthmus.model import DualEncoder
+from isthmus.metrics.retrieval import Ranks
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import build_projector
 from isthmus.projectors.blocks import set_linear
 

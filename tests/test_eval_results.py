@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from isthmus.errors import InputError
-from isthmus.evaluation.results import read, result, table, write
-from isthmus.evaluation.retrieval import retrieval
-from isthmus.evaluation.zeroshot import zeroshot
+from isthmus.metrics.results import read, result, table, write
+from isthmus.metrics.retrieval import retrieval
+from isthmus.metrics.zeroshot import zeroshot
 
 ORIGIN = {"dataset": "drawings", "model": "small", "task": "zeroshot_classification"}
 

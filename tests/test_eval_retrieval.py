@@ -11,8 +11,8 @@ import torch
 
 import oracles
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation import counting
-from isthmus.evaluation.retrieval import ranks, retrieval
+from isthmus.metrics import counting
+from isthmus.metrics.retrieval import ranks, retrieval
 
 
 def unit(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
@@ -285,7 +285,7 @@ def test_options_that_make_no_sense_are_refused(options):
 MEMORY = """
 import threading
 import numpy as np
-from isthmus.evaluation.retrieval import retrieval
+from isthmus.metrics.retrieval import retrieval
 
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 import oracles
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.zeroshot import class_embeddings, load_templates, zeroshot
+from isthmus.metrics.zeroshot import class_embeddings, load_templates, zeroshot
 
 
 def problem(seed: int, images: int = 300, classes: int = 12, width: int = 6):

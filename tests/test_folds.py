@@ -11,7 +11,7 @@ import pytest
 import isthmus as ist
 from isthmus.cli import main
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.retrieval import ranks
+from isthmus.metrics.retrieval import ranks
 from isthmus.training import folds, load_recipe
 from toys import pixel_encoder, word_encoder, write_pairs
 

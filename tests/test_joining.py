@@ -11,11 +11,11 @@ import isthmus as ist
 from isthmus.cli import main
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.retrieval import retrieval
-from isthmus.model import DualEncoder
+from isthmus.metrics.retrieval import retrieval
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import Blend, build_projector, from_config
 from isthmus.projectors.closed_form import normalized
-from isthmus.projectors.onto import ridge_onto
+from isthmus.projectors.ridge import ridge_onto
 
 RECORDS = {
     name: {"modality": side, "uri": f"array:{name}", "fingerprint": letter * 64, "width": width}

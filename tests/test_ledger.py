@@ -9,7 +9,7 @@ import torch
 
 import isthmus as ist
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.ledger import LEDGER, encoder_cost, entries, features_cost, head_flops, timed
+from isthmus.models.ledger import LEDGER, encoder_cost, entries, features_cost, head_flops, timed
 from isthmus.projectors import build_projector
 from toys import pixel_encoder, word_encoder, write_pairs
 

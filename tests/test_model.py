@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import isthmus as ist
 from isthmus.errors import InputError
 from isthmus.files import file_digest, read_sealed, write_sealed
-from isthmus.model import DualEncoder
+from isthmus.models.dual_encoder import DualEncoder
 from toys import picture, pixel_encoder, png, word_encoder, write_pairs
 
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 import isthmus as ist
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.nearest import top_k
-from isthmus.evaluation.retrieval import retrieval
 from isthmus.losses import infonce
-from isthmus.model import DualEncoder
-from isthmus.outputs import Decoded, quantize, shorten
+from isthmus.metrics.nearest import top_k
+from isthmus.metrics.retrieval import retrieval
+from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.outputs import Decoded, quantize, shorten
 from isthmus.training.joint import Joint
 from isthmus.training.recipe import Loss, load_recipe
 from toys import pixel_encoder, word_encoder, write_pairs

@@ -13,8 +13,8 @@ from sklearn.preprocessing import normalize
 from isthmus import FeaturePairs, evaluate
 from isthmus.cli import main
 from isthmus.errors import InputError
-from isthmus.evaluation.results import details, table
-from isthmus.model import DualEncoder
+from isthmus.metrics.results import details, table
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import build_projector
 from test_suite import toy_model, write_tar
 from toys import COLOURS, PLACES, SHADES, picture, png

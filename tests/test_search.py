@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image, ImageChops, ImageFont
 
-from isthmus.contact_sheet import contact_sheet
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.nearest import _pack, _unpack, top_k
+from isthmus.metrics.nearest import _pack, _unpack, top_k
+from isthmus.report.contact_sheet import contact_sheet
 
 
 def naive(query: np.ndarray, emb: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ from isthmus.encoders.callables import from_callable
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.segmentation import Tally, confusion_matrix
-from isthmus.model import DualEncoder
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import build_projector
 from isthmus.segmentation import DenseEncoder, Segmenter
 from isthmus.segmentation.attention import last_block

@@ -10,13 +10,13 @@ import pytest
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.retrieval import ranks
+from isthmus.metrics.probing import knn_correct, linear_probe_correct
+from isthmus.metrics.retrieval import ranks
 from isthmus.selection import cka as C
 from isthmus.selection.asif import asif, relative
 from isthmus.selection.heldout import ClosedForms, probe
 from isthmus.selection.neighbors import mutual_knn, neighbors, overlap, permuted, rice
 from isthmus.selection.uncertainty import Draws, chance_recall, ci95, permutation_null
-from isthmus.selection.unimodal import knn_correct, linear_probe_correct
 
 
 def related(n: int, noise: float = 1.0, seed: int = 0, widths: tuple[int, int] = (20, 9)) -> tuple[np.ndarray, ...]:

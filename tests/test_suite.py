@@ -22,8 +22,8 @@ from isthmus.encoders import from_callable
 from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.suite import LISTS, SETS, find_sets, names, open_set, suite
 from isthmus.evaluation.suite.sets import canonical, choose_sets
-from isthmus.evaluation.zeroshot import class_embeddings, load_templates
-from isthmus.model import DualEncoder
+from isthmus.metrics.zeroshot import class_embeddings, load_templates
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import build_projector
 from toys import COLOURS, PLACES, SHADES, picture, pixel_encoder, png, word_encoder
 

@@ -16,7 +16,7 @@ from isthmus.embedding import plan
 from isthmus.encoders import load_encoder
 from isthmus.encoders.pooling import average_grid, pool_tokens
 from isthmus.errors import InputError, UsageError
-from isthmus.model import DualEncoder
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import TokenProjector, build_projector, from_config
 from isthmus.projectors import tokens as tokens_module
 from isthmus.selection.candidates import from_store

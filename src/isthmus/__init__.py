@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from isthmus.version import __version__ as __version__
 
 # Loaded when first used, so that `import isthmus` and `isthmus --help` cost nothing.
 _EXPORTS = {
-    "DualEncoder": "isthmus.model",
+    "DualEncoder": "isthmus.models.dual_encoder",
     "FeaturePairs": "isthmus.data",
     "curate": "isthmus.api",
     "cross_validate": "isthmus.api",
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         train,
     )
     from isthmus.data import FeaturePairs
-    from isthmus.model import DualEncoder
+    from isthmus.models.dual_encoder import DualEncoder
 
 
 def __getattr__(name: str) -> Any:

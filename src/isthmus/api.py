@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.anchor import Anchor
-from isthmus.checkup import doctor
 from isthmus.curation import curate
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
@@ -17,14 +15,16 @@ from isthmus.embedding import embed as _embed
 from isthmus.encoders import load_encoder
 from isthmus.errors import UsageError
 from isthmus.evaluation.tasks import Saved, check_options, find_task
-from isthmus.ledger import model_ledger
-from isthmus.model import DualEncoder
+from isthmus.models.checkup import doctor
+from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.ledger import model_ledger
 from isthmus.selection.choice import first_choice
 from isthmus.selection.run import select
 from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids
 from isthmus.training import load_recipe, train_projectors
 from isthmus.training.folds import cross_validate as _cross_validate
+from isthmus.training.locked_tower import Anchor
 from isthmus.training.pixels import live_split
 from isthmus.training.plan import plan_training
 from isthmus.training.processes import Processes

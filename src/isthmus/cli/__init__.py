@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from isthmus import __version__
 from isthmus.cli import common
 from isthmus.errors import IsthmusError
+from isthmus.version import __version__
 
 # Order of the help text: the way pairs flow. Modules named with a trailing underscore avoid a keyword.
 COMMANDS = {

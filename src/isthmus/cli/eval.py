@@ -82,7 +82,7 @@ def _listed(names: str) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     from isthmus.api import evaluate
-    from isthmus.evaluation.results import details, table
+    from isthmus.metrics.results import details, table
 
     given = {name: getattr(args, name) for name in OWN if getattr(args, name) is not None}
     given |= common.segmentation_options(args)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from isthmus.data.pairs import Pairs
-    from isthmus.model import DualEncoder
+    from isthmus.models.dual_encoder import DualEncoder
 
 SHEET = "sheet.png"
 
@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tabulate import tabulate
 
-    from isthmus.evaluation.nearest import top_k
-    from isthmus.model import DualEncoder
+    from isthmus.metrics.nearest import top_k
+    from isthmus.models.dual_encoder import DualEncoder
 
     cached = (Path(args.images) / "store.json").is_file()
     _check(args, cached)
@@ -108,8 +108,8 @@ def _from_images(model: DualEncoder, path: str) -> tuple[Pairs, list[str], np.nd
 
 
 def _write_sheet(path: str, pairs: Pairs, hits: list[dict[str, Any]], title: str) -> None:
-    from isthmus.contact_sheet import contact_sheet
     from isthmus.files import write_atomic
+    from isthmus.report.contact_sheet import contact_sheet
 
     row = {id: i for i, id in enumerate(pairs.images["id"].to_pylist())}
     sheet = contact_sheet(

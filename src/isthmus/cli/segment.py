@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from PIL import Image
     from tabulate import tabulate
 
-    from isthmus.evaluation.zeroshot import load_templates
     from isthmus.files import write_atomic
-    from isthmus.model import DualEncoder
+    from isthmus.metrics.zeroshot import load_templates
+    from isthmus.models.dual_encoder import DualEncoder
     from isthmus.segmentation import Segmenter
     from isthmus.segmentation.overlay import overlay
 

@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
 def _cross_validate(args: argparse.Namespace, options: dict[str, Any]) -> None:
     """Print and keep the estimate; the model that is trained afterwards sees all pairs."""
     from isthmus.api import cross_validate
-    from isthmus.evaluation.results import table
     from isthmus.files import write_json
+    from isthmus.metrics.results import table
 
     if args.init:
         raise UsageError("--folds trains both sides: it does not go with --init.")

@@ -19,7 +19,7 @@ from isthmus.curation.duplicates import Groups, find_duplicates
 from isthmus.curation.encoding import Encoding, encoding_of
 from isthmus.curation.filters import Filters, reject, rows_of
 from isthmus.curation.leaks import Leak, find_leaks
-from isthmus.curation.likeness import NEAR, check_methods
+from isthmus.curation.near_duplicates import NEAR, check_methods
 from isthmus.curation.pools import Pool
 from isthmus.errors import InputError
 

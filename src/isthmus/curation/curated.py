@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from isthmus import __version__
 from isthmus.curation.assign import Selection
 from isthmus.curation.cleaning import Cleaned, told
 from isthmus.curation.mixing import CURATED, Source, drawn
@@ -20,11 +15,9 @@ from isthmus.curation.pools import Pool, Side
 from isthmus.curation.prototypes import Prototypes
 from isthmus.curation.topk import TopK
 from isthmus.errors import UsageError
-from isthmus.files import replaced_together, write_sealed
-from isthmus.report.page import on_top
-from isthmus.store.disk import write_parquet
+from isthmus.version import __version__
 
-SELECTED, MANIFEST, REPORT = "selected.parquet", "manifest.json", "report.html"
+SELECTED = "selected.parquet"
 
 
 @dataclass
@@ -171,55 +164,3 @@ def all_left(pool: Pool, cleaned: Cleaned | None) -> Curated:
         short={},
         manifest=manifest,
     )
-
-
-def write(
-    result: Curated,
-    cleaned: Cleaned | None,
-    images: Any,
-    chosen: tuple[Pool, Selection, Sequence[str]] | None,
-    out: Path,
-) -> None:
-    """Write `selected.parquet`, what cleaning left out, `manifest.json` and the report into the folder `out`.
-
-    They take the place of those that are there all at once.
-    """
-    with replaced_together(out) as aside:
-        _write_all(result, cleaned, images, chosen, aside)
-
-
-def _write_all(
-    result: Curated,
-    cleaned: Cleaned | None,
-    images: Any,
-    chosen: tuple[Pool, Selection, Sequence[str]] | None,
-    out: Path,
-) -> None:
-    from isthmus.curation.report import write_report
-
-    table = pa.table(
-        {
-            "id": pa.array(result.ids, pa.string()),
-            "concept": pa.array(result.concept, pa.string()),
-            "score": pa.array(result.score, pa.float32()),
-            "reason": pa.array(result.reason, pa.string()),
-        }
-    )
-    if result.source is not None:
-        table = table.append_column("source", pa.array(result.source, pa.string()))
-        for name in dict.fromkeys(result.source):
-            mask = pa.array([one == name for one in result.source])
-            _write_table(table.filter(mask), out / "sources" / f"{name}.parquet")
-    _write_table(table, out / SELECTED)
-    for name, listed in cleaned.tables().items() if cleaned is not None else ():
-        _write_table(listed, out / f"{name}.parquet")
-    result.manifest["sha256_of_ids"] = hashlib.sha256("\n".join(result.ids).encode()).hexdigest()
-    write_sealed(out / MANIFEST, result.manifest)
-    command = " ".join(["isthmus", *sys.argv[1:]]) if Path(sys.argv[0]).name == "isthmus" else "isthmus.curate(…)"
-    with on_top():
-        write_report(result, chosen, cleaned, out / REPORT, images=images, command=command)
-
-
-def _write_table(table: pa.Table, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    write_parquet(table, path)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from isthmus.curation.collection import Collection
-from isthmus.curation.likeness import METHODS, NEAR, Links, alike, check_methods
+from isthmus.curation.near_duplicates import METHODS, NEAR, Links, alike, check_methods
 from isthmus.data.groups import connected
 
 EDGES_HELD = 2**22  # links in memory before they are folded into their components

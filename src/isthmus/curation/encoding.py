@@ -13,7 +13,8 @@ from isthmus.data.feature_pairs import Matrix, rows
 from isthmus.encoders import Encoder, load_encoder, load_recorded
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError
-from isthmus.model import DualEncoder, check_encoders
+from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.saved import check_encoders
 
 
 @dataclass

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from isthmus.curation.collection import Collection
-from isthmus.curation.likeness import METHODS, NEAR, alike, available
+from isthmus.curation.near_duplicates import METHODS, NEAR, alike, available
 
 LEAST_WORDS = 4  # captions of fewer words are equal by chance ("a dog")
 CAPTION = "caption"

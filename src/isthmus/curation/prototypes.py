@@ -19,7 +19,7 @@ from isthmus.curation.scan import Scorer, normalised, scan, spread
 from isthmus.data.feature_pairs import Matrix, rows
 from isthmus.data.pairs import read_pairs
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.zeroshot import class_embeddings, load_templates
+from isthmus.metrics.zeroshot import class_embeddings, load_templates
 from isthmus.store.manifest import is_store
 from isthmus.store.reader import open_store
 

@@ -16,13 +16,15 @@ import torch
 
 from isthmus.curation.assign import Selection, assign
 from isthmus.curation.cleaning import Cleaned, Cleaning, clean_pool
-from isthmus.curation.curated import Choices, Curated, add_sources, all_left, by_concept, write
+from isthmus.curation.curated import Choices, Curated, add_sources, all_left, by_concept
 from isthmus.curation.encoding import Encoding, encoding_of, load_encoding
 from isthmus.curation.mixing import Source, parse_sources
+from isthmus.curation.output import write
 from isthmus.curation.parts import scan_on_ray
-from isthmus.curation.pools import SIDES, Pool, Side, open_pool, side_names
+from isthmus.curation.pools import SIDES, Pool, Side, side_names
 from isthmus.curation.prototypes import KINDS, SHOTS, Prototypes, image_side, make_prototypes
 from isthmus.curation.scan import Scorer, nearest_counts, scan, tiles
+from isthmus.curation.sources import open_pool
 from isthmus.curation.topk import TopK, buffer_bytes
 from isthmus.embedding.engines import check_engine
 from isthmus.encoders.base import Modality

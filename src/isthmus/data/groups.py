@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -49,3 +51,10 @@ def connected(nodes: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
         while (root[root] != root).any():
             root = root[root]
+
+
+def group_numbers(groups: Sequence[str | None], kept: Sequence[int]) -> np.ndarray:
+    """Named groups as numbers; an image without a group is its own."""
+    names = [groups[i] if groups[i] is not None else (i,) for i in kept]
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from isthmus.data import tables, webdataset
 from isthmus.data.images import EXTENSIONS, MAX_PIXELS, decode
-from isthmus.data.intake import Captions, Intake, encodable
+from isthmus.data.records import Captions, Intake, encodable
 from isthmus.data.sources import Column, Items, Source
 from isthmus.data.splits import normalise_split
 from isthmus.errors import InputError

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isthmus.data.intake import FIELDS, MAX_CAPTION, Captions, Intake, encodable, text
+from isthmus.data.records import FIELDS, MAX_CAPTION, Captions, Intake, encodable, text
 from isthmus.data.sources import Column, ParquetColumn, Source
 from isthmus.errors import InputError, did_you_mean
 from isthmus.files import read_json

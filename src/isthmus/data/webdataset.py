@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from isthmus.data.images import EXTENSIONS, MAX_BYTES
-from isthmus.data.intake import MAX_NAME, Captions, Intake, encodable
+from isthmus.data.records import MAX_NAME, Captions, Intake, encodable
 from isthmus.data.sources import TarMembers
 from isthmus.data.splits import SYNONYMS
 from isthmus.errors import InputError

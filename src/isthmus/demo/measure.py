@@ -10,11 +10,11 @@ import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.encoders import Encoder
-from isthmus.evaluation.bootstrap import paired_bootstrap
-from isthmus.evaluation.retrieval import Ranks, ranks, retrieval
-from isthmus.evaluation.scores import group_vector
-from isthmus.evaluation.zeroshot import class_embeddings, load_templates, zeroshot
-from isthmus.model import DualEncoder
+from isthmus.metrics.bootstrap import paired_bootstrap
+from isthmus.metrics.retrieval import Ranks, ranks, retrieval
+from isthmus.metrics.scores import group_vector
+from isthmus.metrics.zeroshot import class_embeddings, load_templates, zeroshot
+from isthmus.models.dual_encoder import DualEncoder
 
 TEMPLATES = "clipart"
 

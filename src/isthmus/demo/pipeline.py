@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from isthmus import __version__
 from isthmus.api import train
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
@@ -42,10 +41,11 @@ from isthmus.encoders.base import Modality
 from isthmus.errors import InputError
 from isthmus.evaluation import results as results_file
 from isthmus.files import read_json, write_json
-from isthmus.model import DualEncoder
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report import Picture
 from isthmus.store import Store, open_store
 from isthmus.training import load_recipe
+from isthmus.version import __version__
 
 # The best single one of the packaged, layers and poolings included, on the validation split, as
 # benchmarks/encoder_choice.py found; two side by side are better still, but take longer than a demo should.

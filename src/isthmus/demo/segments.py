@@ -11,8 +11,8 @@ import numpy as np
 from isthmus.demo.scenes import names, random_scene, read_cutouts
 from isthmus.encoders import Encoder
 from isthmus.evaluation.segmentation import Tally
-from isthmus.evaluation.zeroshot import load_templates
-from isthmus.model import DualEncoder
+from isthmus.metrics.zeroshot import load_templates
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report import Picture
 from isthmus.segmentation import Segmenter
 from isthmus.segmentation.labels import BACKGROUND

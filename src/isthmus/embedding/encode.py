@@ -15,7 +15,7 @@ import numpy as np
 from isthmus.data.images import BadImage, content_hash, decode
 from isthmus.data.pairs import Pairs
 from isthmus.embedding.networks import Network
-from isthmus.embedding.units import Unit
+from isthmus.embedding.work_plan import Unit
 
 THREADS = 4  # that read and decode images ahead of the network
 Task = TypeVar("Task")

@@ -12,7 +12,7 @@ from isthmus.data.pairs import Pairs
 from isthmus.embedding import networks as loading
 from isthmus.embedding.encode import Encoded, encode_unit, hash_images
 from isthmus.embedding.networks import Network
-from isthmus.embedding.units import Unit
+from isthmus.embedding.work_plan import Unit
 from isthmus.encoders import Encoder
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError, did_you_mean

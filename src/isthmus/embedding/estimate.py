@@ -12,7 +12,7 @@ from typing import Any
 from isthmus.data.pairs import Pairs
 from isthmus.embedding.networks import by_network, load
 from isthmus.embedding.run import chosen_pairs, readable
-from isthmus.embedding.units import LEAST_ITEMS, caption_batches, image_batches
+from isthmus.embedding.work_plan import LEAST_ITEMS, caption_batches, image_batches
 from isthmus.encoders import Encoder, encode_views
 
 

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from isthmus.data.images import MAX_PIXELS, BadImage
 from isthmus.data.pairs import Pairs, read_pairs
-from isthmus.embedding.contents import Contents
+from isthmus.embedding.content_index import Contents
 from isthmus.embedding.engines import check_engine, encode_all, hash_all
 from isthmus.embedding.networks import Network, by_network, choose_autocast, load
-from isthmus.embedding.units import caption_batches, cut, image_batches, plan_captions, plan_images
+from isthmus.embedding.work_plan import caption_batches, cut, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
 from isthmus.errors import InputError
-from isthmus.ledger import encoder_cost, timed
+from isthmus.models.ledger import encoder_cost, timed
 from isthmus.store import StoreWriter
 from isthmus.store.joining import read_ids
 
@@ -65,7 +65,7 @@ def embed(
     """Write the features of `pairs` by every named encoder into the store `out`.
 
     Goes on where it stopped: what the store already holds is not computed again, and a kill loses one unit of
-    work at most (`isthmus.embedding.units`). Equal images (by bytes) and equal captions are encoded once.
+    work at most (`isthmus.embedding.work_plan`). Equal images (by bytes) and equal captions are encoded once.
     Views of one network (layers, poolings) share one forward pass.
 
     Args:
@@ -74,7 +74,7 @@ def embed(
         out: the store's folder; made, resumed or extended.
         only: ids to embed (a list, or a Parquet file with an `id` column).
         batch_size: items per forward pass. Default: what is fast on the device, captions by their length
-            (`isthmus.embedding.units`).
+            (`isthmus.embedding.work_plan`).
         max_skip: largest share of images and captions that may be skipped before the run counts as failed.
         max_pixels: larger images are skipped, by their header.
         precision: "float32", "bf16" (autocast), or "auto": bf16 where the processor multiplies in it and a sample

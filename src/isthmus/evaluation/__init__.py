@@ -1,1 +1,1 @@
-
+"""Evaluation: the tasks of `isthmus eval`, and the public data sets they read."""

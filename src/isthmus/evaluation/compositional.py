@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.compositional import NONE, READERS, Picture, Question, Questions
 from isthmus.data.images import BadImage
 from isthmus.errors import InputError
-from isthmus.evaluation.bootstrap import replicates
-from isthmus.evaluation.results import result
-from isthmus.evaluation.scores import group_vector, unit_rows
+from isthmus.evaluation.datasets.compositional import NONE, READERS, Picture, Question, Questions
 from isthmus.evaluation.tasks import opened
+from isthmus.metrics.bootstrap import replicates
+from isthmus.metrics.results import result
+from isthmus.metrics.scores import group_vector, unit_rows
 
 CHOICE = (
     "accuracy = share of images whose right caption has a strictly greater cosine than every wrong one; "

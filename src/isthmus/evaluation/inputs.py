@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.groups import group_numbers
 from isthmus.data.images import BadImage, decode
+from isthmus.data.labels import class_names
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import InputError
-from isthmus.evaluation.zeroshot import Templates, class_embeddings, load_templates, zeroshot
-from isthmus.model import DualEncoder
+from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import open_store
 from isthmus.store.joining import choose_ids, read_ids
 
@@ -110,17 +112,6 @@ def label_classes(
     return labelled, truth, names, class_embeddings(encode_text, names, prompts), prompts
 
 
-def class_names(classes: str | Path | Sequence[str] | None) -> list[str]:
-    """Class names as given, or from a file with one a line."""
-    if not isinstance(classes, str | Path):
-        return list(classes or [])
-    try:
-        lines = Path(classes).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{classes}: cannot be read as class names, one a line ({error}).") from None
-    return [line.strip() for line in lines if line.strip()]
-
-
 def _stored(model: DualEncoder, path: Path, split: str | None, seed: int) -> FeaturePairs:
     named = {m: [record["fingerprint"] for record in model.records[m]] for m in ("image", "text")}
     return open_store(path).pairs(split=split, image=named["image"], text=named["text"], seed=seed)
@@ -177,10 +168,3 @@ def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embe
         [pairs.images["label"][index].as_py() for index in kept],
         skipped,
     )
-
-
-def group_numbers(groups: Sequence[str | None], kept: Sequence[int]) -> np.ndarray:
-    """Named groups as numbers; an image without a group is its own."""
-    names = [groups[i] if groups[i] is not None else (i,) for i in kept]
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)

@@ -13,7 +13,7 @@ from isthmus.data.feature_pairs import FeaturePairs, rows, whole_groups
 from isthmus.data.pairs import Pairs
 from isthmus.embedding import embed
 from isthmus.errors import InputError
-from isthmus.model import DualEncoder
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import Store, open_store
 from isthmus.store.keys import to_keys
 

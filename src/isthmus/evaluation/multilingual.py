@@ -11,17 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from isthmus.data.multilingual import read_multilingual
 from isthmus.data.pairs import Pairs
 from isthmus.encoders.lengths import tokenize
 from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.evaluation.datasets.multilingual import read_multilingual
 from isthmus.evaluation.inputs import Embedded, embed_for_evaluation
 from isthmus.evaluation.longtext import refuse_features
-from isthmus.evaluation.results import result
-from isthmus.evaluation.retrieval import retrieval
 from isthmus.evaluation.tasks import named, opened
-from isthmus.evaluation.zeroshot import class_embeddings, zeroshot
 from isthmus.files import read_json
+from isthmus.metrics.results import result
+from isthmus.metrics.retrieval import retrieval
+from isthmus.metrics.zeroshot import class_embeddings, zeroshot
 
 UNNAMED = "en"  # the language of captions without one, as in CLIP_benchmark
 UNREADABLE = 0.5  # share of unknown tokens above which a language is refused

@@ -13,16 +13,16 @@ import numpy as np
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import InputError
-from isthmus.evaluation.bootstrap import estimate, paired_bootstrap
 from isthmus.evaluation.inputs import holds_features
 from isthmus.evaluation.labelled import Labelled, embedded, from_features, from_store, skipped, stored_pairs
-from isthmus.evaluation.nearest import top_k
-from isthmus.evaluation.results import result
-from isthmus.evaluation.scores import group_vector, unit_rows
 from isthmus.evaluation.suite.sets import CLASSES, canonical, open_set
 from isthmus.evaluation.tasks import named, opened
-from isthmus.model import DualEncoder
-from isthmus.selection.unimodal import KS, knn_correct, linear_probe_correct
+from isthmus.metrics.bootstrap import estimate, paired_bootstrap
+from isthmus.metrics.nearest import top_k
+from isthmus.metrics.probing import KS, knn_correct, linear_probe_correct
+from isthmus.metrics.results import result
+from isthmus.metrics.scores import group_vector, unit_rows
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import open_store
 
 SHOTS = (1, 2, 4, 8, 16)

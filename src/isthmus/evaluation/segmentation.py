@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from isthmus.data.images import BadImage
 from isthmus.errors import InputError
-from isthmus.evaluation.bootstrap import estimate
-from isthmus.evaluation.results import result
-from isthmus.evaluation.scores import group_vector
 from isthmus.evaluation.tasks import named, opened
-from isthmus.evaluation.zeroshot import load_templates
+from isthmus.metrics.bootstrap import estimate
+from isthmus.metrics.results import result
+from isthmus.metrics.scores import group_vector
+from isthmus.metrics.zeroshot import load_templates
 from isthmus.segmentation.data import IGNORE, MaskedImages, read_masked_images
 
 DEFINITION = (

@@ -11,9 +11,9 @@ from typing import Any
 
 from isthmus.errors import UsageError, did_you_mean
 from isthmus.evaluation.inputs import embed_for_evaluation, holds_features, zeroshot_labels
-from isthmus.evaluation.results import result
-from isthmus.evaluation.retrieval import retrieval as rank
-from isthmus.model import DualEncoder
+from isthmus.metrics.results import result
+from isthmus.metrics.retrieval import retrieval as rank
+from isthmus.models.dual_encoder import DualEncoder
 
 # A task is `function(model, data, *, options)` -> one result (see `results.result`), or a list of them. `model` is a
 # DualEncoder, or names one, which the task loads with or without its encoders (`opened`).

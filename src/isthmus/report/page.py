@@ -14,9 +14,9 @@ from typing import Any
 
 from PIL import Image
 
-from isthmus import __version__
 from isthmus.errors import UsageError
 from isthmus.files import write_atomic
+from isthmus.version import __version__
 
 THUMBNAIL = 144  # pixels; pages show pictures at most this large, unless they ask for more
 

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from isthmus.data.groups import group_numbers
 from isthmus.data.images import BadImage, decode_mask
+from isthmus.data.labels import class_names
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import InputError
-from isthmus.evaluation.inputs import class_names, group_numbers
 
 IGNORE = 255  # a pixel that belongs to no class and does not count
 CLASSES = "classes.txt"

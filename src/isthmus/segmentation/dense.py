@@ -16,7 +16,7 @@ from isthmus.encoders.base import Inputs
 from isthmus.encoders.images import to_pil
 from isthmus.encoders.uri import parse_pool
 from isthmus.errors import UsageError
-from isthmus.model import DualEncoder
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.segmentation.attention import last_block
 
 

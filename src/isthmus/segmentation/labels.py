@@ -13,8 +13,8 @@ from torch import Tensor
 
 from isthmus.encoders.images import to_pil
 from isthmus.errors import UsageError
-from isthmus.evaluation.zeroshot import Templates, class_embeddings
-from isthmus.model import DualEncoder
+from isthmus.metrics.zeroshot import Templates, class_embeddings
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.segmentation.dense import DenseEncoder
 
 BACKGROUND = "background"

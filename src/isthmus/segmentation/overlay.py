@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from isthmus.contact_sheet import GREY, INK, WHITE, font, line_height
+from isthmus.report.contact_sheet import GREY, INK, WHITE, font, line_height
 from isthmus.segmentation.labels import BACKGROUND
 
 GOLDEN = 0.618034  # turns of the hue from class to class: the first few are far apart, and none ever repeats

@@ -10,8 +10,8 @@ import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs, Matrix, rows
 from isthmus.errors import InputError
-from isthmus.evaluation.retrieval import Ranks, ranks
-from isthmus.evaluation.scores import unit_rows
+from isthmus.metrics.retrieval import Ranks, ranks
+from isthmus.metrics.scores import unit_rows
 
 ANCHORS = 5000
 KEEP = 800  # as published

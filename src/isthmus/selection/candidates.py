@@ -148,7 +148,9 @@ def from_store(
             except InputError as error:
                 failed.append(_failure(fingerprint, modality, error))
     check_any(listed, failed)
-    frame = _numbered(join(store, listed["image"][0].matrix, listed["text"][0].matrix))
+    frame = _numbered(
+        join(store.path, store.images, store.captions, listed["image"][0].matrix, listed["text"][0].matrix)
+    )
     return Candidates(frame if only is None else choose_ids(frame, only), listed, failed, store=store.path)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.evaluation.retrieval import Ranks, ranks
+from isthmus.metrics.retrieval import Ranks, ranks
 from isthmus.projectors.closed_form import KINDS, Side, Spectra, choose, fit, max_width
 from isthmus.training import load_recipe, train_projectors
 from isthmus.training.validation import project

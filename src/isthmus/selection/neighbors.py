@@ -8,7 +8,7 @@ import numpy as np
 
 from isthmus.data.feature_pairs import Matrix, rows
 from isthmus.errors import UsageError
-from isthmus.evaluation.nearest import top_k
+from isthmus.metrics.nearest import top_k
 from isthmus.selection.cka import check_paired
 
 TILE_CELLS = 2**24

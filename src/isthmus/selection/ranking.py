@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.evaluation.bootstrap import interval
+from isthmus.metrics.bootstrap import interval
 
 LEAST_FAMILIES = 3  # of fewer, a bootstrap shows no spread worth the name
 

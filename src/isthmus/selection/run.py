@@ -14,7 +14,6 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from isthmus import __version__
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding import plan as embedding_plan
@@ -41,6 +40,7 @@ from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Scor
 from isthmus.selection.sides import Side, evenly
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids
+from isthmus.version import __version__
 
 REPORT = "report.html"
 SCORES_FORMAT = 1  # of cached scores: a new number where a score is computed in another way

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.evaluation.retrieval import Ranks
+from isthmus.metrics.probing import KS, knn_correct, linear_probe_correct
+from isthmus.metrics.retrieval import Ranks
 from isthmus.selection.asif import asif
 from isthmus.selection.candidates import Candidate, pairs_of
 from isthmus.selection.cka import Kernel, cka_influence, gaussian_floor, null_deviation, null_mean
@@ -17,7 +18,6 @@ from isthmus.selection.heldout import ClosedForms, probe
 from isthmus.selection.neighbors import overlap, permuted
 from isthmus.selection.sides import RBF_ITEMS, Side, evenly, item_features
 from isthmus.selection.uncertainty import Draws, chance_recall, ci95, permutation_null
-from isthmus.selection.unimodal import KS, knn_correct, linear_probe_correct
 
 PROBE, FALLBACK = "probe_recall@10", "cca_recall@10"
 CUTOFFS = (1, 5, 10)

@@ -7,9 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from isthmus.evaluation.bootstrap import interval
-from isthmus.evaluation.retrieval import Ranks
-from isthmus.evaluation.scores import group_vector
+from isthmus.metrics.bootstrap import interval
+from isthmus.metrics.retrieval import Ranks
+from isthmus.metrics.scores import group_vector
 
 
 class Draws:

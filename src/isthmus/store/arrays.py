@@ -65,27 +65,6 @@ def import_arrays(
         writer.finish(images, texts)
 
 
-def import_folder(folder: str | Path, out: str | Path, *, model: str | None = None) -> None:
-    """Import what `folder` holds: clip-retrieval's layout (`img_emb/`, `text_emb/`, `metadata/`), or
-    `image.npy` and `text.npy` with optional `ids.txt` and `captions.txt` (one a line).
-
-    Raises:
-        InputError: neither of these, or as `import_arrays` and `import_clip_retrieval`.
-    """
-    from isthmus.store.clip_retrieval import import_clip_retrieval
-
-    folder = Path(folder)
-    if (folder / "metadata").is_dir():
-        import_clip_retrieval(folder, out, model=model)
-        return
-    arrays = [path if (path := folder / f"{name}.npy").is_file() else None for name in ("image", "text")]
-    if not any(arrays):
-        raise InputError(f"{folder}: no clip-retrieval layout (metadata/, img_emb/, text_emb/), no image.npy.")
-    ids, captions = (_lines(folder / f"{name}.txt") for name in ("ids", "captions"))
-    image, text = arrays
-    import_arrays(out, image=image, text=text, ids=ids, captions=captions, image_model=model, text_model=model)
-
-
 def open_npy(path: str | Path) -> Block:
     """A .npy file of floats [n, D] as a block on disk.
 
@@ -219,7 +198,3 @@ def _owners(image_of: Sequence[int] | None, names: list[str], text: np.ndarray |
 def _same_length(what: str, found: int, other: str, wanted: int) -> None:
     if found != wanted:
         raise InputError(f"{found:,} {what} but {wanted:,} {other}: they must match one to one.")
-
-
-def _lines(path: Path) -> list[str] | None:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None

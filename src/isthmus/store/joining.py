@@ -19,15 +19,13 @@ from isthmus.store.keys import to_keys
 
 if TYPE_CHECKING:
     from isthmus.store.matrix import FeatureMatrix
-    from isthmus.store.reader import Store
 
 
-def join(store: Store, image: FeatureMatrix, text: FeatureMatrix) -> FeaturePairs:
-    """Everything in the store as pairs: one row per image id, one per caption, in the order of its tables."""
-    images, captions = store.images, store.captions
+def join(path: Path, images: pa.Table, captions: pa.Table, image: FeatureMatrix, text: FeatureMatrix) -> FeaturePairs:
+    """Everything in the store at `path` as pairs: one row per image id, one per caption, in the order of its tables."""
     owner = pc.index_in(captions["id"], value_set=images["id"].combine_chunks())
     if owner.null_count:
-        raise InputError(f"{store.path}: {owner.null_count:,} captions belong to no image of the store.")
+        raise InputError(f"{path}: {owner.null_count:,} captions belong to no image of the store.")
     columns = {name: captions[name].to_pylist() for name in ("caption_id", "caption", "lang")}
     return FeaturePairs.from_arrays(
         image,

@@ -117,7 +117,7 @@ class Store:
             UsageError: as `features`, or a split that does not exist.
             InputError: as `features`, or no image left.
         """
-        pairs = join(self, self.features("image", image), self.features("text", text))
+        pairs = join(self.path, self.images, self.captions, self.features("image", image), self.features("text", text))
         if split is not None:
             pairs = choose_split(pairs, split, seed)
         return pairs if only is None else choose_ids(pairs, only)

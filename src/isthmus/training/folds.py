@@ -10,8 +10,8 @@ import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.results import result
-from isthmus.evaluation.retrieval import Ranks, ranks, score
+from isthmus.metrics.results import result
+from isthmus.metrics.retrieval import Ranks, ranks, score
 from isthmus.training.recipe import Recipe
 from isthmus.training.trainer import train_projectors
 from isthmus.training.validation import project

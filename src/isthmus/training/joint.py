@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +15,10 @@ from isthmus.losses import Scale, infonce, initial_bias, sigmoid
 from isthmus.projectors import Head as AnyHead
 from isthmus.projectors import Projector, build_projector, solve_expand
 from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
-from isthmus.projectors.onto import Modality
-from isthmus.training.frozen import Given, build_free, ordered, start_onto
-from isthmus.training.recipe import Head, Loss
+from isthmus.projectors.ridge import Modality
+from isthmus.training.locked_side import Given, build_free, ordered, start_onto
+from isthmus.training.recipe import Head, Loss, Recipe
 from isthmus.training.views import check_augmented, check_views
-
-if TYPE_CHECKING:
-    from isthmus.training.plan import Plan
 
 SCALE_PAIRS = 2000
 
@@ -96,37 +93,39 @@ class Joint(nn.Module):
         return sigmoid(image, text, self.scale(), self.bias, normalize=self.choices.normalize, **shared)
 
 
-def build_joint(plan: Plan, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality | None = None) -> Joint:
+def build_joint(
+    recipe: Recipe, batch: int, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality | None = None
+) -> Joint:
     """The recipe's projectors, from random weights or from the closed form it names; none of the side that is frozen.
 
     Raises `UsageError` for a kind of projector that does not exist or cannot start from a closed form.
     """
-    head, loss = plan.recipe.head, plan.recipe.loss
+    head, loss = recipe.head, recipe.loss
     check_views(head, train, frozen)
-    check_augmented(plan.recipe, train)
+    check_augmented(recipe, train)
     if frozen is not None:
-        return _onto(plan, train, val, frozen)
+        return _onto(recipe, batch, train, val, frozen)
     if head.init == "random":
         assert isinstance(head.width, int) and isinstance(loss.scale, float)  # the recipe was checked
-        return Joint(*build_projectors(head, train, head.width), loss, loss.scale, plan.batch)
+        return Joint(*build_projectors(head, train, head.width), loss, loss.scale, batch)
     if head.width == "auto":
         image, text = solved_projectors(head, train, val)
     else:
         image, text = build_projectors(head, train, head.width)
         init_from(head.init, image, text, train, val)
     scale = fitted_scale(image, text, val or train, loss) if loss.scale == "auto" else loss.scale
-    return Joint(image, text, loss, scale, plan.batch)
+    return Joint(image, text, loss, scale, batch)
 
 
-def _onto(plan: Plan, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> Joint:
+def _onto(recipe: Recipe, batch: int, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> Joint:
     """A projector of the free side, and what is given."""
-    head, loss = plan.recipe.head, plan.recipe.loss
+    head, loss = recipe.head, recipe.loss
     free = build_free(head, train, frozen)
     if head.init != "random":
         start_onto(free, train, val, frozen)
     image, text = ordered(free, Given(free.width), frozen)
     scale = fitted_scale(image, text, val or train, loss) if loss.scale == "auto" else loss.scale
-    return Joint(image, text, loss, scale, plan.batch)
+    return Joint(image, text, loss, scale, batch)
 
 
 def build_projectors(head: Head, pairs: FeaturePairs, width: int) -> tuple[Projector, Projector]:

@@ -10,9 +10,9 @@ import torch
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import UsageError
 from isthmus.projectors.closed_form import max_width
-from isthmus.projectors.onto import Modality
-from isthmus.training.frozen import adapted, build_free, fixed_width
+from isthmus.projectors.ridge import Modality
 from isthmus.training.joint import build_projectors
+from isthmus.training.locked_side import adapted, build_free, fixed_width
 from isthmus.training.order import batch_slices
 from isthmus.training.recipe import Recipe
 from isthmus.training.views import check_views

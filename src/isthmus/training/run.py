@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isthmus import __version__
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import IsthmusError
-from isthmus.ledger import training_cost
+from isthmus.models.ledger import training_cost
 from isthmus.precision import choose_precision
 from isthmus.projectors import Projector
-from isthmus.projectors.onto import Modality
+from isthmus.projectors.ridge import Modality
 from isthmus.training import checkpoint
 from isthmus.training.batches import Batches, fingerprint
 from isthmus.training.history import History, open_sink
@@ -35,6 +34,7 @@ from isthmus.training.processes import Processes
 from isthmus.training.recipe import SECTIONS, Recipe
 from isthmus.training.schedule import learning_rate
 from isthmus.training.validation import validate
+from isthmus.version import __version__
 
 RECORD_STEPS = 100  # a history record at least this often, besides every epoch's end
 
@@ -79,7 +79,7 @@ class Run:
         self.plan = Plan.of(recipe, train, frozen, self.processes.size)
         self.recipe, self.slices, self.steps = self.plan.recipe, self.plan.slices, self.plan.steps
         torch.manual_seed(seed)
-        self.joint = build_joint(self.plan, train, self.val, frozen).to(self.device).train()
+        self.joint = build_joint(self.plan.recipe, self.plan.batch, train, self.val, frozen).to(self.device).train()
         self.processes.as_first(self.joint.state_dict().values())
         self.batches = Batches(train, self.recipe.loss.positives, self.device)
         self.order, self.order_epoch = np.empty(0, dtype=np.int64), -1
@@ -283,7 +283,7 @@ class Run:
         }
 
     def cost(self) -> dict[str, Any]:
-        """Pairs seen, seconds and floating-point operations of the heads' training (`isthmus.ledger`)."""
+        """Pairs seen, seconds and floating-point operations of the heads' training (`isthmus.models.ledger`)."""
         widths = [*self.recipe.loss.matryoshka, self.joint.image.width]
         chosen = {"pairs_seen": self.seen(), "batch": self.plan.batch, "widths": widths}
         return training_cost(self.joint.image, self.joint.text, **chosen, seconds=self.state.seconds)  # type: ignore[arg-type]

@@ -15,8 +15,8 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
 from isthmus.locking import alone
 from isthmus.projectors import Head
-from isthmus.projectors.onto import Modality
-from isthmus.training.beside import set_beside
+from isthmus.projectors.ridge import Modality
+from isthmus.training.ensemble import set_beside
 from isthmus.training.processes import Processes
 from isthmus.training.progress import Progress, deferred_interrupt
 from isthmus.training.recipe import Recipe

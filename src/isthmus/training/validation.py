@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from isthmus.data.feature_pairs import FeaturePairs, rows, rows_at_once
-from isthmus.evaluation.retrieval import retrieval
+from isthmus.metrics.retrieval import retrieval
 from isthmus.training.joint import Joint
 
 CUTOFFS = (1, 5, 10)

@@ -14,8 +14,8 @@ from isthmus.curation.encoding import Encode, Encoding
 from isthmus.curation.leaks import Leak, find_leaks
 from isthmus.data.pairs import Pairs
 from isthmus.errors import UsageError
-from isthmus.evaluation.bootstrap import estimate
-from isthmus.model import DualEncoder
+from isthmus.metrics.bootstrap import estimate
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store.reader import Store, open_store
 
 

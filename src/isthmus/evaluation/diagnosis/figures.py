@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isthmus.evaluation.calibration import FEWEST, precision_curve
+from isthmus.metrics.calibration import FEWEST, precision_curve
 from isthmus.report.figures import INK, PALETTE, drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from isthmus.evaluation.diagnosis.report import Judged
+    from isthmus.evaluation.diagnosis.findings import Judged
 
 POINTS = 1200  # pairs drawn in the map
 LINES = 60  # of them joined by a line

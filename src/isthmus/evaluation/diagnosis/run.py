@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.bootstrap import estimate
-from isthmus.evaluation.calibration import softmax_confidence
 from isthmus.evaluation.diagnosis.audit import audit, recall_by_novelty
-from isthmus.evaluation.diagnosis.report import Findings, write_report
-from isthmus.evaluation.geometry import hubness, modality_gap, occurrences, pair_distances, uniformity
+from isthmus.evaluation.diagnosis.findings import Findings
+from isthmus.evaluation.diagnosis.report import write_report
 from isthmus.evaluation.inputs import Embedded, embed_for_evaluation, holds_features, label_classes
-from isthmus.evaluation.nearest import top_k
-from isthmus.evaluation.results import result
-from isthmus.evaluation.scores import group_vector
 from isthmus.evaluation.tasks import named, opened
-from isthmus.model import DualEncoder
+from isthmus.metrics.bootstrap import estimate
+from isthmus.metrics.calibration import softmax_confidence
+from isthmus.metrics.geometry import hubness, modality_gap, occurrences, pair_distances, uniformity
+from isthmus.metrics.nearest import top_k
+from isthmus.metrics.results import result
+from isthmus.metrics.scores import group_vector
+from isthmus.models.dual_encoder import DualEncoder
 
 SPREAD = 20_000  # rows that uniformity, a product of all with all, is measured on
 

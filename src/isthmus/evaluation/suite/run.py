@@ -14,12 +14,12 @@ import numpy as np
 from isthmus.encoders.fingerprint import digest, module_digest
 from isthmus.errors import InputError
 from isthmus.evaluation.labelled import embedded, fingerprints, from_store, skipped, stored_pairs
-from isthmus.evaluation.results import read, result, write
-from isthmus.evaluation.retrieval import retrieval
 from isthmus.evaluation.suite.sets import BenchmarkSet, choose_sets, open_set
 from isthmus.evaluation.tasks import opened
-from isthmus.evaluation.zeroshot import Templates, class_embeddings, load_templates, zeroshot
-from isthmus.model import DualEncoder
+from isthmus.metrics.results import read, result, write
+from isthmus.metrics.retrieval import retrieval
+from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
+from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import Store
 
 MOST_CONFUSED = 100  # classes: a larger confusion matrix is left out of the results

@@ -19,7 +19,7 @@ from isthmus.data.pairs import READERS, Pairs, read_pairs
 from isthmus.data.splits import SYNONYMS
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.evaluation.suite.names import known_classes, known_templates
-from isthmus.evaluation.zeroshot import load_templates
+from isthmus.metrics.zeroshot import load_templates
 
 Task = Literal["zeroshot_classification", "zeroshot_retrieval"]
 RETRIEVAL = ("flickr30k", "mscoco_captions")

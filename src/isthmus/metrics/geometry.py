@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from isthmus.errors import InputError
-from isthmus.evaluation.scores import as_rows, index_vector, same_width, tiles, unit_rows
+from isthmus.metrics.scores import as_rows, index_vector, same_width, tiles, unit_rows
 
 TILE = 2048  # rows of either side multiplied at a time: 32 MiB of scores
 

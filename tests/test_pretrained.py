@@ -12,7 +12,7 @@ import transformers
 
 from isthmus import DualEncoder, evaluate
 from isthmus.errors import InputError, UsageError
-from isthmus.ready import is_ready, load_ready
+from isthmus.models.pretrained import is_uri
 from tiny_encoders import SHAPE, VOCABULARY, pictures, save_bert, save_processor, save_tokenizer
 from toys import write_pairs
 
@@ -50,7 +50,7 @@ def unit(features: Any) -> np.ndarray:
 @pytest.mark.parametrize("save", [save_clip, save_siglip])
 def test_embeddings_and_logits_are_the_library_s(tmp_path: Path, save: Any) -> None:
     network = save(tmp_path)
-    model = load_ready(f"hf:{tmp_path}?max_tokens=16")
+    model = DualEncoder.from_pretrained(f"hf:{tmp_path}?max_tokens=16")
     towers = {m: encoders[0] for m, encoders in model.encoders.items()}
     seen, read = towers["image"].preprocess(pictures()), towers["text"].preprocess(TEXTS)
     if save is save_siglip:
@@ -71,12 +71,12 @@ def test_a_sentence_transformers_pipeline_of_both_modalities(tmp_path: Path) -> 
     save_clip(tmp_path / "clip")
     pipeline = SentenceTransformer(modules=[Transformer(str(tmp_path / "clip"))], device="cpu")
     pipeline.save(str(tmp_path / "st"))
-    model = load_ready(f"st:{tmp_path / 'st'}")
+    model = DualEncoder.from_pretrained(f"st:{tmp_path / 'st'}")
     np.testing.assert_allclose(
         model.encode_image(pictures()), pipeline.encode(pictures(), normalize_embeddings=True), atol=1e-5
     )
     np.testing.assert_allclose(model.encode_text(TEXTS), pipeline.encode(TEXTS, normalize_embeddings=True), atol=1e-5)
-    clip = load_ready(f"hf:{tmp_path / 'clip'}")
+    clip = DualEncoder.from_pretrained(f"hf:{tmp_path / 'clip'}")
     np.testing.assert_allclose(model.encode_image(pictures()), clip.encode_image(pictures()), atol=1e-5)
 
 
@@ -112,16 +112,16 @@ def test_a_store_of_a_ready_model_s_features_is_evaluated_without_pictures(tmp_p
 
 
 def test_what_is_no_dual_encoder_is_refused(tmp_path: Path) -> None:
-    assert is_ready("hf:openai/clip-vit-base-patch32")
-    assert not is_ready("out/demo/model")
-    assert not is_ready(tmp_path)
+    assert is_uri("hf:openai/clip-vit-base-patch32")
+    assert not is_uri("out/demo/model")
+    assert not is_uri(tmp_path)
     with pytest.raises(UsageError, match="wheel has no dual encoders; hf, open_clip, st have"):
-        load_ready("wheel:minilm-l6")
+        DualEncoder.from_pretrained("wheel:minilm-l6")
     save_bert(tmp_path / "bert")
     with pytest.raises(UsageError, match="is an encoder of texts, not of images"):
-        load_ready(f"hf:{tmp_path / 'bert'}")
+        DualEncoder.from_pretrained(f"hf:{tmp_path / 'bert'}")
     save_clip(tmp_path / "clip")
     with pytest.raises(UsageError, match="layer and pool lead past"):
-        load_ready(f"hf:{tmp_path / 'clip'}?pool=mean+max")
+        DualEncoder.from_pretrained(f"hf:{tmp_path / 'clip'}?pool=mean+max")
     with pytest.raises(InputError, match="no such folder"):
-        load_ready(f"hf:{tmp_path / 'none'}")
+        DualEncoder.from_pretrained(f"hf:{tmp_path / 'none'}")

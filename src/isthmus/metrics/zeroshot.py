@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.evaluation.bootstrap import estimate
-from isthmus.evaluation.nearest import top_k
-from isthmus.evaluation.scores import group_vector, index_vector, unit_rows
 from isthmus.files import read_json
+from isthmus.metrics.bootstrap import estimate
+from isthmus.metrics.nearest import top_k
+from isthmus.metrics.scores import group_vector, index_vector, unit_rows
 
 SLOTS = ("{}", "{c}")  # ours, and the one of CLIP_benchmark's template files
 PROMPTS_AT_ONCE = 1024  # bounds the memory of many classes × many templates
@@ -39,7 +39,7 @@ def load_templates(name: str | os.PathLike[str]) -> Templates:
     may also be an object {class: [sentences]}, descriptions in place of templates (freeze-align's VDT, CuPL).
     Raises UsageError for an unknown name, InputError naming file and line for a template without a slot.
     """
-    bundled = resources.files("isthmus.evaluation").joinpath("prompts")
+    bundled = resources.files("isthmus.metrics").joinpath("prompts")
     known = {Path(entry.name).stem: entry for entry in bundled.iterdir() if entry.name.endswith(".txt")}
     if str(name) in known:
         return _checked(_lines(known[str(name)].read_text(encoding="utf-8")), str(name))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from isthmus import __version__
+from torch import nn
+
 from isthmus.files import write_atomic
-from isthmus.ledger import rows as ledger_rows
-
-if TYPE_CHECKING:
-    from isthmus.model import DualEncoder
+from isthmus.models.ledger import rows as ledger_rows
+from isthmus.version import __version__
 
 TEMPLATE = """\
 ---
@@ -46,26 +45,39 @@ Joint space: {width} dimensions; {parameters:,} trained parameters; scale {scale
 """
 
 
-def write_card(model: DualEncoder, path: Path) -> None:
-    """Write `README.md` for `model`; every number in it comes from the model and its training summary."""
+def write_card(
+    path: Path,
+    *,
+    records: dict[str, list[dict[str, Any]]],
+    heads: nn.Module,
+    width: int,
+    scale: float,
+    bias: float | None,
+    summary: dict[str, Any],
+) -> None:
+    """Write `README.md` for a model; every number in it comes from the model and its training summary.
+
+    records: of the encoders, by modality. heads: what was trained. The others as in `DualEncoder`.
+    """
+    parameters = list(heads.parameters())
     text = TEMPLATE.format(
         version=__version__,
-        encoders="\n".join(_encoder_rows(model)),
-        width=model.width,
-        parameters=sum(p.numel() for p in model.parameters()),
-        scale=model.scale,
-        bias="" if model.bias is None else f", bias {model.bias:.2f}",
-        training="\n".join(_summary_rows(model.summary)) or "No summary was recorded.",
-        ledger=_ledger(model),
+        encoders="\n".join(_encoder_rows(records)),
+        width=width,
+        parameters=sum(p.numel() for p in parameters),
+        scale=scale,
+        bias="" if bias is None else f", bias {bias:.2f}",
+        training="\n".join(_summary_rows(summary)) or "No summary was recorded.",
+        ledger=_ledger(summary.get("ledger"), sum(p.nbytes for p in parameters)),
     )
     write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def _encoder_rows(model: DualEncoder) -> list[str]:
+def _encoder_rows(records: dict[str, list[dict[str, Any]]]) -> list[str]:
     return [
         f"| {modality} | `{r['uri']}` | {r['width']} | `{r['fingerprint'][:12]}` | {r.get('licence') or 'unknown'} |"
-        for modality in ("image", "text")
-        for r in model.records[modality]
+        for modality, listed in records.items()
+        for r in listed
     ]
 
 
@@ -75,11 +87,10 @@ used a part; encoders that ran side by side share their seconds. Operations are 
 convolutions, two per multiply-add. Not in it: the encoders' own pretraining, closed forms, evaluation."""
 
 
-def _ledger(model: DualEncoder) -> str:
-    ledger = model.summary.get("ledger")
+def _ledger(ledger: Any, weight_bytes: int) -> str:
     if not isinstance(ledger, dict) or "features" not in ledger:
         return "No ledger was recorded."
-    return "\n".join(ledger_rows(ledger, sum(p.nbytes for p in model.parameters()))) + "\n" + NOTE
+    return "\n".join(ledger_rows(ledger, weight_bytes)) + "\n" + NOTE
 
 
 def _summary_rows(summary: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import UsageError
 from isthmus.projectors import Projector, build_projector, solve_expand
 from isthmus.projectors.blocks import Linear, Parallel
-from isthmus.projectors.onto import Modality, ridge_onto
+from isthmus.projectors.ridge import Modality, ridge_onto
 from isthmus.training.recipe import Head, Recipe
 
 

@@ -1,6 +1,6 @@
 """How many candidates stand above and beside each right answer: exact, at the speed of a float32 product.
 
-The score that counts is a cosine summed in float64 and rounded to float32 (`isthmus.evaluation.scores.cosine`), so
+The score that counts is a cosine summed in float64 and rounded to float32 (`isthmus.metrics.scores.cosine`), so
 that equal items tie wherever they stand. A float32 product is off by less than a known margin: it settles all but the
 candidates that lie closer than that to the right answer, and only these are computed in float64.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from isthmus.evaluation.scores import cosine, tiles, unit_rows
+from isthmus.metrics.scores import cosine, tiles, unit_rows
 
 BLOCK = 2048  # rows of either side normalised at a time: 12 MiB each where they are 512 wide
 STRIP = 512  # captions scored at a time: 4 MiB of scores

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.bootstrap import estimate
-from isthmus.evaluation.scores import group_vector, same_width, tiles, unit_rows
+from isthmus.metrics.bootstrap import estimate
+from isthmus.metrics.scores import group_vector, same_width, tiles, unit_rows
 
 BINS = 15  # as Guo et al. 2017
 TILE = 2048

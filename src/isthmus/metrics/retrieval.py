@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from isthmus.errors import UsageError
-from isthmus.evaluation.bootstrap import Statistic, estimate, weighted_median
-from isthmus.evaluation.counting import standings
-from isthmus.evaluation.scores import as_rows, group_vector, index_vector, same_width
+from isthmus.metrics.bootstrap import Statistic, estimate, weighted_median
+from isthmus.metrics.counting import standings
+from isthmus.metrics.scores import as_rows, group_vector, index_vector, same_width
 
 DEFINITION = (
     "Rank = 1 + candidates with a greater cosine + half of those with an equal one. "

@@ -11,9 +11,10 @@ from isthmus.curation.encoding import Projected
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import file_digest
-from isthmus.model import MODALITIES, WEIGHTS, DualEncoder
+from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.saved import MODALITIES, WEIGHTS
 from isthmus.projectors import Head
-from isthmus.projectors.onto import Modality
+from isthmus.projectors.ridge import Modality
 
 
 @dataclass(frozen=True)

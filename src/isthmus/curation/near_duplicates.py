@@ -10,7 +10,7 @@ import numpy as np
 
 from isthmus.curation.collection import Chosen, Collection, Look
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.evaluation.nearest import pairs_above
+from isthmus.metrics.nearest import pairs_above
 
 METHODS = ("exact", "phash", "embedding")
 NEAR = 0.95  # cosine of near-duplicates' features

@@ -9,7 +9,7 @@ import numpy as np
 
 from isthmus.data.feature_pairs import Matrix, rows
 from isthmus.errors import UsageError
-from isthmus.evaluation.nearest import top_k
+from isthmus.metrics.nearest import top_k
 
 KS = (10, 20, 100, 200)
 TEMPERATURE = 0.07

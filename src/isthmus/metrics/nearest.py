@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.scores import cosine, same_width, tiles, unit_rows
+from isthmus.metrics.scores import cosine, same_width, tiles, unit_rows
 
 INDEX_MASK = 0xFFFFFFFF
 QUERIES_AT_ONCE = 1024

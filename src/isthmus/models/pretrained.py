@@ -1,7 +1,7 @@
-"""Ready dual encoders, CLIP and its kin, as `DualEncoder`: what a user compares an own model with.
+"""Pretrained dual encoders, CLIP and its kin, as parts of a `DualEncoder`: what a user compares an own model with.
 
 Their two towers are encoders like any other; what leads from a tower into the joint space is a fixed linear map, read
-from the checkpoint. Everything that takes a `DualEncoder` takes them: evaluation, search, a store of their features.
+from the checkpoint. `DualEncoder.from_pretrained` takes their URIs, and so does everything that takes a model.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from isthmus.encoders import Encoder, hub, load_encoder, openclip
 from isthmus.encoders.base import Modality
 from isthmus.encoders.uri import SOURCES, EncoderURI
 from isthmus.errors import InputError, UsageError
-from isthmus.model import DualEncoder
 from isthmus.projectors import build_projector
 from isthmus.projectors.blocks import set_linear
 
-READY = ("hf", "open_clip", "st")  # sources that have dual encoders
+DUAL = ("hf", "open_clip", "st")  # sources that have dual encoders
 TYPES = ("clip", "siglip")  # of those of transformers
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 
 
-def is_ready(name: Any) -> bool:
+def is_uri(name: Any) -> bool:
     """Whether a model's name is the URI of an encoder and not a folder."""
     return isinstance(name, str) and name.partition(":")[0] in SOURCES and ":" in name
 
 
-def load_ready(uri: str, **options: Any) -> DualEncoder:
-    """The dual encoder that `uri` names: `open_clip:ViT-B-32@laion2b_s34b_b79k`, `hf:openai/clip-vit-base-patch32`,
+def pretrained_parts(uri: str, **options: Any) -> dict[str, Any]:
+    """Arguments of `DualEncoder` for the one that `uri` names:
+    `open_clip:ViT-B-32@laion2b_s34b_b79k`, `hf:openai/clip-vit-base-patch32`,
     `hf:google/siglip-base-patch16-224`, `st:clip-ViT-B-32`, or a folder in one of these formats (`hf:./folder`).
 
     options: `device`, `trust_remote_code`, `fetch` of `load_encoder`.
@@ -41,10 +41,10 @@ def load_ready(uri: str, **options: Any) -> DualEncoder:
     Raises what `load_encoder` raises; UsageError where the model is no dual encoder, or none whose towers are known.
     """
     parsed = EncoderURI.parse(uri)
-    if parsed.source not in READY:
-        raise UsageError(f"{uri}: {parsed.source} has no dual encoders; {', '.join(READY)} have.")
+    if parsed.source not in DUAL:
+        raise UsageError(f"{uri}: {parsed.source} has no dual encoders; {', '.join(DUAL)} have.")
     if parsed.layer is not None or parsed.pool is not None:
-        raise UsageError(f"{uri}: layer and pool lead past a ready model's own projections: leave them out.")
+        raise UsageError(f"{uri}: layer and pool lead past a pretrained model's own projections: leave them out.")
     own = {"image": replace(parsed, max_tokens=None, prompt=None), "text": replace(parsed, size=None)}
     towers = {modality: load_encoder(own[modality], modality=modality, **options) for modality in MODALITIES}
     tensors = _last_tensors(parsed, fetch=options.get("fetch", True))
@@ -52,16 +52,15 @@ def load_ready(uri: str, **options: Any) -> DualEncoder:
     if projectors["image"].width != projectors["text"].width:
         raise UsageError(f"{uri}: its towers end {projectors['image'].width} and {projectors['text'].width} wide.")
     bias = tensors.get("logit_bias")
-    model = DualEncoder(
-        projectors["image"],
-        projectors["text"],
-        scale=tensors.get("logit_scale", torch.zeros(())).exp().item(),
-        bias=None if bias is None else bias.item(),
-        records={m: [towers[m].record()] for m in MODALITIES},
-        encoders={m: [towers[m]] for m in MODALITIES},
-        summary={"ready": str(parsed)},
-    )
-    return model.to(towers["image"].device)
+    return {
+        "image_projector": projectors["image"],
+        "text_projector": projectors["text"],
+        "scale": tensors.get("logit_scale", torch.zeros(())).exp().item(),
+        "bias": None if bias is None else bias.item(),
+        "records": {m: [towers[m].record()] for m in MODALITIES},
+        "encoders": {m: [towers[m]] for m in MODALITIES},
+        "summary": {"ready": str(parsed)},
+    }
 
 
 NAMES = {"image": "visual", "text": "text"}

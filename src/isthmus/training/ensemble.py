@@ -14,9 +14,9 @@ from torch import nn
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.projectors import Blend, Concat, Head, Projector
 from isthmus.projectors.closed_form import choose, fit
-from isthmus.projectors.onto import Modality, ridge_onto
-from isthmus.training.frozen import ordered
+from isthmus.projectors.ridge import Modality, ridge_onto
 from isthmus.training.joint import fitted_scale
+from isthmus.training.locked_side import ordered
 from isthmus.training.recipe import Recipe
 from isthmus.training.validation import project, recalls
 

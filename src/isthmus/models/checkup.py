@@ -9,7 +9,8 @@ from isthmus.encoders import load_recorded
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import locate
-from isthmus.model import CONFIG, MODALITIES, DualEncoder, check_encoders
+from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.saved import CONFIG, MODALITIES, check_encoders
 from isthmus.store import doctor as doctor_store
 from isthmus.store.checkup import Finding
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.errors import InputError
-from isthmus.evaluation.scores import group_vector
+from isthmus.metrics.scores import group_vector
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights of the groups [G] -> values [M]
 

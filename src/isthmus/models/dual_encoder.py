@@ -11,22 +11,29 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from isthmus import __version__
-from isthmus.card import write_card
 from isthmus.data.feature_pairs import rows, rows_at_once
 from isthmus.data.images import decode
 from isthmus.encoders import Encoder, load_recorded
-from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError
-from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
-from isthmus.outputs import quantize, shorten
-from isthmus.projectors import Head, from_config
-from isthmus.weights import read_tensors, write_tensors
-
-FORMAT = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-DIGEST_BYTES = 32
-MODALITIES: tuple[Modality, ...] = ("image", "text")
+from isthmus.files import file_digest, locate, replaced_together, write_sealed
+from isthmus.models.card import write_card
+from isthmus.models.outputs import quantize, shorten
+from isthmus.models.pretrained import is_uri, pretrained_parts
+from isthmus.models.saved import (
+    CONFIG,
+    DIGEST_BYTES,
+    FORMAT,
+    MODALITIES,
+    WEIGHTS,
+    check_encoders,
+    empty_projectors,
+    read_config,
+    read_weights,
+    saved_width,
+)
+from isthmus.projectors import Head
+from isthmus.version import __version__
+from isthmus.weights import write_tensors
 
 
 class DualEncoder(nn.Module):
@@ -102,7 +109,7 @@ class DualEncoder(nn.Module):
         """Paths, PIL images, encoded bytes or tensors [3, H, W] to [N, d] float32, L2-normalised.
 
         width: the first so many dimensions alone, normalised again. precision: "int8" or "binary" for fewer bytes
-        (`isthmus.outputs.quantize`, which also says how to compare them).
+        (`isthmus.models.outputs.quantize`, which also says how to compare them).
 
         Raises `InputError` for an image that cannot be read (and names it), `UsageError` for a width or precision
         that does not exist.
@@ -187,7 +194,15 @@ class DualEncoder(nn.Module):
             if self._width is not None:
                 config["width"] = self._width
             write_sealed(aside / CONFIG, config)
-            write_card(self, aside / "README.md")
+            write_card(
+                aside / "README.md",
+                records=self.records,
+                heads=self,
+                width=self.width,
+                scale=self.scale,
+                bias=self.bias,
+                summary=self.summary,
+            )
         return path
 
     def _weights(self) -> dict[str, Tensor]:
@@ -210,8 +225,8 @@ class DualEncoder(nn.Module):
         """Load a saved model.
 
         Args:
-            path: folder that `save_pretrained` (or `isthmus train`) wrote; or the URI of a ready dual encoder, such
-                as `hf:openai/clip-vit-base-patch32` (see `isthmus.ready`).
+            path: folder that `save_pretrained` (or `isthmus train`) wrote; or the URI of a pretrained dual encoder,
+                such as `hf:openai/clip-vit-base-patch32` (see `isthmus.models.pretrained`).
             load: False leaves the encoders unloaded, for work on cached features.
             encoders: `{"image": [...], "text": [...]}`, where they are loaded already, or are callables.
             device: where encoders and projectors run; default the GPU when there is one.
@@ -222,14 +237,13 @@ class DualEncoder(nn.Module):
             InputError: a file is missing, foreign, truncated or damaged, or an encoder is not the one the
                 model was trained on; the message says which part differs.
         """
-        from isthmus.ready import is_ready, load_ready  # it makes a DualEncoder
-
-        if is_ready(path):
-            return load_ready(str(path), device=device, trust_remote_code=trust_remote_code)
+        if is_uri(path):
+            parts = pretrained_parts(str(path), device=device, trust_remote_code=trust_remote_code)
+            return cls(**parts).to(parts["encoders"]["image"][0].device)
         path = Path(path)
-        config = _read_config(path)
-        weights = _read_weights(locate(path, WEIGHTS), config["weights"])
-        projectors = _empty_projectors(path, config["projectors"])
+        config = read_config(path)
+        weights = read_weights(locate(path, WEIGHTS), config["weights"])
+        projectors = empty_projectors(path, config["projectors"])
         scale, bias = weights.pop("scale"), weights.pop("bias", None)
         records = config["encoders"]
         if load and encoders is None:
@@ -250,7 +264,7 @@ class DualEncoder(nn.Module):
             records=records,
             encoders=encoders,
             summary=config.get("summary"),
-            width=_width(path, config, projectors["image"].width),
+            width=saved_width(path, config, projectors["image"].width),
         )
         model._load_strictly(weights, path / WEIGHTS)
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -260,90 +274,6 @@ class DualEncoder(nn.Module):
             self.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
             raise InputError(f"{path}: does not fit config.json: {error}") from None
-
-
-def check_encoders(loaded: Sequence[Encoder], records: Sequence[dict[str, Any]]) -> None:
-    """Refuse encoders other than the ones a model or store was made with, and say which part differs."""
-    if len(loaded) != len(records):
-        raise InputError(f"The model takes {len(records)} encoder(s) side by side, {len(loaded)} were given.")
-    for encoder, record in zip(loaded, records, strict=True):
-        if encoder.fingerprint == record["fingerprint"]:
-            continue
-        raise InputError(
-            f"{encoder.uri} is not the encoder this was made with ({record['uri']}); what differs: "
-            f"{', '.join(_differences(encoder.record(), record))}. "
-            f"Fingerprint {encoder.fingerprint[:12]} instead of {record['fingerprint'][:12]}."
-        )
-
-
-def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
-    """The parts of two encoder records that differ, those of the preprocessing by name."""
-    flat = [{**record, **record.get("preprocessing", {})} for record in (now, then)]
-    ignored = ("fingerprint", "backbone_key", "preprocessing", "compute_dtype", "bfloat16_cosine", "licence", "parts")
-    names = [name for name in dict.fromkeys((*flat[0], *flat[1])) if name not in ignored]
-    return [name for name in names if flat[0].get(name) != flat[1].get(name)] or ["weights"]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """`config.json`, its format and the fields that loading needs checked."""
-    file = locate(path, CONFIG)
-    if not file.is_file():
-        raise InputError(f"{path}: not an isthmus model (no {CONFIG}). `isthmus train` writes one.")
-    config = read_sealed(file)
-    needed = {"format", "encoders", "projectors", "weights"}
-    missing = needed - set(config) if isinstance(config, dict) else needed
-    if missing:
-        raise InputError(f"{file}: not an isthmus model ({', '.join(sorted(missing))} missing).")
-    if config["format"] != FORMAT:
-        raise InputError(
-            f"{file}: format {config['format']!r}, written by isthmus {config.get('isthmus')!r}; this version reads "
-            f"format {FORMAT}. Upgrade isthmus."
-        )
-    for modality in MODALITIES:
-        if not _are_records(config["encoders"], modality):
-            raise InputError(f"{file}: no list of {modality} encoders with uri, fingerprint and width.")
-    return config
-
-
-def _width(path: Path, config: dict[str, Any], whole: int) -> int | None:
-    """The dimensions that are kept, where they are not all."""
-    width = config.get("width")
-    if width is not None and not (type(width) is int and 1 <= width <= whole):
-        raise InputError(f"{path / CONFIG}: width {width!r} is not within 1 … {whole}.")
-    return width
-
-
-def _are_records(encoders: Any, modality: str) -> bool:
-    records = encoders.get(modality) if isinstance(encoders, dict) else None
-    wanted = {"uri": str, "fingerprint": str, "width": int}
-    return isinstance(records, list) and all(
-        isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in wanted.items())
-        for record in records
-    )
-
-
-def _empty_projectors(path: Path, configs: Any) -> dict[str, Head]:
-    """The projectors without their weights: a size in the configuration allocates nothing, the weights decide."""
-    try:
-        with torch.device("meta"):
-            return {m: from_config(configs[m]) for m in MODALITIES}
-    except (UsageError, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise InputError(f"{path / CONFIG}: its projectors cannot be made ({error}).") from None
-
-
-def _read_weights(path: Path, digest: Any) -> dict[str, Tensor]:
-    """The tensors, float32, `scale` and perhaps `bias` among them."""
-    try:
-        weights = read_tensors(path, str(digest))
-    except InputError as error:
-        raise InputError(f"{error} Copy or train the model again.") from None
-    for name, tensor in weights.items():
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-            raise InputError(f"{path}: {name} is not made of finite numbers. Train the model again.")
-    single = [name for name in ("scale", "bias") if name in weights and weights[name].numel() != 1]
-    if "scale" not in weights or single:
-        raise InputError(f"{path}: no scale, or not a single number. Copy or train the model again.")
-    return {name: tensor.float() for name, tensor in weights.items()}
 
 
 def _finished(emb: np.ndarray, width: int | None, precision: str, as_tensor: bool) -> Any:

@@ -1,0 +1,72 @@
+"""What a curation chose, as files."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from isthmus.curation.assign import Selection
+from isthmus.curation.cleaning import Cleaned
+from isthmus.curation.curated import SELECTED, Curated
+from isthmus.curation.pools import Pool
+from isthmus.curation.report import write_report
+from isthmus.files import replaced_together, write_sealed
+from isthmus.report.page import on_top
+from isthmus.store.disk import write_parquet
+
+MANIFEST, REPORT = "manifest.json", "report.html"
+
+
+def write(
+    result: Curated,
+    cleaned: Cleaned | None,
+    images: Any,
+    chosen: tuple[Pool, Selection, Sequence[str]] | None,
+    out: Path,
+) -> None:
+    """Write `selected.parquet`, what cleaning left out, `manifest.json` and the report into the folder `out`.
+
+    They take the place of those that are there all at once.
+    """
+    with replaced_together(out) as aside:
+        _write_all(result, cleaned, images, chosen, aside)
+
+
+def _write_all(
+    result: Curated,
+    cleaned: Cleaned | None,
+    images: Any,
+    chosen: tuple[Pool, Selection, Sequence[str]] | None,
+    out: Path,
+) -> None:
+    table = pa.table(
+        {
+            "id": pa.array(result.ids, pa.string()),
+            "concept": pa.array(result.concept, pa.string()),
+            "score": pa.array(result.score, pa.float32()),
+            "reason": pa.array(result.reason, pa.string()),
+        }
+    )
+    if result.source is not None:
+        table = table.append_column("source", pa.array(result.source, pa.string()))
+        for name in dict.fromkeys(result.source):
+            mask = pa.array([one == name for one in result.source])
+            _write_table(table.filter(mask), out / "sources" / f"{name}.parquet")
+    _write_table(table, out / SELECTED)
+    for name, listed in cleaned.tables().items() if cleaned is not None else ():
+        _write_table(listed, out / f"{name}.parquet")
+    result.manifest["sha256_of_ids"] = hashlib.sha256("\n".join(result.ids).encode()).hexdigest()
+    write_sealed(out / MANIFEST, result.manifest)
+    command = " ".join(["isthmus", *sys.argv[1:]]) if Path(sys.argv[0]).name == "isthmus" else "isthmus.curate(…)"
+    with on_top():
+        write_report(result, chosen, cleaned, out / REPORT, images=images, command=command)
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_parquet(table, path)

@@ -1,0 +1,111 @@
+"""Opening a pool: from a store, arrays, published embeddings, metadata, or pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isthmus.curation.encoding import Encoding
+from isthmus.curation.metadata import ClipRetrievalPool, MetadataPool, metadata_files
+from isthmus.curation.pools import MODALITY, SIDES, Encoded, MatrixPool, Pictures, Pool, RowNumbers, Side, digest
+from isthmus.data.feature_pairs import FeaturePairs, Matrix
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.errors import InputError
+from isthmus.store.arrays import open_npy
+from isthmus.store.manifest import is_store
+from isthmus.store.reader import Store, open_store
+
+
+def open_pool(source: Any, encoding: Encoding | None = None) -> Pool:
+    """A pool from whatever holds pairs.
+
+    Args:
+        source: a store or its folder; `FeaturePairs`; a folder of `image.npy`, `text.npy`, `ids.txt`,
+            `captions.txt`; a clip-retrieval folder; metadata Parquet (LAION's, img2dataset's: a file or a
+            folder of them); anything `read_pairs` reads; or a `Pool`, which is returned as it is.
+        encoding: the encoders of the features. Needed for sources without features; a dual encoder also
+            projects features that exist into its joint space.
+
+    Raises:
+        InputError: nothing that can be read there (names the file), or captions without an encoder.
+    """
+    encoding = encoding or Encoding()
+    if isinstance(source, Store | FeaturePairs):
+        return _from_features(source, encoding)
+    if isinstance(source, Pairs):
+        return _from_pairs(source, encoding)
+    if not isinstance(source, str | Path):
+        return source
+    path = Path(source)
+    if is_store(path):
+        return _from_features(open_store(path), encoding)
+    if (path / "metadata").is_dir():
+        return ClipRetrievalPool(path)
+    if any((path / f"{name}.npy").is_file() for name in ("image", "text")):
+        return _from_arrays(path)
+    files = metadata_files(path)
+    if files:
+        return MetadataPool(path, files, encoding)
+    return _from_pairs(read_pairs(source, captions="optional"), encoding)
+
+
+def _from_features(source: Store | FeaturePairs, encoding: Encoding) -> MatrixPool:
+    """Features as they are, or as a dual encoder projects them; test images are no candidates."""
+    chosen = encoding.named()
+    pairs = source.pairs(image=chosen.get("image"), text=chosen.get("text")) if isinstance(source, Store) else source
+    splits = np.array([split == "test" for split in pairs.splits or []])
+    return MatrixPool(
+        name=str(source.path) if isinstance(source, Store) else "features",
+        matrices={"caption": encoding.projected("text", pairs.text), "image": encoding.projected("image", pairs.image)},
+        names=pairs.image_ids,
+        places={"image": pairs.image_of},
+        unit=pairs.image_of,
+        texts=pairs.captions,
+        usable=~splits[pairs.image_of] if splits.any() else None,
+        records={"text": pairs.text_encoder, "image": pairs.image_encoder} if encoding.model is None else {},
+    )
+
+
+def _from_arrays(folder: Path) -> MatrixPool:
+    found = {side: folder / f"{MODALITY[side]}.npy" for side in SIDES}
+    matrices: dict[Side, Matrix] = {side: open_npy(path).map() for side, path in found.items() if path.is_file()}
+    count = len(next(iter(matrices.values())))
+    names, texts = (_lines(folder / f"{name}.txt") for name in ("ids", "captions"))
+    for what, length in (("ids", names), ("captions", texts), *((f"{side}s", m) for side, m in matrices.items())):
+        if length is not None and len(length) != count:
+            raise InputError(f"{folder}: {len(length):,} {what} for {count:,} rows; they must match one to one.")
+    return MatrixPool(str(folder), matrices, names or RowNumbers(count), texts=texts)
+
+
+def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
+    """Raw pairs: what an encoder is named for is encoded as it is scored."""
+    ids = pairs.images["id"].to_pylist()
+    position = {id: row for row, id in enumerate(ids)}
+    captions = pairs.captions["caption"].to_pylist()
+    owner = np.array([position[id] for id in pairs.captions["id"].to_pylist()], np.int64)
+    matrices: dict[Side, Matrix] = {}
+    if encoding.text is not None and captions:
+        matrices["caption"] = Encoded(captions, encoding.text)
+    if encoding.image is not None:
+        matrices["image"] = Encoded(Pictures(pairs), encoding.image)
+    if not matrices:
+        raise InputError(f"{pairs.path}: pairs without features; name an encoder for them (--encoder URI).")
+    if not captions:
+        owner = np.arange(len(ids))
+    splits = np.array([split == "test" for split in pairs.images["split"].to_pylist()])
+    return MatrixPool(
+        name=str(pairs.path),
+        matrices=matrices,
+        names=ids,
+        places={"image": owner},
+        unit=owner,
+        texts=captions or None,
+        usable=~splits[owner] if splits.any() else None,
+        fingerprint=digest([*ids, *captions, encoding.name], {}),
+    )
+
+
+def _lines(path: Path) -> list[str] | None:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None

@@ -1,0 +1,1 @@
+"""Public data sets for evaluation, in the layouts their authors publish."""

@@ -1,0 +1,1 @@
+"""Measures: arrays in, numbers out. Retrieval, zero-shot classification, probes, calibration; their intervals."""

@@ -1,0 +1,74 @@
+"""Data flows one way: no circle of files and none of folders, imports inside functions and for types counted."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import isthmus
+
+PACKAGE = Path(isthmus.__file__).parent
+Graph = dict[str, set[str]]
+
+
+def modules(package: Path) -> dict[str, Path]:
+    """Every module of a package by its dotted name."""
+    names = {path: path.relative_to(package.parent).with_suffix("").parts for path in package.rglob("*.py")}
+    return {".".join(parts[:-1] if parts[-1] == "__init__" else parts): path for path, parts in names.items()}
+
+
+def imports(path: Path, known: set[str]) -> Iterator[str]:
+    """The modules of the package that a file names in an import, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: a relative import"
+            full = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in known else node.module for name in full if {name, node.module} & known)
+
+
+def graph(package: Path) -> Graph:
+    found = modules(package)
+    return {name: set(imports(path, set(found))) - {name} for name, path in found.items()}
+
+
+def rooms(files: Graph) -> Graph:
+    """The same between folders (and files) directly below the package."""
+    joined: Graph = {}
+    for name, needed in files.items():
+        mine = ".".join(name.split(".")[:2])
+        others = {".".join(other.split(".")[:2]) for other in needed}
+        joined.setdefault(mine, set()).update(others - {mine})
+    return joined
+
+
+def circle(found: Graph) -> list[str] | None:
+    try:
+        TopologicalSorter(found).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
+
+
+def test_no_circle_of_files_or_folders() -> None:
+    files = graph(PACKAGE)
+    assert len(files) > 150
+    assert circle(files) is None
+    assert circle(rooms(files)) is None
+
+
+def test_a_circle_is_noticed(tmp_path: Path) -> None:
+    package = tmp_path / "toy"
+    for name in ("a", "b"):
+        (package / name).mkdir(parents=True)
+    (package / "a" / "one.py").write_text("def f():\n    from toy.b import two\n")
+    (package / "b" / "two.py").write_text("if TYPE_CHECKING:\n    from toy.a.three import x\n")
+    (package / "a" / "three.py").write_text("x = 1\n")
+    files = graph(package)
+    assert circle(files) is None
+    assert circle(rooms(files)) is not None
+    (package / "a" / "three.py").write_text("import toy.a.one\nx = 1\n")
+    assert circle(graph(package)) is not None
