@@ -19,7 +19,7 @@ import torch
 
 from isthmus.models.ledger import head_flops
 from isthmus.training import load_recipe
-from isthmus.training.joint import build_projectors
+from isthmus.training.contrastive.joint import build_projectors
 from isthmus.training.order import batch_slices
 
 STATES = {"adamw": 4, "lion": 3}  # weights, gradients and the optimizer's own, in float32

@@ -233,7 +233,7 @@ def sample(space: dict[str, list[Any]], trials: int) -> list[list[str]]:
 
 
 def project(projector: torch.nn.Module, matrix: Any) -> torch.Tensor:
-    from isthmus.training.validation import project as run
+    from isthmus.training.contrastive.validation import project as run
 
     return run(projector, matrix, torch.device("cpu"))
 

@@ -17,6 +17,7 @@ import torch
 
 from harness import Result, Table, alternate, write
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.training.contrastive.objective import ContrastiveObjective
 from isthmus.training.recipe import load_recipe
 from isthmus.training.run import Run
 
@@ -51,13 +52,14 @@ def features(folder: Path, n: int) -> FeaturePairs:
 
 def compare(recipe: str, pairs: FeaturePairs, batch: int, runs: int) -> list[object]:
     chosen = load_recipe(recipe, [f"optim.batch={batch}"])
-    run = Run(pairs, None, chosen, out=None, seed=0, device="cpu")
-    image, text, groups = run.batches.take(np.arange(batch))
+    objective = ContrastiveObjective(pairs, None)
+    run = Run(objective, chosen, out=None, seed=0, device="cpu")
+    image, text, groups = objective.batch(np.arange(batch))
 
     def projectors_and_loss() -> None:
-        run.joint.zero_grad(set_to_none=True)
+        objective.module.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=run.state.precision == "bf16"):
-            loss = run.joint.loss(*run.joint(image, text), groups)
+            loss = objective.module.loss(*objective.module(image, text), groups)
         loss.backward()
 
     seconds = alternate({"step": run.step, "bare": projectors_and_loss}, runs)

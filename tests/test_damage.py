@@ -23,7 +23,8 @@ from isthmus.errors import InputError
 from isthmus.store import doctor, open_store
 from isthmus.store.joining import read_ids
 from isthmus.training import checkpoint, load_recipe
-from isthmus.training.batches import Batches
+from isthmus.training.contrastive.batches import Batches
+from isthmus.training.contrastive.objective import ContrastiveObjective
 from isthmus.training.run import Run
 from store_cases import snapshot, write
 from toys import pixel_encoder, word_encoder, write_pairs
@@ -77,7 +78,8 @@ def test_a_flipped_byte_in_a_model(tmp_path: Path, name: str) -> None:
 def test_a_flipped_byte_in_a_checkpoint(tmp_path: Path) -> None:
     train(tmp_path, max_seconds=0)
     recipe = load_recipe("linear", ["head.width=4", "optim.batch=8", "optim.epochs=2"])
-    identity = Run(features(), None, recipe, out=tmp_path, seed=0, device="cpu").identity
+    objective = ContrastiveObjective(features(), None)
+    identity = Run(objective, recipe, out=tmp_path, seed=0, device="cpu").identity
     folder = tmp_path / "checkpoint"
 
     def read() -> Any:

@@ -12,7 +12,8 @@ import isthmus as ist
 from isthmus.cli import main
 from isthmus.errors import InputError, UsageError
 from isthmus.metrics.retrieval import ranks
-from isthmus.training import folds, load_recipe
+from isthmus.training import load_recipe
+from isthmus.training.contrastive import folds
 from toys import pixel_encoder, word_encoder, write_pairs
 
 

@@ -15,8 +15,9 @@ from isthmus.metrics.nearest import top_k
 from isthmus.metrics.retrieval import retrieval
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.outputs import Decoded, quantize, shorten
-from isthmus.training.joint import Joint
-from isthmus.training.recipe import Loss, load_recipe
+from isthmus.training.contrastive.joint import Joint
+from isthmus.training.contrastive.recipe import LossOptions
+from isthmus.training.recipe import load_recipe
 from toys import pixel_encoder, word_encoder, write_pairs
 
 
@@ -73,7 +74,7 @@ def test_what_is_no_code_is_told() -> None:
 
 def test_the_matryoshka_loss_is_the_sum_over_prefixes() -> None:
     torch.manual_seed(0)
-    joint = Joint(torch.nn.Linear(6, 8), torch.nn.Linear(5, 8), Loss(matryoshka=(2, 4)), scale=10.0, batch=9)
+    joint = Joint(torch.nn.Linear(6, 8), torch.nn.Linear(5, 8), LossOptions(matryoshka=(2, 4)), scale=10.0, batch=9)
     image, text = joint(torch.randn(9, 6), torch.randn(9, 5))
     expected = sum(
         infonce(F.normalize(image[:, :width], dim=-1), F.normalize(text[:, :width], dim=-1), joint.scale())

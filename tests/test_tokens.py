@@ -21,7 +21,7 @@ from isthmus.projectors import TokenProjector, build_projector, from_config
 from isthmus.projectors import tokens as tokens_module
 from isthmus.selection.candidates import from_store
 from isthmus.training import load_recipe, train_projectors
-from isthmus.training.pixels import live_split, random_crop
+from isthmus.training.contrastive.pixels import live_split, random_crop
 from tiny_encoders import TEXTS, pictures, save_bert, save_dinov2
 from toys import picture, pixel_encoder, write_pairs
 

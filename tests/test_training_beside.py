@@ -15,8 +15,8 @@ from isthmus.errors import UsageError
 from isthmus.projectors import Concat, build_projector, from_config
 from isthmus.projectors.closed_form import choose
 from isthmus.training import load_recipe, train_projectors
-from isthmus.training.ensemble import SHARES, best_share, join
-from isthmus.training.validation import project, recalls
+from isthmus.training.contrastive.ensemble import SHARES, best_share, join
+from isthmus.training.contrastive.validation import project, recalls
 
 CPU = torch.device("cpu")
 

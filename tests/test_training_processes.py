@@ -73,9 +73,9 @@ def test_two_processes_resume_bit_for_bit(tmp_path):
 
 def test_batches_are_shared_out_whole_and_never_too_small():
     recipe = ist.load_recipe("linear", ["optim.batch=10", "head.width=8"])
-    assert [s.stop for s in Plan.of(recipe, data(0, 23), processes=4).slices] == [10, 23]
+    assert [s.stop for s in Plan.of(recipe, len(data(0, 23).image_of), [], processes=4).slices] == [10, 23]
     with pytest.raises(UsageError, match="batch of 10 pairs cannot be shared by 16 processes"):
-        Plan.of(recipe, data(0, 23), processes=16)
+        Plan.of(recipe, len(data(0, 23).image_of), [], processes=16)
 
 
 def test_the_order_of_pairs_does_not_depend_on_the_processes():

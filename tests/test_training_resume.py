@@ -20,6 +20,7 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError
 from isthmus.training import checkpoint, load_recipe, train_projectors
 from isthmus.training import run as run_module
+from isthmus.training.contrastive.objective import ContrastiveObjective
 from isthmus.training.progress import deferred_interrupt
 
 OVERRIDES = ["head.width=8", "optim.batch=8", "optim.epochs=2", "stop.restore_best=true", "optim.warmup=0.2"]
@@ -184,15 +185,15 @@ def test_resume_remembers_the_best_epoch_and_the_patience(monkeypatch, tmp_path)
         left = iter(scores[first:])
         return lambda *_: {"val_recall": next(left)}
 
-    monkeypatch.setattr(run_module, "validate", scored(0))
+    monkeypatch.setattr(ContrastiveObjective, "validate", scored(0))
     whole = train(None, overrides=overrides)
     assert (whole.summary["best_epoch"], whole.summary["epochs"]) == (1, 4)
     with monkeypatch.context() as patch:
         stop_at(patch, run_module.Run, "step", 8)  # the third epoch; epochs 0, 1, 2 were judged
-        patch.setattr(run_module, "validate", scored(0))
+        patch.setattr(ContrastiveObjective, "validate", scored(0))
         with pytest.raises(Stop):
             train(tmp_path, overrides=overrides, checkpoint_seconds=0)
-    monkeypatch.setattr(run_module, "validate", scored(3))
+    monkeypatch.setattr(ContrastiveObjective, "validate", scored(3))
     assert outcome(train(tmp_path, overrides=overrides)) == outcome(whole)
 
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from isthmus.training.optimizers import Lion, build_optimizer
 from isthmus.training.order import batch_slices, block_order, epoch_order, step_seed
-from isthmus.training.recipe import Optim
+from isthmus.training.recipe import OptimOptions
 from isthmus.training.schedule import learning_rate, warmup_steps
 
 
 def test_warmup_then_cosine_by_hand():
-    optim = Optim(lr=1.0, min_lr=0.2, warmup=2, warmup_lr=0.5)
+    optim = OptimOptions(lr=1.0, min_lr=0.2, warmup=2, warmup_lr=0.5)
     rates = [learning_rate(step, 6, optim) for step in range(6)]
     # warm-up: 0.75, 1.0; cosine over 4 steps: 0.2 + 0.8 · (1 + cos(πk/4)) / 2 for k = 0 … 3
     root = math.sqrt(0.5)
@@ -25,13 +25,13 @@ def test_warmup_then_cosine_by_hand():
 
 
 def test_constant_schedule_and_no_warmup():
-    optim = Optim(lr=0.3, schedule="constant")
+    optim = OptimOptions(lr=0.3, schedule="constant")
     assert [learning_rate(step, 3, optim) for step in range(3)] == [0.3, 0.3, 0.3]
 
 
 @pytest.mark.parametrize(("warmup", "steps", "expected"), [(0.1, 50, 5), (99, 50, 50), (7, 50, 7), (0, 50, 0)])
 def test_warmup_is_a_share_below_one_and_a_count_from_one_on(warmup, steps, expected):
-    optim = Optim(warmup=warmup)
+    optim = OptimOptions(warmup=warmup)
     assert warmup_steps(optim, steps) == expected
     assert all(0 <= learning_rate(step, steps, optim) <= optim.lr for step in range(steps))
 
@@ -91,7 +91,7 @@ def test_only_matrices_decay_unless_all_are_asked_for():
     model = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2))
 
     def decays(**options):
-        groups = build_optimizer(model, Optim(weight_decay=0.1, **options)).param_groups
+        groups = build_optimizer(model, OptimOptions(weight_decay=0.1, **options)).param_groups
         return {id(param): group["weight_decay"] for group in groups for param in group["params"]}
 
     weight, others = model[1].weight, [model[0].weight, model[0].bias, model[1].bias]

@@ -18,10 +18,11 @@ from isthmus.losses import infonce
 from isthmus.projectors.closed_form import choose, fit
 from isthmus.training import load_recipe, plan_training, recipe_names, train_projectors
 from isthmus.training import run as run_module
-from isthmus.training.batches import Batches, fingerprint, positive_groups
-from isthmus.training.joint import Joint, Temperature
-from isthmus.training.recipe import Loss
-from isthmus.training.validation import validate
+from isthmus.training.contrastive.batches import Batches, fingerprint, positive_groups
+from isthmus.training.contrastive.joint import Joint, Temperature
+from isthmus.training.contrastive.objective import ContrastiveObjective
+from isthmus.training.contrastive.recipe import LossOptions
+from isthmus.training.contrastive.validation import project, recalls
 
 SMALL = ["head.width=16", "optim.batch=64"]
 
@@ -147,16 +148,16 @@ def test_too_few_pairs_for_a_closed_form_are_refused():
 def fake_scores(monkeypatch, scores):
     """Let validation return these scores, in order."""
     left = iter(scores)
-    monkeypatch.setattr(run_module, "validate", lambda *_: {"val_recall": next(left)})
+    monkeypatch.setattr(ContrastiveObjective, "validate", lambda *_: {"val_recall": next(left)})
 
 
 def weights_after(epochs: int, recipe) -> torch.Tensor:
     """The image weights after that many epochs of the same run."""
-    run = run_module.Run(TRAIN, None, recipe, out=None, seed=0, device=None)
+    run = run_module.Run(ContrastiveObjective(TRAIN, None), recipe, out=None, seed=0, device=None)
     run.start(resume=False)
     for _ in range(epochs * len(run.slices)):
         run.step()
-    return torch.cat([param.detach().flatten() for param in run.returned()[0].parameters()])
+    return torch.cat([param.detach().flatten() for param in run.objective.result()[0].parameters()])
 
 
 @pytest.mark.parametrize(
@@ -232,11 +233,11 @@ def test_what_the_data_force_is_done_and_stated(images, batch, deviations, steps
 def test_an_epoch_visits_every_caption_once():
     pairs = shared_latent(40, captions=3)
     recipe = load_recipe("linear", ["optim.batch=32"])
-    run = run_module.Run(pairs, None, recipe, out=None, seed=0, device=None)
+    run = run_module.Run(ContrastiveObjective(pairs, None), recipe, out=None, seed=0, device=None)
     run.start(resume=False)
     seen = []
     for _ in run.slices:
-        seen += run.next_captions().tolist()
+        seen += run.next_rows().tolist()
         run.step()
     assert sorted(seen) == list(range(120))
     assert run.epoch == 1
@@ -268,7 +269,9 @@ def test_captions_of_one_image_do_not_push_it_apart():
     for positives in ("equal", "pair"):
         batches = Batches(pairs, positives, torch.device("cpu"))
         image, text, groups = batches.take(np.arange(4))
-        joint = Joint(torch.nn.Linear(24, 8), torch.nn.Linear(16, 8), Loss(positives=positives), scale=14.0, batch=4)
+        joint = Joint(
+            torch.nn.Linear(24, 8), torch.nn.Linear(16, 8), LossOptions(positives=positives), scale=14.0, batch=4
+        )
         losses[positives] = joint.loss(*joint(image, text), groups).item()
     assert losses["equal"] == pytest.approx(0, abs=1e-6)
     assert losses["pair"] > math.log(2)
@@ -277,7 +280,7 @@ def test_captions_of_one_image_do_not_push_it_apart():
 def test_batches_read_from_disk_equal_those_in_memory(monkeypatch):
     captions = np.array([5, 0, 299])
     in_memory = Batches(TRAIN, "equal", torch.device("cpu")).take(captions)
-    monkeypatch.setattr("isthmus.training.batches.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("isthmus.training.contrastive.batches.RESIDENT_BYTES", 0)
     from_disk = Batches(TRAIN, "equal", torch.device("cpu"))
     assert from_disk.image is TRAIN.image
     for a, b in zip(in_memory[:2], from_disk.take(captions)[:2], strict=True):
@@ -296,18 +299,19 @@ def test_the_raw_temperature_is_clamped_and_gets_a_gradient():
 
 def test_automatic_bias_follows_the_batch():
     heads = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    assert Joint(*heads, Loss(name="sigmoid"), scale=10.0, batch=101).bias.item() == pytest.approx(-math.log(100))
-    assert Joint(*heads, Loss(name="sigmoid", bias=-10.0), scale=10.0, batch=101).bias.item() == -10
+    assert Joint(*heads, LossOptions(name="sigmoid"), scale=10.0, batch=101).bias.item() == pytest.approx(
+        -math.log(100)
+    )
+    assert Joint(*heads, LossOptions(name="sigmoid", bias=-10.0), scale=10.0, batch=101).bias.item() == -10
 
 
 def test_validation_of_a_perfect_and_of_a_useless_joint_space():
     same = np.eye(20, dtype=np.float32)
     val = FeaturePairs.from_arrays(same, same)
-    heads = torch.nn.Identity(), torch.nn.Identity()
-    perfect = validate(Joint(*heads, Loss(), scale=10.0, batch=2), val, torch.device("cpu"))
+    perfect = recalls(*(project(torch.nn.Identity(), one, torch.device("cpu")) for one in (same, same)), val)
     assert perfect == {"val_recall": 1, "val_recall@1": 1, "val_recall@5": 1, "val_recall@10": 1}
     constant = FeaturePairs.from_arrays(np.ones_like(same), same)
-    useless = validate(Joint(*heads, Loss(), scale=10.0, batch=2), constant, torch.device("cpu"))
+    useless = recalls(torch.ones(20, 20), torch.from_numpy(same), constant)
     assert useless["val_recall@10"] < 1  # ties are no hits
 
 

@@ -22,11 +22,10 @@ from isthmus.selection.choice import first_choice
 from isthmus.selection.run import select
 from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids
-from isthmus.training import load_recipe, train_projectors
-from isthmus.training.folds import cross_validate as _cross_validate
-from isthmus.training.locked_tower import Anchor
-from isthmus.training.pixels import live_split
-from isthmus.training.plan import plan_training
+from isthmus.training import load_recipe, plan_training, train_projectors
+from isthmus.training.contrastive.folds import cross_validate as _cross_validate
+from isthmus.training.contrastive.locked_tower import LockedTower
+from isthmus.training.contrastive.pixels import live_split
 from isthmus.training.processes import Processes
 
 __all__ = [
@@ -97,7 +96,7 @@ def train(
         InputError: features, splits or checkpoints that cannot be used; the message says why.
         UsageError: an unknown recipe, key or encoder.
     """
-    anchor = None if init is None and freeze is None else Anchor.of(init, freeze)
+    anchor = None if init is None and freeze is None else LockedTower.of(init, freeze)
     choices = load_recipe(recipe, overrides)
     chosen = {"image": image, "text": text, "only": only, "seed": seed}
     pairs, val = _split(store, chosen, val, anchor, pixels, choices.data.augment)
@@ -145,7 +144,7 @@ def cross_validate(
     """How good models trained so on these pairs are, where a test split would be too small to say (below about 1,000).
 
     All pairs but those of a test split are dealt into `folds` by groups; every one is tested once. Arguments as for
-    `train`; result and further options as of `isthmus.training.folds.cross_validate`.
+    `train`; result and further options as of `isthmus.training.contrastive.folds.cross_validate`.
     """
     if isinstance(store, FeaturePairs):
         pairs = store if only is None else choose_ids(store, only)
@@ -170,7 +169,7 @@ def training_plan(
     **chosen: Any,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
-    anchor = None if init is None and freeze is None else Anchor.of(init, freeze)
+    anchor = None if init is None and freeze is None else LockedTower.of(init, freeze)
     choices = load_recipe(recipe, overrides)
     pairs, val = _split(store, chosen, None, anchor, pixels, choices.data.augment)
     return plan_training(pairs, val, choices, frozen=anchor.side if anchor else None)
@@ -213,7 +212,7 @@ def _split(
     store: Any,
     chosen: dict[str, Any],
     val: FeaturePairs | None = None,
-    anchor: Anchor | None = None,
+    anchor: LockedTower | None = None,
     pixels: Any = None,
     augment: str = "none",
 ) -> tuple[FeaturePairs, FeaturePairs | None]:

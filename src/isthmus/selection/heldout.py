@@ -13,7 +13,7 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.metrics.retrieval import Ranks, ranks
 from isthmus.projectors.closed_form import KINDS, Side, Spectra, choose, fit, max_width
 from isthmus.training import load_recipe, train_projectors
-from isthmus.training.validation import project
+from isthmus.training.contrastive.validation import project
 
 RIDGES = (0.1, 1.0)  # few: on a few hundred held-out pairs, a wide choice picks by luck
 

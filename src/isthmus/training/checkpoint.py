@@ -18,12 +18,13 @@ from isthmus.errors import InputError
 from isthmus.files import TEMPORARY, file_digest, read_sealed, write_sealed, writing
 from isthmus.weights import read_tensors, write_tensors
 
-FORMAT = 1
-State = dict[str, Any]
+FORMAT = 1  # of the files
+TRAINING = 1  # of the loop: raised by a change that makes the same recipe end in other weights
+CheckpointState = dict[str, Any]
 Tensors = dict[str, Tensor]
 
 
-def save(folder: Path, state: State, tensors: Tensors) -> None:
+def save(folder: Path, state: CheckpointState, tensors: Tensors) -> None:
     """Replace the checkpoint in `folder` by this one; `state["step"]` names its file."""
     path = folder / f"step-{state['step']:09d}.safetensors"
     write_tensors(path, tensors)
@@ -33,10 +34,10 @@ def save(folder: Path, state: State, tensors: Tensors) -> None:
             old.unlink(missing_ok=True)
 
 
-def load(folder: Path, identity: dict[str, Any], device: torch.device) -> tuple[State, Tensors] | None:
+def load(folder: Path, identity: dict[str, Any], device: torch.device) -> tuple[CheckpointState, Tensors] | None:
     """The checkpoint in `folder`, or None where there is none.
 
-    `identity` says what the run is: recipe, data, seed, version, and whether its losses are compiled. Raises
+    `identity` says what the run is: recipe, data, seed, training format, and whether its losses are compiled. Raises
     `InputError` when the checkpoint is of another run (what differs is named) or damaged.
     """
     path = folder / "state.json"
@@ -46,10 +47,18 @@ def load(folder: Path, identity: dict[str, Any], device: torch.device) -> tuple[
         state = read_sealed(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: not a training checkpoint of this version of isthmus. {_remedy(folder)}")
-    if what := differences(state.get("identity"), identity):
+    if what := differences(_current(state.get("identity"), identity), identity):
         raise InputError(f"{folder} holds a checkpoint of another run: {what}. {_remedy(folder)}")
     with _remedied(folder):
         return state, read_tensors(folder / str(state.get("file")), str(state.get("digest")), str(device))
+
+
+def _current(saved: Any, wanted: dict[str, Any]) -> Any:
+    """The identity of a checkpoint of isthmus 0.1.0, which named the version and not the losses, as one of today."""
+    if not isinstance(saved, dict) or saved.get("isthmus") != "0.1.0":
+        return saved
+    kept = {name: value for name, value in saved.items() if name != "isthmus"}
+    return {"training": 1, **({"losses": wanted["losses"]} if "losses" in wanted else {}), **kept}
 
 
 def clear(folder: Path) -> None:

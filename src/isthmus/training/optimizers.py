@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from isthmus.training.recipe import Optim
+from isthmus.training.recipe import OptimOptions
 
 
 class Lion(torch.optim.Optimizer):
@@ -47,17 +47,28 @@ class Lion(torch.optim.Optimizer):
         return loss
 
 
-def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
-    """The recipe's optimizer. Vectors and scalars (biases, norms, scale) do not decay unless `decay_all`."""
-    params = [param for param in model.parameters() if param.requires_grad]
-    decays = [param for param in params if optim.decay_all or param.ndim >= 2]
-    others = [param for param in params if not optim.decay_all and param.ndim < 2]
-    groups = [
-        {"params": decays, "weight_decay": optim.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+def build_optimizer(
+    module: nn.Module,
+    optim: OptimOptions,
+    *,
+    factor: Callable[[str], float] = lambda name: 1.0,
+    decays: Callable[[str, nn.Parameter], bool] | None = None,
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the parameters that are trained, in groups of one rate and one decay.
+
+    factor: on the learning rate, by the parameter's name; kept as the group's "factor". decays: whether weight decay
+    acts on a parameter; by default not on vectors and scalars (biases, norms, scale), unless `decay_all`.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, param in module.named_parameters():
+        if param.requires_grad:
+            decaying = decays(name, param) if decays else optim.decay_all or param.ndim >= 2
+            groups.setdefault((not decaying, factor(name)), []).append(param)
+    listed = [
+        {"params": params, "weight_decay": 0.0 if constant else optim.weight_decay, "factor": rate}
+        for (constant, rate), params in sorted(groups.items(), key=lambda group: group[0])
     ]
-    groups = [group for group in groups if group["params"]]
     if optim.name == "lion":
-        return Lion(groups, lr=optim.lr, betas=optim.betas)
-    fused = all(param.device.type in ("cpu", "cuda") for param in params)  # in one pass over memory
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=fused)
+        return Lion(listed, lr=optim.lr, betas=optim.betas)
+    on = {param.device.type for params in groups.values() for param in params}
+    return torch.optim.AdamW(listed, lr=optim.lr, betas=optim.betas, fused=on <= {"cpu", "cuda"})  # in one pass

@@ -5,42 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import UsageError
-from isthmus.projectors.closed_form import max_width
-from isthmus.projectors.ridge import Modality
-from isthmus.training.joint import build_projectors
-from isthmus.training.locked_side import adapted, build_free, fixed_width
 from isthmus.training.order import batch_slices
-from isthmus.training.recipe import Recipe
-from isthmus.training.views import check_views
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The recipe in force for a number of training pairs, and one epoch's batches as slices of the order."""
+    """The recipe in force for a number of items, and one epoch's batches as slices of the order.
 
-    recipe: Recipe
-    pairs: int
+    recipe: of the objective's own class. changes: where the data force other choices than the recipe's, in words.
+    """
+
+    recipe: Any
+    items: int
     slices: list[slice]
-    changes: tuple[str, ...] = ()  # where a frozen side forces another head than the recipe's, in words
+    changes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, recipe: Recipe, train: FeaturePairs, frozen: Modality | None = None, processes: int = 1) -> Plan:
-        """For these training pairs, of which one side may be frozen in a space that exists, over some processes.
-
-        Raises `UsageError` for a batch of fewer pairs than processes.
-        """
-        pairs, changes = len(train.image_of), list[str]()
-        recipe = recipe.resolve(pairs)
-        if frozen is not None:
-            recipe, changes = adapted(recipe, fixed_width(train, frozen))
-        slices = batch_slices(pairs, recipe.optim.batch, processes)
+    def of(cls, recipe: Any, items: int, changes: list[str], *, processes: int = 1, unit: str = "pair") -> Plan:
+        """Batches over some processes. Raises `UsageError` for a batch of fewer items than processes."""
+        slices = batch_slices(items, recipe.optim.batch, processes)
         if slices[0].stop < processes:
-            raise UsageError(f"A batch of {slices[0].stop} pairs cannot be shared by {processes} processes.")
-        return cls(recipe, pairs, slices, tuple(changes))
+            raise UsageError(f"A batch of {slices[0].stop} {unit}s cannot be shared by {processes} processes.")
+        return cls(recipe, items, slices, tuple(changes))
 
     @property
     def batch(self) -> int:
@@ -50,38 +37,12 @@ class Plan:
     def steps(self) -> int:
         return self.recipe.optim.epochs * len(self.slices)
 
-    def deviations(self) -> list[str]:
-        """Where the data force another batch or head than the recipe's, in words."""
+    def deviations(self, unit: str = "pair") -> list[str]:
+        """Where the data force another batch or other choices than the recipe's, in words."""
         if self.steps == 0:
             return [*self.changes]
         wanted, last = self.recipe.optim.batch, self.slices[-1].stop - self.slices[-1].start
-        if wanted > self.pairs:
-            return [*self.changes, f"batch {wanted:,} → {self.pairs:,} (all pairs)"]
-        short = [f"last batch of every epoch: {last:,} pairs instead of {wanted:,}"] if last != wanted else []
+        if wanted > self.items:
+            return [*self.changes, f"batch {wanted:,} → {self.items:,} (all {unit}s)"]
+        short = [f"last batch of every epoch: {last:,} {unit}s instead of {wanted:,}"] if last != wanted else []
         return [*self.changes, *short]
-
-
-def plan_training(
-    train: FeaturePairs, val: FeaturePairs | None, recipe: Recipe, *, frozen: Modality | None = None
-) -> dict[str, Any]:
-    """What `train_projectors` would do with the same arguments; reads no features.
-
-    Returns the recipe in force, counts of pairs, images and validation pairs, batch, steps, parameters (for a
-    width of "auto": at most), and deviations from the recipe.
-    """
-    plan = Plan.of(recipe, train, frozen)
-    head = plan.recipe.head
-    check_views(head, train, frozen)
-    width = max_width(head.init, train) if head.width == "auto" else head.width
-    with torch.device("meta"):
-        projectors = build_projectors(head, train, width) if frozen is None else [build_free(head, train, frozen)]
-    return {
-        "recipe": plan.recipe.to_dict(),
-        "pairs": plan.pairs,
-        "images": len(train),
-        "validation_pairs": 0 if val is None else len(val.image_of),
-        "batch": plan.batch,
-        "steps": plan.steps,
-        "parameters": sum(param.numel() for projector in projectors for param in projector.parameters()),
-        "deviations": plan.deviations(),
-    }

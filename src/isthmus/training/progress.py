@@ -15,19 +15,19 @@ LINE_SECONDS = 10.0
 
 
 class Progress:
-    """A bar with pairs per second on a terminal; elsewhere a plain line every ten seconds; or nothing."""
+    """A bar with items per second on a terminal; elsewhere a plain line every ten seconds; or nothing."""
 
-    def __init__(self, shown: bool, total: int, done: int) -> None:
+    def __init__(self, shown: bool, total: int, done: int, unit: str = "pair") -> None:
         bar = shown and sys.stderr.isatty()
-        self.lines = shown and not bar
+        self.lines, self.unit = shown and not bar, unit
         self.total, self.done = total, done
         self.start, self.last = (done, time.monotonic()), time.monotonic()
-        self.bar = tqdm(total=total, initial=done, unit="pair", unit_scale=True, disable=not bar)
+        self.bar = tqdm(total=total, initial=done, unit=unit, unit_scale=True, disable=not bar)
 
-    def advance(self, pairs: int, note: str) -> None:
-        """`pairs` more are done; `note` says how it goes."""
-        self.done += pairs
-        self.bar.update(pairs)
+    def advance(self, items: int, note: str) -> None:
+        """`items` more are done; `note` says how it goes."""
+        self.done += items
+        self.bar.update(items)
         self.bar.set_postfix_str(note, refresh=False)
         now = time.monotonic()
         if self.lines and (now - self.last >= LINE_SECONDS or self.done >= self.total):
@@ -35,7 +35,7 @@ class Progress:
             rate = (self.done - self.start[0]) / max(now - self.start[1], 1e-9)
             left = (self.total - self.done) / max(rate, 1e-9)
             share = self.done / max(self.total, 1)
-            sys.stderr.write(f"train {share:.0%}  {note}  {rate:,.0f} pairs/s  {left:,.0f} s left\n")
+            sys.stderr.write(f"train {share:.0%}  {note}  {rate:,.0f} {self.unit}s/s  {left:,.0f} s left\n")
 
     def __enter__(self) -> Progress:
         return self

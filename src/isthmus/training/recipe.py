@@ -1,78 +1,36 @@
 """Recipes: a named set of training choices in one small TOML file, read strictly.
 
 An effective value comes, in this order, from the dataclass default, the file, the file's first `[[by_pairs]]`
-table whose `up_to` reaches the number of training pairs, and `--set key=value`.
+table whose `up_to` reaches the number of training items, and `--set key=value`; in a stage, its own values come
+before `--set`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from isthmus.errors import UsageError, did_you_mean
+from isthmus.registry import Registry
+from isthmus.training.values import checked_section, keys_of, nearest_key, within
 
 Tables = Mapping[str, Any]
 
-INF = math.inf
-
-
-def within(default: Any, low: float, high: float = INF) -> Any:
-    """A field whose numbers must lie in [low, high]."""
-    return field(default=default, metadata={"low": low, "high": high})
-
-
-@dataclass(frozen=True)
-class Head:
-    """The two projectors.
-
-    `width` "auto": the closed form's best on held-out pairs. `expand` None: the kind's own, unless `budget`,
-    the parameters of each, sets it. `init`: start from a closed form. `beside`: when training is over, a closed
-    form stands beside the trained head, in the proportion that is best on held-out pairs.
-    """
-
-    image: str = "linear"
-    text: str = "linear"
-    width: int | Literal["auto"] = within(512, 1)
-    expand: float | None = within(None, 1e-6)
-    budget: int | None = within(None, 1)
-    dropout: float = within(0.0, 0, 0.99)
-    norm: Literal["layer", "none"] = "layer"
-    init: Literal["random", "cca", "ridge", "procrustes"] = "random"
-    beside: Literal["none", "cca", "ridge", "procrustes"] = "none"
+# What there is to learn, by the name in a recipe's `objective`: subclasses of `training.objective.Objective`.
+OBJECTIVES = Registry(
+    "isthmus.objectives",
+    {"contrastive": "isthmus.training.contrastive.objective:ContrastiveObjective"},
+    noun="objective",
+)
 
 
 @dataclass(frozen=True)
-class Loss:
-    """What pulls together and pushes apart.
-
-    `scale` is 1 / temperature at the start ("auto": the closed form's best on held-out pairs); `learn` its
-    logarithm ("log"), the temperature itself ("raw"), or neither.
-    `positives`: a caption's own image ("pair"), also equal images and captions ("equal"), or also the
-    near-duplicates that the data groups together ("group"). `bias` and `normalize` are the sigmoid loss's.
-    `matryoshka`: widths below the head's at which the first dimensions alone shall serve too; the losses of these
-    prefixes and of the whole are summed (Kusupati et al., NeurIPS 2022, arXiv:2205.13147).
-    """
-
-    name: Literal["infonce", "sigmoid"] = "infonce"
-    scale: float | Literal["auto"] = within(1 / 0.07, 1e-3, 1e4)
-    learn: Literal["log", "raw", "no"] = "log"
-    min_scale: float = within(1.0, 1e-3, 1e4)
-    max_scale: float = within(100.0, 1e-3, 1e4)
-    bias: float | Literal["auto"] = "auto"
-    normalize: Literal["batch", "pairs"] = "batch"
-    positives: Literal["pair", "equal", "group"] = "equal"
-    matryoshka: tuple[int, ...] = within((), 1)
-
-
-@dataclass(frozen=True)
-class Optim:
+class OptimOptions:
     """How it learns. `warmup` below 1 is a share of all steps, else a count; `clip` = 0 does not clip.
 
     shuffle: "pairs", any pair next to any other; "blocks" where the store is larger than memory (`order.block_order`).
@@ -95,7 +53,7 @@ class Optim:
 
 
 @dataclass(frozen=True)
-class Stop:
+class StopOptions:
     """Validation: every `every` epochs; stop after `patience` evaluations without a better one (0: never)."""
 
     every: int = within(1, 1)
@@ -104,44 +62,74 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Data:
-    """What the encoder sees. `augment` "crop": a random part of each picture, flipped half of the time, every time
-    anew; only where images are encoded while training (`PixelFeatures`)."""
+class Stage:
+    """One part of a run in several: what it changes, what it trains, and where it starts.
 
-    augment: Literal["none", "crop"] = "none"
+    changes: values of the recipe's sections that hold in this stage. train: patterns (`fnmatch`) of the names of the
+    parameters that are trained; () trains all. start: module → the earlier stage whose module of that name it starts
+    as.
+    """
+
+    name: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    train: tuple[str, ...] = ()
+    start: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All choices of one training run; `resolve` gives the ones in force for a number of training pairs."""
+    """All choices of one training run; `resolve` gives the ones in force for a number of training items.
+
+    Each objective has a subclass, whose fields named in `sections` are the tables that its recipes may have.
+    """
+
+    objective: ClassVar[str] = ""
+    sections: ClassVar[tuple[str, ...]] = ("optim", "stop")
 
     name: str
     description: str = ""
-    head: Head = Head()
-    loss: Loss = Loss()
-    optim: Optim = Optim()
-    stop: Stop = Stop()
-    data: Data = Data()
+    optim: OptimOptions = OptimOptions()
+    stop: StopOptions = StopOptions()
     by_pairs: tuple[dict[str, Any], ...] = ()
+    stages: tuple[Stage, ...] = ()
     overrides: dict[str, Any] = field(default_factory=dict)
 
-    def resolve(self, pairs: int) -> Recipe:
-        """The recipe in force for `pairs` training pairs: tier and overrides applied, `by_pairs` empty."""
-        tier = next((tier for tier in self.by_pairs if pairs <= tier["up_to"]), {})
+    @classmethod
+    def classes(cls) -> dict[str, type]:
+        """The dataclass of each section."""
+        hints = get_type_hints(cls)
+        return {section: hints[section] for section in cls.sections}
+
+    def conflicts(self) -> Iterator[str]:
+        """Choices that are each valid and make no sense together."""
+        if self.optim.min_lr > self.optim.lr:
+            yield f"optim.min_lr = {self.optim.min_lr:g} is above optim.lr = {self.optim.lr:g}."
+
+    def resolve(self, items: int) -> Self:
+        """The recipe in force for `items` training items: tier and overrides applied, `by_pairs` empty."""
+        tier = next((tier for tier in self.by_pairs if items <= tier["up_to"]), {})
         changes = {key: value for key, value in tier.items() if key != "up_to"}
-        tables = _merge(_merge(self.to_dict(), changes), self.overrides)
-        return _build(self.name, tables, where=f"recipe {self.name!r} for {pairs:,} pairs")
+        found = self._changed(_merge(changes, self.overrides), where=f"recipe {self.name!r} for {items:,} pairs")
+        return dataclasses.replace(found, stages=self.stages)
+
+    def at(self, stage: Stage) -> Self:
+        """The recipe of one stage, itself without stages. The tiers for numbers of items hold in it too."""
+        where = f"recipe {self.name!r}, stage {stage.name!r}"
+        found = self._changed(_merge(stage.changes, self.overrides), where)
+        return dataclasses.replace(found, by_pairs=self.by_pairs, overrides=_merge(stage.changes, self.overrides))
 
     def to_dict(self) -> dict[str, Any]:
         """The values alone, as JSON takes them."""
-        values = {section: dataclasses.asdict(getattr(self, section)) for section in SECTIONS}
-        values["optim"]["betas"] = list(values["optim"]["betas"])
-        values["loss"]["matryoshka"] = list(values["loss"]["matryoshka"])
-        return {"name": self.name, "description": self.description, **values}
+        values = {section: _plain(dataclasses.asdict(getattr(self, section))) for section in self.sections}
+        named = {} if self.objective == DEFAULT_OBJECTIVE else {"objective": self.objective}
+        return {"name": self.name, "description": self.description, **named, **values}
+
+    def _changed(self, changes: Tables, where: str) -> Self:
+        tables = {key: value for key, value in self.to_dict().items() if key != "objective"}
+        return _build(type(self), self.name, _merge(tables, changes), where)
 
 
-SECTIONS = {"head": Head, "loss": Loss, "optim": Optim, "stop": Stop, "data": Data}
-KEYS = [f"{section}.{entry.name}" for section, cls in SECTIONS.items() for entry in dataclasses.fields(cls)]
+DEFAULT_OBJECTIVE = "contrastive"
 
 
 def recipe_names() -> list[str]:
@@ -150,11 +138,12 @@ def recipe_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Any:
     """Read a shipped recipe by name, or any recipe by path, with `overrides` such as `["optim.lr=1e-3"]`.
 
-    An override's value is read as TOML; a bare word is a string. Raises `UsageError` for an unknown recipe or
-    key (the nearest is named), a value of the wrong type or out of range, and choices that contradict.
+    Returns the subclass of `Recipe` that its objective has; the contrastive one where none is named. An override's
+    value is read as TOML; a bare word is a string. Raises `UsageError` for an unknown recipe, objective or key (the
+    nearest is named), a value of the wrong type or out of range, and choices that contradict.
     """
     where, text = _read(name)
     try:
@@ -162,16 +151,29 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not valid TOML: {error}.") from None
     tables = {"name": Path(name).stem, **tables}
-    tiers = tables.pop("by_pairs", [])
+    cls = _class_of(tables.pop("objective", DEFAULT_OBJECTIVE), where)
+    tiers, stages = tables.pop("by_pairs", []), tables.pop("stages", [])
     changes: dict[str, Any] = {}
     for override in overrides:
-        changes = _merge(changes, _parse_override(override))
-    recipe = _build(tables["name"], _merge(tables, changes), where)
+        changes = _merge(changes, _parse_override(cls, override))
+    recipe = _build(cls, tables["name"], _merge(tables, changes), where)
     recipe = dataclasses.replace(recipe, by_pairs=_check_tiers(tiers, where), overrides=changes)
     for tier in recipe.by_pairs:  # every tier must be valid now, not only once someone has that much data
         values = _merge(_merge(tables, tier), changes)
-        _build(recipe.name, values, f"{where}: by_pairs up_to = {tier['up_to']}")
+        _build(cls, recipe.name, values, f"{where}: by_pairs up_to = {tier['up_to']}")
+    recipe = dataclasses.replace(recipe, stages=_check_stages(stages, where))
+    for stage in recipe.stages:
+        recipe.at(stage)
     return recipe
+
+
+def _class_of(objective: Any, where: str) -> type[Recipe]:
+    if not isinstance(objective, str):
+        raise UsageError(f"{where}: objective must be a string.")
+    try:
+        return OBJECTIVES.find(objective).recipe
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _read(name: str | Path) -> tuple[str, str]:
@@ -189,27 +191,21 @@ def _read(name: str | Path) -> tuple[str, str]:
         raise UsageError(f"{path}: cannot be read as a recipe ({error}).") from None
 
 
-def _parse_override(override: str) -> dict[str, Any]:
+def _parse_override(cls: type[Recipe], override: str) -> dict[str, Any]:
     """`"optim.lr=1e-3"` as `{"optim": {"lr": 1e-3}}`."""
     key, equals, text = (part.strip() for part in override.partition("="))
     if not equals or not key:
         raise UsageError(f"--set {override}: expected key=value, such as optim.lr=1e-3.")
-    if key not in KEYS:
-        raise UsageError(f"--set {override}: unknown key {key!r}.{_nearest(key)}")
+    if key not in keys_of(cls.classes()):
+        raise UsageError(f"--set {override}: unknown key {key!r}.{nearest_key(key, cls.classes())}")
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         parsed = {}
     value = parsed["value"] if len(parsed) == 1 else text
     section, _, name = key.partition(".")
-    _check_section(section, {name: value}, where=f"--set {override}")
+    checked_section(cls.classes(), section, {name: value}, where=f"--set {override}")
     return {section: {name: value}}
-
-
-def _nearest(key: str) -> str:
-    """A hint for an unknown dotted key: the same last part in another section first, then the spelling."""
-    same = [known for known in KEYS if known.partition(".")[2] == key.rpartition(".")[2]]
-    return f" Did you mean {same[0]!r}?" if len(same) == 1 else did_you_mean(key, KEYS)
 
 
 def _check_tiers(tiers: Any, where: str) -> tuple[dict[str, Any], ...]:
@@ -221,6 +217,28 @@ def _check_tiers(tiers: Any, where: str) -> tuple[dict[str, Any], ...]:
     return tuple(tiers)
 
 
+def _check_stages(stages: Any, where: str) -> tuple[Stage, ...]:
+    """`UsageError` for a stage without a name of its own, or one that starts from no stage before it."""
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise UsageError(f"{where}: write each stage as a table of its own, [[stages]].")
+    found: list[Stage] = []
+    for table in stages:
+        changes = dict(table)
+        name, train, start = changes.pop("name", None), changes.pop("train", []), changes.pop("start", {})
+        before = [stage.name for stage in found]
+        if not (isinstance(name, str) and name and "/" not in name) or name in before:
+            raise UsageError(f"{where}: every stage needs a name of its own, which is also a folder's; got {name!r}.")
+        if not isinstance(train, list) or not all(isinstance(one, str) for one in train):
+            raise UsageError(f"{where}, stage {name!r}: train must be a list of parameter names, such as ['fusion.*'].")
+        if not isinstance(start, dict) or not all(isinstance(one, str) for one in start.values()):
+            raise UsageError(f"{where}, stage {name!r}: start must be a table of modules and earlier stages.")
+        for other in start.values():
+            if other not in before:
+                raise UsageError(f"{where}, stage {name!r}: starts from {other!r}, no stage before it.")
+        found.append(Stage(name, changes, tuple(train), start))
+    return tuple(found)
+
+
 def _merge(base: Tables, changes: Tables) -> dict[str, Any]:
     """`base` with `changes` laid over it, table by table."""
     merged = dict(base)
@@ -230,125 +248,23 @@ def _merge(base: Tables, changes: Tables) -> dict[str, Any]:
     return merged
 
 
-def _build(name: str, tables: Tables, where: str) -> Recipe:
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _build(cls: type[Recipe], name: str, tables: Tables, where: str) -> Any:
     """Check every table and value, then make the recipe."""
-    known = {"name", "description", "up_to", *SECTIONS}
+    classes = cls.classes()
+    known = {"name", "description", "up_to", *classes}
     for key in tables:
         if key not in known:
-            near = did_you_mean(key, [*SECTIONS, "by_pairs", *KEYS])
+            near = did_you_mean(key, [*classes, "by_pairs", *keys_of(classes)])
             raise UsageError(f"{where}: unknown key {key!r}.{near}")
     description = tables.get("description", "")
     if not isinstance(name, str) or not isinstance(description, str):
         raise UsageError(f"{where}: name and description must be strings.")
-    checked = {section: _check_section(section, tables.get(section, {}), where) for section in SECTIONS}
-    recipe = Recipe(name, description, **{section: SECTIONS[section](**checked[section]) for section in SECTIONS})
-    for problem in _conflicts(recipe):
+    checked = {section: checked_section(classes, section, tables.get(section, {}), where) for section in classes}
+    recipe = cls(name, description, **{section: classes[section](**checked[section]) for section in classes})
+    for problem in recipe.conflicts():
         raise UsageError(f"{where}: {problem}")
     return recipe
-
-
-def _check_section(section: str, values: Any, where: str) -> dict[str, Any]:
-    """The values of one section, converted to their declared types."""
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{where}: {section} must be a table, [{section}].")
-    cls = SECTIONS[section]
-    hints = get_type_hints(cls)
-    entries = {entry.name: entry for entry in dataclasses.fields(cls)}
-    checked = {}
-    for key, value in values.items():
-        if key not in entries:
-            raise UsageError(f"{where}: unknown key {f'{section}.{key}'!r}.{_nearest(f'{section}.{key}')}")
-        try:
-            checked[key] = _convert(value, hints[key])
-        except TypeError:
-            wanted = " or ".join(_kinds(hints[key]))
-            raise UsageError(f"{where}: {section}.{key} must be {wanted}, not {value!r}.") from None
-        _check_range(f"{where}: {section}.{key}", checked[key], entries[key].metadata)
-    return checked
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` declares; TypeError when it is not one."""
-    if get_origin(hint) in (Union, UnionType):
-        for option in get_args(hint):
-            try:
-                return _convert(value, option)
-            except TypeError:
-                continue
-    elif get_origin(hint) is Literal:
-        if isinstance(value, str) and value in get_args(hint):
-            return value
-    elif get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis:
-        if isinstance(value, list | tuple):
-            return tuple(_convert(item, get_args(hint)[0]) for item in value)
-    elif get_origin(hint) is tuple:
-        if isinstance(value, list | tuple) and len(value) == len(get_args(hint)):
-            return tuple(_convert(item, kind) for item, kind in zip(value, get_args(hint), strict=True))
-    elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif type(value) is hint:  # not isinstance: True is no whole number
-        return value
-    raise TypeError
-
-
-def _kinds(hint: Any) -> Iterator[str]:
-    """What `hint` accepts, in words."""
-    words = {float: "a number", int: "a whole number", bool: "true or false", str: "a string"}
-    if get_origin(hint) in (Union, UnionType):
-        for option in get_args(hint):
-            yield from _kinds(option)
-    elif get_origin(hint) is Literal:
-        yield " or ".join(f'"{choice}"' for choice in get_args(hint))
-    elif get_origin(hint) is tuple:
-        yield "a list of whole numbers" if ... in get_args(hint) else f"a list of {len(get_args(hint))} numbers"
-    elif hint in words:
-        yield words[hint]
-
-
-def _check_range(what: str, value: Any, bounds: Mapping[str, float]) -> None:
-    low, high = bounds.get("low", -INF), bounds.get("high", INF)
-    for number in value if isinstance(value, tuple) else [value]:
-        if isinstance(number, float | int) and not (math.isfinite(number) and low <= number <= high):
-            wanted = f"at least {low:g}" if high == INF else f"from {low:g} to {high:g}"
-            raise UsageError(f"{what} must be {wanted if low > -INF else 'finite'}, not {number}.")
-
-
-def _conflicts(recipe: Recipe) -> Iterator[str]:
-    """Choices that are each valid and make no sense together."""
-    head, loss, optim = recipe.head, recipe.loss, recipe.optim
-    if head.budget is not None and head.expand is not None:
-        yield "head.budget and head.expand both fix the size; give one."
-    if optim.epochs == 0 and head.init == "random":
-        yield 'optim.epochs = 0 leaves a random head; set head.init = "cca", "ridge" or "procrustes".'
-    if head.init == "random":
-        for key, value in (("head.width", head.width), ("loss.scale", loss.scale)):
-            if value == "auto":
-                yield f'{key} = "auto" is taken from a closed form; set head.init, or give a number.'
-    if head.width == "auto" and (head.image, head.text, head.norm) != ("linear", "linear", "layer"):
-        yield 'head.width = "auto" needs linear heads with norm = "layer"; give a number.'
-    if any(":" in kind for kind in (head.image, head.text)) and (head.init != "random" or head.beside != "none"):
-        yield 'closed forms are of pooled features: token heads need head.init = "random" and head.beside = "none".'
-    if head.beside != "none" and (loss.name, head.norm) != ("infonce", "layer"):
-        yield 'head.beside needs loss.name = "infonce", by which the scale of both is set, and head.norm = "layer".'
-    yield from _prefix_conflicts(head, loss)
-    if recipe.data.augment != "none" and (head.init != "random" or head.beside != "none"):
-        yield 'data.augment changes features from step to step: a closed form needs data.augment = "none".'
-    if loss.min_scale > loss.max_scale:
-        yield f"loss.min_scale = {loss.min_scale:g} is above loss.max_scale = {loss.max_scale:g}."
-    elif loss.scale != "auto" and not loss.min_scale <= loss.scale <= loss.max_scale:
-        bounds = f"min_scale = {loss.min_scale:g} to max_scale = {loss.max_scale:g}"
-        yield f"loss.scale = {loss.scale:g} lies outside {bounds}."
-    if optim.min_lr > optim.lr:
-        yield f"optim.min_lr = {optim.min_lr:g} is above optim.lr = {optim.lr:g}."
-
-
-def _prefix_conflicts(head: Head, loss: Loss) -> Iterator[str]:
-    """What `loss.matryoshka` cannot go with."""
-    widths = loss.matryoshka
-    if not widths:
-        return
-    if list(widths) != sorted(set(widths)) or (isinstance(head.width, int) and widths[-1] >= head.width):
-        yield f"loss.matryoshka = {list(widths)} must rise and stay below head.width = {head.width}."
-    if head.width == "auto" or head.beside != "none":
-        yield 'loss.matryoshka trains prefixes of one head: give head.width a number and set head.beside = "none".'

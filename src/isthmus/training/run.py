@@ -1,6 +1,6 @@
-"""One training run: what it learns from, what it learns, and where it is.
+"""One training run of any objective: its steps, its history, its checkpoints.
 
-Its whole state is `State`, the tensors of the model and the optimizer, and the best weights so far; the rest
+Its whole state is `RunState`, the tensors of the module and the optimizer, and the best weights so far; the rest
 follows from the recipe, the data and the seed.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,38 +18,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import IsthmusError
 from isthmus.losses import compiled
-from isthmus.models.ledger import training_cost
 from isthmus.precision import choose_precision
-from isthmus.projectors import Projector
-from isthmus.projectors.ridge import Modality
 from isthmus.training import checkpoint
-from isthmus.training.batches import Batches, fingerprint
+from isthmus.training.freezing import freeze, set_training, take_over
 from isthmus.training.history import History, open_sink
-from isthmus.training.joint import build_joint
+from isthmus.training.objective import Objective
 from isthmus.training.optimizers import build_optimizer
 from isthmus.training.order import ORDERS, step_seed
 from isthmus.training.plan import Plan
 from isthmus.training.processes import Processes
-from isthmus.training.recipe import SECTIONS, Recipe
+from isthmus.training.recipe import Recipe
 from isthmus.training.schedule import learning_rate
-from isthmus.training.validation import validate
-from isthmus.version import __version__
 
 RECORD_STEPS = 100  # a history record at least this often, besides every epoch's end
 LOSSES = {True: "compiled", False: "not compiled (there is no C compiler, or ISTHMUS_COMPILE=0)"}
 
 
 @dataclass
-class State:
+class RunState:
     """Where a run is."""
 
     precision: str
     step: int = 0
     loss_sum: float = 0.0  # since the last history record, as is loss_steps
     loss_steps: int = 0
+    loss_sums: dict[str, float] = field(default_factory=dict)  # of the losses beside the total
     judged: int = -1  # the step of the last evaluation
     waited: int = 0  # evaluations since the best one
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
@@ -59,36 +54,42 @@ class State:
 
 
 class Run:
-    """See the module. Made, started, then stepped by `train_projectors`."""
+    """See the module. Made, started, then stepped by `fit`.
+
+    train, start: of a stage: patterns of the names of the parameters to train, () for all, and tensors of parts of the
+    module that take the place of fresh ones (see `stages`).
+    """
 
     history: History
 
     def __init__(
         self,
-        train: FeaturePairs,
-        val: FeaturePairs | None,
+        objective: Objective,
         recipe: Recipe,
         *,
         out: Path | None,
         seed: int,
         device: str | None,
-        frozen: Modality | None = None,
+        train: Sequence[str] = (),
+        start: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
-        self.train, self.val = train, val if val is not None and len(val.image_of) else None
-        self.out, self.seed = out, seed
+        self.objective, self.out, self.seed = objective, out, seed
         self.processes = Processes()
         self.writes = out is not None and self.processes.first
         self.device = self.processes.device(device)
-        self.plan = Plan.of(recipe, train, frozen, self.processes.size)
-        self.recipe, self.slices, self.steps = self.plan.recipe, self.plan.slices, self.plan.steps
+        recipe, changes = objective.adapt(recipe.resolve(objective.items))
+        self.plan = Plan.of(recipe, objective.items, changes, processes=self.processes.size, unit=objective.unit)
+        self.recipe, self.slices, self.steps = recipe, self.plan.slices, self.plan.steps
         torch.manual_seed(seed)
-        self.joint = build_joint(self.plan.recipe, self.plan.batch, train, self.val, frozen).to(self.device).train()
-        self.processes.as_first(self.joint.state_dict().values())
-        self.batches = Batches(train, self.recipe.loss.positives, self.device)
+        self.module = objective.prepare(self.plan, self.device)
+        self.inherited = take_over(self.module, start or {})
+        freeze(self.module, train)
+        set_training(self.module)
+        self.processes.as_first(self.module.state_dict().values())
         self.order, self.order_epoch = np.empty(0, dtype=np.int64), -1
-        self.state = State(precision=choose_precision(self.recipe.optim.precision, self.device))
+        self.state = RunState(precision=choose_precision(self.recipe.optim.precision, self.device))
         self.best: dict[str, Tensor] | None = None
-        self.since = time.monotonic(), 0  # for the rate: when, and pairs seen since then
+        self.since = time.monotonic(), 0  # for the rate: when, and items seen since then
 
     # --- going forward -------------------------------------------------------------------------------------
 
@@ -107,39 +108,46 @@ class Run:
         self.since = time.monotonic(), 0
 
     def step(self) -> int:
-        """Take one step and return how many pairs it saw."""
-        captions = self.next_captions()
+        """Take one step and return how many items it saw."""
+        rows = self.next_rows()
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.state.step, self.steps, self.recipe.optim)
+            group["lr"] = group["factor"] * learning_rate(self.state.step, self.steps, self.recipe.optim)
         torch.manual_seed(step_seed(self.seed, self.state.step, self.processes.rank))  # dropout
-        image, text, groups = self.batches.take(self.processes.own(captions))
+        batch = self.objective.batch(self.processes.own(rows))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.state.precision == "bf16"):
-            x, y = self.joint(image, text)
-            loss = self.joint.loss(x, y, groups, self.processes.group)
+            losses = self.objective.losses(batch, self.processes.group)
+        loss = losses.pop("loss")
         self.check_finite(loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.processes.sum_gradients(self.joint.parameters())
+        self.processes.sum_gradients(self.module.parameters())
         if self.recipe.optim.clip:
-            nn.utils.clip_grad_norm_(self.joint.parameters(), self.recipe.optim.clip)
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.optim.clip)
         self.optimizer.step()
+        self.count(loss, losses)
+        self.since = self.since[0], self.since[1] + len(rows)
+        return len(rows)
+
+    def count(self, loss: Tensor, others: Mapping[str, Tensor]) -> None:
+        """One step more, with its losses."""
         self.state.step += 1
         self.state.loss_sum += loss.item()
         self.state.loss_steps += 1
-        self.since = self.since[0], self.since[1] + len(captions)
-        return len(captions)
+        for name, value in others.items():
+            self.state.loss_sums[name] = self.state.loss_sums.get(name, 0.0) + value.item()
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
         """Made when first needed: torch takes over a second for it, and a closed form needs none."""
-        return build_optimizer(self.joint, self.recipe.optim)
+        objective = self.objective
+        return build_optimizer(self.module, self.recipe.optim, factor=objective.learning_rate, decays=objective.decays)
 
-    def next_captions(self) -> np.ndarray:
-        """Rows int64 [batch] of the captions of the next step."""
+    def next_rows(self) -> np.ndarray:
+        """The items int64 [batch] of the next step."""
         epoch, position = divmod(self.state.step, len(self.slices))
         if epoch != self.order_epoch:
             order = ORDERS[self.recipe.optim.shuffle]
-            self.order, self.order_epoch = order(self.plan.pairs, self.seed, epoch), epoch
+            self.order, self.order_epoch = order(self.plan.items, self.seed, epoch), epoch
         return self.order[self.slices[position]]
 
     def check_finite(self, *values: Tensor) -> None:
@@ -151,9 +159,9 @@ class Run:
             )
 
     def seen(self) -> int:
-        """Pairs seen so far, epoch upon epoch."""
+        """Items seen so far, epoch upon epoch."""
         epoch, position = divmod(self.state.step, len(self.slices))
-        return epoch * self.plan.pairs + self.slices[position].start
+        return epoch * self.plan.items + self.slices[position].start
 
     def finished(self) -> bool:
         return self.state.step >= self.steps or self.out_of_patience()
@@ -182,18 +190,29 @@ class Run:
             self.append(self.evaluate())
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics on the validation split; the best state so far is remembered."""
+        """Metrics on held-out data; the best state so far is remembered."""
         self.state.judged = self.state.step
-        if self.val is None:
+        self.check_finite(*self.module.parameters())
+        self.module.eval()
+        metrics = self.objective.validate()
+        set_training(self.module)
+        if not metrics:
             return {}
-        self.check_finite(*self.joint.parameters())
-        self.state.metrics = self.processes.numbers_of_first(validate(self.joint, self.val, self.device), self.device)
+        self.state.metrics = self.processes.numbers_of_first(metrics, self.device)
         self.state.waited += 1
-        if self.state.metrics["val_recall"] > self.state.best.get("val_recall", -1.0):
+        if self.better():
             self.state.best, self.state.waited = {"epoch": self.epoch, **self.state.metrics}, 0
             if self.recipe.stop.restore_best:
-                self.best = {name: value.clone() for name, value in self.joint.state_dict().items()}
+                self.best = {name: value.clone() for name, value in self.kept().items()}
         return self.state.metrics
+
+    def better(self) -> bool:
+        """Whether the last evaluation is the best so far."""
+        name = self.objective.primary
+        if name not in self.state.best:
+            return True
+        gain = self.state.metrics[name] - self.state.best[name]
+        return gain > 0 if self.objective.higher else gain < 0
 
     def append(self, metrics: dict[str, float]) -> None:
         """Add a record to the history: what was learned since the last one, and `metrics`."""
@@ -201,21 +220,22 @@ class Run:
         record: dict[str, Any] = {"step": state.step, "epoch": self.epoch}
         if state.loss_steps:
             record["loss"] = state.loss_sum / state.loss_steps
-            record["lr"] = self.optimizer.param_groups[0]["lr"]
-            record["pairs_per_second"] = round(self.since[1] / max(now - self.since[0], 1e-9))
-        record |= {"scale": self.joint.scale().item(), "bias": self.bias()} | metrics
+            record |= {name: total / state.loss_steps for name, total in state.loss_sums.items()}
+            record["lr"] = self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["factor"]
+            record[f"{self.objective.unit}s_per_second"] = round(self.since[1] / max(now - self.since[0], 1e-9))
+        record |= self.objective.facts() | metrics
         self.history.append(record)
-        state.loss_sum, state.loss_steps, self.since = 0.0, 0, (now, 0)
-
-    def bias(self) -> float | None:
-        return None if self.joint.bias is None else self.joint.bias.item()
+        state.loss_sum, state.loss_steps, state.loss_sums, self.since = 0.0, 0, {}, (now, 0)
 
     def note(self) -> str:
-        """Epoch, latest loss and validation recall, for the progress display."""
+        """Epoch, latest loss and primary metric, for the progress display."""
         note = f"epoch {self.epoch:.1f}/{self.recipe.optim.epochs}"
         loss = self.history.records[-1].get("loss")
         note += f", loss {loss:.3f}" if loss is not None else ""
-        return note + (f", val recall {self.state.metrics['val_recall']:.1%}" if self.state.metrics else "")
+        if not self.state.metrics:
+            return note
+        name = self.objective.primary
+        return f"{note}, {name.replace('_', ' ')} {self.state.metrics[name]:.1%}"
 
     # --- checkpoints ---------------------------------------------------------------------------------------
 
@@ -226,12 +246,18 @@ class Run:
         The compiled losses round their sums in another order, and are there or not for reasons nobody looks at: an
         environment variable, a compiler that was installed meanwhile.
         """
-        choices = {section: values for section, values in self.recipe.to_dict().items() if section in SECTIONS}
-        data = {"train": fingerprint(self.train), "val": fingerprint(self.val) if self.val else None}
+        choices = {name: value for name, value in self.recipe.to_dict().items() if name not in ("name", "description")}
         together = {"processes": self.processes.size} if self.processes.size > 1 else {}
         on_cpu = self.device.type == "cpu" and self.steps > 0
         losses = {"losses": LOSSES[compiled.library() is not None]} if on_cpu else {}
-        return {"isthmus": __version__, "seed": self.seed, "recipe": choices, "data": data, **losses, **together}
+        stage = {"start": self.inherited} if self.inherited else {}
+        shared = {"training": checkpoint.TRAINING, "seed": self.seed, "recipe": choices}
+        return {**shared, "data": self.objective.fingerprint(), **losses, **together, **stage}
+
+    def kept(self) -> dict[str, Tensor]:
+        """The tensors that training changes: parameters that it trains, and all buffers."""
+        frozen = {name for name, parameter in self.module.named_parameters() if not parameter.requires_grad}
+        return {name: value for name, value in self.module.state_dict().items() if name not in frozen}
 
     @property
     def machine(self) -> dict[str, Any]:
@@ -245,10 +271,10 @@ class Run:
         if self.out is None or not self.writes:
             return
         self.state.history = self.history.records
-        tensors = {f"model.{name}": value for name, value in self.joint.state_dict().items()}
+        tensors = {f"model.{name}": value for name, value in self.kept().items()}
         tensors |= {f"best.{name}": value for name, value in (self.best or {}).items()}
         if self.state.step:
-            tensors |= checkpoint.optimizer_tensors(self.joint, self.optimizer)
+            tensors |= checkpoint.optimizer_tensors(self.module, self.optimizer)
         ours = {"identity": self.identity, "machine": self.machine}
         state = {"step": self.state.step, **ours, "run": asdict(self.state)}
         checkpoint.save(self.out / "checkpoint", state, tensors)
@@ -259,11 +285,11 @@ class Run:
         if loaded is None:
             return False
         state, tensors = loaded
-        self.state = State(**state["run"])
-        self.joint.load_state_dict(checkpoint.under("model.", tensors))
+        self.state = RunState(**state["run"])
+        self.load(checkpoint.under("model.", tensors))
         self.best = checkpoint.under("best.", tensors) or None
         if self.state.step:
-            checkpoint.restore_optimizer(self.joint, self.optimizer, tensors)
+            checkpoint.restore_optimizer(self.module, self.optimizer, tensors)
         self.compare_machines(state.get("machine"))
         return True
 
@@ -279,13 +305,16 @@ class Run:
 
     # --- the end -------------------------------------------------------------------------------------------
 
-    def returned(self) -> tuple[Projector, Projector, float, float | None]:
-        """Projectors in eval mode on the CPU, scale and bias: the best if restored, else the last."""
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `kept` gave; frozen parameters stay as they are."""
+        self.module.load_state_dict({**self.module.state_dict(), **tensors})
+
+    def finish(self) -> None:
+        """The module in eval mode on the CPU: the best state if the recipe says so, else the last."""
         if self.best is not None:
-            self.joint.load_state_dict(self.best)
-        self.check_finite(*self.joint.parameters())
-        self.joint.cpu().eval()
-        return self.joint.image, self.joint.text, self.joint.scale().item(), self.bias()
+            self.load(self.best)
+        self.check_finite(*self.module.parameters())
+        self.module.cpu().eval()
 
     def summary(self) -> dict[str, Any]:
         """What really ran, for the log, the model's config and its card."""
@@ -298,24 +327,17 @@ class Run:
             "returned_epoch": state.best["epoch"] if self.best is not None else self.epoch,
             "validation": state.best if self.best is not None else state.metrics,
             "steps": state.step,
-            "pairs": self.plan.pairs,
-            "images": len(self.train),
+            **self.objective.counts(),
             "batch": self.plan.batch,
-            "parameters": sum(p.numel() for head in (self.joint.image, self.joint.text) for p in head.parameters()),
+            "parameters": self.objective.parameters(),
             "precision": state.precision,
             "device": str(self.device),
             "processes": self.processes.size,
             "seed": self.seed,
             "seconds": round(state.seconds, 2),
-            "ledger": self.cost(),
-            "deviations": self.plan.deviations(),
+            "ledger": self.objective.cost(self.seen(), state.seconds),
+            "deviations": self.plan.deviations(self.objective.unit),
         }
-
-    def cost(self) -> dict[str, Any]:
-        """Pairs seen, seconds and floating-point operations of the heads' training (`isthmus.models.ledger`)."""
-        widths = [*self.recipe.loss.matryoshka, self.joint.image.width]
-        chosen = {"pairs_seen": self.seen(), "batch": self.plan.batch, "widths": widths}
-        return training_cost(self.joint.image, self.joint.text, **chosen, seconds=self.state.seconds)  # type: ignore[arg-type]
 
     def stopped(self) -> str | None:
         """Where and why the run ended before its last epoch; None when it did not."""

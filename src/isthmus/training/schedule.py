@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 
-from isthmus.training.recipe import Optim
+from isthmus.training.recipe import OptimOptions
 
 
-def warmup_steps(optim: Optim, steps: int) -> int:
+def warmup_steps(optim: OptimOptions, steps: int) -> int:
     """`optim.warmup` in steps: a share of `steps` when below 1, else a count; never more than `steps`."""
     wanted = optim.warmup * steps if optim.warmup < 1 else optim.warmup
     return min(round(wanted), steps)
 
 
-def learning_rate(step: int, steps: int, optim: Optim) -> float:
+def learning_rate(step: int, steps: int, optim: OptimOptions) -> float:
     """Learning rate of `step` (0-based) out of `steps`.
 
     Linear from `warmup_lr` (excluded) to `lr`, reached at the last warm-up step; then constant, or half a

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,17 @@ from typing import Any
 import torch
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.errors import InputError, UsageError
-from isthmus.locking import alone
+from isthmus.encoders.base import Modality
 from isthmus.projectors import Head
-from isthmus.projectors.ridge import Modality
-from isthmus.training.ensemble import set_beside
-from isthmus.training.processes import Processes
-from isthmus.training.progress import Progress, deferred_interrupt
-from isthmus.training.recipe import Recipe
-from isthmus.training.run import Run
+from isthmus.projectors.closed_form import max_width
+from isthmus.training.contrastive.ensemble import set_beside
+from isthmus.training.contrastive.joint import build_projectors
+from isthmus.training.contrastive.locked_head import build_free
+from isthmus.training.contrastive.objective import ContrastiveObjective
+from isthmus.training.contrastive.recipe import ContrastiveRecipe
+from isthmus.training.contrastive.views import check_views
+from isthmus.training.fit import Fitting, alone_in, fit
+from isthmus.training.plan import Plan
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Trained:
 def train_projectors(
     train: FeaturePairs,
     val: FeaturePairs | None,
-    recipe: Recipe,
+    recipe: ContrastiveRecipe,
     *,
     out: str | Path | None = None,
     seed: int = 0,
@@ -92,42 +92,45 @@ def train_projectors(
         IsthmusError: a loss that is not finite; names the step and what to try.
         KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
     """
-    if seed < 0:
-        raise UsageError(f"seed = {seed}: seeds are 0 or more.")
-    if len(train.image_of) < 2:
-        raise InputError(f"Training needs at least 2 pairs, got {len(train.image_of)}: there is nothing to contrast.")
-    with _alone_in(out), torch.random.fork_rng(), deferred_interrupt() as interrupt:
-        began = saved = time.monotonic()
-        run = Run(train, val, recipe, out=Path(out) if out else None, seed=seed, device=device, frozen=frozen)
-        run.start(resume, log)
-        seconds_before = run.state.seconds
-        with Progress(
-            progress and run.processes.first, total=run.recipe.optim.epochs * run.plan.pairs, done=run.seen()
-        ) as shown:
-            while not run.finished():
-                late = max_seconds is not None and time.monotonic() - began >= max_seconds
-                if run.processes.any(late or interrupt.pressed, run.device):
-                    break
-                pairs = run.step()
-                run.record()
-                now = time.monotonic()
-                run.state.seconds = seconds_before + now - began
-                shown.advance(pairs, run.note())
-                if now - saved >= checkpoint_seconds:
-                    run.save()
-                    saved = now
-        run.save()
-        if run.processes.any(interrupt.pressed, run.device):
-            raise KeyboardInterrupt
-        run.judge_last()
-        returned, joined = set_beside(run.returned(), train, run.val, run.recipe, frozen)
+    objective = ContrastiveObjective(train, val, frozen)
+    folder = None if out is None else Path(out)
+    how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
+    with alone_in(folder), torch.random.fork_rng():
+        run = fit(objective, recipe, how)
+        run.finish()
+        returned, joined = set_beside(objective.result(), train, objective.val, run.plan.recipe, frozen)
         if joined:
             run.append(joined["validation"] | {"scale": returned[2]})
         return Trained(*returned, run.recipe.to_dict(), run.summary() | joined, run.history.records)
 
 
-def _alone_in(out: str | Path | None) -> AbstractContextManager[None]:
-    """Held by the process that writes: two runs would take each other's checkpoints for their own."""
-    if out is None or not Processes().first:
-        return nullcontext()
-    return alone(Path(out) / "checkpoint", "training into this folder")
+def plan_training(
+    train: FeaturePairs, val: FeaturePairs | None, recipe: ContrastiveRecipe, *, frozen: Modality | None = None
+) -> dict[str, Any]:
+    """What `train_projectors` would do with the same arguments; reads no features.
+
+    Returns the recipe in force, counts of pairs, images and validation pairs, batch, steps, parameters (for a
+    width of "auto": at most), and deviations from the recipe.
+    """
+    objective = ContrastiveObjective(train, val, frozen)
+    plan = Plan.of(*_in_force(objective, recipe))
+    head = plan.recipe.head
+    check_views(head, train, frozen)
+    width = max_width(head.init, train) if head.width == "auto" else head.width
+    with torch.device("meta"):
+        projectors = build_projectors(head, train, width) if frozen is None else [build_free(head, train, frozen)]
+    return {
+        "recipe": plan.recipe.to_dict(),
+        "pairs": plan.items,
+        "images": len(train),
+        "validation_pairs": 0 if val is None else len(val.image_of),
+        "batch": plan.batch,
+        "steps": plan.steps,
+        "parameters": sum(param.numel() for projector in projectors for param in projector.parameters()),
+        "deviations": plan.deviations(),
+    }
+
+
+def _in_force(objective: ContrastiveObjective, recipe: ContrastiveRecipe) -> tuple[ContrastiveRecipe, int, list[str]]:
+    resolved, changes = objective.adapt(recipe.resolve(objective.items))
+    return resolved, objective.items, changes

@@ -12,9 +12,9 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
 from isthmus.metrics.results import result
 from isthmus.metrics.retrieval import Ranks, ranks, score
-from isthmus.training.recipe import Recipe
-from isthmus.training.trainer import train_projectors
-from isthmus.training.validation import project
+from isthmus.training.contrastive.recipe import ContrastiveRecipe
+from isthmus.training.contrastive.trainer import train_projectors
+from isthmus.training.contrastive.validation import project
 
 DEFINITION = (
     "Groups of near-duplicates are dealt into folds; each fold is tested by a model trained on the others, on which "
@@ -25,7 +25,13 @@ DEFINITION = (
 
 
 def cross_validate(
-    pairs: FeaturePairs, recipe: Recipe, *, folds: int = 5, seed: int = 0, bootstrap: int = 1000, **options: Any
+    pairs: FeaturePairs,
+    recipe: ContrastiveRecipe,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    bootstrap: int = 1000,
+    **options: Any,
 ) -> dict[str, Any]:
     """Retrieval by `folds` models, as `results.result` gives it; what the data say of splits is not used.
 
@@ -69,7 +75,9 @@ def _hash(seed: int, name: str) -> bytes:
     return hashlib.blake2b(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()
 
 
-def _test(pairs: FeaturePairs, held: np.ndarray, recipe: Recipe, seed: int, options: dict[str, Any]) -> Ranks:
+def _test(
+    pairs: FeaturePairs, held: np.ndarray, recipe: ContrastiveRecipe, seed: int, options: dict[str, Any]
+) -> Ranks:
     """The ranks of the images `held` [n] by a model trained on the others, rows counted as in `pairs`."""
     parts = pairs.subset(~held).split(seed=seed)
     trained = train_projectors(parts["train"], parts.get("val"), recipe, seed=seed, **options)

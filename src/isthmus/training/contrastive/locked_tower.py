@@ -9,16 +9,16 @@ from typing import Any
 
 from isthmus.curation.encoding import Projected
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import file_digest
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.saved import MODALITIES, WEIGHTS
 from isthmus.projectors import Head
-from isthmus.projectors.ridge import Modality
 
 
 @dataclass(frozen=True)
-class Anchor:
+class LockedTower:
     """One side of a trained model: its encoders by record, its projector, and where they come from."""
 
     model: DualEncoder
@@ -26,7 +26,7 @@ class Anchor:
     source: str
 
     @classmethod
-    def of(cls, init: Any, freeze: str | None) -> Anchor:
+    def of(cls, init: Any, freeze: str | None) -> LockedTower:
         """The side `freeze` ("image" or "text") of a model or its folder.
 
         Raises UsageError where one of both is missing or no side is of that name, InputError for no model.

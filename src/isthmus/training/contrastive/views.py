@@ -9,14 +9,14 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.encoders.uri import gives_tokens
 from isthmus.errors import UsageError
 from isthmus.projectors.tokens import slots, takes_tokens
-from isthmus.training.pixels import PixelFeatures
-from isthmus.training.recipe import Head, Recipe
+from isthmus.training.contrastive.pixels import PixelFeatures
+from isthmus.training.contrastive.recipe import ContrastiveRecipe, HeadOptions
 
 TOKENS = {"image": "cls+patches, or cls+grid16 at a sixteenth of the bytes", "text": "tokens"}
 POOLED = {"image": "cls+mean", "text": "mean"}
 
 
-def check_views(head: Head, pairs: FeaturePairs, frozen: str | None = None) -> None:
+def check_views(head: HeadOptions, pairs: FeaturePairs, frozen: str | None = None) -> None:
     """`UsageError` where a head takes another kind of features, naming what to embed.
 
     Plain arrays pass, and so does the side that is frozen: its head is not the recipe's.
@@ -26,7 +26,7 @@ def check_views(head: Head, pairs: FeaturePairs, frozen: str | None = None) -> N
             _check(modality, getattr(head, modality), records)
 
 
-def check_augmented(recipe: Recipe, pairs: FeaturePairs) -> None:
+def check_augmented(recipe: ContrastiveRecipe, pairs: FeaturePairs) -> None:
     """`UsageError` where pictures are to be augmented whose features are stored already."""
     live = isinstance(pairs.image, PixelFeatures)
     if recipe.data.augment != (pairs.image.augment if live else "none"):

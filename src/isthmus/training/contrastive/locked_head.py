@@ -8,14 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.encoders.base import Modality
 from isthmus.errors import UsageError
 from isthmus.projectors import Projector, build_projector, solve_expand
 from isthmus.projectors.blocks import Linear, Parallel
-from isthmus.projectors.ridge import Modality, ridge_onto
-from isthmus.training.recipe import Head, Recipe
+from isthmus.projectors.ridge import ridge_onto
+from isthmus.training.contrastive.recipe import ContrastiveRecipe, HeadOptions
 
 
-class Given(nn.Module):
+class LockedHead(nn.Module):
     """The fixed side: embeddings in, the same embeddings out. Nothing to train."""
 
     def __init__(self, width: int) -> None:
@@ -32,7 +33,7 @@ def fixed_width(pairs: FeaturePairs, frozen: Modality) -> int:
     return int(matrix.shape[1])
 
 
-def adapted(recipe: Recipe, width: int) -> tuple[Recipe, list[str]]:
+def adapted(recipe: ContrastiveRecipe, width: int) -> tuple[ContrastiveRecipe, list[str]]:
     """The recipe as it is in force for one free side, and in words what that changes.
 
     The space has its width. CCA and Procrustes move both sides; of the closed forms, ridge regression onto the fixed
@@ -45,7 +46,7 @@ def adapted(recipe: Recipe, width: int) -> tuple[Recipe, list[str]]:
     return dataclasses.replace(recipe, head=dataclasses.replace(head, **changes)), said
 
 
-def build_free(head: Head, pairs: FeaturePairs, frozen: Modality) -> Projector:
+def build_free(head: HeadOptions, pairs: FeaturePairs, frozen: Modality) -> Projector:
     """The projector that is trained, with random weights."""
     kind, parts = (head.image, pairs.image_parts) if frozen == "text" else (head.text, pairs.text_parts)
     width = fixed_width(pairs, frozen)

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from isthmus.data.feature_pairs import FeaturePairs, rows
+from isthmus.encoders.base import Modality
 from isthmus.losses import Scale, infonce, initial_bias, sigmoid
-from isthmus.projectors import Head as AnyHead
-from isthmus.projectors import Projector, build_projector, solve_expand
+from isthmus.projectors import Head, Projector, build_projector, solve_expand
 from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
-from isthmus.projectors.ridge import Modality
-from isthmus.training.locked_side import Given, build_free, ordered, start_onto
-from isthmus.training.recipe import Head, Loss, Recipe
-from isthmus.training.views import check_augmented, check_views
+from isthmus.training.contrastive.locked_head import LockedHead, build_free, ordered, start_onto
+from isthmus.training.contrastive.recipe import ContrastiveRecipe, HeadOptions, LossOptions
+from isthmus.training.contrastive.views import check_augmented, check_views
 
 SCALE_PAIRS = 2000
 
@@ -47,7 +46,7 @@ class Joint(nn.Module):
         batch: pairs in a batch, from which the sigmoid's bias starts where it is "auto".
     """
 
-    def __init__(self, image: Projector, text: Projector, loss: Loss, scale: float, batch: int) -> None:
+    def __init__(self, image: Projector, text: Projector, loss: LossOptions, scale: float, batch: int) -> None:
         super().__init__()
         self.image, self.text, self.choices = image, text, loss
         bounds = {"min": loss.min_scale, "max": loss.max_scale}
@@ -94,7 +93,7 @@ class Joint(nn.Module):
 
 
 def build_joint(
-    recipe: Recipe, batch: int, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality | None = None
+    recipe: ContrastiveRecipe, batch: int, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality | None = None
 ) -> Joint:
     """The recipe's projectors, from random weights or from the closed form it names; none of the side that is frozen.
 
@@ -117,18 +116,20 @@ def build_joint(
     return Joint(image, text, loss, scale, batch)
 
 
-def _onto(recipe: Recipe, batch: int, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> Joint:
+def _onto(
+    recipe: ContrastiveRecipe, batch: int, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality
+) -> Joint:
     """A projector of the free side, and what is given."""
     head, loss = recipe.head, recipe.loss
     free = build_free(head, train, frozen)
     if head.init != "random":
         start_onto(free, train, val, frozen)
-    image, text = ordered(free, Given(free.width), frozen)
+    image, text = ordered(free, LockedHead(free.width), frozen)
     scale = fitted_scale(image, text, val or train, loss) if loss.scale == "auto" else loss.scale
     return Joint(image, text, loss, scale, batch)
 
 
-def build_projectors(head: Head, pairs: FeaturePairs, width: int) -> tuple[Projector, Projector]:
+def build_projectors(head: HeadOptions, pairs: FeaturePairs, width: int) -> tuple[Projector, Projector]:
     """The image and the text projector, with random weights."""
 
     def build(kind: str, parts: list[int]) -> Projector:
@@ -138,7 +139,7 @@ def build_projectors(head: Head, pairs: FeaturePairs, width: int) -> tuple[Proje
     return build(head.image, pairs.image_parts), build(head.text, pairs.text_parts)
 
 
-def solved_projectors(head: Head, train: FeaturePairs, val: FeaturePairs | None) -> tuple[Projector, Projector]:
+def solved_projectors(head: HeadOptions, train: FeaturePairs, val: FeaturePairs | None) -> tuple[Projector, Projector]:
     """Linear projectors that are the closed form, of its best width on `val` (without: the greatest)."""
     form = fit(head.init, train) if val is None else choose(head.init, train, val)
     projectors = build_projectors(head, train, form.width)
@@ -148,7 +149,7 @@ def solved_projectors(head: Head, train: FeaturePairs, val: FeaturePairs | None)
 
 
 @torch.no_grad()
-def fitted_scale(image: AnyHead, text: AnyHead, pairs: FeaturePairs, loss: Loss) -> float:
+def fitted_scale(image: Head, text: Head, pairs: FeaturePairs, loss: LossOptions) -> float:
     """The scale at which InfoNCE is least on (at most 2,000 of) `pairs`, within the recipe's bounds."""
     count = len(pairs.image_of)
     captions = np.linspace(0, count - 1, min(count, SCALE_PAIRS)).astype(np.int64)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isthmus.data.feature_pairs import FeaturePairs, rows, rows_at_once
 from isthmus.data.groups import components
-from isthmus.training.pixels import PixelFeatures
+from isthmus.training.contrastive.pixels import PixelFeatures
 
 RESIDENT_BYTES = 2 << 30
 HASHED_ROWS = 65_536

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.encoders.base import Modality
 from isthmus.projectors import Blend, Concat, Head, Projector
 from isthmus.projectors.closed_form import choose, fit
-from isthmus.projectors.ridge import Modality, ridge_onto
-from isthmus.training.joint import fitted_scale
-from isthmus.training.locked_side import ordered
-from isthmus.training.recipe import Recipe
-from isthmus.training.validation import project, recalls
+from isthmus.projectors.ridge import ridge_onto
+from isthmus.training.contrastive.joint import fitted_scale
+from isthmus.training.contrastive.locked_head import ordered
+from isthmus.training.contrastive.recipe import ContrastiveRecipe
+from isthmus.training.contrastive.validation import project, recalls
 
 SHARES = [tenth / 10 for tenth in range(11)]  # of the closed form in the cosine; 0 and 1 leave one of the two
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def set_beside(
     trained: tuple[Projector, Projector, float, float | None],
     train: FeaturePairs,
     val: FeaturePairs | None,
-    recipe: Recipe,
+    recipe: ContrastiveRecipe,
     frozen: Modality | None = None,
 ) -> tuple[tuple[Head, Head, float, float | None], dict[str, Any]]:
     """What training returned (projectors, scale, bias) with the closed form of `head.beside`, if any, beside it.
