@@ -17,6 +17,7 @@ _EXPORTS = {
     "embed": "isthmus.api",
     "evaluate": "isthmus.api",
     "load_encoder": "isthmus.api",
+    "load_model": "isthmus.models.loading",
     "load_recipe": "isthmus.api",
     "losses": "isthmus.losses",
     "open_store": "isthmus.api",
@@ -25,7 +26,7 @@ _EXPORTS = {
     "train": "isthmus.api",
 }
 __all__ = ["DualEncoder", "FeaturePairs", "cross_validate", "curate", "doctor", "embed", "evaluate", "load_encoder"]
-__all__ += ["load_recipe", "losses", "open_store", "read_pairs", "select", "train"]
+__all__ += ["load_model", "load_recipe", "losses", "open_store", "read_pairs", "select", "train"]
 
 if TYPE_CHECKING:
     from isthmus import losses
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     )
     from isthmus.data import FeaturePairs
     from isthmus.models.dual_encoder import DualEncoder
+    from isthmus.models.loading import load_model
 
 
 def __getattr__(name: str) -> Any:

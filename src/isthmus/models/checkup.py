@@ -9,8 +9,8 @@ from isthmus.encoders import load_recorded
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import locate
-from isthmus.models.dual_encoder import DualEncoder
-from isthmus.models.saved import CONFIG, MODALITIES, check_encoders
+from isthmus.models.loading import load_model
+from isthmus.models.saved import CONFIG, check_encoders
 from isthmus.store import doctor as doctor_store
 from isthmus.store.checkup import Finding
 
@@ -34,11 +34,11 @@ def doctor(path: str | Path, *, device: str | None = None, trust_remote_code: bo
 
 def _doctor_model(path: Path, **options: Any) -> list[Finding]:
     try:
-        model = DualEncoder.from_pretrained(path, load=False)
+        model = load_model(path, load=False)
     except InputError as error:
         return [_finding(False, str(error), "Copy the model again or train it again.")]
-    findings = [_finding(True, f"{path}: projectors to {model.width} dimensions, scale {model.scale:.3g}")]
-    return findings + [_doctor_encoder(m, record, **options) for m in MODALITIES for record in model.records[m]]
+    findings = [_finding(True, f"{path}: {model.describe()}")]
+    return findings + [_doctor_encoder(m, one, **options) for m, listed in model.records.items() for one in listed]
 
 
 def _doctor_encoder(modality: Modality, record: dict, **options: Any) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,27 +13,26 @@ from torch import Tensor, nn
 
 from isthmus.data.feature_pairs import rows, rows_at_once
 from isthmus.data.images import decode
-from isthmus.encoders import Encoder, load_recorded
+from isthmus.encoders import Encoder
 from isthmus.errors import InputError, UsageError
-from isthmus.files import file_digest, locate, replaced_together, write_sealed
+from isthmus.files import locate
 from isthmus.models.card import write_card
 from isthmus.models.outputs import quantize, shorten
 from isthmus.models.pretrained import is_uri, pretrained_parts
 from isthmus.models.saved import (
-    CONFIG,
-    DIGEST_BYTES,
-    FORMAT,
+    DUAL,
     MODALITIES,
     WEIGHTS,
+    Records,
     check_encoders,
     empty_projectors,
+    load_encoders_of,
     read_config,
     read_weights,
     saved_width,
+    write_model,
 )
 from isthmus.projectors import Head
-from isthmus.version import __version__
-from isthmus.weights import write_tensors
 
 
 class DualEncoder(nn.Module):
@@ -49,6 +48,8 @@ class DualEncoder(nn.Module):
         summary: what the training run reported; kept in `config.json` and shown in the model card.
         width: keep only so many dimensions, the first ones; None: all (see `truncate`).
     """
+
+    kind: ClassVar[str] = DUAL
 
     def __init__(
         self,
@@ -180,30 +181,33 @@ class DualEncoder(nn.Module):
         They replace a model that is there all at once. The encoders are referenced by URI, revision and
         fingerprint, never copied. Raises `InputError` for a full disk or a read-only folder.
         """
-        path = Path(path)
-        with replaced_together(path) as aside:
-            write_tensors(aside / WEIGHTS, self._weights())
-            config = {
-                "format": FORMAT,
-                "isthmus": __version__,
-                "encoders": self.records,
-                "projectors": {m: self._projector(m).config() for m in MODALITIES},
-                "weights": file_digest(aside / WEIGHTS, DIGEST_BYTES),
-                "summary": self.summary,
-            }
-            if self._width is not None:
-                config["width"] = self._width
-            write_sealed(aside / CONFIG, config)
-            write_card(
-                aside / "README.md",
-                records=self.records,
-                heads=self,
-                width=self.width,
-                scale=self.scale,
-                bias=self.bias,
-                summary=self.summary,
-            )
-        return path
+        own: dict[str, Any] = {"projectors": {m: self._projector(m).config() for m in MODALITIES}}
+        if self._width is not None:
+            own["width"] = self._width
+        return write_model(
+            Path(path),
+            self.kind,
+            records=self.records,
+            weights=self._weights(),
+            summary=self.summary,
+            own=own,
+            card=self._write_card,
+        )
+
+    def _write_card(self, file: Path) -> None:
+        write_card(
+            file,
+            records=self.records,
+            heads=self,
+            width=self.width,
+            scale=self.scale,
+            bias=self.bias,
+            summary=self.summary,
+        )
+
+    def describe(self) -> str:
+        """What it is, in a line."""
+        return f"projectors to {self.width} dimensions, scale {self.scale:.3g}"
 
     def _weights(self) -> dict[str, Tensor]:
         weights = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
@@ -241,21 +245,13 @@ class DualEncoder(nn.Module):
             parts = pretrained_parts(str(path), device=device, trust_remote_code=trust_remote_code)
             return cls(**parts).to(parts["encoders"]["image"][0].device)
         path = Path(path)
-        config = read_config(path)
+        config = read_config(path, cls.kind, ["projectors"], MODALITIES)
         weights = read_weights(locate(path, WEIGHTS), config["weights"])
         projectors = empty_projectors(path, config["projectors"])
         scale, bias = weights.pop("scale"), weights.pop("bias", None)
-        records = config["encoders"]
+        records: Records = {m: config["encoders"][m] for m in MODALITIES}
         if load and encoders is None:
-            encoders = {
-                m: load_recorded(
-                    [r["uri"] for r in records[m]],
-                    modality=m,
-                    device=device,
-                    trust_remote_code=trust_remote_code,
-                )
-                for m in MODALITIES
-            }
+            encoders = load_encoders_of(records, device=device, trust_remote_code=trust_remote_code)
         model = cls(
             projectors["image"],
             projectors["text"],

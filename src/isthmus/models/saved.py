@@ -1,25 +1,59 @@
-"""The files of a saved model, and whether the encoders at hand are those it was made with."""
+"""The files of a saved model of any kind, and whether the encoders at hand are those it was made with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from isthmus.encoders import Encoder
+from isthmus.encoders import Encoder, load_recorded
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError
-from isthmus.files import locate, read_sealed
+from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
 from isthmus.projectors import Head, from_config
-from isthmus.weights import read_tensors
+from isthmus.version import __version__
+from isthmus.weights import read_tensors, write_tensors
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DIGEST_BYTES = 32
-MODALITIES: tuple[Modality, ...] = ("image", "text")
+DUAL = "dual_encoder"  # the kind of a model whose configuration names none
+MODALITIES: tuple[Modality, ...] = ("image", "text")  # of a dual encoder
+Records = dict[str, list[dict[str, Any]]]  # by modality, of the encoders side by side
+
+
+def write_model(
+    path: Path,
+    kind: str,
+    *,
+    records: Records,
+    weights: dict[str, Tensor],
+    summary: dict[str, Any],
+    own: dict[str, Any],
+    card: Callable[[Path], None],
+) -> Path:
+    """Write `config.json`, `model.safetensors` and `README.md`; they replace a model that is there all at once.
+
+    records: the encoders are referenced by URI, revision and fingerprint, never copied. weights: what was trained.
+    own: what this kind of model needs besides, at the configuration's top level. card: writes the README.
+    Raises `InputError` for a full disk or a read-only folder.
+    """
+    with replaced_together(path) as aside:
+        write_tensors(aside / WEIGHTS, weights)
+        named = {} if kind == DUAL else {"kind": kind}
+        config = {"format": FORMAT, "isthmus": __version__, **named, "encoders": records, **own}
+        digest = file_digest(aside / WEIGHTS, DIGEST_BYTES)
+        write_sealed(aside / CONFIG, {**config, "weights": digest, "summary": summary})
+        card(aside / "README.md")
+    return path
+
+
+def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder]]:
+    """The encoders that a model names, by modality; options as for `load_encoder`."""
+    return {m: load_recorded([one["uri"] for one in listed], modality=m, **options) for m, listed in records.items()}  # type: ignore[arg-type]
 
 
 def check_encoders(loaded: Sequence[Encoder], records: Sequence[dict[str, Any]]) -> None:
@@ -44,24 +78,39 @@ def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
     return [name for name in names if flat[0].get(name) != flat[1].get(name)] or ["weights"]
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """`config.json`, its format and the fields that loading needs checked."""
+def kind_of(path: Path) -> str:
+    """The kind of the model in a folder. Raises `InputError` where there is none."""
+    return str(_read(path).get("kind", DUAL))
+
+
+def read_config(path: Path, kind: str, needed: Sequence[str], modalities: Sequence[str]) -> dict[str, Any]:
+    """`config.json` of a model of this kind: its format, the fields and the encoders' records checked."""
+    config, file = _read(path), locate(path, CONFIG)
+    found = config.get("kind", DUAL)
+    if found != kind:
+        raise InputError(f"{path}: a model of kind {found!r}, not {kind!r}. Load it with isthmus.load_model.")
+    missing = {"encoders", "weights", *needed} - set(config)
+    if missing:
+        raise InputError(f"{file}: not an isthmus model ({', '.join(sorted(missing))} missing).")
+    for modality in modalities:
+        if not _are_records(config["encoders"], modality):
+            raise InputError(f"{file}: no list of {modality} encoders with uri, fingerprint and width.")
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """`config.json`, undamaged and of a format that is known."""
     file = locate(path, CONFIG)
     if not file.is_file():
         raise InputError(f"{path}: not an isthmus model (no {CONFIG}). `isthmus train` writes one.")
     config = read_sealed(file)
-    needed = {"format", "encoders", "projectors", "weights"}
-    missing = needed - set(config) if isinstance(config, dict) else needed
-    if missing:
-        raise InputError(f"{file}: not an isthmus model ({', '.join(sorted(missing))} missing).")
+    if not isinstance(config, dict) or "format" not in config:
+        raise InputError(f"{file}: not an isthmus model (format missing).")
     if config["format"] != FORMAT:
         raise InputError(
             f"{file}: format {config['format']!r}, written by isthmus {config.get('isthmus')!r}; this version reads "
             f"format {FORMAT}. Upgrade isthmus."
         )
-    for modality in MODALITIES:
-        if not _are_records(config["encoders"], modality):
-            raise InputError(f"{file}: no list of {modality} encoders with uri, fingerprint and width.")
     return config
 
 

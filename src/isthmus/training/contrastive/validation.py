@@ -17,7 +17,7 @@ BATCH = 8192
 
 
 def recalls(image: torch.Tensor, text: torch.Tensor, val: FeaturePairs) -> dict[str, float]:
-    """Of embeddings [N, d], [M, d]: recall at 1, 5, 10, each the mean of both directions, and their mean, `val_recall`."""
+    """Of embeddings [N, d], [M, d]: recall at 1, 5 and 10, the mean of both directions each, and their mean."""
     metrics = retrieval(image, text, val.image_of, k=CUTOFFS, bootstrap=0)["metrics"]
     found = {f"val_recall@{k}": float(metrics[f"mean_recall@{k}"]) for k in CUTOFFS}
     return {"val_recall": sum(found.values()) / len(found), **found}
