@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from same_results_cases import Step, first, then
-from same_results_normal import file_difference, text_difference
+from same_results_normal import file_difference, normal_text, text_difference
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {
@@ -230,14 +230,12 @@ def differences(prefix: str, step: Step, one: Side, other: Side) -> Iterator[tup
     for end, what in (("code", "exit code"), ("out", "stdout"), ("err", "stderr")):
         pair = [normal_stream(side, step, end) for side in (one, other)]
         found = found or text_difference(*pair, what)
-    yield told(f"{prefix}{step.name}", found)
+    yield compared(f"{prefix}{step.name}", found)
     for name in step.writes:
-        yield told(f"{prefix}{step.name}: {name}", tree_difference(one, other, name, name))
+        yield compared(f"{prefix}{step.name}: {name}", tree_difference(one, other, name, name))
 
 
 def normal_stream(side: Side, step: Step, end: str) -> str:
-    from same_results_normal import normal_text
-
     return normal_text(side.stream(step, end).read_text(), side.folder, side.tree)
 
 
@@ -251,21 +249,23 @@ def tree_difference(one: Side, other: Side, name: str, other_name: str) -> str |
         missing = [side.folder.name for side, files in zip((one, other), listed, strict=True) if file not in files]
         if missing:
             return f"{file} is missing in {missing[0]}"
-        if found := file_difference(roots[0] / file, roots[1] / file, (one.folder, one.tree), (other.folder, other.tree)):
+        if found := file_difference(
+            roots[0] / file, roots[1] / file, (one.folder, one.tree), (other.folder, other.tree)
+        ):
             return f"{file}: {found}"
     return None if all(root.exists() for root in roots) or not any(root.exists() for root in roots) else "not written"
 
 
 def resumed(*sides: Side) -> Iterator[tuple[bool, str]]:
-    """A run that was stopped, and went on, against one that never was: in each tree, and from the old one to the new."""
+    """A run that was stopped, and went on, against one that never was; last, from the old tree to the new one."""
     whole = sides[0]
     for side in sides:
         for name in ("interrupted", "killed"):
             found = tree_difference(whole, side, "out/uninterrupted", f"out/{name}")
-            yield told(f"{side.folder.name}: {name}, then resumed, is the uninterrupted run of the old tree", found)
+            yield compared(f"{side.folder.name}: {name}, then resumed, is the uninterrupted run of the old tree", found)
 
 
-def told(what: str, difference: str | None) -> tuple[bool, str]:
+def compared(what: str, difference: str | None) -> tuple[bool, str]:
     line = f"same     {what}" if difference is None else f"DIFFERS  {what}: {difference}"
     print(line, flush=True)
     return difference is not None, line

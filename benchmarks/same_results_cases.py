@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-VIT = "hf:./input/encoders/vit?pool=cls+mean"
-BERT = "hf:./input/encoders/bert?pool=mean"
+NET, WORDS = "hf:./input/encoders/vit", "hf:./input/encoders/bert"
+VIT, BERT = f"{NET}?pool=cls+mean", f"{WORDS}?pool=mean"
 ST = "st:./input/encoders/sentence/pipeline"
 PAIRS = "input/pairs/pairs.jsonl"
 SMALL = ["head.width=16", "optim.batch=32", "optim.epochs=4"]
 LONG = ["head.width=16", "optim.batch=16", "optim.epochs=40"]  # about 300 steps: time to stop it
 FILL = {
+    "net": NET,
+    "words": WORDS,
     "vit": VIT,
     "bert": BERT,
     "st": ST,
@@ -54,9 +56,9 @@ class Step:
 # What the old tree leaves to the new one.
 FIRST = """
 store         embed {pairs} {both} --out {out}
-tokens        embed input/pairs/few.jsonl --image-encoder hf:./input/encoders/vit?pool=cls+grid4
-              --text-encoder hf:./input/encoders/bert?pool=tokens&max_tokens=12 --out {out}
-several       embed {pairs} --image-encoder hf:./input/encoders/vit?layer=1&pool=mean {vit}
+tokens        embed input/pairs/few.jsonl --image-encoder {net}?pool=cls+grid4
+              --text-encoder {words}?pool=tokens&max_tokens=12 --out {out}
+several       embed {pairs} --image-encoder {net}?layer=1&pool=mean {vit}
               --text-encoder {bert} {st} --out {out}
 appended      embed input/pairs/few.jsonl {both} --out {out}
 imported      import input/arrays --model mine --out {out}
@@ -68,30 +70,31 @@ curated       curate out/store --concepts input/names.txt --encoder {bert} --per
 """
 THEN = """
 * append               embed {pairs} {both} --out out/appended
-* append-encoder       embed {pairs} --image-encoder hf:./input/encoders/vit?pool=max --text-encoder {st} --out out/appended
+* append-encoder       embed {pairs} --image-encoder {net}?pool=max --text-encoder {st} --out out/appended
 * embed-again          embed {pairs} {both} --out out/store
 embed-plan             embed {pairs} {both} --out {out} --dry-run
 embed-only             embed {pairs} {both} --only input/only.parquet --batch-size 7 --precision float32 --out {out}
-embed-layers           embed input/pairs/few.jsonl --image-encoder hf:./input/encoders/vit?layer=*
+embed-layers           embed input/pairs/few.jsonl --image-encoder {net}?layer=*
                        --text-encoder hf:./input/encoders/gpt2?pool=last --out {out}
 embed-bad              embed input/bad/pairs.jsonl {both} --max-skip 0.1 --out {out}
 embed-too-bad          embed input/bad/pairs.jsonl {both} --out {out}
 embed-folder           embed input/photos {both} --out {out}
 embed-tars             embed input/tars {both} --out {out}
 embed-parquet          embed input/tables/pairs.parquet {both} --out {out}
-embed-csv              embed input/tables/pairs.csv {both} --max-pixels 400 --max-skip 1 --out {out}
+embed-csv              embed input/tables/pairs.csv {both} --max-pixels 600 --out {out}
 curate-auto            curate out/store --concepts auto:3 --per-concept 5 --sides image --out {out}
 curate-phrases         curate out/store --concepts captions:5 --encoder {bert} --per-concept 5 --rank mean --out {out}
 curate-labelled        curate input/pairs/few.jsonl --concepts input/tables/labelled.parquet --encoder {vit} --shots 4
                        --per-concept 3 --images input/pairs/few.jsonl --out {out}
 curate-clean           curate out/store --dedup exact phash embedding --near 0.9 --min-words 3 --against input/photos
                        --images {pairs} --out {out}
-curate-balance         curate input/tables/pairs.parquet --balance input/entries.txt --t 3 --lang en --out {out}
+curate-balance         curate input/tables/pairs.parquet --encoder {bert} --concepts captions:3 --lang en
+                       --balance input/entries.txt --t 3 --out {out}
 curate-mix             curate out/store --concepts input/names.txt --encoder {bert} --per-concept 4 --sides both
                        --floor 0 --mix extra=out/imported:5 --out {out}
 curate-plan            curate out/store --concepts input/names.txt --encoder {bert} --out {out} --dry-run
 * curate-again         curate out/store --concepts input/names.txt --encoder {bert} --per-concept 6 --out out/curated
-select-pairs           select input/pairs/few.jsonl --image-encoders hf:./input/encoders/vit?layer=*&pool=mean
+select-pairs           select input/pairs/few.jsonl --image-encoders {net}?layer=*&pool=mean
                        --text-encoders {bert} {st} --seeds 1 --bootstrap 20 --sample 40 --out {out}
 select-cca             select out/several --image-encoders {vit} --seeds 0 --bootstrap 0 --out {out}
 select-plan            select out/several --out {out} --dry-run
@@ -107,12 +110,12 @@ train-own              train out/store --recipe input/own.toml --out {out}
 train-options          train out/store --recipe linear {small} --set loss.matryoshka=[4,8] --set stop.patience=1
                        --set stop.restore_best=true --only out/curated/selected.parquet --out {out}
 * train-folds          train out/store --recipe linear {small} --folds 3 --out {out}
-* train-joined         train out/appended --init out/model --freeze text --image-encoder hf:./input/encoders/vit?pool=max
+* train-joined         train out/appended --init out/model --freeze text --image-encoder {net}?pool=max
                        --text-encoder {bert} --recipe linear {small} --out {out}
 train-pixels           train out/store --recipe linear {small} --pixels {pairs} --image-encoder {vit} --out {out}
 train-crops            train out/store --recipe linear {small} --pixels {pairs} --image-encoder {vit}
                        --set data.augment=crop --set optim.epochs=1 --out {out}
-train-several          train out/several --recipe linear {small} --image-encoder {vit} hf:./input/encoders/vit?layer=1&pool=mean
+train-several          train out/several --recipe linear {small} --image-encoder {vit} {net}?layer=1&pool=mean
                        --text-encoder {st} --out {out}
 * train-chosen         train out/chosen --recipe linear {small} --out {out}
 train-imported         train out/imported --recipe linear {small} --out {out}
@@ -148,7 +151,8 @@ eval-probe-set         eval out/model linear_probe input/suite/wds_vtab-pets {fa
 * eval-segmentation    eval out/model segmentation input/scenes {fast}
 eval-windows           eval out/token-model segmentation input/scenes --size 56 --window 42 --stride 14 --attention qq
                        --alone --no-cls {fast}
-* eval-diagnose        eval out/model diagnose {pairs} --split test --against out/store --report json/diagnose.html {fast}
+* eval-diagnose        eval out/model diagnose {pairs} --split test --against out/store {fast}
+                       --report json/diagnose.html
 eval-diagnose-store    eval out/model diagnose out/store --split test --precision 0.5 {fast}
 * eval-winoground      eval out/model winoground input/winoground {fast}
 eval-mmvp              eval out/model mmvp input/mmvp {fast}
@@ -157,13 +161,15 @@ eval-aro               eval out/model aro input/aro {fast}
 eval-whatsup           eval out/model whatsup input/whatsup {fast}
 * eval-longtext        eval out/model longtext input/urban --report json/longtext.html {fast}
 eval-cut               eval out/model longtext input/urban --max-tokens 20 {fast}
-* eval-multilingual    eval out/model multilingual input/xtd --classes input/languages {fast}
+* eval-multilingual    eval out/model multilingual input/xtd {fast}
+eval-names             eval out/model multilingual input/tables/pairs.parquet --classes input/languages {fast}
 eval-language          eval out/model multilingual input/tables/pairs.parquet --languages de {fast}
 * search-text          search out/model input/photos 'a red square' --k 4 --out json/sheet.png
 * search-store         search out/model out/store 'a red square' --k 4
 search-image           search out/model {pairs} input/photos/p03.png --k 3 --out json/alike.jpg
 search-bad             search out/model input/bad/pairs.jsonl red --k 2 --out json/bad.png
-* segment              segment out/model input/photos/p00.png red 'green; blue' --out json/segment.png --mask json/mask.png
+* segment              segment out/model input/photos/p00.png red 'green; blue' --out json/segment.png
+                       --mask json/mask.png
 segment-windows        segment out/token-model input/scenes/images/0.png background red --threshold 0.4 --size 56
                        --window 42 --templates 'a {{}} square.' --out json/windows.png
 doctor-damaged         doctor out/damaged
@@ -183,13 +189,14 @@ embed-scheme           embed {pairs} --image-encoder whel:dinov2 --text-encoder 
 embed-wheel            embed {pairs} --image-encoder wheel:efficientnet-lite9 --text-encoder {bert} --out {out}
 embed-wheel-offline    embed {pairs} --image-encoder wheel:efficientnet-lite0 --text-encoder {bert} --out {out}
 embed-offline          embed {pairs} --image-encoder hf:nobody/nothing --text-encoder {bert} --out {out}
-embed-option           embed {pairs} --image-encoder hf:./input/encoders/vit?pol=cls --text-encoder {bert} --out {out}
-embed-pool             embed {pairs} --image-encoder hf:./input/encoders/vit?pool=median --text-encoder {bert} --out {out}
-embed-layer            embed {pairs} --image-encoder hf:./input/encoders/vit?layer=9 --text-encoder {bert} --out {out}
+embed-option           embed {pairs} --image-encoder {net}?pol=cls --text-encoder {bert} --out {out}
+embed-pool             embed {pairs} --image-encoder {net}?pool=median --text-encoder {bert} --out {out}
+embed-layer            embed {pairs} --image-encoder {net}?layer=9 --text-encoder {bert} --out {out}
 embed-modality         embed {pairs} --image-encoder {bert} --text-encoder {bert} --out {out}
-embed-other            embed input/bad/pairs.jsonl {both} --max-pixels x --out {out}
+embed-max-pixels       embed input/tables/pairs.csv {both} --max-pixels 400 --out {out}
+embed-number           embed {pairs} {both} --max-pixels x --out {out}
 import-empty           import input/photos --out {out}
-select-one             select out/store --out {out}
+select-encoder         select out/several --image-encoders hf:./nowhere --out {out}
 select-nowhere         select nowhere --out {out}
 curate-nowhere         curate nowhere --concepts auto:3 --out {out}
 curate-no-concepts     curate out/store --out {out} --dry-run

@@ -143,7 +143,10 @@ def make_composition(root: Path) -> None:
         for folder in ("sugarcrepe/images", "aro/images"):
             write_bytes(root / folder / f"{n}.png", square(n))
         write_bytes(root / "whatsup" / "val2017" / f"{n:012d}.jpg", square(n, "JPEG"))
-    right, wrong = [f"a {COLOURS[n % 4]} square" for n in range(6)], [f"a {COLOURS[n % 3 - 1]} square" for n in range(6)]
+    right, wrong = (
+        [f"a {COLOURS[n % 4]} square" for n in range(6)],
+        [f"a {COLOURS[n % 3 - 1]} square" for n in range(6)],
+    )
     crepe = {n: {"filename": f"{n}.png", "caption": right[n], "negative_caption": wrong[n]} for n in range(6)}
     write_json(root / "sugarcrepe" / "add_att.json", crepe)
     box = {f"bbox_{key}": value for key, value in zip("xywh", (2, 2, 18, 18), strict=True)}
@@ -157,7 +160,9 @@ def make_composition(root: Path) -> None:
     for n, relation in enumerate(relations):
         write_bytes(root / "whatsup" / "controlled_images" / f"mug_{relation}_table.jpeg", square(n, "JPEG"))
     options = [[f"a mug {name} a table" for name in relations[n:] + relations[:n]] for n in range(4)]
-    asked = [{"image_path": f"x/mug_{name}_table.jpeg", "caption_options": options[n]} for n, name in enumerate(relations)]
+    asked = [
+        {"image_path": f"x/mug_{name}_table.jpeg", "caption_options": options[n]} for n, name in enumerate(relations)
+    ]
     write_json(root / "whatsup" / "controlled_images_dataset.json", asked)
 
 

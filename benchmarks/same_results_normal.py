@@ -11,16 +11,27 @@ from pathlib import Path
 from typing import Any
 
 # Measured on the clock, at any depth of JSON.
-MEASURED = {"seconds", "pairs_per_second", "scoring_seconds"}
-# Of values that are measured: where one of the above is in the file, its digests are masked too.
+MEASURED = {"seconds", "pairs_per_second", "items_per_second", "scoring_seconds"}
+# Of a file that holds one of the above: its seal, and the digest of a file that does.
 DIGESTS = {"seal", "digest"}
+# Of a selection whose encoders were timed; one among a store's features counts widths and is compared.
+OF_COST = {"cost", "pareto"}
+TIMED = {"cost_unit": "seconds a pair"}
 TEXTS = [
-    (r".*\r", "", "all but the last state of a progress bar"),
-    (r"\d+%\|[^|]*\|.*", "<bar>", "progress bars: their width, times and rates"),
-    (r"\n *train \d+%.*", "", "the plain lines of progress in training"),
+    (r"(?m)[\r\n].*(\d+%\||\d+it \[).*$", "", "progress bars"),
+    (r"(?m)^train (?!100%)\d+%.*\n", "", "lines of progress in training, but for the last"),
     (r"[\d,.]+ (pairs|items|rows|it)/s", "<rate>", "rates"),
     (r"\b\d[\d,.]* ?(s|ms|seconds|minutes|min)\b", "<time>", "times"),
+    (r"(seconds\W{1,4})\d[\d.]*", r"\1<time>", "times behind their name, printed and in a model's card"),
+    (r"(\| (?:image|text) features, [^|]*\|[^|]*\|)[^|]*", r"\1 <time> ", "seconds in a model card's table"),
+    (r"(\| training of the heads \|[^|]*\|)[^|]*", r"\1 <time> ", "the same of the heads"),
     (r"\S*\.py:\d+: (\w*Warning: .*)\n .*", r"\1", "file and line of a Python warning"),
+    (r"(#|id=\")p[0-9a-f]{10}", r"\1<clip>", "matplotlib's names of clip paths, which are addresses"),
+]
+COST_LABEL = "milliseconds to encode"  # on the axis of a plot of measured costs
+COST_CELLS = [
+    r'(<td class="value start">)[\d.e+-]+(?: <span class="mark">★</span>)?(?=</td>)',
+    r'( M</td>\s*<td class="number">)[^<]*',  # items a second, behind the number of parameters
 ]
 TEXT_FILES = (".json", ".jsonl", ".html", ".md", ".txt", ".toml", ".svg")
 SHOWN = 60  # characters on each side of the first difference
@@ -31,7 +42,14 @@ def normal_text(text: str, folder: Path, tree: Path) -> str:
     text = text.replace(str(folder), "<work>").replace(str(tree), "<tree>")
     for pattern, replacement, _ in TEXTS:
         text = re.sub(pattern, replacement, text)
-    return text
+    return _without_costs(text) if COST_LABEL in text else text
+
+
+def _without_costs(page: str) -> str:
+    """A selection's report without measured costs and their plot."""
+    for cell in COST_CELLS:
+        page = re.sub(cell, r"\1<cost>", page)
+    return re.sub(r"(?s)<svg.*?</svg>", lambda plot: "<costs>" if COST_LABEL in plot[0] else plot[0], page)
 
 
 def normal_json(text: str) -> str:
@@ -40,13 +58,17 @@ def normal_json(text: str) -> str:
     return "\n".join(json.dumps(_unmeasured(json.loads(one)), indent=1, ensure_ascii=False) for one in documents)
 
 
-def _unmeasured(value: Any) -> Any:
+def _unmeasured(value: Any, hidden: frozenset[str] | set[str] = frozenset()) -> Any:
+    """`value` without what is measured; hidden: keys that an outer table makes measured."""
     if isinstance(value, list):
-        return [_unmeasured(one) for one in value]
+        return [_unmeasured(one, hidden) for one in value]
     if not isinstance(value, dict):
         return value
-    hidden = MEASURED | (DIGESTS if _measured(value) else set())
-    return {key: f"<{key}>" if key in hidden else _unmeasured(one) for key, one in value.items()}
+    if TIMED.items() <= value.items():
+        hidden = OF_COST
+    here = hidden | MEASURED | (DIGESTS if _measured(value) else set())
+    masked = {key: f"<{key}>" for key, one in value.items() if key in here and not isinstance(one, dict | list)}
+    return {key: masked.get(key) or _unmeasured(one, hidden) for key, one in value.items()}
 
 
 def _measured(value: Any) -> bool:
