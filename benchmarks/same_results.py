@@ -1,6 +1,6 @@
 """Do two work trees give the same results? Every command on a small fixed input, byte by byte.
 
-    python benchmarks/same_results.py OLD_TREE NEW_TREE [--keep DIR]
+    python benchmarks/same_results.py OLD_TREE NEW_TREE [--keep DIR] [--only PATTERN]
 
 Each tree is a folder with `src/` (and `demo/src/`). Both run the same steps (`same_results_cases.py`) in scratch
 folders of their own, with the same relative paths; then the new tree also goes on from the stores, models and
@@ -71,6 +71,7 @@ def main() -> int:
     parser.add_argument("old", type=Path, metavar="OLD_TREE")
     parser.add_argument("new", type=Path, metavar="NEW_TREE")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="an empty folder in which all that was written stays")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="of the later steps, those with such a name")
     args = parser.parse_args()
     for tree in (args.old, args.new):
         if not (tree / "src" / "isthmus").is_dir():
@@ -80,7 +81,7 @@ def main() -> int:
     prepare()
     with contextlib.ExitStack() as stack:
         work = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        return compare(args.old.resolve(), args.new.resolve(), work.resolve())
+        return compare(args.old.resolve(), args.new.resolve(), work.resolve(), args.only)
 
 
 def prepare() -> None:
@@ -94,24 +95,25 @@ def prepare() -> None:
         raise SystemExit("isthmus was imported before the steps: they would all use that one.")
 
 
-def compare(old_tree: Path, new_tree: Path, work: Path) -> int:
+def compare(old_tree: Path, new_tree: Path, work: Path, only: str) -> int:
     """Run everything and print the comparisons; 1 if anything differs."""
     old, new = Side(old_tree, work / "old"), Side(new_tree, work / "new")
     mixed = Side(new_tree, work / "mix")  # the new tree, with what the old one wrote
     make_input(work)
     for side in (old, new):
         shutil.copytree(work / "input", side.folder / "input")
-    common = [step for step in then() if step.across]
-    run_all(old, first())
+    beginning, rest = first(), then(only)
+    common = [step for step in rest if step.across]
+    run_all(old, beginning)
     shutil.copytree(old.folder, mixed.folder)
-    run_all(new, first())
-    run_all(old, then())
-    run_all(new, then())
+    run_all(new, beginning)
+    run_all(old, rest)
+    run_all(new, rest)
     run_all(mixed, common)
     found = [
-        *(line for step in (*first(), *then()) for line in differences("", step, old, new)),
+        *(line for step in (*beginning, *rest) for line in differences("", step, old, new)),
         *(line for step in common for line in differences("from the old one's files: ", step, old, mixed)),
-        *resumed(old, new, mixed),
+        *(resumed(old, new, mixed) if any(step.name == "uninterrupted" for step in rest) else ()),
     ]
     bad = sum(different for different, _ in found)
     print(f"{len(found) - bad} comparisons are the same, {bad} differ.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -95,7 +96,7 @@ curate-mix             curate out/store --concepts input/names.txt --encoder {be
 curate-plan            curate out/store --concepts input/names.txt --encoder {bert} --out {out} --dry-run
 * curate-again         curate out/store --concepts input/names.txt --encoder {bert} --per-concept 6 --out out/curated
 select-pairs           select input/pairs/few.jsonl --image-encoders {net}?layer=*&pool=mean
-                       --text-encoders {bert} {st} --seeds 1 --bootstrap 20 --sample 40 --out {out}
+                       --text-encoders {bert} --seeds 1 --bootstrap 20 --sample 40 --out {out}
 select-cca             select out/several --image-encoders {vit} --seeds 0 --bootstrap 0 --out {out}
 select-plan            select out/several --out {out} --dry-run
 * select-again         select out/several --seeds 1 --bootstrap 20 --sample 60 --out out/chosen
@@ -261,14 +262,15 @@ def first() -> list[Step]:
     return [*table(FIRST), stopped, killed]
 
 
-def then() -> list[Step]:
-    """What both trees do, and, of what is marked, the new one with the old one's files."""
+def then(only: str = "") -> list[Step]:
+    """What both trees do, and, of what is marked, the new one with the old one's files; `only`: a pattern of names."""
     helps = [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)]
     usages = [Step(f"isthmus {' '.join(words)}", words, new_process=True) for words in helps]
     damage = Step("damaged", damaged, writes=("out/damaged",))
     entries = (python_verbs, python_arrays, python_losses, python_recipes)
     python = [Step(f.__name__.replace("_", "-"), f, (f"out/{f.__name__.replace('_', '-')}",), True) for f in entries]
-    return [*usages, damage, *table(THEN), *python, *table(WRONG, wrong=True)]
+    steps = [*usages, damage, *table(THEN), *python, *table(WRONG, wrong=True)]
+    return [step for step in steps if re.search(only, step.name)]
 
 
 def table(text: str, *, wrong: bool = False) -> Iterator[Step]:

@@ -15,7 +15,7 @@ MEASURED = {"seconds", "pairs_per_second", "items_per_second", "scoring_seconds"
 # Of a file that holds one of the above: its seal, and the digest of a file that does.
 DIGESTS = {"seal", "digest"}
 # Of a selection whose encoders were timed; one among a store's features counts widths and is compared.
-OF_COST = {"cost", "pareto"}
+OF_COST = {"cost"}
 TIMED = {"cost_unit": "seconds a pair"}
 TEXTS = [
     (r"(?m)[\r\n].*(\d+%\||\d+it \[).*$", "", "progress bars"),
