@@ -79,9 +79,12 @@ def main() -> int:
     if args.keep and args.keep.exists() and any(args.keep.iterdir()):
         parser.error(f"--keep {args.keep}: is not empty.")
     prepare()
-    with contextlib.ExitStack() as stack:
-        work = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    work = args.keep or Path(tempfile.mkdtemp())  # no TemporaryDirectory: a fork that ends would remove it
+    try:
         return compare(args.old.resolve(), args.new.resolve(), work.resolve(), args.only)
+    finally:
+        if not args.keep:
+            shutil.rmtree(work)
 
 
 def prepare() -> None:
