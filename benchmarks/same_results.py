@@ -20,6 +20,7 @@ import importlib
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,8 +29,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from same_results_cases import Step, first, then
+from same_results_cases import LONG_STEPS, Step, checkpointed, first, then
 from same_results_normal import file_difference, normal_text, text_difference
 
 HERE = Path(__file__).resolve().parent
@@ -144,6 +146,8 @@ def run_all(side: Side, steps: list[Step]) -> None:
     started = time.monotonic()
     for step in steps:
         code = run(side, step)
+        if step.stop and not 0 < inside(side.folder, lambda: checkpointed(f"out/{step.name}")) < LONG_STEPS:  # noqa: B023
+            raise SystemExit(f"{side.tree}: {step.name}: exit code {code}; the run was not stopped between two steps.")
         side.stream(step, "code").write_text(f"{code}\n")
     print(f"{side.folder.name}: {len(steps)} steps in {time.monotonic() - started:.0f} s", file=sys.stderr)
 
@@ -175,6 +179,7 @@ def in_child(side: Side, step: Step, out: Path, err: Path) -> None:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(side.folder)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         tempfile.tempdir = None
         os.environ |= {"ISTHMUS_CACHE": str(side.folder / "cache"), "TMPDIR": str(side.folder / "tmp")}
         os.environ["PYTHONPATH"] = os.pathsep.join(map(str, side.paths))
@@ -217,11 +222,11 @@ def wait(child: int, side: Side, step: Step) -> int:
             os.kill(child, step.stop)  # type: ignore[arg-type]
             signalled = True
         if time.monotonic() - began > DEADLINE:
-            os.kill(child, 9)
+            os.kill(child, signal.SIGKILL)
         time.sleep(0.002)
 
 
-def inside(folder: Path, question: Callable[[], bool]) -> bool:
+def inside(folder: Path, question: Callable[[], Any]) -> Any:
     with contextlib.chdir(folder):
         return question()
 

@@ -22,7 +22,8 @@ VIT, BERT = f"{NET}?pool=cls+mean", f"{WORDS}?pool=mean"
 ST = "st:./input/encoders/sentence/pipeline"
 PAIRS = "input/pairs/pairs.jsonl"
 SMALL = ["head.width=16", "optim.batch=32", "optim.epochs=4"]
-LONG = ["head.width=16", "optim.batch=16", "optim.epochs=40"]  # about 300 steps: time to stop it
+LONG = ["head.width=16", "optim.batch=16", "optim.epochs=40"]
+LONG_STEPS = 280  # 7 an epoch: time to stop it
 FILL = {
     "net": NET,
     "words": WORDS,
@@ -256,7 +257,7 @@ def first() -> list[Step]:
         "interrupted",
         shlex.split("train out/store {long} --out out/interrupted".format(**FILL)),
         stop=signal.SIGINT,
-        until=lambda: Path(long).is_file() and Path(long).stat().st_size > 0,
+        until=lambda: Path(long).is_file() and Path(long).read_text().count("\n") > 3,  # the first is of step 0
     )
     killed = Step("killed", train_every_step, stop=signal.SIGKILL, until=lambda: checkpointed("out/killed") >= 20)
     return [*table(FIRST), stopped, killed]
