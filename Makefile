@@ -43,9 +43,9 @@ bench: $(VENV)/.test
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.demo: $(BIN)/python pyproject.toml demo/pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]' -e ./demo
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -e ./demo
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo requirements-test.txt

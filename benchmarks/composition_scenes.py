@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.demo.scenes import BIG, SMALL, Cutout, Place, beside, compose, names, pick, scatter
 from isthmus.files import write_json
 from isthmus.report.contact_sheet import contact_sheet
+from isthmus_demo.scenes import BIG, SMALL, Cutout, Place, beside, compose, names, pick, scatter
 
 SIDE = 288  # pixels of a scene; the encoders see 240
 EXAMPLES = 150  # of each kind, each of another pair of things

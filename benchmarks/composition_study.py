@@ -16,17 +16,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import isthmus_demo
 import numpy as np
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
 import isthmus as ist
+import isthmus_demo
 from composition_page import PAGE, render
 from composition_scenes import COUNTS, SIDE, UNCOUNTED, some, write_all
-from isthmus.demo.scenes import names, read_cutouts
 from isthmus.evaluation.datasets.compositional import Files, Question, read_winoground
 from isthmus.files import write_json
+from isthmus_demo.scenes import names, read_cutouts
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "composition_study.json"

@@ -23,7 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import isthmus_demo
 import numpy as np
 import torch
 from PIL import Image
@@ -31,6 +30,7 @@ from sklearn.datasets import load_digits
 from tabulate import tabulate
 
 import isthmus as ist
+import isthmus_demo
 from curation_scale import MARKS, PAGE
 from curation_scale import RESULTS as SCALE
 from curation_scale import render as render_scale

@@ -21,22 +21,22 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import isthmus_demo
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import isthmus_demo
 from harness import Plot, Result, Table, alternate, write
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding import embed, encode
 from isthmus.embedding.networks import Network
 from isthmus.encoders import Encoder, load_encoder
 from isthmus.encoders.callables import from_callable
-from isthmus.encoders.efficientnet_lite import EfficientNetLite
 from isthmus.encoders.images import to_pil
-from isthmus.encoders.wheels import fetch
 from isthmus.store import StoreWriter, open_store
+from isthmus_demo.encoders.efficientnet_lite import EfficientNetLite
+from isthmus_demo.encoders.wheels import fetch
 
 DINO, EFFICIENTNET, MINILM = "wheel:dinov2-small-saliency", "wheel:efficientnet-lite1", "wheel:minilm-l6"
 BATCH = 32

@@ -14,10 +14,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import isthmus_demo
 from tabulate import tabulate
 
 import isthmus as ist
+import isthmus_demo
 from isthmus.data import Pairs
 from isthmus.files import write_json
 

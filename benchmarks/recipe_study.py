@@ -19,12 +19,12 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import isthmus_demo
 import numpy as np
 import torch
 from tabulate import tabulate
 
 import isthmus as ist
+import isthmus_demo
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.metrics.bootstrap import paired_bootstrap
 from isthmus.metrics.retrieval import ranks

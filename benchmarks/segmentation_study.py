@@ -6,7 +6,7 @@
     python benchmarks/segmentation_study.py draw        # docs/segmentation.png
     python benchmarks/segmentation_study.py page        # docs/segmentation.md, from the results
 
-Categories are nouns of `isthmus.demo.scenes` with at least four cut-outs: `TEST` of them for the test scenes, `VAL`
+Categories are nouns of `isthmus_demo.scenes` with at least four cut-outs: `TEST` of them for the test scenes, `VAL`
 for the validation scenes, on which layer and thresholds are chosen. "Unseen": no pair whose caption, title or file
 name mentions any of them is trained on. Scenes are composed of cut-outs of the test split, which no head was trained
 on; test scenes are looked at once, with the settings of each line of the table fixed before.
@@ -22,14 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import isthmus_demo
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 from tabulate import tabulate
 
 import isthmus as ist
-from isthmus.demo.scenes import NOUNS, Scene, names, random_scene, read_cutouts
+import isthmus_demo
 from isthmus.encoders import Encoder
 from isthmus.evaluation.segmentation import Tally, _metrics
 from isthmus.files import read_json, write_json
@@ -41,6 +40,7 @@ from isthmus.segmentation import Segmenter
 from isthmus.segmentation.data import IGNORE
 from isthmus.segmentation.labels import BACKGROUND
 from isthmus.segmentation.overlay import blend
+from isthmus_demo.scenes import NOUNS, Scene, names, random_scene, read_cutouts
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = Path(__file__).parent / "results" / "segmentation_study.json", ROOT / "docs" / "segmentation.md"

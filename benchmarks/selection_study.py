@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import isthmus_demo
 import numpy as np
 import torch
 from tabulate import tabulate
 
 import isthmus as ist
+import isthmus_demo
 from isthmus.files import write_json
 from isthmus.selection.candidates import first_ids
 from isthmus.selection.ranking import correlation

@@ -20,11 +20,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-import isthmus_demo
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 from sklearn.datasets import load_digits
+
+import isthmus_demo
 
 PACKAGE = "dataset-fashion-mnist"
 CLOTHES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

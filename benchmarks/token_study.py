@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import isthmus_demo
 import numpy as np
 import torch
 from tabulate import tabulate
 
 import isthmus as ist
+import isthmus_demo
 from isthmus.embedding import embed, plan
 from isthmus.metrics.bootstrap import paired_bootstrap
 from isthmus.metrics.retrieval import ranks

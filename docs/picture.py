@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import isthmus_demo
-
 import isthmus as ist
+import isthmus_demo
 from isthmus.evaluation.inputs import embed_for_evaluation
 from isthmus.metrics.nearest import top_k
 from isthmus.report.contact_sheet import contact_sheet

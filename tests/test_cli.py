@@ -35,7 +35,7 @@ def run(*arguments: str | Path, capsys: pytest.CaptureFixture) -> tuple[int, str
     return code, out, err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS.names())])
 def test_help_has_an_example_and_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom isthmus.cli import main\n"

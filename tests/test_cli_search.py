@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from isthmus.cli import main
-from isthmus.encoders import wheels
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus_demo.encoders import wheels
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

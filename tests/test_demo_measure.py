@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.demo import measure
 from isthmus.metrics.retrieval import ranks
 from isthmus.metrics.zeroshot import load_templates
+from isthmus_demo import measure
 
 
 class Words:

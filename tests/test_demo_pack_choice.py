@@ -1,14 +1,11 @@
-"""Finding the demo's pairs, and choosing a part of them."""
+"""Choosing a part of the demo's pairs."""
 
 from __future__ import annotations
-
-import sys
 
 import pyarrow as pa
 import pytest
 
-from isthmus.demo.pack import pack_path, share_with_class, some_groups
-from isthmus.errors import InputError
+from isthmus_demo.pack import share_with_class, some_groups
 
 
 def make_images() -> pa.Table:
@@ -50,12 +47,6 @@ def test_a_tiny_limit_leaves_something_of_every_split() -> None:
     ids = some_groups(make_images(), limit=1)
     assert [count(ids, split) for split in ("train", "val")] == [2, 2]
     assert len(ids) in (5, 6)
-
-
-def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "isthmus_demo", None)
-    with pytest.raises(InputError, match=r"pip install \./demo.*make demo"):
-        pack_path()
 
 
 def test_a_caption_holds_a_class_as_whole_words_in_any_case() -> None:

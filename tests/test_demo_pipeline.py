@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
-from isthmus.demo import pipeline
 from isthmus.encoders import from_callable
 from isthmus.errors import InputError
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus_demo import pipeline
 
 COLOURS = ("red", "green", "blue", "black", "orange")
 SHAPES = ("ellipse", "rectangle")

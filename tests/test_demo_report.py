@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isthmus.demo import figures
-from isthmus.demo.report import (
+from isthmus.errors import UsageError
+from isthmus.report import Picture, duration
+from isthmus.report.figures import INK
+from isthmus_demo import figures
+from isthmus_demo.report import (
     Mistake,
     Report,
     Search,
@@ -20,11 +23,8 @@ from isthmus.demo.report import (
     render,
     write_report,
 )
-from isthmus.demo.results import COLUMNS, Curve, Result, text_table
-from isthmus.demo.segments import Scenes
-from isthmus.errors import UsageError
-from isthmus.report import Picture, duration
-from isthmus.report.figures import INK
+from isthmus_demo.results import COLUMNS, Curve, Result, text_table
+from isthmus_demo.segments import Scenes
 
 CLASSES = ["bird", "fish", "tree"]
 HOSTILE = '<script>alert("caption")</script>'

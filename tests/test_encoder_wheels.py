@@ -15,8 +15,9 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from isthmus.encoders import load_encoder, wheel_conversion, wheels
+from isthmus.encoders import load_encoder
 from isthmus.errors import InputError, OfflineError, UsageError
+from isthmus_demo.encoders import wheel_conversion, wheels
 from tiny_encoders import VOCABULARY, pictures, save_tokenizer
 
 

@@ -9,18 +9,20 @@ from pathlib import Path
 import pytest
 
 import isthmus
+import isthmus_demo
 
-SOURCE = Path(isthmus.__file__).parent
-FILES = sorted(SOURCE.rglob("*.py"))
+SOURCES = [Path(str(package.__file__)).parent for package in (isthmus, isthmus_demo)]
+FILES = sorted(file for source in SOURCES for file in source.rglob("*.py"))
 FORBIDDEN = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudpickle", "yaml"}
 NETWORK = {"socket", "ssl", "http", "urllib.request", "requests", "httpx", "aiohttp", "ftplib", "fsspec"}
 # Ray moves work between its processes by cloudpickle, in memory; the hub and pip are what the user names.
-CLOUDPICKLE, HUB, PIP = "ray_data.py", "encoders/hub.py", "encoders/wheels.py"
-COMPILER = "losses/compiled.py"  # runs the machine's own, on one file of ours
+CLOUDPICKLE, HUB = "isthmus/ray_data.py", "isthmus/encoders/hub.py"
+PIP, CONVERTER = "isthmus_demo/encoders/wheels.py", "isthmus_demo/encoders/wheel_conversion.py"
+COMPILER = "isthmus/losses/compiled.py"  # runs the machine's own, on one file of ours
 
 
 def name_of(path: Path) -> str:
-    return path.relative_to(SOURCE).as_posix()
+    return next(path.relative_to(s.parent).as_posix() for s in SOURCES if path.is_relative_to(s))
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -98,6 +100,4 @@ def test_methods_called_eval_are_none() -> None:
 
 def test_there_is_one_torch_load_and_it_is_the_converter_of_wheels() -> None:
     trees = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
-    assert [name for name, tree in trees.items() for one, _ in calls(tree) if one == "torch.load"] == [
-        "encoders/wheel_conversion.py"
-    ]
+    assert [name for name, tree in trees.items() for one, _ in calls(tree) if one == "torch.load"] == [CONVERTER]

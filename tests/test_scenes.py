@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isthmus.demo.scenes import (
+from isthmus.errors import UsageError
+from isthmus_demo.scenes import (
     BACKGROUNDS,
     BIG,
     RELATIONS,
@@ -22,7 +23,6 @@ from isthmus.demo.scenes import (
     read_cutouts,
     scatter,
 )
-from isthmus.errors import UsageError
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""Data flows one way: no circle of files and none of folders, imports inside functions and for types counted."""
+"""Data flows one way: no circle of files and none of folders, imports inside functions and for types counted.
+
+The library knows the demo by its entry points alone.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import isthmus
+import pytest
 
-PACKAGE = Path(isthmus.__file__).parent
+import isthmus
+import isthmus_demo
+
+LIBRARY, DEMO = (Path(str(package.__file__)).parent for package in (isthmus, isthmus_demo))
 Graph = dict[str, set[str]]
 
 
@@ -53,11 +59,18 @@ def circle(found: Graph) -> list[str] | None:
     return None
 
 
-def test_no_circle_of_files_or_folders() -> None:
-    files = graph(PACKAGE)
-    assert len(files) > 150
+@pytest.mark.parametrize(("package", "least"), [(LIBRARY, 150), (DEMO, 12)], ids=["isthmus", "isthmus_demo"])
+def test_no_circle_of_files_or_folders(package: Path, least: int) -> None:
+    files = graph(package)
+    assert len(files) > least
     assert circle(files) is None
     assert circle(rooms(files)) is None
+
+
+def test_the_library_does_not_import_the_demo() -> None:
+    demo = set(modules(DEMO))
+    assert [path for path in LIBRARY.rglob("*.py") if set(imports(path, demo))] == []
+    assert "isthmus_demo" in set(imports(DEMO / "scenes.py", demo))  # it would be seen
 
 
 def test_a_circle_is_noticed(tmp_path: Path) -> None:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from isthmus.cli import common
-from isthmus.errors import IsthmusError
+from isthmus.errors import IsthmusError, UsageError
+from isthmus.registry import DEMO, Registry
 from isthmus.version import __version__
 
-# Order of the help text: the way pairs flow. Modules named with a trailing underscore avoid a keyword.
-COMMANDS = {
-    "fetch": "isthmus.cli.fetch",
-    "demo": "isthmus.cli.demo",
-    "embed": "isthmus.cli.embed",
-    "import": "isthmus.cli.import_",
-    "select": "isthmus.cli.select",
-    "curate": "isthmus.cli.curate",
-    "train": "isthmus.cli.train",
-    "eval": "isthmus.cli.eval",
-    "search": "isthmus.cli.search",
-    "segment": "isthmus.cli.segment",
-    "doctor": "isthmus.cli.doctor",
-}
+# Order of the help text: the way pairs flow. Modules named with a trailing underscore avoid a keyword. A command is a
+# module: its docstring is the help, `add_arguments(parser)` and `run(args)` do the rest.
+COMMANDS = Registry(
+    "isthmus.commands",
+    {
+        "embed": "isthmus.cli.embed",
+        "import": "isthmus.cli.import_",
+        "select": "isthmus.cli.select",
+        "curate": "isthmus.cli.curate",
+        "train": "isthmus.cli.train",
+        "eval": "isthmus.cli.eval",
+        "search": "isthmus.cli.search",
+        "segment": "isthmus.cli.segment",
+        "doctor": "isthmus.cli.doctor",
+    },
+    noun="command",
+    elsewhere={"fetch": DEMO, "demo": DEMO},
+)
 DONE, FAILED, SKIPPED, INTERRUPTED = 0, 1, 3, 130
 
 
@@ -39,8 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"isthmus {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module_name in COMMANDS.items():
-        module = importlib.import_module(module_name)
+    for name in COMMANDS.names():
+        try:
+            module = COMMANDS.find(name)
+        except UsageError as error:
+            _add_unavailable(commands, name, error)
+            continue
         summary, _, details = (module.__doc__ or "").partition("\n")
         command = commands.add_parser(
             name,
@@ -53,6 +61,17 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)
     return parser
+
+
+def _add_unavailable(commands: argparse._SubParsersAction, name: str, error: UsageError) -> None:
+    """A command whose package is missing or broken: whatever its arguments, it ends in `error`."""
+
+    def run(args: argparse.Namespace) -> int:
+        raise error
+
+    command = commands.add_parser(name, help=str(error).replace("%", "%%"), add_help=False, prefix_chars="\0")
+    command.add_argument("arguments", nargs="*")
+    command.set_defaults(run=run, debug=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,16 +10,9 @@ from typing import Any
 import torch
 
 from isthmus.encoders.base import Encoder, Modality
+from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import UsageError
-
-MODULES = {
-    "hf": "isthmus.encoders.huggingface",
-    "st": "isthmus.encoders.sentence",
-    "timm": "isthmus.encoders.timm_models",
-    "open_clip": "isthmus.encoders.openclip",
-    "wheel": "isthmus.encoders.wheels",
-}
 
 
 def load_encoder(
@@ -33,13 +25,15 @@ def load_encoder(
 ) -> Encoder:
     """Load one frozen encoder.
 
-    uri: `source:name[@revision][?option=value&…]`, sources hf, st, timm, open_clip, wheel; see `EncoderURI`.
+    uri: `source:name[@revision][?option=value&…]`, sources hf, st, timm, open_clip, wheel (of the package isthmus-demo)
+        and those of other packages (`isthmus.encoders.sources`); see `EncoderURI`.
     modality: "image" or "text"; needed for models with both towers, else checked.
     device: default CUDA where there is one, else the CPU. fetch: False never touches the network.
     trust_remote_code: run Python code that comes with the model; also an option of the URI.
 
-    Raises UsageError (a name, option, layer or pooling that does not exist), OfflineError (not in the cache
-    and not to be had now), InputError (files that cannot be used as they are).
+    Raises UsageError (a name, option, layer or pooling that does not exist, or a source whose package is not
+    installed), OfflineError (not in the cache and not to be had now), InputError (files that cannot be used as they
+    are).
     """
     parsed = EncoderURI.parse(uri)
     if parsed.layer == "*":
@@ -93,8 +87,8 @@ def _load_backbone(
             RuntimeWarning,
             stacklevel=3,
         )
-    source = importlib.import_module(MODULES[uri.source])
-    encoder: Encoder = source.load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)
+    load = SOURCES.find(uri.source)
+    encoder: Encoder = load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)
     if modality and encoder.modality != modality:
         raise UsageError(f"{uri}: is an encoder of {encoder.modality}s, not of {modality}s.")
     return encoder

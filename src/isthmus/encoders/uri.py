@@ -8,9 +8,9 @@ from math import isqrt
 from typing import Literal
 from urllib.parse import unquote
 
+from isthmus.encoders.sources import SOURCES
 from isthmus.errors import UsageError, did_you_mean
 
-SOURCES = ("hf", "open_clip", "st", "timm", "wheel")
 DTYPES = ("bfloat16", "float16", "float32")
 POOLS = ("cls", "last", "max", "mean", "patches", "tokens")
 GRID = re.compile("grid([1-9][0-9]*)")  # grid16: the patches averaged to 4 × 4 tokens
@@ -51,8 +51,8 @@ class EncoderURI:
             raise UsageError(f"{text!r}: an encoder is written source:name, for example hf:facebook/dinov2-base.")
         if source == "callable":
             raise UsageError(f"{text}: made from a Python function: pass the encoder itself, not its name.")
-        if source not in SOURCES:
-            raise UsageError(f"{text!r}: no encoder source {source!r}." + did_you_mean(source, SOURCES))
+        if source not in SOURCES.names():
+            raise UsageError(f"{text!r}: no encoder source {source!r}." + did_you_mean(source, SOURCES.names()))
         name, _, query = rest.partition("?")
         revision = None
         if not is_path(name):

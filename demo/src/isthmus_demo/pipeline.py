@@ -21,20 +21,6 @@ from isthmus.api import train
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.splits import SPLITS
-from isthmus.demo import pack
-from isthmus.demo.measure import (
-    Measured,
-    TextFeatures,
-    best_images,
-    chance,
-    confident_mistakes,
-    difference,
-    labelled,
-    measure,
-)
-from isthmus.demo.report import Mistake, Report, Search, write_report
-from isthmus.demo.results import Curve, Result
-from isthmus.demo.segments import Scenes, segments
 from isthmus.embedding import embed
 from isthmus.encoders import Encoder, load_encoders
 from isthmus.encoders.base import Modality
@@ -46,6 +32,20 @@ from isthmus.report import Picture
 from isthmus.store import Store, open_store
 from isthmus.training import load_recipe
 from isthmus.version import __version__
+from isthmus_demo import PAIRS, pack
+from isthmus_demo.measure import (
+    Measured,
+    TextFeatures,
+    best_images,
+    chance,
+    confident_mistakes,
+    difference,
+    labelled,
+    measure,
+)
+from isthmus_demo.report import Mistake, Report, Search, write_report
+from isthmus_demo.results import Curve, Result
+from isthmus_demo.segments import Scenes, segments
 
 # The best single one of the packaged, layers and poolings included, on the validation split, as
 # benchmarks/encoder_choice.py found; two side by side are better still, but take longer than a demo should.
@@ -124,9 +124,8 @@ def run_demo(
         command: as the report shall quote it. log: is handed a line as each step begins.
 
     Raises:
-        InputError: the pack is not installed, or data without labels or without one of the splits.
+        InputError: data without labels or without one of the splits.
         OfflineError: an encoder is not in the cache and cannot be fetched.
-        UsageError: matplotlib or jinja2 is missing.
     """
     out, stages = Path(out), Stages(log)
     pairs, max_seconds = chosen_pairs(data, limit)
@@ -179,7 +178,7 @@ def run_demo(
 
 def chosen_pairs(data: str | Path | None, limit: int | None) -> tuple[Pairs, float]:
     """The pairs of the run, and the seconds each recipe may train on them."""
-    pairs = read_pairs(data or pack.pack_path())
+    pairs = read_pairs(data or PAIRS)
     if limit is None:
         return pairs, MAX_SECONDS
     some = pairs.subset(pack.some_groups(pairs.images, limit))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isthmus.demo.results import Result
 from isthmus.report.figures import ACCENT, INK, PALETTE, drawn
+from isthmus_demo.results import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from isthmus.errors import InputError, UsageError
+from isthmus.errors import InputError
 from isthmus.files import write_json
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -85,11 +85,9 @@ def _onnx_backbone(data: bytes) -> dict[str, Tensor]:
 
     Linear weights lost theirs: each gets the name of the node that multiplies with it, transposed back.
     """
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError:
-        raise UsageError("converting wheel:dinov2-small-saliency needs onnx: pip install 'isthmus[demo]'.") from None
+    import onnx
+    from onnx import numpy_helper
+
     graph = onnx.load_model_from_string(data).graph
     tensors = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
     state = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}

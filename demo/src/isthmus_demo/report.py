@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.demo import figures
-from isthmus.demo.results import Result, shown
-from isthmus.demo.segments import Scenes
 from isthmus.report import Picture, render_page, write_page
+from isthmus_demo import figures
+from isthmus_demo.results import Result, shown
+from isthmus_demo.segments import Scenes
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Report:
 
 
 def write_report(report: Report, path: str | Path) -> None:
-    """Write the page. Raises `UsageError` where the packages of the `report` extra are not installed."""
+    """Write the page."""
     write_page(render(report), path)
 
 
@@ -69,7 +69,7 @@ def render(report: Report) -> str:
     """The page as HTML; every picture and figure is inside it, nothing is fetched when it is opened."""
     columns = shown(report.results)
     return render_page(
-        "isthmus.demo",
+        "isthmus_demo",
         "report.html.j2",
         command=report.command,
         report=report,

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from isthmus.demo.pack import pack_path
 from isthmus.errors import InputError, UsageError
+from isthmus_demo import PAIRS
 
 SIDE = 448  # pixels of a scene
 BACKGROUNDS = ("plain", "gradient", "texture")
@@ -197,7 +197,7 @@ def read_cutouts(
     Raises `InputError` where nothing is left.
     """
     columns = ["id", "title", "label", "split", "image"]
-    table = pq.read_table(pack_path() if data is None else data, columns=columns).to_pylist()
+    table = pq.read_table(PAIRS if data is None else data, columns=columns).to_pylist()
     name_of = {"noun": noun_of, "label": lambda row: row["label"]}[by]
     named = [(name_of(row), row) for row in table if split is None or row["split"] == split]
     cutouts = [cutout for name, row in named if name and (cutout := _cut_out(name, row))]

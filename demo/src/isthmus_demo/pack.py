@@ -1,32 +1,17 @@
-"""The demo's pairs: Open Clip Art, from the separate package `isthmus-demo`."""
+"""The demo's pairs: what they are, and a choice of few of them."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import pyarrow as pa
-
-from isthmus.errors import InputError
 
 DESCRIPTION = (
     "Open Clip Art (public domain): drawings of at most 256 pixels, captions made of their titles, "
     "descriptions and keywords, near-duplicates grouped and split by group."
 )
-
-
-def pack_path() -> Path:
-    """The packaged Parquet table of pairs. Raises `InputError` where `isthmus-demo` is not installed."""
-    try:
-        from isthmus_demo import PAIRS
-    except ImportError:
-        raise InputError(
-            "The demo's data is not installed: run `pip install ./demo` in a clone of the repository, or "
-            "`make demo`, which does it all."
-        ) from None
-    return Path(PAIRS)
 
 
 def some_groups(images: pa.Table, limit: int) -> list[str]:

@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from isthmus.demo.pipeline import run_demo
-    from isthmus.demo.results import text_table
+    from isthmus_demo.pipeline import run_demo
+    from isthmus_demo.results import text_table
 
     demo = run_demo(
         args.out,

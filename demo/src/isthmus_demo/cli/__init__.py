@@ -1,0 +1,1 @@
+"""The commands `isthmus demo` and `isthmus fetch`, registered as entry points."""
