@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from isthmus.curation.encoding import Encode, Encoding
 from isthmus.curation.phrases import frequent_phrases, words_of
-from isthmus.curation.pools import Encoded, Pictures, Pool, Side
+from isthmus.curation.pools import Pictures, Pool, Side, encoded
 from isthmus.curation.scan import Scorer, normalised, scan, spread
-from isthmus.data.feature_pairs import Matrix, rows
+from isthmus.data.matrix import Matrix, rows
 from isthmus.data.pairs import read_pairs
 from isthmus.errors import InputError, UsageError
 from isthmus.metrics.zeroshot import class_embeddings, load_templates
@@ -199,7 +199,7 @@ def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[st
     ids, labels = pairs.images["id"].to_pylist(), _training_labels(pairs.images)
     if path.is_dir() and not any(labels):
         labels = [Path(one).parent.name or None for one in ids]
-    return labels, ids, Encoded(Pictures(pairs), encoding.image)
+    return labels, ids, encoded(Pictures(pairs), encoding.image)
 
 
 def _training_labels(images: pa.Table) -> list[str | None]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from isthmus.curation.encoding import Encoding
 from isthmus.curation.metadata import ClipRetrievalPool, MetadataPool, metadata_files
-from isthmus.curation.pools import MODALITY, SIDES, Encoded, MatrixPool, Pictures, Pool, RowNumbers, Side, digest
-from isthmus.data.feature_pairs import FeaturePairs, Matrix
+from isthmus.curation.pools import MODALITY, SIDES, MatrixPool, Pictures, Pool, RowNumbers, Side, digest, encoded
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import Matrix
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import InputError
 from isthmus.store.arrays import open_npy
@@ -87,9 +88,9 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
     owner = np.array([position[id] for id in pairs.captions["id"].to_pylist()], np.int64)
     matrices: dict[Side, Matrix] = {}
     if encoding.text is not None and captions:
-        matrices["caption"] = Encoded(captions, encoding.text)
+        matrices["caption"] = encoded(captions, encoding.text)
     if encoding.image is not None:
-        matrices["image"] = Encoded(Pictures(pairs), encoding.image)
+        matrices["image"] = encoded(Pictures(pairs), encoding.image)
     if not matrices:
         raise InputError(f"{pairs.path}: pairs without features; name an encoder for them (--encoder URI).")
     if not captions:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.feature_pairs import FeaturePairs, rows, whole_groups
+from isthmus.data.feature_pairs import FeaturePairs, whole_groups
+from isthmus.data.matrix import rows
 from isthmus.data.pairs import Pairs
 from isthmus.embedding import embed
 from isthmus.errors import InputError

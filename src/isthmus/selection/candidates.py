@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.feature_pairs import FeaturePairs, Matrix, MatrixRows
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import Chosen, Matrix
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.splits import normalise_split
 from isthmus.embedding import embed
@@ -83,8 +84,8 @@ def pairs_of(part: FeaturePairs, image: Candidate, text: Candidate) -> FeaturePa
     """A part of the frame with the features of two encoders."""
     return replace(
         part,
-        image=MatrixRows(image.matrix, part.image[:, 0]),
-        text=MatrixRows(text.matrix, part.text[:, 0]),
+        image=Chosen(image.matrix, np.asarray(part.image)[:, 0]),
+        text=Chosen(text.matrix, np.asarray(part.text)[:, 0]),
         image_parts=image.parts,
         text_parts=text.parts,
         image_encoder=[image.record],
@@ -148,9 +149,8 @@ def from_store(
             except InputError as error:
                 failed.append(_failure(fingerprint, modality, error))
     check_any(listed, failed)
-    frame = _numbered(
-        join(store.path, store.images, store.captions, listed["image"][0].matrix, listed["text"][0].matrix)
-    )
+    first: Any = [listed[modality][0].matrix for modality in MODALITIES]
+    frame = _numbered(join(store.path, store.images, store.captions, *first))
     return Candidates(frame if only is None else choose_ids(frame, only), listed, failed, store=store.path)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.images import BadImage
+from isthmus.data.matrix import OnDemand
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.encoders import Encoder, encode_views, load_encoder
 from isthmus.errors import InputError, UsageError
@@ -27,7 +28,7 @@ SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)  # of a crop's area to the image's, an
 LARGEST = 512  # pixels of a crop's side on its way to the encoder
 
 
-class PixelFeatures:
+class PixelFeatures(OnDemand):
     """Features [n, width] of images, a matrix whose rows are encoded whenever they are asked for.
 
     pictures: where the images are; ids: which of them, row by row. encoder: the view that encodes them.
@@ -47,9 +48,6 @@ class PixelFeatures:
         self.shape = (len(ids), encoder.width)
         fast = choose_precision("auto", encoder.device) == "bf16"
         self._autocast = torch.bfloat16 if fast and any(True for _ in encoder.network.parameters()) else None
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     @property
     def identity(self) -> str:
