@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.groups import components
+from isthmus.data.groups import components, connected
 from isthmus.data.matrix import Chosen, Computed, rows
 from isthmus.errors import InputError
 from isthmus.metrics.nearest import top_k
@@ -60,18 +58,21 @@ def test_distinct_things_get_their_own_groups_in_order() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_components_agree_with_scipy(seed: int) -> None:
+def test_components_are_those_that_a_walk_along_the_links_finds(seed: int) -> None:
     random = np.random.default_rng(seed)
     n, m = random.integers(1, 200, 2)
     image_keys = random.integers(0, max(1, n // 2), n)
     text_keys = random.integers(0, max(1, m), m)
     image_of = random.integers(0, n, m)
     image_group, text_group = components(image_keys, text_keys, image_of)
-    edges = (image_keys[image_of], n + text_keys)
-    graph = coo_matrix((np.ones(m), edges), shape=(n + m + 1, n + m + 1))
-    _, label = connected_components(graph, directed=False)
-    assert same_partition(image_group, label[image_keys])
+    links = list(zip(image_keys[image_of].tolist(), (n + text_keys).tolist(), strict=True))
+    smallest = list(range(n + m + 1))
+    for _ in links:
+        for a, b in links:
+            smallest[a] = smallest[b] = min(smallest[a], smallest[b])
+    assert same_partition(image_group, np.array(smallest)[image_keys])
     assert np.array_equal(text_group, image_group[image_of])
+    assert connected(n + m + 1, *np.array(links).T).tolist() == smallest
 
 
 def test_a_long_chain_is_one_component() -> None:

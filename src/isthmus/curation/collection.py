@@ -16,11 +16,11 @@ from isthmus.curation.encoding import Encoding
 from isthmus.curation.pools import Pictures, Pool, encoded
 from isthmus.data.images import BadImage, content_hash, decode
 from isthmus.data.matrix import Computed, Matrix
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.pairs import Pairs
 from isthmus.embedding.encode import THREADS, in_order
 from isthmus.errors import UsageError
-from isthmus.store.manifest import is_store
-from isthmus.store.reader import Store, open_store
+from isthmus.store.opening import open_pairs, open_source
+from isthmus.store.reader import Store
 
 HASH_SIDE = 16  # 256 bits: flat drawings collide on the usual 64
 THUMBNAIL = 8  # pixels a side of the thumbnail whose colours are compared
@@ -81,8 +81,8 @@ class Collection:
         return [look.content if isinstance(look, Look) else None for look in self.looks]
 
 
-def of_pool(pool: Pool, source: Any, images: Any) -> Collection:
-    """The pairs of an opened pool. source: what it was opened from. images: pairs with the pictures, or None."""
+def of_pool(pool: Pool, images: Any) -> Collection:
+    """The pairs of an opened pool. images: pairs with the pictures; None: the pool's own, if it has any."""
     every = np.arange(len(pool))
     _, first, owner = np.unique(pool.units(every), return_index=True, return_inverse=True)
     texts = [text for some in _chunks(every) for text in pool.captions(some)]
@@ -91,12 +91,11 @@ def of_pool(pool: Pool, source: Any, images: Any) -> Collection:
     features = _pool_images(pool, first) if "image" in pool.widths else None
     found = Collection(pool.name, ids, owner, texts, features=features)
     found.usable = None if usable is None else usable[first]
-    source = _opened(source)
-    if isinstance(source, Store):
-        _know(found, source)
-    found.pictures = source if isinstance(source, Pairs) else None
-    if images is not None:
-        found.pictures = images if isinstance(images, Pairs) else read_pairs(images, captions="optional")
+    opened = getattr(pool, "opened", None)
+    if isinstance(opened, Store):
+        _know(found, opened)
+    if images is not None or isinstance(opened, Pairs):
+        found.pictures = open_pairs(opened if images is None else images, "optional")
     return found
 
 
@@ -124,9 +123,9 @@ def of_evaluation(source: str | Path | Pairs | Store, space: ImageSpace | None =
 
     space: that of the pool's image features, if it has any.
     """
-    opened = _opened(source)
+    opened = open_source(source)
     if not isinstance(opened, Store | Pairs):
-        raise UsageError(f"--against {source}: a table or folder of pairs, or a store.")
+        raise UsageError("--against: a table or folder of pairs, or a store; arrays have nothing to compare by.")
     ids, splits = (opened.images[name].to_pylist() for name in ("id", "split"))
     place = {name: row for row, name in enumerate(ids)}
     owner = np.array([place[name] for name in opened.captions["id"].to_pylist()], np.int64)
@@ -161,16 +160,6 @@ def _pool_images(pool: Pool, first: np.ndarray) -> Computed:
         return out
 
     return Computed((len(first), pool.widths["image"]), gather)
-
-
-def _opened(source: Any) -> Any:
-    if not isinstance(source, str | Path):
-        return source
-    if is_store(Path(source)):
-        return open_store(source)
-    path = Path(source)
-    special = path.is_dir() and ((path / "metadata").is_dir() or any(path.glob("*.npy")))
-    return source if special else read_pairs(source, captions="optional")
 
 
 def _know(found: Collection, store: Store) -> None:

@@ -57,7 +57,7 @@ class MatrixPool:
     matrices: by side, features [n, width]. places: by side, int64 [rows], where each row's features stand; None:
     row i is row i. names [U]: ids of the pairs. unit int64 [rows]: whose each row is; None: row i is pair i.
     texts: captions by row. usable: bool [rows], rows that may be chosen; None: all.
-    records: of the encoders of a store, by modality.
+    records: of the encoders of a store, by modality. opened: the store, pairs or `FeaturePairs` behind it, if any.
     """
 
     name: str
@@ -69,6 +69,7 @@ class MatrixPool:
     usable: np.ndarray | None = None
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     fingerprint: str = ""
+    opened: Any = None
 
     def __post_init__(self) -> None:
         self.pairs = len(self.names)

@@ -20,7 +20,7 @@ from isthmus.data.matrix import Matrix, rows
 from isthmus.data.pairs import read_pairs
 from isthmus.errors import InputError, UsageError
 from isthmus.metrics.zeroshot import class_embeddings, load_templates
-from isthmus.store.manifest import is_store
+from isthmus.store.opening import holds_features
 from isthmus.store.reader import open_store
 
 SHOTS = 128  # freeze-align's
@@ -189,7 +189,7 @@ def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[st
 
     Images of a test split lose their label: they are there to measure with.
     """
-    if is_store(path):
+    if holds_features(path):
         store = open_store(path)
         features = encoding.projected("image", store.features("image", encoding.named().get("image")))
         return _training_labels(store.images), store.images["id"].to_pylist(), features

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.groups import components
+from isthmus.data.groups import components, whole_groups
 from isthmus.data.matrix import Matrix, check_finite, take
 from isthmus.data.splits import assign_splits
 from isthmus.errors import InputError
@@ -189,18 +189,6 @@ def _distinct(name: str, values: Sequence[str]) -> list[str]:
 
 def _keys(keys: Any, count: int) -> np.ndarray:
     return np.arange(count) if keys is None else np.asarray(keys)
-
-
-def whole_groups(groups: Any, image_keys: np.ndarray) -> np.ndarray:
-    """Group numbers [n] in which the user's groups and equal images stay whole."""
-    n = len(image_keys)
-    own = np.arange(n)
-    if groups is None:
-        return components(image_keys, own, own)[0]
-    named = [(True, str(group)) if group is not None else (False, row) for row, group in enumerate(groups)]
-    number: dict[Any, int] = {}
-    user = np.array([number.setdefault(name, len(number)) for name in named])
-    return components(image_keys, user, own)[0]
 
 
 def _caption_ids(image_ids: list[str], image_of: np.ndarray) -> list[str]:
