@@ -38,7 +38,8 @@ from isthmus.curation.cleaning import Cleaning
 from isthmus.curation.encoding import load_encoding
 from isthmus.curation.prototypes import Prototypes, image_side, make_prototypes
 from isthmus.curation.sources import open_pool
-from isthmus.data.feature_pairs import FeaturePairs, rows
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import rows
 from isthmus.data.pairs import pairs_from_lists
 from isthmus.metrics.bootstrap import paired_bootstrap
 from isthmus.metrics.retrieval import ranks

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
-from isthmus.data import feature_pairs
-from isthmus.data.feature_pairs import FeaturePairs, MatrixRows, rows
-from isthmus.data.groups import components
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.groups import components, connected
+from isthmus.data.matrix import Chosen, Computed, rows
 from isthmus.errors import InputError
+from isthmus.metrics.nearest import top_k
 
 
 class Gathering:
@@ -59,18 +58,21 @@ def test_distinct_things_get_their_own_groups_in_order() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_components_agree_with_scipy(seed: int) -> None:
+def test_components_are_those_that_a_walk_along_the_links_finds(seed: int) -> None:
     random = np.random.default_rng(seed)
     n, m = random.integers(1, 200, 2)
     image_keys = random.integers(0, max(1, n // 2), n)
     text_keys = random.integers(0, max(1, m), m)
     image_of = random.integers(0, n, m)
     image_group, text_group = components(image_keys, text_keys, image_of)
-    edges = (image_keys[image_of], n + text_keys)
-    graph = coo_matrix((np.ones(m), edges), shape=(n + m + 1, n + m + 1))
-    _, label = connected_components(graph, directed=False)
-    assert same_partition(image_group, label[image_keys])
+    links = list(zip(image_keys[image_of].tolist(), (n + text_keys).tolist(), strict=True))
+    smallest = list(range(n + m + 1))
+    for _ in links:
+        for a, b in links:
+            smallest[a] = smallest[b] = min(smallest[a], smallest[b])
+    assert same_partition(image_group, np.array(smallest)[image_keys])
     assert np.array_equal(text_group, image_group[image_of])
+    assert connected(n + m + 1, *np.array(links).T).tolist() == smallest
 
 
 def test_a_long_chain_is_one_component() -> None:
@@ -112,7 +114,7 @@ def test_equal_images_and_user_groups_stay_together() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_the_row_with_nan_or_infinity_is_named(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
-    monkeypatch.setattr(feature_pairs, "TILE_BYTES", 4 * 2 * 10)  # ten rows a tile
+    monkeypatch.setattr("isthmus.data.matrix.TILE_BYTES", 4 * 2 * 10)  # ten rows a tile
     bad = numbered(35)
     bad[23, 1] = value
     with pytest.raises(InputError, match="image features: row 23 holds NaN or infinity"):
@@ -122,7 +124,7 @@ def test_the_row_with_nan_or_infinity_is_named(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_checks_read_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_pairs, "TILE_BYTES", 4 * 2 * 10)
+    monkeypatch.setattr("isthmus.data.matrix.TILE_BYTES", 4 * 2 * 10)
     matrix = Gathering(numbered(35))
     FeaturePairs.from_arrays(matrix, numbered(35))
     assert matrix.asked == [10, 10, 10, 5]
@@ -160,10 +162,25 @@ def test_rows_of_any_matrix_are_float32(tmp_path: Path) -> None:
     values = numbered(6).astype(np.float16)
     np.save(tmp_path / "x.npy", values)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    for matrix in (values, mapped, Gathering(values), MatrixRows(mapped, np.array([5, 4, 3, 2, 1, 0]))):
+    for matrix in (values, mapped, Gathering(values), Chosen(mapped, np.array([5, 4, 3, 2, 1, 0]))):
         got = rows(matrix, np.array([4, 0]))
         assert got.dtype == np.float32
-        assert got[:, 0].tolist() == ([1, 5] if isinstance(matrix, MatrixRows) else [4, 0])
+        assert got[:, 0].tolist() == ([1, 5] if isinstance(matrix, Chosen) else [4, 0])
+
+
+def test_rows_on_demand_are_sliced_as_arrays_are() -> None:
+    values = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
+    index = np.array([8, 1, 1, 5])
+    computed = Computed(values.shape, lambda some: 2 * values[some])
+    for matrix, array in (
+        (Chosen(values, index), values[index]),
+        (computed, 2 * values),
+        (Chosen(Chosen(computed, index), np.array([3, 0])), 2 * values[[5, 8]]),
+    ):
+        assert (matrix.shape, matrix.ndim, len(matrix)) == (array.shape, 2, len(array))
+        for some in (slice(1, None), slice(0, 100, 2), np.array([1, 0])):
+            np.testing.assert_array_equal(matrix[some], array[some])
+        np.testing.assert_array_equal(top_k(values, matrix, 2, tile=2)[1], top_k(values, array, 2)[1])
 
 
 @pytest.mark.parametrize("kind", ["array", "memmap", "gather"])
@@ -196,8 +213,8 @@ def test_subsets_keep_captions_with_their_images(tmp_path: Path, kind: str) -> N
         assert rows(subset.image, np.arange(len(ids)))[:, 0].tolist() == ["abcd".index(id) for id in ids]
     assert twice.caption_ids == ["d#0", "a#0", "d#1", "a#1"]
     if kind != "array":
-        assert isinstance(twice.image, MatrixRows)
-        assert not isinstance(twice.image.matrix, MatrixRows)
+        assert isinstance(twice.image, Chosen)
+        assert not isinstance(twice.image.matrix, Chosen)
 
 
 def test_splits_follow_the_data() -> None:

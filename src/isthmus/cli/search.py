@@ -42,8 +42,9 @@ def run(args: argparse.Namespace) -> int:
 
     from isthmus.metrics.nearest import top_k
     from isthmus.models.dual_encoder import DualEncoder
+    from isthmus.store.opening import holds_features
 
-    cached = (Path(args.images) / "store.json").is_file()
+    cached = holds_features(args.images)
     _check(args, cached)
     model = DualEncoder.from_pretrained(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
     query = _embed_query(model, args.query)

@@ -118,15 +118,15 @@ def clean(pairs: Collection, cleaning: Cleaning, *, space: ImageSpace | None = N
 
 
 def clean_pool(
-    pool: Pool, source: Any, images: Any, cleaning: Cleaning, encoding: Encoding, *, seed: int = 0, **options: Any
+    pool: Pool, images: Any, cleaning: Cleaning, encoding: Encoding, *, seed: int = 0, **options: Any
 ) -> Cleaned:
     """Clean an opened pool.
 
-    source: what it was opened from. images: pairs with the pictures, or None. encoding: the encoders named for the
-    pool; others are loaded by the pool's own records, with `options`, where images of evaluation sets need them.
+    images: pairs with the pictures, or None. encoding: the encoders named for the pool; others are loaded by the
+    pool's own records, with `options`, where images of evaluation sets need them.
     """
     space = _image_space(pool, encoding, options) if cleaning.against and "image" in pool.widths else None
-    return clean(of_pool(pool, source, images), cleaning, space=space, seed=seed)
+    return clean(of_pool(pool, images), cleaning, space=space, seed=seed)
 
 
 def _image_space(pool: Pool, encoding: Encoding, options: dict[str, Any]) -> ImageSpace:

@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 
 from isthmus.curation.encoding import Encoding
-from isthmus.curation.pools import Encoded, Pictures, Pool
-from isthmus.data.feature_pairs import Matrix, rows
+from isthmus.curation.pools import Pictures, Pool, encoded
 from isthmus.data.images import BadImage, content_hash, decode
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.matrix import Computed, Matrix
+from isthmus.data.pairs import Pairs
 from isthmus.embedding.encode import THREADS, in_order
 from isthmus.errors import UsageError
-from isthmus.store.manifest import is_store
-from isthmus.store.reader import Store, open_store
+from isthmus.store.opening import open_pairs, open_source
+from isthmus.store.reader import Store
 
 HASH_SIDE = 16  # 256 bits: flat drawings collide on the usual 64
 THUMBNAIL = 8  # pixels a side of the thumbnail whose colours are compared
@@ -52,7 +52,7 @@ class Collection:
     texts: Sequence[str | None]
     lang: Sequence[str | None] | None = None
     hashes: Sequence[str | None] | None = None
-    features: Any = None
+    features: Matrix | None = None
     pictures: Pairs | None = None
     usable: np.ndarray | None = None
 
@@ -81,22 +81,21 @@ class Collection:
         return [look.content if isinstance(look, Look) else None for look in self.looks]
 
 
-def of_pool(pool: Pool, source: Any, images: Any) -> Collection:
-    """The pairs of an opened pool. source: what it was opened from. images: pairs with the pictures, or None."""
+def of_pool(pool: Pool, images: Any) -> Collection:
+    """The pairs of an opened pool. images: pairs with the pictures; None: the pool's own, if it has any."""
     every = np.arange(len(pool))
     _, first, owner = np.unique(pool.units(every), return_index=True, return_inverse=True)
     texts = [text for some in _chunks(every) for text in pool.captions(some)]
     ids = [name for some in _chunks(first) for name in pool.ids(some)]
     usable = getattr(pool, "usable", None)
-    features = PoolImages(pool, first) if "image" in pool.widths else None
+    features = _pool_images(pool, first) if "image" in pool.widths else None
     found = Collection(pool.name, ids, owner, texts, features=features)
     found.usable = None if usable is None else usable[first]
-    source = _opened(source)
-    if isinstance(source, Store):
-        _know(found, source)
-    found.pictures = source if isinstance(source, Pairs) else None
-    if images is not None:
-        found.pictures = images if isinstance(images, Pairs) else read_pairs(images, captions="optional")
+    opened = getattr(pool, "opened", None)
+    if isinstance(opened, Store):
+        _know(found, opened)
+    if images is not None or isinstance(opened, Pairs):
+        found.pictures = open_pairs(opened if images is None else images, "optional")
     return found
 
 
@@ -111,7 +110,7 @@ class ImageSpace:
     encoding: Encoding
     fingerprints: list[str]
 
-    def of_store(self, store: Store) -> Any:
+    def of_store(self, store: Store) -> Matrix | None:
         """A store's image features [n, d] in this space; None where it lacks an encoder."""
         uris = {record["fingerprint"]: record["uri"] for record in store.encoders if record["modality"] == "image"}
         if not self.fingerprints or any(one not in uris for one in self.fingerprints):
@@ -124,9 +123,9 @@ def of_evaluation(source: str | Path | Pairs | Store, space: ImageSpace | None =
 
     space: that of the pool's image features, if it has any.
     """
-    opened = _opened(source)
+    opened = open_source(source)
     if not isinstance(opened, Store | Pairs):
-        raise UsageError(f"--against {source}: a table or folder of pairs, or a store.")
+        raise UsageError("--against: a table or folder of pairs, or a store; arrays have nothing to compare by.")
     ids, splits = (opened.images[name].to_pylist() for name in ("id", "split"))
     place = {name: row for row, name in enumerate(ids)}
     owner = np.array([place[name] for name in opened.captions["id"].to_pylist()], np.int64)
@@ -139,53 +138,28 @@ def of_evaluation(source: str | Path | Pairs | Store, space: ImageSpace | None =
     else:
         found.pictures = opened
         encode = space.encoding.image if space else None
-        found.features = Encoded(Pictures(opened), encode) if encode else None
+        found.features = encoded(Pictures(opened), encode) if encode else None
     return found
 
 
-class PoolImages:
-    """Image features of the pairs of a pool [n, d], read through the row in which each pair stands first."""
+def _pool_images(pool: Pool, first: np.ndarray) -> Computed:
+    """Image features [n, d] of the pairs of a pool, read through the row in which each pair stands first; runs of
+    neighbours are read together."""
 
-    def __init__(self, pool: Pool, first: np.ndarray) -> None:
-        self.pool, self.first = pool, first
-        self.shape = (len(first), pool.widths["image"])
-
-    def gather(self, index: np.ndarray) -> np.ndarray:
-        """Rows float32 [len(index), d]; runs of neighbours are read together."""
-        wanted = self.first[index]
-        out = np.empty((len(wanted), self.shape[1]), np.float32)
+    def gather(index: np.ndarray) -> np.ndarray:
+        wanted = first[index]
+        out = np.empty((len(wanted), pool.widths["image"]), np.float32)
         for start in range(0, len(wanted), CHUNK):
             some = wanted[start : start + CHUNK]
             low, high = int(some.min()), int(some.max()) + 1
             if high - low <= 4 * CHUNK:
-                out[start : start + len(some)] = self.pool.features("image", low, high)[some - low]
+                out[start : start + len(some)] = pool.features("image", low, high)[some - low]
             else:
                 for at, row in enumerate(some.tolist()):
-                    out[start + at] = self.pool.features("image", row, row + 1)[0]
+                    out[start + at] = pool.features("image", row, row + 1)[0]
         return out
 
-
-class Chosen:
-    """Some rows of a matrix, in the form that slices give arrays: what tiled products read."""
-
-    def __init__(self, matrix: Matrix, index: np.ndarray) -> None:
-        self.matrix, self.index = matrix, index
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, some: slice) -> np.ndarray:
-        return rows(self.matrix, self.index[some])
-
-
-def _opened(source: Any) -> Any:
-    if not isinstance(source, str | Path):
-        return source
-    if is_store(Path(source)):
-        return open_store(source)
-    path = Path(source)
-    special = path.is_dir() and ((path / "metadata").is_dir() or any(path.glob("*.npy")))
-    return source if special else read_pairs(source, captions="optional")
+    return Computed((len(first), pool.widths["image"]), gather)
 
 
 def _know(found: Collection, store: Store) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.feature_pairs import Matrix, rows
+from isthmus.data.matrix import Matrix
 from isthmus.encoders import Encoder, load_encoder, load_recorded
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError
@@ -46,19 +46,7 @@ class Encoding:
 
     def projected(self, modality: str, matrix: Matrix) -> Matrix:
         """Features as they are, or as the dual encoder projects them."""
-        return matrix if self.model is None else Projected(matrix, self.model, modality)
-
-
-class Projected:
-    """Features [n, d] in a dual encoder's joint space, projected as they are asked for."""
-
-    def __init__(self, matrix: Matrix, model: DualEncoder, modality: str) -> None:
-        self.matrix, self.model, self.modality = matrix, model, modality
-        self.shape = (matrix.shape[0], model.width)
-
-    def gather(self, index: np.ndarray) -> np.ndarray:
-        """Rows float32 [len(index), d]."""
-        return self.model.project(self.modality, rows(self.matrix, index))
+        return matrix if self.model is None else self.model.projected(modality, matrix)
 
 
 def load_encoding(names: Sequence[str | Encoder | DualEncoder], **options: Any) -> Encoding:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError, UsageError
-from isthmus.store.manifest import is_store
-from isthmus.store.reader import Store, open_store
+from isthmus.store.opening import open_source
+from isthmus.store.reader import Store
 
 CURATED = "curated"  # the name of the pairs that concepts have chosen
 
@@ -63,7 +63,7 @@ def drawn(source: Source, seed: int = 0) -> list[str]:
 
 def _training_ids(pairs: Any) -> list[str]:
     if isinstance(pairs, str | Path):
-        pairs = open_store(pairs) if is_store(Path(pairs)) else read_pairs(pairs)
+        pairs = open_source(pairs, "required")
     if isinstance(pairs, FeaturePairs):
         ids, splits = pairs.image_ids, pairs.splits or [None] * len(pairs)
     elif isinstance(pairs, Store | Pairs):

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.curation.collection import Chosen, Collection, Look
+from isthmus.curation.collection import Collection, Look
+from isthmus.data.matrix import Chosen
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.metrics.nearest import pairs_above
 
@@ -114,7 +115,8 @@ def _embedded(left: Collection, rows: np.ndarray, right: Collection | None, othe
 
 def _held(one: Collection, index: np.ndarray) -> Any:
     """Features of some rows: in memory where they fit, as they may be encoded while they are read."""
+    assert one.features is not None
     chosen = Chosen(one.features, index)
-    if 4 * len(index) * one.features.shape[1] > HELD_BYTES:
+    if 4 * chosen.shape[0] * chosen.shape[1] > HELD_BYTES:
         return chosen
     return np.concatenate([chosen[start : start + 256] for start in range(0, len(index), 256)])

@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from isthmus.data.feature_pairs import Matrix, rows
 from isthmus.data.images import BadImage
+from isthmus.data.matrix import Computed, Matrix, rows
 from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError, UsageError
 
@@ -57,7 +57,7 @@ class MatrixPool:
     matrices: by side, features [n, width]. places: by side, int64 [rows], where each row's features stand; None:
     row i is row i. names [U]: ids of the pairs. unit int64 [rows]: whose each row is; None: row i is pair i.
     texts: captions by row. usable: bool [rows], rows that may be chosen; None: all.
-    records: of the encoders of a store, by modality.
+    records: of the encoders of a store, by modality. opened: the store, pairs or `FeaturePairs` behind it, if any.
     """
 
     name: str
@@ -69,6 +69,7 @@ class MatrixPool:
     usable: np.ndarray | None = None
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     fingerprint: str = ""
+    opened: Any = None
 
     def __post_init__(self) -> None:
         self.pairs = len(self.names)
@@ -122,20 +123,17 @@ class RowNumbers(Sequence[str]):
         return str(row)
 
 
-class Encoded:
+def encoded(items: Any, encode: Any) -> Computed:
     """Features [n, width] that an encoder makes as they are asked for; an unreadable item's are NaN."""
 
-    def __init__(self, items: Any, encode: Any) -> None:
-        self.items, self.encode = items, encode
-        self.shape = (len(items), encode.width)
-
-    def gather(self, index: np.ndarray) -> np.ndarray:
-        """Rows float32 [len(index), width]."""
-        out = np.full((len(index), self.shape[1]), np.nan, np.float32)
-        found = [(place, item) for place, row in enumerate(index.tolist()) if (item := self.items[row]) is not None]
+    def gather(index: np.ndarray) -> np.ndarray:
+        out = np.full((len(index), encode.width), np.nan, np.float32)
+        found = [(place, item) for place, row in enumerate(index.tolist()) if (item := items[row]) is not None]
         if found:
-            out[[place for place, _ in found]] = self.encode([item for _, item in found])
+            out[[place for place, _ in found]] = encode([item for _, item in found])
         return out
+
+    return Computed((len(items), encode.width), gather)
 
 
 class Pictures:

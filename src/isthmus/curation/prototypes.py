@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from isthmus.curation.encoding import Encode, Encoding
 from isthmus.curation.phrases import frequent_phrases, words_of
-from isthmus.curation.pools import Encoded, Pictures, Pool, Side
+from isthmus.curation.pools import Pictures, Pool, Side, encoded
 from isthmus.curation.scan import Scorer, normalised, scan, spread
-from isthmus.data.feature_pairs import Matrix, rows
+from isthmus.data.matrix import Matrix, rows
 from isthmus.data.pairs import read_pairs
 from isthmus.errors import InputError, UsageError
 from isthmus.metrics.zeroshot import class_embeddings, load_templates
-from isthmus.store.manifest import is_store
+from isthmus.store.opening import holds_features
 from isthmus.store.reader import open_store
 
 SHOTS = 128  # freeze-align's
@@ -189,7 +189,7 @@ def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[st
 
     Images of a test split lose their label: they are there to measure with.
     """
-    if is_store(path):
+    if holds_features(path):
         store = open_store(path)
         features = encoding.projected("image", store.features("image", encoding.named().get("image")))
         return _training_labels(store.images), store.images["id"].to_pylist(), features
@@ -199,7 +199,7 @@ def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[st
     ids, labels = pairs.images["id"].to_pylist(), _training_labels(pairs.images)
     if path.is_dir() and not any(labels):
         labels = [Path(one).parent.name or None for one in ids]
-    return labels, ids, Encoded(Pictures(pairs), encoding.image)
+    return labels, ids, encoded(Pictures(pairs), encoding.image)
 
 
 def _training_labels(images: pa.Table) -> list[str | None]:

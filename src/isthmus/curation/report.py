@@ -13,9 +13,10 @@ import numpy as np
 from isthmus.curation.assign import Selection
 from isthmus.curation.pools import Pool
 from isthmus.data.images import BadImage
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.pairs import Pairs
 from isthmus.report import Picture, drawn, render_page, write_page
 from isthmus.report.figures import ACCENT, INK
+from isthmus.store.opening import open_pairs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -198,9 +199,7 @@ class _Shelf:
 
 
 def _shelf(images: Any) -> _Shelf | None:
-    if images is None:
-        return None
-    return _Shelf(images if isinstance(images, Pairs) else read_pairs(images, captions="optional"))
+    return None if images is None else _Shelf(open_pairs(images, "optional"))
 
 
 def _picture(shelf: _Shelf | None, id: str, caption: str | None) -> Picture | None:

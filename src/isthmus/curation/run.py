@@ -29,7 +29,7 @@ from isthmus.curation.topk import TopK, buffer_bytes
 from isthmus.embedding.engines import check_engine
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError
-from isthmus.store.manifest import is_store
+from isthmus.store.opening import holds_features
 from isthmus.store.reader import Store
 
 PER_CONCEPT = 2000  # freeze-align's quota, and its K = 25 times that
@@ -99,7 +99,7 @@ def curate(
     encoding = _encoding(encoder, options)
     sources = parse_sources(mix)
     opened = open_pool(pool, encoding)
-    cleaned = clean_pool(opened, pool, images, cleaning, encoding, seed=seed, **options) if cleaning else None
+    cleaned = clean_pool(opened, images, cleaning, encoding, seed=seed, **options) if cleaning else None
     if concepts is None:
         result = all_left(opened, cleaned)
         add_sources(result, sources, seed)
@@ -211,7 +211,7 @@ def _completed(pool: Pool, concepts: Any, encoding: Encoding, sides: str | None,
     if labelled and not Path(concepts).exists():
         raise InputError(f"{concepts}: no such file or folder of concepts.")
     needed: list[Modality] = []
-    if labelled and not is_store(Path(concepts)):
+    if labelled and not holds_features(concepts):
         needed.append("image")
     if kind != "auto" and (not labelled or sides in ("caption", "both")):
         needed.append("text")

@@ -9,13 +9,14 @@ import numpy as np
 
 from isthmus.curation.encoding import Encoding
 from isthmus.curation.metadata import ClipRetrievalPool, MetadataPool, metadata_files
-from isthmus.curation.pools import MODALITY, SIDES, Encoded, MatrixPool, Pictures, Pool, RowNumbers, Side, digest
-from isthmus.data.feature_pairs import FeaturePairs, Matrix
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.curation.pools import MODALITY, SIDES, MatrixPool, Pictures, Pool, RowNumbers, Side, digest, encoded
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import Matrix
+from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError
 from isthmus.store.arrays import open_npy
-from isthmus.store.manifest import is_store
-from isthmus.store.reader import Store, open_store
+from isthmus.store.opening import holds_features, open_source
+from isthmus.store.reader import Store
 
 
 def open_pool(source: Any, encoding: Encoding | None = None) -> Pool:
@@ -32,23 +33,18 @@ def open_pool(source: Any, encoding: Encoding | None = None) -> Pool:
         InputError: nothing that can be read there (names the file), or captions without an encoder.
     """
     encoding = encoding or Encoding()
-    if isinstance(source, Store | FeaturePairs):
-        return _from_features(source, encoding)
-    if isinstance(source, Pairs):
-        return _from_pairs(source, encoding)
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | Path | Store | FeaturePairs | Pairs):
         return source
-    path = Path(source)
-    if is_store(path):
-        return _from_features(open_store(path), encoding)
-    if (path / "metadata").is_dir():
-        return ClipRetrievalPool(path)
-    if any((path / f"{name}.npy").is_file() for name in ("image", "text")):
-        return _from_arrays(path)
-    files = metadata_files(path)
-    if files:
-        return MetadataPool(path, files, encoding)
-    return _from_pairs(read_pairs(source, captions="optional"), encoding)
+    if isinstance(source, str | Path) and not holds_features(source):
+        path = Path(source)
+        if (path / "metadata").is_dir():
+            return ClipRetrievalPool(path)
+        if any((path / f"{name}.npy").is_file() for name in ("image", "text")):
+            return _from_arrays(path)
+        if files := metadata_files(path):
+            return MetadataPool(path, files, encoding)
+    opened = open_source(source)
+    return _from_pairs(opened, encoding) if isinstance(opened, Pairs) else _from_features(opened, encoding)
 
 
 def _from_features(source: Store | FeaturePairs, encoding: Encoding) -> MatrixPool:
@@ -65,6 +61,7 @@ def _from_features(source: Store | FeaturePairs, encoding: Encoding) -> MatrixPo
         texts=pairs.captions,
         usable=~splits[pairs.image_of] if splits.any() else None,
         records={"text": pairs.text_encoder, "image": pairs.image_encoder} if encoding.model is None else {},
+        opened=source,
     )
 
 
@@ -87,9 +84,9 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
     owner = np.array([position[id] for id in pairs.captions["id"].to_pylist()], np.int64)
     matrices: dict[Side, Matrix] = {}
     if encoding.text is not None and captions:
-        matrices["caption"] = Encoded(captions, encoding.text)
+        matrices["caption"] = encoded(captions, encoding.text)
     if encoding.image is not None:
-        matrices["image"] = Encoded(Pictures(pairs), encoding.image)
+        matrices["image"] = encoded(Pictures(pairs), encoding.image)
     if not matrices:
         raise InputError(f"{pairs.path}: pairs without features; name an encoder for them (--encoder URI).")
     if not captions:
@@ -104,6 +101,7 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
         texts=captions or None,
         usable=~splits[owner] if splits.any() else None,
         fingerprint=digest([*ids, *captions, encoding.name], {}),
+        opened=pairs,
     )
 
 

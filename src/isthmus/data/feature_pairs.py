@@ -3,48 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from isthmus.data.groups import components
+from isthmus.data.groups import components, whole_groups
+from isthmus.data.matrix import Matrix, check_finite, take
 from isthmus.data.splits import assign_splits
 from isthmus.errors import InputError
-
-TILE_BYTES = 64 * 1024**2
-
-Matrix = Any  # [n, width] with `shape`: np.ndarray, np.memmap, or anything with `gather(rows) -> float32`
-
-
-def rows(matrix: Matrix, index: np.ndarray | slice) -> np.ndarray:
-    """Rows of a feature matrix as float32 [len(index), width], whatever kind of matrix it is."""
-    if hasattr(matrix, "gather"):
-        if isinstance(index, slice):
-            index = np.arange(*index.indices(matrix.shape[0]))
-        return matrix.gather(index)
-    return np.asarray(matrix[index], dtype=np.float32)
-
-
-def rows_at_once(width: int) -> int:
-    """How many rows of so many float32 make 64 MiB: a few hundred of tokens, tens of thousands of pooled features."""
-    return max(1, TILE_BYTES // (4 * max(1, width)))
-
-
-class MatrixRows:
-    """Some rows of a matrix that stays where it is: [len(index), width]."""
-
-    def __init__(self, matrix: Matrix, index: np.ndarray) -> None:
-        self.matrix, self.index = matrix, index
-        self.shape = (len(index), matrix.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def gather(self, index: np.ndarray) -> np.ndarray:
-        """Rows `index` of these rows, float32."""
-        return rows(self.matrix, self.index[index])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,8 +112,8 @@ class FeaturePairs:
         kept = np.flatnonzero(place[self.image_of] >= 0)
         return dataclasses.replace(
             self,
-            image=_take_rows(self.image, index),
-            text=_take_rows(self.text, kept),
+            image=take(self.image, index),
+            text=take(self.text, kept),
             image_of=place[self.image_of[kept]],
             image_group=self.image_group[index],
             text_group=self.text_group[kept],
@@ -176,28 +144,13 @@ class FeaturePairs:
                 raise InputError(f"{name} features are {width} wide, but parts {parts} add up to {sum(parts)}.")
 
 
-def check_finite(name: str, matrix: Matrix) -> None:
-    """Raise `InputError` with the first row that holds NaN or infinity; reads 64 MiB at a time."""
-    for start, tile in _tiles(matrix):
-        bad = ~np.isfinite(tile).all(axis=1)
-        if bad.any():
-            row = start + int(np.argmax(bad))
-            raise InputError(f"{name} features: row {row} holds NaN or infinity. Embed it again or leave it out.")
-
-
-def _tiles(matrix: Matrix) -> Iterator[tuple[int, np.ndarray]]:
-    height = rows_at_once(matrix.shape[1])
-    for start in range(0, matrix.shape[0], height):
-        yield start, rows(matrix, slice(start, start + height))
-
-
 def _length(name: str, matrix: Matrix) -> int:
     shape = getattr(matrix, "shape", None)
     if shape is None or len(shape) != 2:
         raise InputError(f"{name} features must be a matrix [n, width], not {shape or type(matrix).__name__}.")
-    kind = getattr(getattr(matrix, "dtype", None), "kind", "f")
-    if kind not in "fiu":
-        raise InputError(f"{name} features are of type {matrix.dtype}; they must be real numbers.")
+    dtype = getattr(matrix, "dtype", None)
+    if getattr(dtype, "kind", "f") not in "fiu":
+        raise InputError(f"{name} features are of type {dtype}; they must be real numbers.")
     if 0 in shape:
         raise InputError(f"{name} features are empty: {list(shape)}.")
     return shape[0]
@@ -238,18 +191,6 @@ def _keys(keys: Any, count: int) -> np.ndarray:
     return np.arange(count) if keys is None else np.asarray(keys)
 
 
-def whole_groups(groups: Any, image_keys: np.ndarray) -> np.ndarray:
-    """Group numbers [n] in which the user's groups and equal images stay whole."""
-    n = len(image_keys)
-    own = np.arange(n)
-    if groups is None:
-        return components(image_keys, own, own)[0]
-    named = [(True, str(group)) if group is not None else (False, row) for row, group in enumerate(groups)]
-    number: dict[Any, int] = {}
-    user = np.array([number.setdefault(name, len(number)) for name in named])
-    return components(image_keys, user, own)[0]
-
-
 def _caption_ids(image_ids: list[str], image_of: np.ndarray) -> list[str]:
     """`id#k`, k counting the captions of each image in order."""
     order = np.argsort(image_of, kind="stable")
@@ -257,14 +198,6 @@ def _caption_ids(image_ids: list[str], image_of: np.ndarray) -> list[str]:
     k = np.empty(len(image_of), dtype=np.int64)
     k[order] = np.arange(len(image_of)) - np.repeat(np.cumsum(counts) - counts, counts)
     return [f"{image_ids[image]}#{number}" for image, number in zip(image_of.tolist(), k.tolist(), strict=True)]
-
-
-def _take_rows(matrix: Matrix, index: np.ndarray) -> Matrix:
-    if isinstance(matrix, MatrixRows):
-        return MatrixRows(matrix.matrix, matrix.index[index])
-    if isinstance(matrix, np.ndarray) and not isinstance(matrix, np.memmap):
-        return matrix[index]
-    return MatrixRows(matrix, index)
 
 
 def _take(values: list[Any] | None, index: np.ndarray) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +16,30 @@ def components(image_keys: np.ndarray, text_keys: np.ndarray, image_of: np.ndarr
     """
     image_node, images = _number(image_keys)
     text_node, texts = _number(text_keys)
-    image_end = image_node[image_of]
-    text_end = images + text_node
-    root = connected(images + texts, image_end, text_end)
-    _, first, group = np.unique(root[image_node], return_index=True, return_inverse=True)
+    root = connected(images + texts, image_node[image_of], images + text_node)
+    image_group = by_appearance(root[image_node])
+    return image_group, image_group[image_of]
+
+
+def whole_groups(groups: Any, image_keys: np.ndarray) -> np.ndarray:
+    """Groups in which the user's groups and equal images stay whole: the unit of splits and of every bootstrap.
+
+    groups [n]: names, None for an image without a group; None: nobody has any. image_keys [n]: what makes two images
+    equal, as for `components`. Returns int64 [n], numbered from 0 in order of first appearance.
+    """
+    own = np.arange(len(image_keys))
+    named = [(True, str(group)) if group is not None else (False, row) for row, group in enumerate(groups or ())]
+    number: dict[Any, int] = {}
+    user = np.array([number.setdefault(name, len(number)) for name in named]) if named else own
+    return components(image_keys, user, own)[0]
+
+
+def by_appearance(groups: np.ndarray) -> np.ndarray:
+    """Any group ids [n] as int64 from 0 in order of first appearance, whatever else they were numbered among."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     order = np.empty(len(first), dtype=np.int64)
     order[np.argsort(first)] = np.arange(len(first))
-    image_group = order[group]
-    return image_group, image_group[image_of]
+    return order[group]
 
 
 def _number(keys: np.ndarray) -> tuple[np.ndarray, int]:
@@ -36,25 +52,12 @@ def _number(keys: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def connected(nodes: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The smallest node of every node's component, in a graph with edges a[i]-b[i].
+    """The smallest node of every node's component, int64 [nodes], in a graph with edges a[i]-b[i]."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    Each round hooks the larger root of every edge under the smallest neighbour it has and flattens the
-    trees again, so that rounds grow with the logarithm of the longest chain and not with its length.
-    """
-    root = np.arange(nodes)
-    while True:
-        a, b = root[a], root[b]
-        apart = a != b
-        if not apart.any():
-            return root
-        a, b = a[apart], b[apart]
-        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
-        while (root[root] != root).any():
-            root = root[root]
-
-
-def group_numbers(groups: Sequence[str | None], kept: Sequence[int]) -> np.ndarray:
-    """Named groups as numbers; an image without a group is its own."""
-    names = [groups[i] if groups[i] is not None else (i,) for i in kept]
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+    edges = coo_array((np.ones(len(a), bool), (a, b)), shape=(nodes, nodes))
+    count, component = connected_components(edges, directed=False)
+    smallest = np.empty(count, np.int64)
+    smallest[component[::-1]] = np.arange(nodes)[::-1]  # of equal indices the last assignment stays
+    return smallest[component]

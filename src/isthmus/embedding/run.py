@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from isthmus.data.images import MAX_PIXELS, BadImage
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.pairs import Pairs
 from isthmus.embedding.content_index import Contents
 from isthmus.embedding.engines import check_engine, encode_all, hash_all
 from isthmus.embedding.networks import Network, by_network, choose_autocast, load
@@ -22,6 +22,7 @@ from isthmus.errors import InputError
 from isthmus.models.ledger import encoder_cost, timed
 from isthmus.store import StoreWriter
 from isthmus.store.joining import read_ids
+from isthmus.store.opening import open_pairs
 
 COUNTED = 4  # items on which a network's operations are counted
 SAMPLE = 16  # items on which bf16 is compared with float32
@@ -111,8 +112,7 @@ def embed(
 
 def chosen_pairs(pairs: Pairs | str | Path, only: Any, max_pixels: int = MAX_PIXELS) -> Pairs:
     """The pairs that `only` names, read if need be."""
-    if not isinstance(pairs, Pairs):
-        pairs = read_pairs(pairs, max_pixels=max_pixels)
+    pairs = open_pairs(pairs, max_pixels=max_pixels)
     return pairs if only is None else pairs.subset(read_ids(only))
 
 

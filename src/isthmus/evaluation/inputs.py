@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.groups import group_numbers
-from isthmus.data.images import BadImage, decode
+from isthmus.data.groups import by_appearance, whole_groups
+from isthmus.data.images import BadImage, content_hash, decode
 from isthmus.data.labels import class_names
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.store import open_store
-from isthmus.store.joining import choose_ids, read_ids
+from isthmus.store import Store
+from isthmus.store.joining import choose_ids, read_ids, regrouped
+from isthmus.store.opening import open_source
 
 
 @dataclass
@@ -26,7 +27,8 @@ class Embedded:
     """Pairs in the joint space.
 
     image: [n, d] and text: [m, d] float32, L2-normalised. image_of: [m] row of each caption's image.
-    groups: [n] near-duplicate groups, the unit of every bootstrap. labels: class names by image, or None.
+    groups: [n] near-duplicate groups (`whole_groups`), the unit of every bootstrap, numbered by first appearance, so
+    that features and pictures of the same data give the same intervals. labels: class names by image, or None.
     """
 
     image: np.ndarray
@@ -41,7 +43,7 @@ class Embedded:
 
 def embed_for_evaluation(
     model: DualEncoder,
-    data: FeaturePairs | Pairs | str | Path,
+    data: FeaturePairs | Pairs | Store | str | Path,
     *,
     split: str | None = None,
     only: str | Path | Sequence[str] | None = None,
@@ -58,19 +60,13 @@ def embed_for_evaluation(
     Raises:
         InputError: no pairs left, or a store without the model's encoders.
     """
-    if isinstance(data, str | Path):
-        data = (
-            _stored(model, Path(data), split, seed) if holds_features(data) else read_pairs(data, captions="optional")
-        )
-    if isinstance(data, FeaturePairs):
-        return _from_features(model, data if only is None else choose_ids(data, only))
-    data = data if split is None else data.filter(split=split)
-    return _from_images(model, data if only is None else _chosen(data, only))
-
-
-def holds_features(data: Any) -> bool:
-    """Whether `data` is a store or arrays: features that need no encoder."""
-    return isinstance(data, FeaturePairs) or (isinstance(data, str | Path) and (Path(data) / "store.json").is_file())
+    opened = open_source(data)
+    if isinstance(opened, Store):
+        return _from_features(model, _stored(model, opened, split, only, seed))
+    if isinstance(opened, FeaturePairs):
+        return _from_features(model, opened if only is None else choose_ids(opened, only))
+    opened = opened if split is None else opened.filter(split=split)
+    return _from_images(model, opened if only is None else _chosen(opened, only))
 
 
 def zeroshot_labels(
@@ -112,9 +108,10 @@ def label_classes(
     return labelled, truth, names, class_embeddings(encode_text, names, prompts), prompts
 
 
-def _stored(model: DualEncoder, path: Path, split: str | None, seed: int) -> FeaturePairs:
+def _stored(model: DualEncoder, store: Store, split: str | None, only: Any, seed: int) -> FeaturePairs:
     named = {m: [record["fingerprint"] for record in model.records[m]] for m in ("image", "text")}
-    return open_store(path).pairs(split=split, image=named["image"], text=named["text"], seed=seed)
+    pairs = store.pairs(split=split, image=named["image"], text=named["text"], only=only, seed=seed)
+    return regrouped(pairs, store.images)
 
 
 def _chosen(pairs: Pairs, only: str | Path | Sequence[str]) -> Pairs:
@@ -131,7 +128,7 @@ def _from_features(model: DualEncoder, data: FeaturePairs) -> Embedded:
         model.project("image", data.image),
         model.project("text", data.text),
         data.image_of,
-        data.bootstrap_group,
+        by_appearance(data.bootstrap_group),
         list(data.image_ids),
         data.captions,
         data.labels,
@@ -142,14 +139,17 @@ def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embe
     """Images go through the model a batch at a time; an unreadable one is listed, its captions left out."""
     ids = pairs.images["id"].to_pylist()
     kept: list[int] = []
+    hashes: list[str] = []
     skipped = list(pairs.skipped)
     embeddings = []
     for start in range(0, len(ids), batch_size):
         images = []
         for index in range(start, min(start + batch_size, len(ids))):
             try:
-                images.append(decode(pairs.read_bytes(index)))
+                data = pairs.read_bytes(index)
+                images.append(decode(data))
                 kept.append(index)
+                hashes.append(content_hash(data))
             except BadImage as error:
                 skipped.append((ids[index], error.reason))
         if images:
@@ -162,7 +162,7 @@ def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embe
         np.concatenate(embeddings),
         model.encode_text([text for _, text in captions]) if captions else np.zeros((0, model.width), np.float32),
         np.array([row_of[i] for i, _ in captions], np.int64),
-        group_numbers(pairs.images["group"].to_pylist(), kept),
+        whole_groups(pairs.images["group"].take(kept).to_pylist(), np.array(hashes)),
         [ids[index] for index in kept],
         [text for _, text in captions],
         [pairs.images["label"][index].as_py() for index in kept],

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.feature_pairs import FeaturePairs, rows, whole_groups
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.groups import by_appearance
+from isthmus.data.matrix import rows
 from isthmus.data.pairs import Pairs
 from isthmus.embedding import embed
 from isthmus.errors import InputError
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import Store, open_store
-from isthmus.store.keys import to_keys
+from isthmus.store.joining import image_groups, regrouped
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ def from_store(model: DualEncoder, pairs: Pairs, store: Store) -> Labelled:
         raise InputError(f"{pairs.path}: none of its images has a label.")
     images = store.images.take(index)
     features = store.features("image", fingerprints(model, "image"))
-    groups = whole_groups(images["group"].to_pylist(), to_keys(images["content_hash"].to_pylist()))
-    return Labelled(features.gather(index), np.array([label_of[ids[row]] for row in index]), groups)
+    labels = np.array([label_of[ids[row]] for row in index])
+    return Labelled(features.gather(index), labels, image_groups(images))
 
 
 def from_features(pairs: FeaturePairs) -> Labelled:
@@ -52,7 +54,8 @@ def from_features(pairs: FeaturePairs) -> Labelled:
     if not len(index):
         raise InputError("None of the images has a label.")
     labels: Any = pairs.labels
-    return Labelled(rows(pairs.image, index), np.array([labels[row] for row in index]), pairs.bootstrap_group[index])
+    groups = by_appearance(pairs.bootstrap_group[index])
+    return Labelled(rows(pairs.image, index), np.array([labels[row] for row in index]), groups)
 
 
 def fingerprints(model: DualEncoder, modality: str) -> list[str]:
@@ -62,7 +65,8 @@ def fingerprints(model: DualEncoder, modality: str) -> list[str]:
 
 def stored_pairs(model: DualEncoder, store: Store, only: Sequence[str] | None = None) -> FeaturePairs:
     """Images and captions of a store with the features of the model's encoders."""
-    return store.pairs(image=fingerprints(model, "image"), text=fingerprints(model, "text"), only=only)
+    pairs = store.pairs(image=fingerprints(model, "image"), text=fingerprints(model, "text"), only=only)
+    return regrouped(pairs, store.images)
 
 
 def skipped(pairs: Pairs, store: Store) -> list[tuple[str, str]]:

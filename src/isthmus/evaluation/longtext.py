@@ -14,11 +14,12 @@ from isthmus.encoders.base import Encoder
 from isthmus.encoders.lengths import token_ceiling, token_limit, tokenize, with_max_tokens
 from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.datasets.longtext import read_longtext
-from isthmus.evaluation.inputs import embed_for_evaluation, holds_features
+from isthmus.evaluation.inputs import embed_for_evaluation
 from isthmus.evaluation.tasks import named, opened
 from isthmus.metrics.results import result
 from isthmus.metrics.retrieval import Ranks, ranks, retrieval
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.store.opening import holds_features
 
 CUTS = (16, 32, 64, 77, 128, 256, 512, 1024, 2048)  # 77 is what CLIP reads
 FEWEST = 20  # captions in a bin of lengths

@@ -13,7 +13,6 @@ import numpy as np
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import InputError
-from isthmus.evaluation.inputs import holds_features
 from isthmus.evaluation.labelled import Labelled, embedded, from_features, from_store, skipped, stored_pairs
 from isthmus.evaluation.suite.sets import CLASSES, canonical, open_set
 from isthmus.evaluation.tasks import named, opened
@@ -24,6 +23,7 @@ from isthmus.metrics.results import result
 from isthmus.metrics.scores import group_vector, unit_rows
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import open_store
+from isthmus.store.opening import holds_features
 
 SHOTS = (1, 2, 4, 8, 16)
 DRAWS = 3
@@ -164,9 +164,8 @@ def _in_words(compared: dict[str, dict[str, Any]]) -> str:
 def _sides(model: DualEncoder, data: Any, split: str, out: Path) -> Sides:
     """Training and test images of any kind of data."""
     if holds_features(data):
-        if not isinstance(data, FeaturePairs):
-            data = stored_pairs(model, open_store(data))
-        known, asked = _parts(data, split)
+        held = data if isinstance(data, FeaturePairs) else stored_pairs(model, open_store(data))
+        known, asked = _parts(held, split)
         return from_features(known), from_features(asked), []
     pairs = {part: _labelled_pairs(Path(data), part) for part in ("train", split)}
     store = out / "features" / canonical(Path(data).stem if Path(data).is_file() else Path(data).name)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import UsageError, did_you_mean
-from isthmus.evaluation.inputs import embed_for_evaluation, holds_features, zeroshot_labels
+from isthmus.evaluation.inputs import embed_for_evaluation, zeroshot_labels
 from isthmus.metrics.results import result
 from isthmus.metrics.retrieval import retrieval as rank
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.store.opening import holds_features
 
 # A task is `function(model, data, *, options)` -> one result (see `results.result`), or a list of them. `model` is a
 # DualEncoder, or names one, which the task loads with or without its encoders (`opened`).

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.feature_pairs import Matrix, rows
+from isthmus.data.matrix import Matrix, rows
 from isthmus.errors import UsageError
 from isthmus.metrics.nearest import top_k
 

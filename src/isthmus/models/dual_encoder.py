@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from isthmus.data.feature_pairs import rows, rows_at_once
 from isthmus.data.images import decode
+from isthmus.data.matrix import Computed, Matrix, rows, rows_at_once
 from isthmus.encoders import Encoder
 from isthmus.errors import InputError, UsageError
 from isthmus.files import locate
@@ -161,6 +161,11 @@ class DualEncoder(nn.Module):
                 projector(batch).float()[:, : self.width], dim=-1
             ).cpu()
         return out if as_tensor else out.numpy()
+
+    def projected(self, modality: str, features: Matrix) -> Computed:
+        """Cached encoder features [n, D] in the joint space, [n, d], projected as they are asked for."""
+        shape = (features.shape[0], self.width)
+        return Computed(shape, lambda index: self.project(modality, rows(features, index)))
 
     def _projector(self, modality: str) -> Head:
         return self.image_projector if modality == "image" else self.text_projector

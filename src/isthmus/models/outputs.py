@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from isthmus.data.matrix import OnDemand
 from isthmus.errors import InputError, UsageError, did_you_mean
 
 Precision = Literal["float32", "int8", "binary"]
@@ -46,7 +47,7 @@ def quantize(emb: np.ndarray, precision: str) -> np.ndarray:
     raise UsageError(f"precision={precision!r}: float32, int8 or binary." + did_you_mean(str(precision), PRECISIONS))
 
 
-class Decoded:
+class Decoded(OnDemand):
     """Codes of `quantize` as rows [N, d] of float32, decoded as they are sliced.
 
     `top_k`, `retrieval` and the rest take it in place of embeddings; `top_k` holds no more than a tile decoded. Bits
@@ -64,10 +65,10 @@ class Decoded:
         held = 8 * codes.shape[1] if self.bits else codes.shape[1]
         if not held - (7 if self.bits else 0) <= (width or held) <= held:
             raise InputError(f"Codes of {codes.shape[1]} bytes hold {held} dimensions, not {width}.")
-        self.shape, self.ndim = (len(codes), width or held), 2
+        self.shape = (len(codes), width or held)
 
-    def __len__(self) -> int:
-        return len(self.codes)
+    def gather(self, index: np.ndarray) -> np.ndarray:
+        return self[index]
 
     def __getitem__(self, some: Any) -> np.ndarray:
         codes = self.codes[some]

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isthmus.data.feature_pairs import FeaturePairs, Matrix, rows
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import Matrix, rows
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.losses import infonce
 from isthmus.projectors.blocks import Linear, Parallel

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isthmus.data.feature_pairs import FeaturePairs, Matrix, rows
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import Matrix, rows
 from isthmus.errors import InputError
 from isthmus.projectors.build import build_projector
 from isthmus.projectors.closed_form import HELD_OUT, MIN_PAIRS, RIDGES, ROWS, Map, Side, best_ranks, normalized

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from isthmus.data.groups import group_numbers
+from isthmus.data.groups import whole_groups
 from isthmus.data.images import BadImage, decode_mask
 from isthmus.data.labels import class_names
 from isthmus.data.pairs import Pairs, read_pairs
@@ -46,8 +46,7 @@ class MaskedImages:
     @property
     def groups(self) -> np.ndarray:
         """[n] numbers of near-duplicate groups; an image without a group is its own."""
-        groups = self.pairs.images["group"].to_pylist()
-        return group_numbers(groups, range(len(groups)))
+        return whole_groups(self.pairs.images["group"].to_pylist(), np.arange(len(self)))
 
     def image(self, index: int) -> Image.Image:
         """RGB. Raises `BadImage`."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from isthmus.data.feature_pairs import FeaturePairs, Matrix, rows
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import Matrix, rows
 from isthmus.errors import InputError
 from isthmus.metrics.retrieval import Ranks, ranks
 from isthmus.metrics.scores import unit_rows

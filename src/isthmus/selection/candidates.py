@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.feature_pairs import FeaturePairs, Matrix, MatrixRows
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import Chosen, Matrix
+from isthmus.data.pairs import Pairs
 from isthmus.data.splits import normalise_split
 from isthmus.embedding import embed
 from isthmus.encoders import Encoder, load_encoders
@@ -23,6 +24,7 @@ from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.selection.cost import Cost, measure_cost
 from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids, join, read_ids
+from isthmus.store.opening import open_pairs, open_source
 
 MODALITIES: tuple[Modality, Modality] = ("image", "text")
 BATCH = 8  # images per forward pass: on a CPU, larger batches fall out of its caches
@@ -83,8 +85,8 @@ def pairs_of(part: FeaturePairs, image: Candidate, text: Candidate) -> FeaturePa
     """A part of the frame with the features of two encoders."""
     return replace(
         part,
-        image=MatrixRows(image.matrix, part.image[:, 0]),
-        text=MatrixRows(text.matrix, part.text[:, 0]),
+        image=Chosen(image.matrix, np.asarray(part.image)[:, 0]),
+        text=Chosen(text.matrix, np.asarray(part.text)[:, 0]),
         image_parts=image.parts,
         text_parts=text.parts,
         image_encoder=[image.record],
@@ -120,7 +122,7 @@ def _given(name: str, modality: Modality, matrix: Any) -> Candidate:
 
 
 def from_store(
-    store: Store | str | Path,
+    source: Any,
     image: Sequence[str] = (),
     text: Sequence[str] = (),
     *,
@@ -129,9 +131,11 @@ def from_store(
 ) -> Candidates:
     """The named encoders of a store (URI or fingerprint; `layer=*` names every layer), or all of them.
 
-    costs: by fingerprint, where the encoders are at hand.
+    source: a store, or its folder. costs: by fingerprint, where the encoders are at hand.
     """
-    store = open_store(store) if isinstance(store, str | Path) else store
+    store = open_source(source)
+    if not isinstance(store, Store):
+        raise UsageError("Arrays to select among come by name, {name: [n, width]}, for images and for texts.")
     failed: list[dict[str, str]] = []
     listed: dict[Modality, list[Candidate]] = {"image": [], "text": []}
     for modality, wanted in zip(MODALITIES, (image, text), strict=True):
@@ -148,9 +152,8 @@ def from_store(
             except InputError as error:
                 failed.append(_failure(fingerprint, modality, error))
     check_any(listed, failed)
-    frame = _numbered(
-        join(store.path, store.images, store.captions, listed["image"][0].matrix, listed["text"][0].matrix)
-    )
+    first: Any = [listed[modality][0].matrix for modality in MODALITIES]
+    frame = _numbered(join(store.path, store.images, store.captions, *first))
     return Candidates(frame if only is None else choose_ids(frame, only), listed, failed, store=store.path)
 
 
@@ -196,7 +199,7 @@ def from_pairs(
 
     An encoder that cannot be loaded, or fails on the way, is listed in `failed`; the others go on.
     """
-    pairs = pairs if isinstance(pairs, Pairs) else read_pairs(pairs)
+    pairs = open_pairs(pairs)
     pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
     failed: list[dict[str, str]] = []
     encoders = {m: loaded(given, m, failed, **options) for m, given in zip(MODALITIES, (image, text), strict=True)}

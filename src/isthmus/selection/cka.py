@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from isthmus.data.feature_pairs import Matrix, rows
+from isthmus.data.matrix import Matrix, rows
 from isthmus.errors import InputError
 
 TILE_ROWS = 4096

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from isthmus.data.feature_pairs import Matrix, rows
+from isthmus.data.matrix import Matrix, rows
 from isthmus.errors import UsageError
 from isthmus.metrics.nearest import top_k
 from isthmus.selection.cka import check_paired

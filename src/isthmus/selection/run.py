@@ -15,10 +15,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.pairs import Pairs
 from isthmus.embedding import plan as embedding_plan
 from isthmus.errors import InputError, IsthmusError, UsageError
-from isthmus.evaluation.inputs import holds_features
 from isthmus.files import read_json, write_json
 from isthmus.report.page import on_top
 from isthmus.selection.candidates import (
@@ -40,6 +39,7 @@ from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Scor
 from isthmus.selection.sides import Side, evenly
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids
+from isthmus.store.opening import holds_features, open_pairs
 from isthmus.version import __version__
 
 REPORT = "report.html"
@@ -161,12 +161,12 @@ def plan(
 
     Loads the encoders and encodes a small sample; writes nothing.
     """
-    if isinstance(data, str | Path) and holds_features(data):
+    if holds_features(data):
         stored = from_store(data, _listed(image), _listed(text))
         counts = [len(stored.encoders[m]) for m in MODALITIES]
         cost: dict[str, Any] = {"images": len(stored.frame)}
     else:
-        pairs = data if isinstance(data, Pairs) else read_pairs(data)
+        pairs = open_pairs(data)
         pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
         failed: list[dict[str, str]] = []
         views = [loaded(given, m, failed, **options) for m, given in zip(MODALITIES, (image, text), strict=True)]
@@ -198,7 +198,7 @@ def gather(
         found = from_arrays(image, text, **fields)
     elif fields:
         raise UsageError(f"{', '.join(fields)}: only for features given as arrays.")
-    elif isinstance(data, Store) or holds_features(data):
+    elif holds_features(data):
         found = from_store(data, _listed(image), _listed(text))
     elif out is None:
         raise UsageError("select needs `out`, a folder: the features of the pairs are stored there.")

@@ -7,7 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from isthmus.data.feature_pairs import FeaturePairs, Matrix, MatrixRows, check_finite, rows
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import Chosen, Matrix, check_finite, rows
 from isthmus.selection.candidates import Candidate
 from isthmus.selection.cka import LinearKernel, RBFKernel
 from isthmus.selection.neighbors import neighbors, rice
@@ -15,22 +16,12 @@ from isthmus.selection.neighbors import neighbors, rice
 RBF_ITEMS = 2000  # its time grows with the square
 
 
-class CaptionMeans:
-    """The mean features of each image's captions, [N, D]: rows for images from rows for captions [M, D]."""
-
-    def __init__(self, matrix: Matrix, image_of: np.ndarray, images: int) -> None:
-        self.matrix, self.shape = matrix, (images, matrix.shape[1])
-        self.order = np.argsort(image_of, kind="stable")
-        self.starts = np.searchsorted(image_of[self.order], np.arange(images + 1))
-
-    def gather(self, index: np.ndarray) -> np.ndarray:
-        """float32 [len(index), D]; zeros for an image without captions."""
-        spans = [self.order[self.starts[image] : self.starts[image + 1]] for image in index.tolist()]
-        sizes = np.array([len(span) for span in spans])
-        owner = np.repeat(np.arange(len(spans)), sizes)
-        total = np.zeros((len(index), self.shape[1]), np.float32)
-        np.add.at(total, owner, rows(self.matrix, np.concatenate(spans)))
-        return total / np.maximum(sizes, 1)[:, None]
+def caption_means(matrix: Matrix, image_of: np.ndarray, images: int) -> np.ndarray:
+    """The mean features float32 [images, D] of each image's captions [M, D]; zeros for an image without captions."""
+    order = np.argsort(image_of, kind="stable")
+    total = np.zeros((images, matrix.shape[1]), np.float32)
+    np.add.at(total, image_of[order], rows(matrix, order))
+    return total / np.maximum(np.bincount(image_of, minlength=images), 1)[:, None]
 
 
 class Side:
@@ -69,11 +60,9 @@ class Side:
 
 def item_features(candidate: Candidate, part: FeaturePairs) -> np.ndarray:
     """float32 [n, D] of the images of a part of the frame, or of the means of their captions."""
-    every = np.arange(len(part))
     if candidate.modality == "image":
-        return rows(candidate.matrix, part.image[:, 0])
-    own = MatrixRows(candidate.matrix, part.text[:, 0])
-    return CaptionMeans(own, part.image_of, len(part)).gather(every)
+        return rows(candidate.matrix, np.asarray(part.image)[:, 0])
+    return caption_means(Chosen(candidate.matrix, np.asarray(part.text)[:, 0]), part.image_of, len(part))
 
 
 def evenly(n: int, most: int) -> np.ndarray:

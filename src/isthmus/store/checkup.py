@@ -13,7 +13,7 @@ from isthmus.files import PENDING, TEMPORARY
 from isthmus.store.journal import FOLDER as JOURNAL
 from isthmus.store.journal import Journal
 from isthmus.store.keys import KeyIndex, to_keys
-from isthmus.store.manifest import STORE_JSON, Manifest, is_store, read_manifest
+from isthmus.store.manifest import STORE_JSON, Manifest, is_store, is_unfinished, read_manifest
 from isthmus.store.shards import check_owner, open_shard, shard_folder, shard_paths
 
 _AGAIN = "Run the same `isthmus embed` again."
@@ -37,7 +37,7 @@ def doctor(path: str | Path) -> list[Finding]:
     """
     root = Path(path)
     if not is_store(root):
-        unfinished = (root / JOURNAL).is_dir()
+        unfinished = is_unfinished(root)
         what = "an unfinished store" if unfinished else "not a store (no store.json)"
         return [_bad(f"{root}: {what}", _AGAIN if unfinished else "Check the path.")]
     try:

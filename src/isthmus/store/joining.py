@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.groups import whole_groups
 from isthmus.data.splits import SPLITS
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate
@@ -46,6 +48,20 @@ def join(path: Path, images: pa.Table, captions: pa.Table, image: FeatureMatrix,
         image_encoder=image.records,
         text_encoder=text.records,
     )
+
+
+def image_groups(images: pa.Table) -> np.ndarray:
+    """The units of a bootstrap over some rows of a store's image table, int64 [n]: `whole_groups` by their bytes."""
+    return whole_groups(images["group"].to_pylist(), to_keys(images["content_hash"].to_pylist()))
+
+
+def regrouped(pairs: FeaturePairs, images: pa.Table) -> FeaturePairs:
+    """Some pairs of a store with the image table `images`, grouped among themselves.
+
+    An image that was not chosen links no others, so that these groups are those of the same pictures without a store.
+    """
+    chosen = pc.index_in(pa.array(pairs.image_ids, pa.string()), value_set=images["id"].combine_chunks())
+    return dataclasses.replace(pairs, bootstrap_group=image_groups(images.take(chosen)))
 
 
 def choose_split(pairs: FeaturePairs, split: str, seed: int) -> FeaturePairs:

@@ -24,7 +24,7 @@ from isthmus.store.disk import write_parquet
 
 FOLDER = "journal"
 PART_ROWS = 65_536
-_ENCODERS = "encoders.json"
+ENCODERS = "encoders.json"
 _PART = re.compile(r"part-(\d{6,})\.parquet")
 _SCHEMA = pa.schema({name: pa.string() for name in ("id", "content_hash", "reason", "signature")})
 Row = tuple[str, str | None, str | None, str | None]
@@ -73,12 +73,12 @@ class Journal:
 
     def save_encoders(self, records: list[dict[str, Any]]) -> None:
         """Note whose features this run is writing; `store.json` learns of them when the run is finished."""
-        write_json(self.folder / _ENCODERS, records)
+        write_json(self.folder / ENCODERS, records)
 
     def encoders(self) -> list[dict[str, Any]]:
         """The records an unfinished run has noted."""
         try:
-            records = read_json(self.folder / _ENCODERS)
+            records = read_json(self.folder / ENCODERS)
         except InputError:
             return []
         return records if isinstance(records, list) else []

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from isthmus.errors import InputError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
 from isthmus.store.disk import write_parquet
+from isthmus.store.journal import ENCODERS
+from isthmus.store.journal import FOLDER as JOURNAL
 from isthmus.store.keys import HASH_PATTERN
 from isthmus.store.shards import MODALITIES
 
@@ -67,6 +69,11 @@ class Manifest:
 def is_store(root: Path) -> bool:
     """Whether `root` holds a finished store."""
     return locate(root, STORE_JSON).is_file()
+
+
+def is_unfinished(root: Path) -> bool:
+    """Whether the first run that was to make a store of `root` was interrupted: it has noted its encoders, no more."""
+    return not is_store(root) and (root / JOURNAL / ENCODERS).is_file()
 
 
 def read_store_json(root: Path) -> dict[str, Any]:

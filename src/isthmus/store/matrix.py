@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from isthmus.data.matrix import OnDemand
 from isthmus.errors import InputError
 from isthmus.store.shards import Block
 
@@ -80,7 +81,7 @@ class Window:
             part.copy_(self.rows.index_select(0, some))
 
 
-class FeatureMatrix:
+class FeatureMatrix(OnDemand):
     """Features [n, D] on disk; several encoders stand side by side as columns. Row i belongs to row i of the
     table it was taken for (`Store.images` or `Store.captions`), whatever the order of the files.
 
@@ -91,18 +92,15 @@ class FeatureMatrix:
         self._members = list(members)
         self.records = list(records)
         self.parts: list[int] = [width for record in self.records for width in record["parts"]]
-        self.width: int = sum(record["width"] for record in self.records)
-
-    def __len__(self) -> int:
-        return len(self._members[0][1])
+        self.shape = (len(self._members[0][1]), sum(record["width"] for record in self.records))
 
     def __repr__(self) -> str:
         names = " + ".join(record["uri"] for record in self.records)
         return f"FeatureMatrix([{len(self):,}, {self.width}] {self.dtype}, {names})"
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return len(self), self.width
+    def width(self) -> int:
+        return self.shape[1]
 
     @property
     def dtype(self) -> np.dtype:

@@ -14,7 +14,7 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.store.joining import choose_ids, choose_split, join
 from isthmus.store.keys import KeyIndex, to_keys
-from isthmus.store.manifest import is_store, read_store_json, read_table
+from isthmus.store.manifest import is_store, is_unfinished, read_store_json, read_table
 from isthmus.store.matrix import FeatureMatrix, Rows
 from isthmus.store.shards import MODALITIES, open_shards
 
@@ -35,7 +35,7 @@ def open_store(path: str | Path, *, verify: bool = False) -> Store:
     """
     root = Path(path)
     if not is_store(root):
-        unfinished = (root / "journal").is_dir()
+        unfinished = is_unfinished(root)
         remedy = "run the same `isthmus embed` again to finish it" if unfinished else "`isthmus embed` makes one"
         raise InputError(f"{root}: {'an unfinished store' if unfinished else 'not a store (no store.json)'}; {remedy}.")
     store = Store(root, read_store_json(root))

@@ -11,7 +11,7 @@ from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.diagnosis.audit import audit, recall_by_novelty
 from isthmus.evaluation.diagnosis.findings import Findings
 from isthmus.evaluation.diagnosis.report import write_report
-from isthmus.evaluation.inputs import Embedded, embed_for_evaluation, holds_features, label_classes
+from isthmus.evaluation.inputs import Embedded, embed_for_evaluation, label_classes
 from isthmus.evaluation.tasks import named, opened
 from isthmus.metrics.bootstrap import estimate
 from isthmus.metrics.calibration import softmax_confidence
@@ -20,6 +20,7 @@ from isthmus.metrics.nearest import top_k
 from isthmus.metrics.results import result
 from isthmus.metrics.scores import group_vector
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.store.opening import holds_features
 
 SPREAD = 20_000  # rows that uniformity, a product of all with all, is measured on
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from isthmus.data.feature_pairs import FeaturePairs, rows, rows_at_once
+from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.groups import components
+from isthmus.data.matrix import Matrix, rows, rows_at_once
 from isthmus.training.contrastive.pixels import PixelFeatures
 
 RESIDENT_BYTES = 2 << 30
@@ -30,7 +30,8 @@ class Batches:
     def __init__(self, pairs: FeaturePairs, positives: str, device: torch.device) -> None:
         self.device, self.image_of = device, pairs.image_of
         self._taken: dict[int, Tensor] = {}  # by matrix, the room of its rows
-        self.image, self.text = pairs.image, pairs.text
+        self.image: Matrix | Tensor = pairs.image
+        self.text: Matrix | Tensor = pairs.text
         live = isinstance(pairs.image, PixelFeatures)
         if not live and 4 * (math.prod(pairs.image.shape) + math.prod(pairs.text.shape)) <= RESIDENT_BYTES:
             self.image = self._rows(pairs.image, np.arange(pairs.image.shape[0]))
@@ -48,7 +49,7 @@ class Batches:
             groups = self._tensor(self.groups[0][images]), self._tensor(self.groups[1][captions])
         return self._rows(self.image, images), self._rows(self.text, captions), groups
 
-    def _rows(self, matrix: Any, index: np.ndarray) -> Tensor:
+    def _rows(self, matrix: Matrix | Tensor, index: np.ndarray) -> Tensor:
         if isinstance(matrix, Tensor):
             taken = self._taken.get(id(matrix))
             if taken is None or len(taken) < len(index):

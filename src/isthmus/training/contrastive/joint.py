@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from isthmus.data.feature_pairs import FeaturePairs, rows
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import rows
 from isthmus.encoders.base import Modality
 from isthmus.losses import Scale, infonce, initial_bias, sigmoid
 from isthmus.projectors import Head, Projector, build_projector, solve_expand

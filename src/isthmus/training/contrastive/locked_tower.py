@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isthmus.curation.encoding import Projected
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError, did_you_mean
@@ -61,7 +60,7 @@ class LockedTower:
         if pairs is None:
             return None
         self._check(pairs)
-        features = Projected(getattr(pairs, self.side), self.model, self.side)
+        features = self.model.projected(self.side, getattr(pairs, self.side))
         if self.side == "text":
             return dataclasses.replace(pairs, text=features, text_parts=[self.model.width])
         return dataclasses.replace(pairs, image=features, image_parts=[self.model.width])

@@ -15,10 +15,12 @@ from PIL import Image
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.images import BadImage
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.matrix import OnDemand
+from isthmus.data.pairs import Pairs
 from isthmus.encoders import Encoder, encode_views, load_encoder
 from isthmus.errors import InputError, UsageError
 from isthmus.precision import choose_precision
+from isthmus.store.opening import open_pairs
 from isthmus.store.reader import Store
 
 AT_ONCE = 16  # images per forward pass
@@ -27,7 +29,7 @@ SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)  # of a crop's area to the image's, an
 LARGEST = 512  # pixels of a crop's side on its way to the encoder
 
 
-class PixelFeatures:
+class PixelFeatures(OnDemand):
     """Features [n, width] of images, a matrix whose rows are encoded whenever they are asked for.
 
     pictures: where the images are; ids: which of them, row by row. encoder: the view that encodes them.
@@ -47,9 +49,6 @@ class PixelFeatures:
         self.shape = (len(ids), encoder.width)
         fast = choose_precision("auto", encoder.device) == "bf16"
         self._autocast = torch.bfloat16 if fast and any(True for _ in encoder.network.parameters()) else None
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     @property
     def identity(self) -> str:
@@ -100,7 +99,7 @@ def live_split(
     if len(named) != 1 or named[0] is None:
         raise UsageError("pixels (--pixels) needs one image encoder by name: --image-encoder URI.")
     encoder = named[0] if isinstance(named[0], Encoder) else load_encoder(named[0], modality="image")
-    pictures = pixels if isinstance(pixels, Pairs) else read_pairs(pixels)
+    pictures = open_pairs(pixels)
     held = next(record["fingerprint"] for record in store.encoders if record["modality"] == "image")
     chosen = chosen | {"image": held}  # any: only ids, groups and splits are taken from it
     train, val = store.pairs(split="train", **chosen), store.pairs(split="val", **{**chosen, "only": None})

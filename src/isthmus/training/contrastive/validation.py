@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from isthmus.data.feature_pairs import FeaturePairs, rows, rows_at_once
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import rows, rows_at_once
 from isthmus.metrics.retrieval import retrieval
 
 CUTOFFS = (1, 5, 10)

@@ -28,11 +28,11 @@ def check_views(head: HeadOptions, pairs: FeaturePairs, frozen: str | None = Non
 
 def check_augmented(recipe: ContrastiveRecipe, pairs: FeaturePairs) -> None:
     """`UsageError` where pictures are to be augmented whose features are stored already."""
-    live = isinstance(pairs.image, PixelFeatures)
-    if recipe.data.augment != (pairs.image.augment if live else "none"):
+    live = pairs.image if isinstance(pairs.image, PixelFeatures) else None
+    if recipe.data.augment != (live.augment if live else "none"):
         raise UsageError(
             f"data.augment = {recipe.data.augment!r} does not go with these images: "
-            + (f"they are encoded with augment = {pairs.image.augment!r}." if live else "their features are stored. ")
+            + (f"they are encoded with augment = {live.augment!r}." if live else "their features are stored. ")
             + ("" if live else "Give the pictures, to be encoded while training: --pixels PAIRS.")
         )
 

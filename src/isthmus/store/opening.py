@@ -1,0 +1,48 @@
+"""What a path holds that pairs can be taken from, and opening it: every command asks here, so that all say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.records import Captions
+from isthmus.errors import InputError, UsageError
+from isthmus.store.manifest import is_store, is_unfinished
+from isthmus.store.reader import Store, open_store
+
+
+def holds_features(source: Any) -> bool:
+    """Whether `source` is arrays, or a store or its folder: features that need no encoder.
+
+    True also for a store whose first run was interrupted: `open_store` finds its commit, or says what to do.
+    """
+    if isinstance(source, str | Path):
+        return is_store(Path(source)) or is_unfinished(Path(source))
+    return isinstance(source, Store | FeaturePairs)
+
+
+def open_source(source: Any, captions: Captions = "optional") -> Store | FeaturePairs | Pairs:
+    """A store from its folder, pairs from anything else that `read_pairs` reads; what is open already passes.
+
+    Raises `InputError` as `open_store` and `read_pairs` do, `UsageError` for what is neither a path nor open.
+    """
+    if isinstance(source, Store | FeaturePairs | Pairs):
+        return source
+    if not isinstance(source, str | Path):
+        raise UsageError(f"Give pairs, a store or the path of either, not a {type(source).__name__}.")
+    return open_store(source) if holds_features(source) else read_pairs(source, captions=captions)
+
+
+def open_pairs(source: Any, captions: Captions = "required", **options: Any) -> Pairs:
+    """Pairs with their pictures, read where they are named; options: those of `read_pairs`.
+
+    Raises `InputError` as `read_pairs` does, and for features alone.
+    """
+    if isinstance(source, Pairs):
+        return source
+    if holds_features(source):
+        name = source if isinstance(source, str | Path) else getattr(source, "path", "arrays")
+        raise InputError(f"{name}: holds features, and no pictures. Give the pairs that they were made of.")
+    return read_pairs(source, captions=captions, **options)
