@@ -27,7 +27,7 @@ PAIR = ("image", "text")
 
 
 def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: FeatureMatrix) -> FeaturePairs:
-    """Everything in the store at `path` as pairs: one row per item of the first of `tables`, one per item of the second.
+    """Everything in the store at `path` as pairs: a row per item of the first of `tables`, one per item of the second.
 
     tables: of every modality of the store. image, text: the features of the first two, whose rows are joined by id.
     Items without a counterpart are left out, but for images without captions; captions that belong to nothing are an
@@ -70,7 +70,8 @@ def _counterparts(path: Path, tables: dict[str, pa.Table], first: str, second: s
     ids = tables[second]["id"]
     known = pc.is_in(ids, value_set=tables[first]["id"].combine_chunks())
     if second == "text":
-        owners = pa.concat_arrays([chunk for name, t in tables.items() if name != "text" for chunk in t["id"].chunks])
+        others = [table["id"] for name, table in tables.items() if name != "text"]
+        owners = pa.chunked_array([chunk for column in others for chunk in column.chunks], pa.string())
         lost = len(ids) - pc.sum(pc.is_in(ids, value_set=owners), min_count=0).as_py()
         if lost:
             raise InputError(f"{path}: {lost:,} captions belong to no image of the store.")

@@ -19,7 +19,8 @@ def merge(
     skipped: Iterable[tuple[str, str]],
     others: Mapping[str, pa.Table] | None = None,
 ) -> Manifest:
-    """`old` with this run's images, their captions, and items of other modalities by these: new ids are added, for known ids the run's rows count.
+    """`old` with this run's images, their captions, and the items of `others`, by modality: new ids are added, for
+    known ids the run's rows count.
 
     What the run does not speak of stays: columns it does not have, captions of images for which it has none,
     images in the store that it could not read.

@@ -33,7 +33,7 @@ class RaggedShard:
     modality: str
     fingerprint: str
     digest: str
-    rate_hz: float | None = None
+    rate_hz: float | None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -111,8 +111,10 @@ def ragged_shard(path: Path, header: dict[str, Any], start: int, described: dict
         _scale(path, header, start, rows) if dtype.kind == "i" else None,
         begins,
         start + keys["data_offsets"][0],
-        *[str(described[name]) for name in ("modality", "fingerprint", "digest")],
-        rate_hz=rate,
+        str(described["modality"]),
+        str(described["fingerprint"]),
+        str(described["digest"]),
+        rate,
     )
 
 
