@@ -25,7 +25,8 @@ import isthmus as ist
 from composition_page import PAGE, render
 from composition_scenes import COUNTS, SIDE, UNCOUNTED, some, write_all
 from isthmus.demo.scenes import names, read_cutouts
-from isthmus.evaluation.datasets.compositional import Files, Question, read_winoground
+from isthmus.evaluation.datasets.questions import Files, Question
+from isthmus.evaluation.datasets.winoground import read_winoground
 from isthmus.files import write_json
 
 HERE = Path(__file__).parent

@@ -14,7 +14,9 @@ from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding import embed as _embed
 from isthmus.encoders import load_encoder
 from isthmus.errors import UsageError
-from isthmus.evaluation.tasks import Saved, check_options, find_task
+from isthmus.evaluation.inputs import Saved
+from isthmus.evaluation.tasks import check_options, find_task
+from isthmus.metrics.results import Result
 from isthmus.models.checkup import doctor
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.ledger import model_ledger
@@ -141,7 +143,7 @@ def cross_validate(
     only: str | Path | Sequence[str] | None = None,
     seed: int = 0,
     **options: Any,
-) -> dict[str, Any]:
+) -> Result:
     """How good models trained so on these pairs are, where a test split would be too small to say (below about 1,000).
 
     All pairs but those of a test split are dealt into `folds` by groups; every one is tested once. Arguments as for

@@ -10,7 +10,7 @@ import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
-from isthmus.metrics.results import result
+from isthmus.metrics.results import Result, result
 from isthmus.metrics.retrieval import Ranks, ranks, score
 from isthmus.training.recipe import Recipe
 from isthmus.training.trainer import train_projectors
@@ -26,7 +26,7 @@ DEFINITION = (
 
 def cross_validate(
     pairs: FeaturePairs, recipe: Recipe, *, folds: int = 5, seed: int = 0, bootstrap: int = 1000, **options: Any
-) -> dict[str, Any]:
+) -> Result:
     """Retrieval by `folds` models, as `results.result` gives it; what the data say of splits is not used.
 
     options: of `train_projectors`, such as `max_seconds` (of each fold).
