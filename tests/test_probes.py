@@ -96,7 +96,7 @@ def test_the_difference_is_paired_over_groups_and_a_tie_is_called_one() -> None:
         whole.image_projector.blocks[0].linear.weight.copy_(torch.eye(WIDTH))
     easy = evaluate(whole, "knn", pairs(noise=0.1), bootstrap=200)
     assert "knn_acc1@10 +0.0 [+0.0, +0.0], a tie" in details(easy)
-    lines = table(found, ["knn_acc1@10"]).splitlines()
+    lines = table(found, ["lp_acc1"]).splitlines()
     assert [line.split()[1] for line in (lines[0], *lines[2:])] == ["features", "frozen", "projected"]
 
 

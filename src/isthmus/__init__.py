@@ -21,11 +21,13 @@ _EXPORTS = {
     "losses": "isthmus.losses",
     "open_store": "isthmus.api",
     "read_pairs": "isthmus.api",
+    "search": "isthmus.api",
+    "segment": "isthmus.api",
     "select": "isthmus.api",
     "train": "isthmus.api",
 }
 __all__ = ["DualEncoder", "FeaturePairs", "cross_validate", "curate", "doctor", "embed", "evaluate", "load_encoder"]
-__all__ += ["load_recipe", "losses", "open_store", "read_pairs", "select", "train"]
+__all__ += ["load_recipe", "losses", "open_store", "read_pairs", "search", "segment", "select", "train"]
 
 if TYPE_CHECKING:
     from isthmus import losses
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
         load_recipe,
         open_store,
         read_pairs,
+        search,
+        segment,
         select,
         train,
     )
@@ -54,4 +58,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_EXPORTS])
+    return sorted([*__all__, "__version__"])

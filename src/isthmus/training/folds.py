@@ -25,14 +25,23 @@ DEFINITION = (
 
 
 def cross_validate(
-    pairs: FeaturePairs, recipe: Recipe, *, folds: int = 5, seed: int = 0, bootstrap: int = 1000, **options: Any
+    pairs: FeaturePairs,
+    recipe: Recipe,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    bootstrap: int = 1000,
+    max_seconds: float | None = None,
+    device: str | None = None,
+    progress: bool = False,
 ) -> Result:
     """Retrieval by `folds` models, as `results.result` gives it; what the data say of splits is not used.
 
-    options: of `train_projectors`, such as `max_seconds` (of each fold).
+    max_seconds (of each fold), device, progress: of `train_projectors`.
 
     Raises UsageError for fewer than two folds, InputError where there are fewer groups than folds.
     """
+    options: dict[str, Any] = {"max_seconds": max_seconds, "device": device, "progress": progress}
     place = assign_folds(pairs, folds, seed)
     pairs = dataclasses.replace(pairs, splits=None)
     tested = [_test(pairs, place == fold, recipe, seed, options) for fold in range(folds)]
