@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.groups import components
 from isthmus.data.splits import assign_splits
 from isthmus.errors import InputError
@@ -73,8 +74,8 @@ class FeaturePairs:
     lang: list[str | None] | None = None
     labels: list[str | None] | None = None
     splits: list[str | None] | None = None
-    image_encoder: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    text_encoder: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    image_encoder: list[EncoderRecord] = dataclasses.field(default_factory=list)
+    text_encoder: list[EncoderRecord] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         """The number of images."""

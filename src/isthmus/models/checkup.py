@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.encoders import load_recorded
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, IsthmusError
@@ -41,7 +42,7 @@ def _doctor_model(path: Path, **options: Any) -> list[Finding]:
     return findings + [_doctor_encoder(m, record, **options) for m in MODALITIES for record in model.records[m]]
 
 
-def _doctor_encoder(modality: Modality, record: dict, **options: Any) -> Finding:
+def _doctor_encoder(modality: Modality, record: EncoderRecord, **options: Any) -> Finding:
     try:
         check_encoders(load_recorded([record["uri"]], modality=modality, **options), [record])
     except IsthmusError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.encoders import Encoder
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, UsageError
@@ -22,7 +23,7 @@ DIGEST_BYTES = 32
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 
 
-def check_encoders(loaded: Sequence[Encoder], records: Sequence[dict[str, Any]]) -> None:
+def check_encoders(loaded: Sequence[Encoder], records: Sequence[EncoderRecord]) -> None:
     """Refuse encoders other than the ones a model or store was made with, and say which part differs."""
     if len(loaded) != len(records):
         raise InputError(f"The model takes {len(records)} encoder(s) side by side, {len(loaded)} were given.")
@@ -36,7 +37,7 @@ def check_encoders(loaded: Sequence[Encoder], records: Sequence[dict[str, Any]])
         )
 
 
-def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+def _differences(now: EncoderRecord, then: EncoderRecord) -> list[str]:
     """The parts of two encoder records that differ, those of the preprocessing by name."""
     flat = [{**record, **record.get("preprocessing", {})} for record in (now, then)]
     ignored = ("fingerprint", "backbone_key", "preprocessing", "compute_dtype", "bfloat16_cosine", "licence", "parts")
