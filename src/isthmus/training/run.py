@@ -29,12 +29,11 @@ from isthmus.training import checkpoint
 from isthmus.training.batches import Batches, fingerprint
 from isthmus.training.history import History, open_sink
 from isthmus.training.joint import build_joint
-from isthmus.training.optimizers import build_optimizer
+from isthmus.training.optimizers import build_optimizer, learning_rate
 from isthmus.training.order import ORDERS, step_seed
 from isthmus.training.plan import Plan
 from isthmus.training.processes import Processes
 from isthmus.training.recipe import SECTIONS, Recipe
-from isthmus.training.schedule import learning_rate
 from isthmus.training.validation import validate
 from isthmus.version import __version__
 
