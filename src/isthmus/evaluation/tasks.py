@@ -25,7 +25,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import update_wrapper
+from functools import cache, update_wrapper
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
@@ -125,6 +125,7 @@ class Described:
     options: tuple[Option, ...]
 
 
+@cache
 def describe(name: str) -> Described:
     """What the file of a task says of it, read without importing it.
 
