@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.matrix import Matrix
 from isthmus.encoders import Encoder, load_encoder, load_recorded
 from isthmus.encoders.base import Modality
@@ -73,7 +74,7 @@ def load_encoding(names: Sequence[str | Encoder | DualEncoder], **options: Any) 
     return Encoding(_encode(by_modality["text"]), _encode(by_modality["image"]), name=" ".join(map(str, names)))
 
 
-def encoding_of(records: dict[str, list[dict[str, Any]]], wanted: Sequence[Modality], **options: Any) -> Encoding:
+def encoding_of(records: dict[str, list[EncoderRecord]], wanted: Sequence[Modality], **options: Any) -> Encoding:
     """The encoders that made a store's features, of the modalities wanted; those side by side stay so.
 
     Raises InputError where one is no longer what made them, or is known only by its output.

@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.feature_pairs import Matrix
 from isthmus.data.images import BadImage
 from isthmus.data.matrix import Computed, Matrix, rows
 from isthmus.data.pairs import Pairs
@@ -67,7 +69,7 @@ class MatrixPool:
     unit: np.ndarray | None = None
     texts: Sequence[str | None] | None = None
     usable: np.ndarray | None = None
-    records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    records: dict[str, list[EncoderRecord]] = field(default_factory=dict)
     fingerprint: str = ""
     opened: Any = None
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,8 +26,10 @@ from isthmus.curation.prototypes import KINDS, SHOTS, Prototypes, image_side, ma
 from isthmus.curation.scan import Scorer, nearest_counts, scan, tiles
 from isthmus.curation.sources import open_pool
 from isthmus.curation.topk import TopK, buffer_bytes
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.pairs import Pairs
 from isthmus.embedding.engines import check_engine
-from isthmus.encoders.base import Modality
+from isthmus.encoders.base import Encoder, Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.store.opening import holds_features
 from isthmus.store.reader import Store
@@ -37,29 +39,36 @@ KEEP_FACTOR = 25
 
 
 def curate(
-    pool: Any,
-    concepts: Any = None,
+    pool: Pool | Store | FeaturePairs | Pairs | str | Path,
+    concepts: Prototypes | str | Path | Sequence[str] | None = None,
     *,
     out: str | Path | None = None,
-    encoder: Any = None,
+    encoder: str | Encoder | Sequence[str | Encoder] | None = None,
     per_concept: int = PER_CONCEPT,
     keep: int | None = None,
     floor: float | None = None,
     rank: int | str | None = None,
-    sides: str | None = None,
-    combine: str = "min",
+    sides: Literal["caption", "image", "both"] | None = None,
+    combine: Literal["min", "mean"] = "min",
     mix: Sequence[Source | str] = (),
     templates: str | Path | Sequence[str] = "default",
     shots: int = SHOTS,
-    images: Any = None,
+    images: Pairs | str | Path | None = None,
     cleaning: Cleaning | None = None,
-    engine: str = "local",
+    engine: Literal["local", "ray"] = "local",
     seed: int = 0,
     resume: bool = True,
     progress: bool = False,
-    **options: Any,
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Curated:
     """Choose pairs by concept: the best rows of each, rarest concept first, each pair once.
+
+    Use this when you have more pairs than you want to train on, or pairs that repeat, leak into your test data or say
+    little. `cleaning` alone leaves out; with `concepts` the best of what is left is chosen.
+
+        >>> chosen = ist.curate("store/", "classnames.txt", per_concept=200, out="curated/")
+        >>> model = ist.train("store/", only="curated/selected.parquet", out="model/")
 
     The method is freeze-align's (Maniparambil et al. 2024, concept-rich data curation), exact and in one pass of
     bounded memory: `TopK` says how, `scan` when two runs agree bit for bit.
@@ -86,13 +95,14 @@ def curate(
             out is in `rejected.parquet`, `leaks.parquet` and `duplicates.parquet`. Sources mixed in are not cleaned.
         engine: "local", or "ray": parts of the pool on the workers of a Ray cluster, which open it by its path.
         seed: of clusters, shots, balance and mixing.
-        options: device, trust_remote_code of encoders.
+        device, trust_remote_code: for loading encoders.
 
     Raises:
         InputError: a pool, concepts or encoder that cannot be used; nothing reaches the floor.
         UsageError: an option that does not exist or is out of range.
     """
     started = time.monotonic()
+    options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
     check_engine(engine)
     if per_concept < 1 or (keep is not None and keep < 1):
         raise UsageError(f"per_concept={per_concept}, keep={keep}: each is at least 1.")

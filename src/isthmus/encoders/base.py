@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.encoders.fingerprint import digest, view_fingerprint
 from isthmus.encoders.images import probe_image
 from isthmus.encoders.pooling import pool_tokens
@@ -178,7 +179,7 @@ class Encoder:
         """64 hex digits that differ when anything that decides the features differs."""
         return view_fingerprint(self.backbone_key, self.layer, self.pool)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> EncoderRecord:
         """What a store or a model writes down about this encoder, as JSON."""
         hidden = ("weights", "config", "modality")
         return {

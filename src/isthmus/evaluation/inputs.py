@@ -21,6 +21,35 @@ from isthmus.store import Store
 from isthmus.store.joining import choose_ids, read_ids, regrouped
 from isthmus.store.opening import open_source
 
+Data = FeaturePairs | Pairs | str | Path  # what most tasks take; a store by its folder
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model's folder or URI, and how to load it when a task knows whether it needs the encoders."""
+
+    path: str | Path
+    device: str | None = None
+    trust_remote_code: bool = False
+
+
+Given = DualEncoder | Saved | str | Path  # a task's model: one, or what names one
+
+
+def opened(model: Given, *, encoders: bool = True) -> tuple[DualEncoder, str]:
+    """The model, loaded where it is only named (`encoders`: with them), and its name in results."""
+    saved = Saved(model) if isinstance(model, str | Path) else model
+    if not isinstance(saved, Saved):
+        return saved, "isthmus"
+    device, trust = saved.device, saved.trust_remote_code
+    loaded = DualEncoder.from_pretrained(saved.path, load=encoders, device=device, trust_remote_code=trust)
+    return loaded, str(saved.path)
+
+
+def named(data: object) -> str:
+    """The name of data in results."""
+    return str(data) if isinstance(data, str | Path) else "arrays"
+
 
 @dataclass
 class Embedded:

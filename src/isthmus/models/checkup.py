@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.encoders import load_recorded
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError, IsthmusError
@@ -17,6 +18,12 @@ from isthmus.store.checkup import Finding
 
 def doctor(path: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> list[Finding]:
     """Findings `{"ok", "what", "remedy"}` about a store or a model; it is sound if all are ok.
+
+    Use this when a store or a model was copied, a disk was full or a run was killed, or before results are published:
+    it reads everything and changes nothing.
+
+        >>> [finding["what"] for finding in ist.doctor("store/") if not finding["ok"]]
+        []
 
     Of a model: its files, that weights and configuration fit, and that every encoder can be had and is the one it
     was trained on (encoders that are callables cannot be checked). device, trust_remote_code: for loading them.
@@ -41,7 +48,7 @@ def _doctor_model(path: Path, **options: Any) -> list[Finding]:
     return findings + [_doctor_encoder(m, one, **options) for m, listed in model.records.items() for one in listed]
 
 
-def _doctor_encoder(modality: Modality, record: dict, **options: Any) -> Finding:
+def _doctor_encoder(modality: Modality, record: EncoderRecord, **options: Any) -> Finding:
     try:
         check_encoders(load_recorded([record["uri"]], modality=modality, **options), [record])
     except IsthmusError as error:

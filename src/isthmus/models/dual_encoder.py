@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.images import decode
 from isthmus.data.matrix import Computed, Matrix, rows, rows_at_once
 from isthmus.encoders import Encoder
@@ -58,7 +59,7 @@ class DualEncoder(nn.Module):
         *,
         scale: float,
         bias: float | None = None,
-        records: dict[str, list[dict[str, Any]]],
+        records: dict[str, list[EncoderRecord]],
         encoders: dict[str, list[Encoder]] | None = None,
         summary: dict[str, Any] | None = None,
         width: int | None = None,

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.files import writing
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def entries(store: Path) -> list[dict[str, Any]]:
     return found
 
 
-def features_cost(store: Path | None, record: dict[str, Any]) -> dict[str, Any]:
+def features_cost(store: Path | None, record: EncoderRecord) -> dict[str, Any]:
     """What the features of one encoder took: items, seconds, flops and bytes, each None where it is not known.
 
     Encoders whose passes ran side by side share their seconds. bytes: of the shards on disk.
@@ -132,7 +133,7 @@ def training_cost(
 
 
 def model_ledger(
-    store: Path | None, records: dict[str, list[dict[str, Any]]], training: dict[str, Any]
+    store: Path | None, records: dict[str, list[EncoderRecord]], training: dict[str, Any]
 ) -> dict[str, Any]:
     """The ledger of a trained model: {"features": {"image": […], "text": […]}, "training": {…}}."""
     features = {side: [features_cost(store, one) for one in listed] for side, listed in records.items()}

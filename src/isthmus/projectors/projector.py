@@ -10,15 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.errors import UsageError, did_you_mean
-from isthmus.projectors.blocks import Block, Glu, Linear, Mlp, Parallel, Residual
+from isthmus.registry import Registry
 
-KINDS: dict[str, type[Block]] = {
-    "linear": Linear,
-    "mlp": Mlp,
-    "parallel": Parallel,
-    "residual": Residual,
-    "glu": Glu,
-}
+# A kind is a `Block`: `Block(inputs, width, *, expand, dropout)`, from […, sum(inputs)] to […, width].
+KINDS = Registry(
+    "isthmus.projectors",
+    {
+        "linear": "isthmus.projectors.blocks:Linear",
+        "mlp": "isthmus.projectors.blocks:Mlp",
+        "parallel": "isthmus.projectors.blocks:Parallel",
+        "residual": "isthmus.projectors.blocks:Residual",
+        "glu": "isthmus.projectors.blocks:Glu",
+    },
+    noun="kind of projector",
+)
 NORMS = ("layer", "none")
 
 
@@ -45,7 +50,7 @@ class Projector(nn.Module):
         _, dropout, expand = self._options.values()
         chain = nn.Sequential()
         for name in names:
-            chain.append(KINDS[name](inputs, self.width, expand=expand, dropout=dropout))
+            chain.append(KINDS.find(name)(inputs, self.width, expand=expand, dropout=dropout))
             inputs = [self.width]
         return chain
 
@@ -70,7 +75,7 @@ class Projector(nn.Module):
 
     def _check_kind(self) -> None:
         for name in self.kind.split("+"):
-            self._check_block(name, KINDS)
+            self._check_block(name, KINDS.names())
 
     def _check_block(self, name: str, names: Iterable[str]) -> None:
         if name not in names:

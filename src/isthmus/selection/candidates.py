@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import Chosen, Matrix
 from isthmus.data.pairs import Pairs
@@ -44,7 +45,7 @@ class Candidate:
     modality: Modality
     matrix: Matrix
     parts: list[int]
-    record: dict[str, Any]
+    record: EncoderRecord
     cost: Cost = field(default_factory=Cost)
 
     @property
@@ -163,20 +164,20 @@ def _check_pooled(pool: str | None) -> None:
         raise InputError(f"pool={pool} gives tokens; encoders are compared by pooled features, such as cls+mean.")
 
 
-def _named(wanted: Sequence[str], records: list[dict[str, Any]]) -> list[str]:
+def _named(wanted: Sequence[str], records: list[EncoderRecord]) -> list[str]:
     """Fingerprints of the records meant, in order; a name that is not there is left to the store to refuse."""
     if not wanted:
         return [record["fingerprint"] for record in records]
     return list(dict.fromkeys(found for name in wanted for found in _expanded(name, records)))
 
 
-def _expanded(name: str, records: list[dict[str, Any]]) -> list[str]:
+def _expanded(name: str, records: list[EncoderRecord]) -> list[str]:
     if ":" not in name or name.startswith("callable:") or EncoderURI.parse(name).layer != "*":
         return [next((record["fingerprint"] for record in records if record["uri"] == name), name)]
     uri = EncoderURI.parse(name)
     layers = [r for r in records if r["layer"] is not None and uri.pool in (None, r["pool"])]
     layers = [r for r in layers if EncoderURI.parse(r["uri"]).backbone() == uri.backbone()]
-    return [record["fingerprint"] for record in sorted(layers, key=lambda r: r["layer"])] or [name]
+    return [record["fingerprint"] for record in sorted(layers, key=lambda r: r["layer"] or 0)] or [name]
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch.distributed import ProcessGroup
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import rows
 from isthmus.encoders.base import Modality
-from isthmus.losses import Scale, infonce, initial_bias, sigmoid
+from isthmus.losses import LOSSES, Scale, initial_bias
 from isthmus.projectors import Head, Projector, build_projector, solve_expand
 from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
 from isthmus.training.contrastive.locked_head import LockedHead, build_free, ordered, start_onto
@@ -56,8 +57,12 @@ class Joint(nn.Module):
             self.scale = Temperature(scale, **bounds)
         else:
             self.scale = Scale(scale, learn=loss.learn == "log", **bounds)
+        self.function = LOSSES.find(loss.name)
+        takes = inspect.signature(self.function).parameters
+        given = {entry.name for entry in fields(loss)} - {"scale", "bias"}
+        self.own = {name: getattr(loss, name) for name in takes if name in given}
         self.bias: nn.Parameter | None = None
-        if loss.name == "sigmoid":
+        if "bias" in takes:
             self.bias = nn.Parameter(torch.tensor(initial_bias(batch) if loss.bias == "auto" else loss.bias))
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,10 +92,8 @@ class Joint(nn.Module):
     def _loss(
         self, image: Tensor, text: Tensor, groups: tuple[Tensor, Tensor] | None, process_group: ProcessGroup | None
     ) -> Tensor:
-        shared: dict[str, Any] = {"groups": groups, "process_group": process_group}
-        if self.bias is None:
-            return infonce(image, text, self.scale(), **shared)
-        return sigmoid(image, text, self.scale(), self.bias, normalize=self.choices.normalize, **shared)
+        bias = {} if self.bias is None else {"bias": self.bias}
+        return self.function(image, text, self.scale(), **bias, **self.own, groups=groups, process_group=process_group)
 
 
 def build_joint(
