@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from isthmus.data.encoder_record import EncoderRecord
-from isthmus.data.feature_pairs import Matrix
 from isthmus.data.images import BadImage
 from isthmus.data.matrix import Computed, Matrix, rows
 from isthmus.data.pairs import Pairs

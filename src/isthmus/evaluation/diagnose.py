@@ -14,7 +14,7 @@ from isthmus.evaluation.diagnosis.audit import audit, recall_by_novelty
 from isthmus.evaluation.diagnosis.findings import Findings
 from isthmus.evaluation.inputs import Data, Embedded, Given, embed_for_evaluation, label_classes, named, opened
 from isthmus.evaluation.pages.diagnosis import write_report
-from isthmus.evaluation.tasks import Prompts, named, task
+from isthmus.evaluation.tasks import Prompts, task
 from isthmus.metrics.bootstrap import estimate
 from isthmus.metrics.calibration import softmax_confidence
 from isthmus.metrics.geometry import hubness, modality_gap, occurrences, pair_distances, uniformity
