@@ -63,7 +63,7 @@ def load_encoding(names: Sequence[str | Encoder | DualEncoder], **options: Any) 
         if isinstance(names[0], str):
             towers = _both_towers(names[0], options)
             return Encoding(_encode(towers[:1]), _encode(towers[1:]), joint=all(towers), name=names[0])
-    encoders = [one if isinstance(one, Encoder) else load_encoder(one, **options) for one in names]  # type: ignore[arg-type]
+    encoders = [load_encoder(one, **options) for one in names]  # type: ignore[arg-type]
     by_modality: dict[str, list[Encoder | None]] = {"text": [], "image": []}
     for encoder in encoders:
         by_modality[encoder.modality].append(encoder)

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from isthmus.data.images import BadImage
-from isthmus.data.matrix import Computed, Matrix, rows
+from isthmus.data.matrix import Computed, Matrix, evenly, rows
 from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError, UsageError
 
@@ -157,6 +157,6 @@ def digest(names: Sequence[str], matrices: dict[Side, Matrix]) -> str:
     named = f"{len(names)} rows" if isinstance(names, RowNumbers) else "\n".join(names)
     digest = hashlib.blake2b(named.encode(), digest_size=16)
     for side, matrix in matrices.items():
-        some = np.unique(np.linspace(0, matrix.shape[0] - 1, 64).astype(np.int64))
+        some = evenly(matrix.shape[0], 64)
         digest.update(f"{side}{list(matrix.shape)}".encode() + np.ascontiguousarray(rows(matrix, some)).tobytes())
     return digest.hexdigest()

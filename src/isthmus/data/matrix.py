@@ -40,6 +40,11 @@ def rows_at_once(width: int) -> int:
     return max(1, TILE_BYTES // (4 * max(1, width)))
 
 
+def evenly(n: int, most: int) -> np.ndarray:
+    """int64: at most `most` evenly spaced numbers of 0 … n − 1."""
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
+
+
 def check_finite(name: str, matrix: Matrix) -> None:
     """Raise `InputError` with the first row that holds NaN or infinity; reads 64 MiB at a time."""
     height = rows_at_once(matrix.shape[1])

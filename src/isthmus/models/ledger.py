@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from isthmus.files import writing
+from isthmus.store.shards import shard_folder, shard_paths
 
 if TYPE_CHECKING:
     from isthmus.encoders import Encoder
@@ -86,8 +87,8 @@ def features_cost(store: Path | None, record: dict[str, Any]) -> dict[str, Any]:
     fingerprint = record.get("fingerprint")
     if store is None or fingerprint is None:
         return found
-    folder = store / "features" / str(record.get("modality")) / fingerprint[:12]
-    found["bytes"] = sum(path.stat().st_size for path in folder.glob("shard-*.safetensors")) or None
+    shards = shard_paths(shard_folder(store, str(record.get("modality")), fingerprint))
+    found["bytes"] = sum(path.stat().st_size for path in shards) or None
     for entry in entries(store):
         mine = next((one for one in entry["encoders"] if one.get("fingerprint") == fingerprint), None)
         if mine is None:

@@ -11,7 +11,7 @@ All see what a linear projector sees: each part of the features layer-normalised
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.matrix import Matrix, rows
+from isthmus.data.matrix import Matrix, evenly, rows
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.losses import infonce
 from isthmus.projectors.blocks import Linear, Parallel
@@ -230,23 +230,12 @@ class Spectra:
 
         image, text: sides of these pairs that are known from pairing them with other features.
         """
-        n = pairs.text.shape[0]
-        if n < MIN_PAIRS:
-            raise InputError(f"{n} pairs are too few for a closed form: it needs at least {MIN_PAIRS}.")
-        sizes = sum(pairs.image_parts), sum(pairs.text_parts)
-        sums = [torch.zeros(size, dtype=torch.float64) for size in sizes]
-        products = [torch.zeros(a, b, dtype=torch.float64) for a, b in _squares(*sizes)]
-        for start in range(0, n, ROWS):
-            index = np.arange(start, min(start + ROWS, n))
-            x = normalized(pairs.image, pairs.image_of[index], pairs.image_parts).double()
-            y = normalized(pairs.text, index, pairs.text_parts).double()
-            for total, side in zip(sums, (x, y), strict=True):
-                total += side.sum(0)
-            for product, (a, b), known in zip(products, _squares(x, y), (image, text, None), strict=True):
-                if known is None:
-                    product.addmm_(a.T, b)
-        means = [total / n for total in sums]
-        xx, yy, xy = (p / n - a[:, None] * b for p, (a, b) in zip(products, _squares(*means), strict=True))
+
+        def read(captions: np.ndarray) -> tuple[Tensor, Tensor]:
+            x = normalized(pairs.image, pairs.image_of[captions], pairs.image_parts)
+            return x.double(), normalized(pairs.text, captions, pairs.text_parts).double()
+
+        means, (xx, yy, xy) = moments(len(pairs.image_of), read, image is None, text is None)
         image, text = image or Side.of(means[0], xx), text or Side.of(means[1], yy)
         return cls(image, text, image.basis.T @ xy @ text.basis)
 
@@ -259,12 +248,36 @@ class Spectra:
         return self._canonical[ridge]
 
 
+def moments(
+    n: int, read: Callable[[np.ndarray], tuple[Tensor, Tensor]], own_x: bool, own_y: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Means of x [n, a] and y [n, b], and their covariances xx [a, a], yy [b, b] and xy [a, b], in one pass.
+
+    read: of some row numbers both sides, fp64. own_x, own_y: whether xx and yy are wanted; else they mean nothing.
+    Raises `InputError` for fewer than 10 rows.
+    """
+    if n < MIN_PAIRS:
+        raise InputError(f"{n} pairs are too few for a closed form: it needs at least {MIN_PAIRS}.")
+    sums, products = [], []
+    for start in range(0, n, ROWS):
+        x, y = read(np.arange(start, min(start + ROWS, n)))
+        if not start:
+            sums = [side.new_zeros(side.shape[1]) for side in (x, y)]
+            products = [a.new_zeros(a.shape[1], b.shape[1]) for a, b in _squares(x, y)]
+        for total, side in zip(sums, (x, y), strict=True):
+            total += side.sum(0)
+        for product, (a, b), wanted in zip(products, _squares(x, y), (own_x, own_y, True), strict=True):
+            if wanted:
+                product.addmm_(a.T, b)
+    means = [total / n for total in sums]
+    return means, [p / n - a[:, None] * b for p, (a, b) in zip(products, _squares(*means), strict=True)]
+
+
 class HeldOut:
     """Held-out pairs on the eigenvectors of the training pairs, read once to score any settings."""
 
     def __init__(self, spectra: Spectra, val: FeaturePairs) -> None:
-        n = val.text.shape[0]
-        captions = np.linspace(0, n - 1, min(n, HELD_OUT)).astype(np.int64)
+        captions = evenly(len(val.image_of), HELD_OUT)
         images = np.unique(val.image_of[captions])
         x = normalized(val.image, images, val.image_parts).double() - spectra.image.mean
         y = normalized(val.text, captions, val.text_parts).double() - spectra.text.mean
@@ -274,11 +287,9 @@ class HeldOut:
 
     def score(self, image: Tensor, text: Tensor) -> float:
         """Mean reciprocal rank of both directions; a query's rank is that of its best partner."""
-        x = F.normalize(self.image @ image.float())
-        y = F.normalize(self.text @ text.float())
-        similarity = x @ y.T
-        both = (similarity, self.same), (similarity.T, self.same.T)
-        return sum(float(best_ranks(*direction).reciprocal().mean()) for direction in both) / 2
+        return reciprocal_rank(
+            F.normalize(self.image @ image.float()), F.normalize(self.text @ text.float()), self.same
+        )
 
 
 def normalized(matrix: Matrix, index: np.ndarray, parts: Sequence[int]) -> Tensor:
@@ -315,6 +326,13 @@ def _closed_form(
     settings = {"width": width, "ridge": ridge, "power": power}
     parts = list(pairs.image_parts), list(pairs.text_parts)
     return ClosedForm(kind, spectra.image.map(image), spectra.text.map(text), *parts, settings, score)
+
+
+def reciprocal_rank(x: Tensor, y: Tensor, same: Tensor) -> float:
+    """Mean over both directions of unit rows x [n, d] and y [m, d]; same: bool [n, m], who is whose partner."""
+    similarity = x @ y.T
+    both = (similarity, same), (similarity.T, same.T)
+    return sum(float(best_ranks(*direction).reciprocal().mean()) for direction in both) / 2
 
 
 def best_ranks(similarity: Tensor, same: Tensor) -> Tensor:

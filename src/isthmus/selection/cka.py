@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from isthmus.data.matrix import Matrix, rows
+from isthmus.data.matrix import Matrix, evenly, rows
 from isthmus.errors import InputError
 
 TILE_ROWS = 4096
@@ -213,7 +213,7 @@ class RBFKernel(Kernel):
 
     def _median(self) -> float:
         """Of squared distances that are not zero, among at most 2,000 evenly spaced rows."""
-        some = np.linspace(0, self.n - 1, min(self.n, MEDIAN_ROWS)).astype(np.int64)
+        some = evenly(self.n, MEDIAN_ROWS)
         x, squares = self.x[some], self.squares[some]
         found = (squares[:, None] + squares - 2 * x @ x.T)[np.triu_indices(len(some), 1)]
         return float(np.median(found[found > 1e-6 * squares.mean()]))
