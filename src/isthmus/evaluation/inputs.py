@@ -15,10 +15,11 @@ from isthmus.data.images import BadImage, content_hash, decode
 from isthmus.data.labels import class_names
 from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError
+from isthmus.evaluation.labelled import stored_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import Store
-from isthmus.store.joining import choose_ids, read_ids, regrouped
+from isthmus.store.joining import choose_ids, read_ids
 from isthmus.store.opening import open_source
 
 
@@ -62,7 +63,7 @@ def embed_for_evaluation(
     """
     opened = open_source(data)
     if isinstance(opened, Store):
-        return _from_features(model, _stored(model, opened, split, only, seed))
+        return _from_features(model, stored_pairs(model, opened, split=split, only=only, seed=seed))
     if isinstance(opened, FeaturePairs):
         return _from_features(model, opened if only is None else choose_ids(opened, only))
     opened = opened if split is None else opened.filter(split=split)
@@ -106,12 +107,6 @@ def label_classes(
     number = {name: row for row, name in enumerate(names)}
     truth = np.array([number[label] for label in labels])
     return labelled, truth, names, class_embeddings(encode_text, names, prompts), prompts
-
-
-def _stored(model: DualEncoder, store: Store, split: str | None, only: Any, seed: int) -> FeaturePairs:
-    named = {m: [record["fingerprint"] for record in model.records[m]] for m in ("image", "text")}
-    pairs = store.pairs(split=split, image=named["image"], text=named["text"], only=only, seed=seed)
-    return regrouped(pairs, store.images)
 
 
 def _chosen(pairs: Pairs, only: str | Path | Sequence[str]) -> Pairs:

@@ -32,7 +32,7 @@ from isthmus.models.saved import (
     saved_width,
 )
 from isthmus.projectors import Head
-from isthmus.projectors.project import project
+from isthmus.projectors.projector import project
 from isthmus.version import __version__
 from isthmus.weights import write_tensors
 

@@ -65,8 +65,8 @@ class ClosedForm:
         """The linear projectors (image, text) that compute these maps."""
         image = build_projector("linear", self.image_parts, self.width)
         text = build_projector("linear", self.text_parts, self.width)
-        _load(image, *self.image)
-        _load(text, *self.text)
+        load_linear(image, *self.image)
+        load_linear(text, *self.text)
         return image, text
 
 
@@ -149,8 +149,8 @@ def init_from(
         raise UsageError(f"init = {kind!r} needs projectors of one width, not {image.width} and {text.width}.")
     width = min(image.width, max_width(kind, train))
     form = fit(kind, train, width=width) if val is None else choose(kind, train, val, width=width)
-    _load(image, *form.image)
-    _load(text, *form.text)
+    load_linear(image, *form.image)
+    load_linear(text, *form.text)
     return form
 
 
@@ -342,7 +342,8 @@ def best_ranks(similarity: Tensor, same: Tensor) -> Tensor:
     return 1 + greater + equal / 2
 
 
-def _load(projector: Projector, weight: Tensor, bias: Tensor) -> None:
+def load_linear(projector: Projector, weight: Tensor, bias: Tensor) -> None:
+    """Let a linear projector, or the linear branches of a parallel one, compute x ↦ x W + b of normalised features."""
     block = projector.blocks[0]
     assert isinstance(block, Linear | Parallel)
     block.load_linear(weight, bias)

@@ -13,7 +13,16 @@ from torch import Tensor
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import Matrix, evenly, rows
 from isthmus.projectors.build import build_projector
-from isthmus.projectors.closed_form import HELD_OUT, RIDGES, Map, Side, moments, normalized, reciprocal_rank
+from isthmus.projectors.closed_form import (
+    HELD_OUT,
+    RIDGES,
+    Map,
+    Side,
+    load_linear,
+    moments,
+    normalized,
+    reciprocal_rank,
+)
 from isthmus.projectors.projector import Projector
 
 Modality = Literal["image", "text"]
@@ -31,7 +40,7 @@ class Onto:
     def to_projector(self) -> Projector:
         """The linear projector that computes it."""
         projector = build_projector("linear", self.parts, len(self.map[1]))
-        projector.blocks[0].load_linear(*self.map)  # type: ignore[operator]
+        load_linear(projector, *self.map)
         return projector
 
 

@@ -86,8 +86,8 @@ def pairs_of(part: FeaturePairs, image: Candidate, text: Candidate) -> FeaturePa
     """A part of the frame with the features of two encoders."""
     return replace(
         part,
-        image=Chosen(image.matrix, np.asarray(part.image)[:, 0]),
-        text=Chosen(text.matrix, np.asarray(part.text)[:, 0]),
+        image=Chosen(image.matrix, part.image[:, 0]),
+        text=Chosen(text.matrix, part.text[:, 0]),
         image_parts=image.parts,
         text_parts=text.parts,
         image_encoder=[image.record],

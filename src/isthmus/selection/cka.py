@@ -20,6 +20,7 @@ import numpy as np
 
 from isthmus.data.matrix import Matrix, evenly, rows
 from isthmus.errors import InputError
+from isthmus.metrics.scores import tiles
 
 TILE_ROWS = 4096
 TILE_CELLS = 2**22  # kernel values held at once
@@ -39,7 +40,7 @@ def linear_cka(x: Matrix, y: Matrix, *, unbiased: bool = True) -> float:
     n = check_paired(x, y)
     centre_x, centre_y = column_mean(x), column_mean(y)
     moments = [Moments.zero(a, b) for a, b in _squares(x.shape[1], y.shape[1])]
-    for tile in _tiles(n):
+    for tile in tiles(n, 1, TILE_ROWS):
         both = rows(x, tile) - centre_x, rows(y, tile) - centre_y
         for moment, (a, b) in zip(moments, _squares(*both), strict=True):
             moment.add(a, b)
@@ -162,7 +163,7 @@ class LinearKernel(Kernel):
         _check_varied(float(self.diagonal.mean()), "features", self.mean)
 
     def tiles(self) -> Iterator[tuple[slice, np.ndarray]]:
-        for tile in _tiles(self.n):
+        for tile in tiles(self.n, 1, TILE_ROWS):
             yield tile, rows(self.matrix, tile) - self.mean
 
     def products(self, other: Kernel, q: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -193,7 +194,7 @@ class RBFKernel(Kernel):
         self.row_sums = np.concatenate([kernel.sum(axis=1, dtype=np.float64) for _, kernel in self.tiles()])
 
     def tiles(self) -> Iterator[tuple[slice, np.ndarray]]:
-        for tile in _tiles(self.n, max(1, TILE_CELLS // self.n)):
+        for tile in tiles(self.n, 1, max(1, TILE_CELLS // self.n)):
             yield tile, np.exp(self._distances(tile) / np.float32(-2 * self.bandwidth))
 
     def products(self, other: Kernel, q: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -252,7 +253,10 @@ class Moments:
 
 def column_mean(matrix: Matrix) -> np.ndarray:
     """float64 [D]."""
-    return sum(rows(matrix, tile).sum(axis=0, dtype=np.float64) for tile in _tiles(matrix.shape[0])) / matrix.shape[0]
+    return (
+        sum(rows(matrix, tile).sum(axis=0, dtype=np.float64) for tile in tiles(matrix.shape[0], 1, TILE_ROWS))
+        / matrix.shape[0]
+    )
 
 
 def check_paired(x: Matrix, y: Matrix) -> int:
@@ -273,10 +277,6 @@ def _check_varied(variance: float, name: str, mean: np.ndarray) -> None:
     """Constant features have no similarity to anything; float16 noise does not count as variation."""
     if not variance > 1e-12 * max(float(mean @ mean), 1e-30):
         raise InputError(f"{name}: constant, every row is the same. Another layer or pooling may vary.")
-
-
-def _tiles(n: int, size: int = TILE_ROWS) -> Iterator[slice]:
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 T = TypeVar("T")

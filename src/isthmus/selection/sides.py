@@ -61,5 +61,5 @@ class Side:
 def item_features(candidate: Candidate, part: FeaturePairs) -> np.ndarray:
     """float32 [n, D] of the images of a part of the frame, or of the means of their captions."""
     if candidate.modality == "image":
-        return rows(candidate.matrix, np.asarray(part.image)[:, 0])
-    return caption_means(Chosen(candidate.matrix, np.asarray(part.text)[:, 0]), part.image_of, len(part))
+        return rows(candidate.matrix, part.image[:, 0])
+    return caption_means(Chosen(candidate.matrix, part.text[:, 0]), part.image_of, len(part))

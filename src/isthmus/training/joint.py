@@ -15,7 +15,7 @@ from isthmus.losses import Scale, infonce, initial_bias, sigmoid
 from isthmus.projectors import Head as AnyHead
 from isthmus.projectors import Projector, build_projector, solve_expand
 from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
-from isthmus.projectors.project import project
+from isthmus.projectors.projector import project
 from isthmus.projectors.ridge import Modality
 from isthmus.training.locked_side import Given, build_free, ordered, start_onto
 from isthmus.training.recipe import Head, Loss, Recipe

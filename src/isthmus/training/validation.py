@@ -6,7 +6,7 @@ import torch
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.metrics.retrieval import retrieval
-from isthmus.projectors.project import project
+from isthmus.projectors.projector import project
 from isthmus.training.joint import Joint
 
 CUTOFFS = (1, 5, 10)
