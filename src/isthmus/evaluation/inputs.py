@@ -28,8 +28,8 @@ class Embedded:
     """Pairs in the joint space.
 
     image: [n, d] and text: [m, d] float32, L2-normalised. image_of: [m] row of each caption's image.
-    groups: [n] near-duplicate groups (`whole_groups`), the unit of every bootstrap, numbered by first appearance, so
-    that features and pictures of the same data give the same intervals. labels: class names by image, or None.
+    groups: [n] near-duplicates (`whole_groups`), the unit of every bootstrap, numbered by first appearance.
+    labels: class names by image, or None.
     """
 
     image: np.ndarray
@@ -119,15 +119,9 @@ def _chosen(pairs: Pairs, only: str | Path | Sequence[str]) -> Pairs:
 
 
 def _from_features(model: DualEncoder, data: FeaturePairs) -> Embedded:
-    return Embedded(
-        model.project("image", data.image),
-        model.project("text", data.text),
-        data.image_of,
-        by_appearance(data.bootstrap_group),
-        list(data.image_ids),
-        data.captions,
-        data.labels,
-    )
+    image, text = model.project("image", data.image), model.project("text", data.text)
+    groups, ids = by_appearance(data.bootstrap_group), list(data.image_ids)
+    return Embedded(image, text, data.image_of, groups, ids, data.captions, data.labels)
 
 
 def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embedded:

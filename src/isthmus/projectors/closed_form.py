@@ -263,14 +263,14 @@ def moments(
         x, y = read(np.arange(start, min(start + ROWS, n)))
         if not start:
             sums = [side.new_zeros(side.shape[1]) for side in (x, y)]
-            products = [a.new_zeros(a.shape[1], b.shape[1]) for a, b in _squares(x, y)]
+            products = [a.new_zeros(a.shape[1], b.shape[1]) for a, b in squares(x, y)]
         for total, side in zip(sums, (x, y), strict=True):
             total += side.sum(0)
-        for product, (a, b), wanted in zip(products, _squares(x, y), (own_x, own_y, True), strict=True):
+        for product, (a, b), wanted in zip(products, squares(x, y), (own_x, own_y, True), strict=True):
             if wanted:
                 product.addmm_(a.T, b)
     means = [total / n for total in sums]
-    return means, [p / n - a[:, None] * b for p, (a, b) in zip(products, _squares(*means), strict=True)]
+    return means, [p / n - a[:, None] * b for p, (a, b) in zip(products, squares(*means), strict=True)]
 
 
 class HeldOut:
@@ -329,17 +329,16 @@ def _closed_form(
 
 
 def reciprocal_rank(x: Tensor, y: Tensor, same: Tensor) -> float:
-    """Mean over both directions of unit rows x [n, d] and y [m, d]; same: bool [n, m], who is whose partner."""
-    similarity = x @ y.T
-    both = (similarity, same), (similarity.T, same.T)
-    return sum(float(best_ranks(*direction).reciprocal().mean()) for direction in both) / 2
+    """Mean over both directions of unit rows x [n, d] and y [m, d]; same: bool [n, m], who is whose partner.
 
-
-def best_ranks(similarity: Tensor, same: Tensor) -> Tensor:
-    """Rank of each row's best partner among what is not its partner: 1 + greater + equal / 2."""
-    best = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
-    greater, equal = ((op(similarity, best) & ~same).sum(1) for op in (torch.gt, torch.eq))
-    return 1 + greater + equal / 2
+    A query's rank is that of its best partner among what is not its partner: 1 + greater + equal / 2.
+    """
+    scores, found = x @ y.T, 0.0
+    for similarity, partner in ((scores, same), (scores.T, same.T)):
+        best = similarity.masked_fill(~partner, -torch.inf).amax(1, keepdim=True)
+        greater, equal = ((op(similarity, best) & ~partner).sum(1) for op in (torch.gt, torch.eq))
+        found += float((1 + greater + equal / 2).reciprocal().mean())
+    return found / 2
 
 
 def load_linear(projector: Projector, weight: Tensor, bias: Tensor) -> None:
@@ -373,5 +372,6 @@ def _width(kind: str, pairs: FeaturePairs, width: int | None) -> int:
     return most if width is None else width
 
 
-def _squares(x: T, y: T) -> tuple[tuple[T, T], ...]:
+def squares(x: T, y: T) -> tuple[tuple[T, T], ...]:
+    """What the moments of two sides are of: each with itself, and both."""
     return (x, x), (y, y), (x, y)

@@ -54,7 +54,9 @@ def ridge_onto(pairs: FeaturePairs, val: FeaturePairs | None, frozen: Modality) 
 
     Raises `InputError` for fewer than 10 pairs.
     """
-    side, cross, centre = _moments(pairs, frozen)
+    (mean, centre), (xx, _, xy) = moments(len(pairs.image_of), lambda some: _sides(pairs, some, frozen), True, False)
+    side = Side.of(mean, xx)
+    cross = side.basis.T @ xy  # with the fixed side, on the eigenvectors of the free one: [D, w]
     choices = [(ridge, offset) for ridge in RIDGES for offset in OFFSETS] if val is not None else [(0.1, 1.0)]
     maps = {choice: _solve(side, cross, centre, *choice) for choice in choices}
     best = choices[0]
@@ -75,13 +77,6 @@ def _sides(pairs: FeaturePairs, captions: np.ndarray, frozen: Modality) -> tuple
 
 def _given(matrix: Matrix, index: np.ndarray) -> Tensor:
     return torch.from_numpy(rows(matrix, index)).double()
-
-
-def _moments(pairs: FeaturePairs, frozen: Modality) -> tuple[Side, Tensor, Tensor]:
-    """The free side's spectrum, its covariance with the fixed side on its eigenvectors [D, w], the latter's mean."""
-    (mean, centre), (xx, _, xy) = moments(len(pairs.image_of), lambda some: _sides(pairs, some, frozen), True, False)
-    side = Side.of(mean, xx)
-    return side, side.basis.T @ xy, centre
 
 
 def _solve(side: Side, cross: Tensor, centre: Tensor, ridge: float, offset: float) -> Map:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from isthmus.data.matrix import Matrix, evenly, rows
 from isthmus.errors import InputError
 from isthmus.metrics.scores import tiles
+from isthmus.projectors.closed_form import squares
 
 TILE_ROWS = 4096
 TILE_CELLS = 2**22  # kernel values held at once
@@ -39,10 +39,10 @@ def linear_cka(x: Matrix, y: Matrix, *, unbiased: bool = True) -> float:
     """
     n = check_paired(x, y)
     centre_x, centre_y = column_mean(x), column_mean(y)
-    moments = [Moments.zero(a, b) for a, b in _squares(x.shape[1], y.shape[1])]
+    moments = [Moments(np.zeros((a, b))) for a, b in squares(x.shape[1], y.shape[1])]
     for tile in tiles(n, 1, TILE_ROWS):
         both = rows(x, tile) - centre_x, rows(y, tile) - centre_y
-        for moment, (a, b) in zip(moments, _squares(*both), strict=True):
+        for moment, (a, b) in zip(moments, squares(*both), strict=True):
             moment.add(a, b)
     xx, yy, xy = (moment.hsic(n, unbiased) for moment in moments)
     _check_varied(xx, "x", centre_x)
@@ -232,10 +232,6 @@ class Moments:
     k: float = 0.0
     l: float = 0.0  # noqa: E741 — as in the papers
 
-    @classmethod
-    def zero(cls, width_x: int, width_y: int) -> Moments:
-        return cls(np.zeros((width_x, width_y)))
-
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         self.product += x.T @ y
         norms_x, norms_y = np.einsum("nd,nd->n", x, x), np.einsum("nd,nd->n", y, y)
@@ -277,10 +273,3 @@ def _check_varied(variance: float, name: str, mean: np.ndarray) -> None:
     """Constant features have no similarity to anything; float16 noise does not count as variation."""
     if not variance > 1e-12 * max(float(mean @ mean), 1e-30):
         raise InputError(f"{name}: constant, every row is the same. Another layer or pooling may vary.")
-
-
-T = TypeVar("T")
-
-
-def _squares(x: T, y: T) -> tuple[tuple[T, T], tuple[T, T], tuple[T, T]]:
-    return (x, x), (y, y), (x, y)
