@@ -106,7 +106,7 @@ def curate(
     check_engine(engine)
     if per_concept < 1 or (keep is not None and keep < 1):
         raise UsageError(f"per_concept={per_concept}, keep={keep}: each is at least 1.")
-    encoding = _encoding(encoder, options)
+    encoding = load_encoding(encoder, **options)
     sources = parse_sources(mix)
     opened = open_pool(pool, encoding)
     cleaned = clean_pool(opened, images, cleaning, encoding, seed=seed, **options) if cleaning else None
@@ -160,7 +160,7 @@ def plan(
 
     Makes the prototypes and scores a few tiles, so that what fails would fail here; writes nothing.
     """
-    encoding = _encoding(encoder, options)
+    encoding = load_encoding(encoder, **options)
     opened = open_pool(pool, encoding)
     encoding = _completed(opened, concepts, encoding, sides, options)
     prototypes, chosen = _prototypes(opened, concepts, encoding, sides, templates=templates, shots=shots, seed=seed)
@@ -182,11 +182,6 @@ def plan(
         "scoring_seconds": round(seconds, 1),
         "notes": prototypes.notes,
     }
-
-
-def _encoding(encoder: Any, options: dict[str, Any]) -> Encoding:
-    names = [] if encoder is None else list(encoder) if isinstance(encoder, list | tuple) else [encoder]
-    return load_encoding(names, **options) if names else Encoding()
 
 
 def _prototypes(
@@ -242,7 +237,7 @@ class _Where:
 
 
 def _reopened(pool: Any, encoder: Any, options: dict[str, Any]) -> Pool:
-    return open_pool(pool.path if isinstance(pool, Store) else pool, _encoding(encoder, options))
+    return open_pool(pool.path if isinstance(pool, Store) else pool, load_encoding(encoder, **options))
 
 
 def _scanned(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from isthmus.errors import InputError
 from isthmus.files import cache_dir, write_atomic
+from isthmus.weights import read_header
 
 
 def digest(value: Any) -> str:
@@ -102,16 +103,15 @@ def _locate(paths: Sequence[Path], root: Path) -> dict[str, Place]:
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
     """The JSON header of a safetensors file and the offset at which its data begin."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(os.path.getsize(path), 100_000_000):
-            raise InputError(f"{path}: not a safetensors file, or a truncated one. Fetch it again.")
-        header = json.loads(file.read(length))
+    try:
+        header, start = read_header(path, most=100_000_000)
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: not a safetensors file, or a truncated one. Fetch it again.") from None
     header.pop("__metadata__", None)
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if 8 + length + end != os.path.getsize(path):
+    if start + end != os.path.getsize(path):
         raise InputError(f"{path}: a truncated safetensors file. Fetch it again.")
-    return header, 8 + length
+    return header, start
 
 
 def _tensors_digest(places: Mapping[str, Place]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.diagnosis.audit import audit, recall_by_novelty
@@ -118,7 +119,7 @@ def _geometry(found: Findings, embedded: Embedded, resampling: dict[str, int]) -
 
     found.add(*estimate(alignment, ["alignment"], int(unit.max()) + 1, *resampling.values()))
     for modality, emb in (("image", embedded.image), ("text", embedded.text)):
-        some = np.linspace(0, len(emb) - 1, min(len(emb), SPREAD)).astype(np.int64)
+        some = evenly(len(emb), SPREAD)
         found.metrics[f"{modality}_uniformity"] = uniformity(emb[some])
 
 

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.files import writing
+from isthmus.store.shards import shard_folder, shard_paths
 
 if TYPE_CHECKING:
     from isthmus.encoders import Encoder
@@ -87,8 +88,8 @@ def features_cost(store: Path | None, record: EncoderRecord) -> dict[str, Any]:
     fingerprint = record.get("fingerprint")
     if store is None or fingerprint is None:
         return found
-    folder = store / "features" / str(record.get("modality")) / fingerprint[:12]
-    found["bytes"] = sum(path.stat().st_size for path in folder.glob("shard-*.safetensors")) or None
+    shards = shard_paths(shard_folder(store, str(record.get("modality")), fingerprint))
+    found["bytes"] = sum(path.stat().st_size for path in shards) or None
     for entry in entries(store):
         mine = next((one for one in entry["encoders"] if one.get("fingerprint") == fingerprint), None)
         if mine is None:

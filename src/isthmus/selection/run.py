@@ -15,6 +15,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
 from isthmus.embedding import plan as embedding_plan
 from isthmus.encoders import Encoder
@@ -37,7 +38,7 @@ from isthmus.selection.candidates import (
 from isthmus.selection.choice import RESULT
 from isthmus.selection.ranking import correlation, cost_of, pareto, ranked, tied_with_first
 from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Score, Scorer
-from isthmus.selection.sides import Side, evenly
+from isthmus.selection.sides import Side
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids
 from isthmus.store.opening import holds_features, open_pairs

@@ -130,7 +130,7 @@ class _Runner:
 
     def _retrieval(self, one: BenchmarkSet) -> dict[str, Any]:
         store = self._store(one)
-        pairs = stored_pairs(self.model, store, one.pairs.images["id"].to_pylist())
+        pairs = stored_pairs(self.model, store, only=one.pairs.images["id"].to_pylist())
         image, text = self.model.project("image", pairs.image), self.model.project("text", pairs.text)
         found = retrieval(image, text, pairs.image_of, groups=pairs.bootstrap_group, **self.options)
         return found | {"skipped": skipped(one.pairs, store)}

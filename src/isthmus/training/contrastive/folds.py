@@ -12,9 +12,9 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
 from isthmus.metrics.results import Result, result
 from isthmus.metrics.retrieval import Ranks, ranks, score
+from isthmus.projectors.projector import project
 from isthmus.training.contrastive.recipe import ContrastiveRecipe
 from isthmus.training.contrastive.trainer import train_projectors
-from isthmus.training.contrastive.validation import project
 
 DEFINITION = (
     "Groups of near-duplicates are dealt into folds; each fold is tested by a model trained on the others, on which "

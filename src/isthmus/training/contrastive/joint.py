@@ -5,18 +5,18 @@ from __future__ import annotations
 import inspect
 from dataclasses import fields
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.matrix import rows
+from isthmus.data.matrix import Chosen, evenly
 from isthmus.encoders.base import Modality
 from isthmus.losses import LOSSES, Scale, initial_bias
 from isthmus.projectors import Head, Projector, build_projector, solve_expand
 from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
+from isthmus.projectors.projector import project
 from isthmus.training.contrastive.locked_head import LockedHead, build_free, ordered, start_onto
 from isthmus.training.contrastive.recipe import ContrastiveRecipe, HeadOptions, LossOptions
 from isthmus.training.contrastive.views import check_augmented, check_views
@@ -156,11 +156,9 @@ def solved_projectors(head: HeadOptions, train: FeaturePairs, val: FeaturePairs 
 def fitted_scale(image: Head, text: Head, pairs: FeaturePairs, loss: LossOptions) -> float:
     """The scale at which InfoNCE is least on (at most 2,000 of) `pairs`, within the recipe's bounds."""
     count = len(pairs.image_of)
-    captions = np.linspace(0, count - 1, min(count, SCALE_PAIRS)).astype(np.int64)
+    captions = evenly(count, SCALE_PAIRS)
     images = pairs.image_of[captions]
-    x, y = (
-        F.normalize(projector.eval()(torch.from_numpy(rows(matrix, index))), dim=-1)
-        for projector, matrix, index in ((image, pairs.image, images), (text, pairs.text, captions))
-    )
+    sides = (image, pairs.image, images), (text, pairs.text, captions)
+    x, y = (project(head.eval(), Chosen(matrix, index), torch.device("cpu")) for head, matrix, index in sides)
     groups = torch.from_numpy(pairs.image_group[images]), torch.from_numpy(pairs.text_group[captions])
     return max(loss.min_scale, best_scale(x, y, max=loss.max_scale, groups=groups))
