@@ -85,5 +85,18 @@ def save_sentence_pipeline(folder: Path, *, normalize: bool = True) -> Path:
     return folder / "pipeline"
 
 
+def save_router(folder: Path) -> Path:
+    """Two BERTs with mean pooling behind a router: documents, its default, and queries have one each."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Router, Transformer
+
+    def route(name: str) -> list[Any]:
+        return [Transformer(str(save_bert(folder / name)), max_seq_length=12), Pooling(32, pooling_mode="mean")]
+
+    router = Router.for_query_document(route("query"), route("document"), default_route="document")
+    SentenceTransformer(modules=[router], device="cpu").save(str(folder / "pipeline"))
+    return folder / "pipeline"
+
+
 def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -25,6 +25,7 @@ from isthmus.encoders.base import (
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.images import to_pil
 from isthmus.encoders.uri import EncoderURI
+from isthmus.encoders.vetting import check_folder
 from isthmus.errors import InputError, UsageError
 
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
@@ -46,6 +47,8 @@ def from_folder(
     trust_remote_code: bool = False,
 ) -> Encoder:
     """The encoder in `folder`. A model with two towers (CLIP, SigLIP) gives the one of `modality`."""
+    if not trust_remote_code:
+        check_folder(folder, uri)
     network, missing = _load_network(folder, uri, trust_remote_code)
     network, modality = _tower(network, modality, uri)
     _refuse_missing(missing, uri)

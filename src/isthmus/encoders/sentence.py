@@ -26,6 +26,7 @@ from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.huggingface import position_limit, text_pools, uncut_ids, unknown_id
 from isthmus.encoders.images import to_pil
 from isthmus.encoders.uri import EncoderURI, is_path
+from isthmus.encoders.vetting import check_folder
 from isthmus.errors import UsageError
 from isthmus.files import read_json
 
@@ -47,6 +48,8 @@ def from_folder(
     """The encoder that the Sentence-Transformers folder describes: of texts, or of images where it takes them."""
     from sentence_transformers import SentenceTransformer
 
+    if not trust_remote_code:
+        check_folder(folder, uri)
     with hub.loading(uri):
         pipeline = SentenceTransformer(
             str(folder),
