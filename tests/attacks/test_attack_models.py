@@ -271,7 +271,7 @@ def test_configurations_of_timm_and_open_clip(
 
 def test_what_ordinary_models_say_is_allowed(sound: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(sound["pipeline"], tmp_path / "model"))
-    edit_json(folder / "config.json", _attn_implementation="sdpa", use_kernels=False, quantization_config=None)
+    edit_json(folder / "config.json", _attn_implementation="sdpa", use_kernels=False)
     edit_json(
         folder / "sentence_bert_config.json",
         model_args={"add_pooling_layer": False},

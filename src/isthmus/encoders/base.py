@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from isthmus.encoders.uri import EncoderURI, grid_side, parse_pool
 from isthmus.errors import InputError, UsageError
 
 Modality = Literal["image", "text"]
+_said: set[str] = set()  # earlier fingerprints that a warning was given for
 Inputs = dict[str, Any]
 
 
@@ -53,6 +55,7 @@ class Encoder:
     pools: the poolings that exist for its tokens.
     default_pool: the one used when a layer is asked for without a pooling, and for the whole encoder when
         `forward` leaves `Output.pooled` empty.
+    earlier: the ingredients by an earlier rule, which saw less, where that was another.
     """
 
     licence: str | None = None
@@ -68,6 +71,7 @@ class Encoder:
         pools: Sequence[str],
         default_pool: str = "mean",
         device: str | torch.device | None = None,
+        earlier: dict[str, Any] | None = None,
     ) -> None:
         if modality == "image" and (uri.max_tokens or uri.prompt):
             raise UsageError(f"{uri}: max_tokens and prompt are options of text encoders.")
@@ -79,6 +83,7 @@ class Encoder:
         self.network = network.eval().requires_grad_(False).to(self.device, self.dtype)
         self.ingredients = {"modality": modality, **ingredients}
         self.backbone_key = digest(self.ingredients)
+        self._earlier_key = digest({"modality": modality, **(ingredients if earlier is None else earlier)})
         many = () if not pools else ("grid", "patches") if modality == "image" else ("tokens",)
         self.pools, self.default_pool = (*sorted(pools), *many), default_pool
         self._measure()
@@ -178,6 +183,27 @@ class Encoder:
         """64 hex digits that differ when anything that decides the features differs."""
         return view_fingerprint(self.backbone_key, self.layer, self.pool)
 
+    def recognise(self, fingerprint: str) -> bool:
+        """Whether a store or a model that names `fingerprint` means this encoder.
+
+        Also by the earlier rule, whose fingerprint this view then takes, so that what was made with it stays one;
+        a warning says so once.
+        """
+        if fingerprint == self.fingerprint:
+            return True
+        if fingerprint != view_fingerprint(self._earlier_key, self.layer, self.pool):
+            return False
+        self.backbone_key = self._earlier_key
+        if fingerprint not in _said:
+            _said.add(fingerprint)
+            warnings.warn(
+                f"{self.uri}: fingerprint {fingerprint[:12]} is that of an earlier version, which did not see all files"
+                " of this encoder. It is accepted; that the other files are the same cannot be told.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return True
+
     def record(self) -> dict[str, Any]:
         """What a store or a model writes down about this encoder, as JSON."""
         hidden = ("weights", "config", "modality")
@@ -250,7 +276,7 @@ def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dt
     """
     first = encoders[0]
     for other in encoders[1:]:
-        if other.backbone_key != first.backbone_key:
+        if other.network is not first.network and other.backbone_key != first.backbone_key:
             raise UsageError(f"{first.uri} and {other.uri} are different networks: encode them one by one.")
     output = first.run(inputs, any(view.layer is not None for view in encoders), autocast)
     return [view._pooled(output).cpu().numpy() for view in encoders]

@@ -15,13 +15,14 @@ from safetensors import SafetensorError
 from isthmus.encoders import modules
 from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.errors import InputError, IsthmusError, OfflineError, UsageError
-from isthmus.files import read_json
+from isthmus.files import file_digest, read_json
 
 # Some networks of transformers fetch compute kernels by themselves where the package `kernels` is there.
 os.environ.setdefault("USE_HUB_KERNELS", "0")
 
 WEIGHTS = "model.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+CODE = (".py", ".bin", ".pt", ".pth", ".pkl", ".npz")
 ADAPTER = "adapter_config.json"
 AGAIN = "There are no weights at all: fetch the model again, or save it again."
 UNREAD = "Pickled weights can run code and are not read."
@@ -120,6 +121,13 @@ def licence_of(folder: Path) -> str | None:
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A configuration without its incidental entries."""
     return {key: value for key, value in read_json(folder / name).items() if key not in INCIDENTAL}
+
+
+def code(folder: Path) -> dict[str, Any]:
+    """An ingredient of encoders whose own code runs: {"code": digest per file of code and of what only it reads}."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix in CODE and file.is_file())
+    digests = {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+    return {"code": digests} if digests else {}
 
 
 def _weights_in(folder: Path, path: str) -> list[str]:

@@ -94,8 +94,10 @@ class HFImageEncoder(Encoder):
             "config": hub.read_config(folder),
             "image_processor": settings,
         }
+        whole = ingredients | (hub.code(folder) if trust_remote_code else {})
         default = "cls" if self._prefix else "mean"
-        super().__init__(uri, "image", network, ingredients, pools=pools, default_pool=default, device=device)
+        options: dict[str, Any] = {"pools": pools, "default_pool": default, "device": device}
+        super().__init__(uri, "image", network, whole, earlier=ingredients, **options)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
         """The model's own resize, crop and normalisation: {"pixel_values": [N, 3, H, W]}."""
@@ -142,7 +144,8 @@ class HFTextEncoder(Encoder):
             "prompt": self.prompt,
         }
         pools = ("mean", "max", "last") if self._has_pooler else text_pools(self.tokenizer)
-        super().__init__(uri, "text", network, ingredients, pools=pools, device=device)
+        whole = ingredients | (hub.code(folder) if trust_remote_code else {})
+        super().__init__(uri, "text", network, whole, pools=pools, device=device, earlier=ingredients)
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
         """Token ids of the prompt and each text, cut to `max_tokens` and padded on the right."""
@@ -191,7 +194,8 @@ def load_processor(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tu
 
     A model without one is refused: guessed preprocessing gives features that look right and are not.
     """
-    from transformers import AutoImageProcessor
+    # Not from `transformers` itself, which in some versions asks for torchvision there.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     settings = _processor_settings(folder, uri)
     overrides = _resized(settings, uri.size) if uri.size else {}
