@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,7 @@ class Encoder:
 
     licence: str | None = None
     revision: str | None = None
+    cls_last = False  # whether the token that stands for a whole text is its last
 
     def __init__(
         self,
@@ -230,10 +232,16 @@ class Encoder:
         probe = probe_image() if self.modality == "image" else "a"
         try:
             output = self.run(self.preprocess([probe]), layers=True)
+            again = self.run(self.preprocess([probe]), layers=True)
         except (RuntimeError, AssertionError, ValueError) as error:
             if self.uri.size is None:
                 raise
             raise UsageError(f"{self.uri}: it cannot take images of this size ({error}).") from error
+        if not _equal(output, again):
+            raise InputError(
+                f"{self.uri}: gives other features each time it encodes the same {self.modality}, so that none could be"
+                " compared: its network or its preprocessing draws at random."
+            )
         self._layer_widths = [layer.shape[-1] for layer in output.layers]
         self._token_width = 0 if output.tokens is None else output.tokens.shape[-1]
         self._pooled_width = None if output.pooled is None else output.pooled.shape[-1]
@@ -260,12 +268,20 @@ class Encoder:
             return output.pooled.float()
         tokens = output.tokens if self.layer is None else output.layers[self.layer]
         assert tokens is not None
-        return pool_tokens(tokens, self.pool, output.mask, output.prefix, self._length)
+        pool = re.sub(r"\bcls\b", "last", self.pool) if self.cls_last else self.pool
+        return pool_tokens(tokens, pool, output.mask, output.prefix, self._length)
 
     def _place(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
+
+
+def _equal(a: Output, b: Output) -> bool:
+    """Whether two passes over one item gave the same, up to the rounding of a device that adds in any order."""
+    pairs = [(a.pooled, b.pooled), (a.tokens, b.tokens), *zip(a.layers, b.layers, strict=True)]
+    given = [(x.float(), y.float()) for x, y in pairs if x is not None and y is not None]
+    return all(x.shape == y.shape and (x - y).abs().max() <= 1e-3 * x.abs().max() for x, y in given if x.numel())
 
 
 def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dtype | None = None) -> list[np.ndarray]:

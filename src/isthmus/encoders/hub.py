@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,12 @@ def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[s
         raise UsageError(f"{uri}: {repo} has no revision {revision!r}.") from None
     except (errors.HFValidationError, json.JSONDecodeError) as error:
         raise UsageError(f"{uri}: {error}") from None
+    except (ImportError, ValueError) as error:  # a proxy whose address or kind the client does not take
+        if fetch:
+            with suppress(OfflineError):
+                return _snapshot(uri, repo, revision, patterns, fetch=False)
+        reason = " ".join(str(error).split())
+        raise OfflineError(f"{uri}: the hub cannot be reached as the proxy settings say ({reason}).") from None
     except (OSError, errors.EntryNotFoundError, errors.HTTPError) as error:  # HTTPError: broken off half-way
         at = f" --revision {revision}" if revision else ""
         raise OfflineError(
