@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +22,7 @@ from isthmus.encoders.uri import EncoderURI, grid_side, parse_pool
 from isthmus.errors import InputError, UsageError
 
 Modality = Literal["image", "text"]
+_said: set[str] = set()  # earlier fingerprints that a warning was given for
 Inputs = dict[str, Any]
 
 
@@ -54,10 +57,12 @@ class Encoder:
     pools: the poolings that exist for its tokens.
     default_pool: the one used when a layer is asked for without a pooling, and for the whole encoder when
         `forward` leaves `Output.pooled` empty.
+    earlier: the ingredients by an earlier rule, which saw less, where that was another.
     """
 
     licence: str | None = None
     revision: str | None = None
+    cls_last = False  # whether the token that stands for a whole text is its last
 
     def __init__(
         self,
@@ -69,6 +74,7 @@ class Encoder:
         pools: Sequence[str],
         default_pool: str = "mean",
         device: str | torch.device | None = None,
+        earlier: dict[str, Any] | None = None,
     ) -> None:
         if modality == "image" and (uri.max_tokens or uri.prompt):
             raise UsageError(f"{uri}: max_tokens and prompt are options of text encoders.")
@@ -80,6 +86,7 @@ class Encoder:
         self.network = network.eval().requires_grad_(False).to(self.device, self.dtype)
         self.ingredients = {"modality": modality, **ingredients}
         self.backbone_key = digest(self.ingredients)
+        self._earlier_key = digest({"modality": modality, **(ingredients if earlier is None else earlier)})
         many = () if not pools else ("grid", "patches") if modality == "image" else ("tokens",)
         self.pools, self.default_pool = (*sorted(pools), *many), default_pool
         self._measure()
@@ -179,6 +186,27 @@ class Encoder:
         """64 hex digits that differ when anything that decides the features differs."""
         return view_fingerprint(self.backbone_key, self.layer, self.pool)
 
+    def recognise(self, fingerprint: str) -> bool:
+        """Whether a store or a model that names `fingerprint` means this encoder.
+
+        Also by the earlier rule, whose fingerprint this view then takes, so that what was made with it stays one;
+        a warning says so once.
+        """
+        if fingerprint == self.fingerprint:
+            return True
+        if fingerprint != view_fingerprint(self._earlier_key, self.layer, self.pool):
+            return False
+        self.backbone_key = self._earlier_key
+        if fingerprint not in _said:
+            _said.add(fingerprint)
+            warnings.warn(
+                f"{self.uri}: fingerprint {fingerprint[:12]} is that of an earlier version, which did not see all files"
+                " of this encoder. It is accepted; that the other files are the same cannot be told.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return True
+
     def record(self) -> EncoderRecord:
         """What a store or a model writes down about this encoder, as JSON."""
         hidden = ("weights", "config", "modality")
@@ -205,10 +233,16 @@ class Encoder:
         probe = probe_image() if self.modality == "image" else "a"
         try:
             output = self.run(self.preprocess([probe]), layers=True)
+            again = self.run(self.preprocess([probe]), layers=True)
         except (RuntimeError, AssertionError, ValueError) as error:
             if self.uri.size is None:
                 raise
             raise UsageError(f"{self.uri}: it cannot take images of this size ({error}).") from error
+        if not _equal(output, again):
+            raise InputError(
+                f"{self.uri}: gives other features each time it encodes the same {self.modality}, so that none could be"
+                " compared: its network or its preprocessing draws at random."
+            )
         self._layer_widths = [layer.shape[-1] for layer in output.layers]
         self._token_width = 0 if output.tokens is None else output.tokens.shape[-1]
         self._pooled_width = None if output.pooled is None else output.pooled.shape[-1]
@@ -235,12 +269,20 @@ class Encoder:
             return output.pooled.float()
         tokens = output.tokens if self.layer is None else output.layers[self.layer]
         assert tokens is not None
-        return pool_tokens(tokens, self.pool, output.mask, output.prefix, self._length)
+        pool = re.sub(r"\bcls\b", "last", self.pool) if self.cls_last else self.pool
+        return pool_tokens(tokens, pool, output.mask, output.prefix, self._length)
 
     def _place(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
+
+
+def _equal(a: Output, b: Output) -> bool:
+    """Whether two passes over one item gave the same, up to the rounding of a device that adds in any order."""
+    pairs = [(a.pooled, b.pooled), (a.tokens, b.tokens), *zip(a.layers, b.layers, strict=True)]
+    given = [(x.float(), y.float()) for x, y in pairs if x is not None and y is not None]
+    return all(x.shape == y.shape and (x - y).abs().max() <= 1e-3 * x.abs().max() for x, y in given if x.numel())
 
 
 def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dtype | None = None) -> list[np.ndarray]:
@@ -251,7 +293,7 @@ def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dt
     """
     first = encoders[0]
     for other in encoders[1:]:
-        if other.backbone_key != first.backbone_key:
+        if other.network is not first.network and other.backbone_key != first.backbone_key:
             raise UsageError(f"{first.uri} and {other.uri} are different networks: encode them one by one.")
     output = first.run(inputs, any(view.layer is not None for view in encoders), autocast)
     return [view._pooled(output).cpu().numpy() for view in encoders]

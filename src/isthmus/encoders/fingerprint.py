@@ -9,8 +9,10 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
-from isthmus.files import cache_dir, write_atomic
+from isthmus.files import cache_dir, read_sealed, write_sealed
 from isthmus.weights import read_header
 
 
@@ -36,17 +38,44 @@ def files_digest(paths: Iterable[Path], root: Path) -> str:
     """Digest of the sorted (name, dtype, shape, bytes) of all tensors in safetensors files below `root`.
 
     How tensors are spread over the shards of one folder does not matter. Remembered in the cache folder by
-    (path, size, mtime) so that a large model is read once.
+    (path, size, inode, mtime, ctime) so that a large model is read once; see `read_again`.
     """
     paths = sorted(paths)
-    stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    known = cache_dir() / "digests" / digest(stats)[:32]
-    if known.exists() and len(found := known.read_text()) == 64:
+    known = cache_dir() / "digests" / f"{digest([_state(path) for path in paths])[:32]}.json"
+    if not _again.get() and (found := _remembered(known)):
         return found
     result = _tensors_digest(_locate(paths, root))
     with suppress(OSError, InputError):  # a cache that is full or read-only only costs time
-        write_atomic(known, lambda aside: aside.write_text(result))
+        write_sealed(known, {"digest": result})
     return result
+
+
+@contextmanager
+def read_again() -> Iterator[None]:
+    """Inside, `files_digest` reads every file, whatever it remembers: a disk may change a file and nothing else."""
+    token = _again.set(True)
+    try:
+        yield
+    finally:
+        _again.reset(token)
+
+
+_again: ContextVar[bool] = ContextVar("again", default=False)
+
+
+def _state(path: Path) -> list[Any]:
+    """What changes when a file is written. The time of the last change of the inode cannot be set back."""
+    stat = path.stat()
+    return [str(path.absolute()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _remembered(file: Path) -> str | None:
+    """The digest in a cache file; None where there is none or it is damaged."""
+    with suppress(InputError):
+        held = read_sealed(file)
+        found = held.get("digest") if isinstance(held, dict) else None
+        return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found) else None
+    return None
 
 
 def module_digest(module: nn.Module) -> str:

@@ -62,7 +62,7 @@ def check_encoders(loaded: Sequence[Encoder], records: Sequence[EncoderRecord]) 
     if len(loaded) != len(records):
         raise InputError(f"The model takes {len(records)} encoder(s) side by side, {len(loaded)} were given.")
     for encoder, record in zip(loaded, records, strict=True):
-        if encoder.fingerprint == record["fingerprint"]:
+        if encoder.recognise(record["fingerprint"]):
             continue
         raise InputError(
             f"{encoder.uri} is not the encoder this was made with ({record['uri']}); what differs: "
