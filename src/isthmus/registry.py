@@ -32,11 +32,7 @@ class Registry:
 
     def find(self, name: str) -> Any:
         """What `name` stands for. UsageError: it is unknown, or its package is missing or cannot be imported."""
-        if name not in self._entries:
-            if name in self.elsewhere:
-                raise UsageError(f"the {self.noun} {name!r} comes with the package {self.elsewhere[name]}.")
-            raise UsageError(f"no {self.noun} {name!r}." + did_you_mean(name, self.names()))
-        entry = self._entries[name]
+        entry = self.entry(name)
         if name in self.own:
             return entry.load()
         try:
@@ -44,6 +40,14 @@ class Registry:
         except (ImportError, AttributeError) as error:
             package = entry.dist.name if entry.dist else entry.module
             raise UsageError(f"the {self.noun} {name!r} of the package {package} cannot be loaded: {error}") from error
+
+    def entry(self, name: str) -> EntryPoint:
+        """Where `name` is to be found, without importing it. UsageError: it is unknown, or its package is missing."""
+        if name in self._entries:
+            return self._entries[name]
+        if name in self.elsewhere:
+            raise UsageError(f"the {self.noun} {name!r} comes with the package {self.elsewhere[name]}.")
+        raise UsageError(f"no {self.noun} {name!r}." + did_you_mean(name, self.names()))
 
     @cached_property
     def _entries(self) -> dict[str, EntryPoint]:
