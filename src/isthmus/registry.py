@@ -49,14 +49,6 @@ class Registry:
             raise UsageError(f"The {self.noun} {name!r} comes with the package {self.elsewhere[name]}.")
         raise UsageError(f"no {self.noun} {name!r}." + did_you_mean(name, self.names()))
 
-    def entry(self, name: str) -> EntryPoint:
-        """Where `name` is to be found, without importing it. UsageError: it is unknown, or its package is missing."""
-        if name in self._entries:
-            return self._entries[name]
-        if name in self.elsewhere:
-            raise UsageError(f"the {self.noun} {name!r} comes with the package {self.elsewhere[name]}.")
-        raise UsageError(f"no {self.noun} {name!r}." + did_you_mean(name, self.names()))
-
     @cached_property
     def _entries(self) -> dict[str, EntryPoint]:
         ours = {name: EntryPoint(name, value, self.group) for name, value in self.own.items()}
