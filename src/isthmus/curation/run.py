@@ -27,7 +27,7 @@ from isthmus.curation.scan import Scorer, nearest_counts, scan, tiles
 from isthmus.curation.sources import open_pool
 from isthmus.curation.topk import TopK, buffer_bytes
 from isthmus.embedding.engines import check_engine
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.store.opening import holds_features
 from isthmus.store.reader import Store

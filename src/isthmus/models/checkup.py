@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.encoders import load_recorded
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import locate
 from isthmus.models.loading import load_model

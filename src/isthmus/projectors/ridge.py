@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import Matrix, rows
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError
 from isthmus.projectors.build import build_projector
 from isthmus.projectors.closed_form import HELD_OUT, MIN_PAIRS, RIDGES, ROWS, Map, Side, best_ranks, normalized
 from isthmus.projectors.projector import Projector
 
-Modality = Literal["image", "text"]
 OFFSETS = (1.0, 0.0)  # with the centre of the fixed side, or without: a gap between modalities may help or hurt
 
 
