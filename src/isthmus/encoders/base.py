@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.encoders.fingerprint import digest, view_fingerprint
 from isthmus.encoders.modality import MODALITIES, Modality, ModalitySpec, spec_of
 from isthmus.encoders.pooling import pool_tokens
 from isthmus.encoders.states import States
 from isthmus.encoders.uri import COMMON, OPTIONS, EncoderURI, grid_side, parse_pool
-from isthmus.errors import UsageError
+from isthmus.errors import InputError, UsageError
 
+_said: set[str] = set()  # earlier fingerprints that a warning was given for
 Inputs = dict[str, Any]
 
 
@@ -54,11 +58,13 @@ class Encoder:
     default_pool: the one used when a layer is asked for without a pooling, and for the whole encoder when
         `forward` leaves `Output.pooled` empty.
     rate_hz: tokens per second, where time runs along them; a source of such encoders sets it.
+    earlier: the ingredients by an earlier rule, which saw less, where that was another.
     """
 
     licence: str | None = None
     revision: str | None = None
     rate_hz: float | None = None
+    cls_last = False  # whether the token that stands for a whole text is its last
 
     def __init__(
         self,
@@ -70,6 +76,7 @@ class Encoder:
         pools: Sequence[str],
         default_pool: str = "mean",
         device: str | torch.device | None = None,
+        earlier: dict[str, Any] | None = None,
     ) -> None:
         _check_options(uri, modality)
         self.uri, self.modality = uri.backbone(), modality
@@ -78,6 +85,7 @@ class Encoder:
         self.network = network.eval().requires_grad_(False).to(self.device, self.dtype)
         self.ingredients = {"modality": modality, **ingredients}
         self.backbone_key = digest(self.ingredients)
+        self._earlier_key = digest({"modality": modality, **(ingredients if earlier is None else earlier)})
         self.pools, self.default_pool = (*sorted(pools), *(self.spec.many if pools else ())), default_pool
         self._measure()
         self.layer: int | None = None
@@ -206,7 +214,28 @@ class Encoder:
         """64 hex digits that differ when anything that decides the features differs."""
         return view_fingerprint(self.backbone_key, self.layer, self.pool)
 
-    def record(self) -> dict[str, Any]:
+    def recognise(self, fingerprint: str) -> bool:
+        """Whether a store or a model that names `fingerprint` means this encoder.
+
+        Also by the earlier rule, whose fingerprint this view then takes, so that what was made with it stays one;
+        a warning says so once.
+        """
+        if fingerprint == self.fingerprint:
+            return True
+        if fingerprint != view_fingerprint(self._earlier_key, self.layer, self.pool):
+            return False
+        self.backbone_key = self._earlier_key
+        if fingerprint not in _said:
+            _said.add(fingerprint)
+            warnings.warn(
+                f"{self.uri}: fingerprint {fingerprint[:12]} is that of an earlier version, which did not see all files"
+                " of this encoder. It is accepted; that the other files are the same cannot be told.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return True
+
+    def record(self) -> EncoderRecord:
         """What a store or a model writes down about this encoder, as JSON."""
         hidden = ("weights", "config", "modality")
         return {
@@ -231,10 +260,16 @@ class Encoder:
         """Learn the widths from one small forward pass, so that no source has to state them."""
         try:
             output = self.run(self.preprocess([self.spec.probe()]), layers=True)
+            again = self.run(self.preprocess([self.spec.probe()]), layers=True)
         except (RuntimeError, AssertionError, ValueError) as error:
             if self.uri.size is None:
                 raise
             raise UsageError(f"{self.uri}: it cannot take images of this size ({error}).") from error
+        if not _equal(output, again):
+            raise InputError(
+                f"{self.uri}: gives other features each time it encodes the same {self.modality}, so that none could be"
+                " compared: its network or its preprocessing draws at random."
+            )
         self._layer_widths = [layer.shape[-1] for layer in output.layers]
         self._token_width = 0 if output.tokens is None else output.tokens.shape[-1]
         self._pooled_width = None if output.pooled is None else output.pooled.shape[-1]
@@ -261,12 +296,20 @@ class Encoder:
             return output.pooled.float()
         tokens = output.tokens if self.layer is None else output.layers[self.layer]
         assert tokens is not None
-        return pool_tokens(tokens, self.pool, output.mask, output.prefix, self._length)
+        pool = re.sub(r"\bcls\b", "last", self.pool) if self.cls_last else self.pool
+        return pool_tokens(tokens, pool, output.mask, output.prefix, self._length)
 
     def _place(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
+
+
+def _equal(a: Output, b: Output) -> bool:
+    """Whether two passes over one item gave the same, up to the rounding of a device that adds in any order."""
+    pairs = [(a.pooled, b.pooled), (a.tokens, b.tokens), *zip(a.layers, b.layers, strict=True)]
+    given = [(x.float(), y.float()) for x, y in pairs if x is not None and y is not None]
+    return all(x.shape == y.shape and (x - y).abs().max() <= 1e-3 * x.abs().max() for x, y in given if x.numel())
 
 
 def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dtype | None = None) -> list[np.ndarray]:
@@ -277,7 +320,7 @@ def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dt
     """
     first = encoders[0]
     for other in encoders[1:]:
-        if other.backbone_key != first.backbone_key:
+        if other.network is not first.network and other.backbone_key != first.backbone_key:
             raise UsageError(f"{first.uri} and {other.uri} are different networks: encode them one by one.")
     output = first.run(inputs, any(view.layer is not None for view in encoders), autocast)
     return [view._pooled(output).cpu().numpy() for view in encoders]

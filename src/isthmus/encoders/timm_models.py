@@ -16,6 +16,7 @@ from isthmus.encoders.fingerprint import files_digest
 from isthmus.encoders.images import to_pil
 from isthmus.encoders.modality import Modality
 from isthmus.encoders.uri import EncoderURI, is_path
+from isthmus.encoders.vetting import check_folder
 from isthmus.errors import UsageError
 
 
@@ -33,6 +34,8 @@ def load(
     except ImportError as error:
         raise UsageError(f"{uri}: needs timm: pip install 'isthmus[timm]' ({error}).") from None
     folder = hub.resolve(uri, "" if is_path(uri.name) else _repo(uri), uri.revision, fetch=fetch)
+    if not trust_remote_code:
+        check_folder(folder, uri)
     with hub.loading(uri):
         network = _create(folder, uri.size)
     encoder = TimmEncoder(folder, uri, network, device)

@@ -23,7 +23,6 @@ from isthmus.projectors.blocks import Block, Identity
 from isthmus.projectors.projector import KINDS, Projector
 
 SLOTS = ("cls", "tokens")
-BLOCKS: dict[str, type[Block]] = {**KINDS, "identity": Identity}
 TOKENS_AT_ONCE = 4096  # that go through a block together: rows of similar length, so that little of it is padding
 TOKENS_KEPT = 131_072  # whose hidden units wait for the backward pass; of a larger batch, all are computed twice
 
@@ -46,7 +45,8 @@ class Slot(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(inputs) if norm == "layer" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.block = BLOCKS[block]([inputs], width, expand=expand, dropout=dropout)
+        made = Identity if block == "identity" else KINDS.find(block)
+        self.block: Block = made([inputs], width, expand=expand, dropout=dropout)
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.block.features(self.dropout(self.norm(x)))
@@ -78,9 +78,9 @@ class TokenProjector(Projector):
                 "'tokens:parallel+residual'."
             )
         for block in named.values():
-            self._check_block(block, (*KINDS, "none", *["identity"] * bool(chain)))
+            self._check_block(block, (*KINDS.names(), "none", *["identity"] * bool(chain)))
         for name in chain:
-            self._check_block(name, KINDS)
+            self._check_block(name, KINDS.names())
         if set(named.values()) == {"none"} or ("identity" in named.values() and len(named) > 1):
             raise UsageError(f"projector {self.kind!r}: nothing, or tokens that pass as they are, cannot be added up.")
         if len(set(self.parts)) > 1 or len(self.parts) < len(named):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.store.joining import choose_ids, choose_split, join
@@ -54,7 +55,7 @@ class Store:
 
     def __init__(self, path: Path, described: dict[str, Any]) -> None:
         self.path = path
-        self.encoders: list[dict[str, Any]] = described["encoders"]
+        self.encoders: list[EncoderRecord] = described["encoders"]
         self._described = described
         self.images  # noqa: B018 — a damaged table is told now, not in the middle of a run
 
@@ -122,7 +123,7 @@ class Store:
             pairs = choose_split(pairs, split, seed)
         return pairs if only is None else choose_ids(pairs, only)
 
-    def _choose(self, modality: str, which: Which) -> list[dict[str, Any]]:
+    def _choose(self, modality: str, which: Which) -> list[EncoderRecord]:
         if modality not in MODALITIES:
             raise UsageError(f"Unknown modality {modality!r}." + did_you_mean(modality, MODALITIES))
         records = [record for record in self.encoders if record["modality"] == modality]
@@ -135,7 +136,7 @@ class Store:
         names = [which] if isinstance(which, str) else which
         return [self._find(name, modality, records) for name in names]
 
-    def _find(self, name: str, modality: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    def _find(self, name: str, modality: str, records: list[EncoderRecord]) -> EncoderRecord:
         by_uri = [record for record in records if record["uri"] == name]
         found = by_uri or [record for record in records if len(name) >= 6 and record["fingerprint"].startswith(name)]
         if len(found) == 1:
@@ -145,7 +146,7 @@ class Store:
         hint = did_you_mean(name, [record["uri"] for record in records])
         raise UsageError(f"{self.path}: holds no {modality} encoder {name!r}.{hint}")
 
-    def _member(self, record: dict[str, Any], keys: np.ndarray, partial: bool) -> tuple[Rows, np.ndarray]:
+    def _member(self, record: EncoderRecord, keys: np.ndarray, partial: bool) -> tuple[Rows, np.ndarray]:
         """An encoder's rows on disk, and which of them stands for each of `keys` (−1: none, if `partial`)."""
         shards = open_shards(self.path, record)
         held = [shard.keys() for shard in shards]
@@ -159,5 +160,5 @@ class Store:
         return Rows([shard.features for shard in shards]), where
 
 
-def _listed(records: list[dict[str, Any]]) -> str:
+def _listed(records: list[EncoderRecord]) -> str:
     return ", ".join(f"{record['uri']} ({record['fingerprint'][:12]})" for record in records)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def open_shard(path: Path) -> Shard:
         raise DamagedShard(f"{path}: damaged or not a shard ({error}).") from None
 
 
-def open_shards(root: Path, record: dict) -> list[Shard]:
+def open_shards(root: Path, record: Mapping[str, Any]) -> list[Shard]:
     """Every shard of one encoder, checked to be that encoder's.
 
     Raises:
@@ -155,7 +156,7 @@ def open_shards(root: Path, record: dict) -> list[Shard]:
     return shards
 
 
-def check_owner(shard: Shard, record: dict) -> None:
+def check_owner(shard: Shard, record: Mapping[str, Any]) -> None:
     """An `InputError` if the shard is not of the encoder that `record` describes."""
     wanted = (record["modality"], record["fingerprint"], record["width"])
     found = (shard.modality, shard.fingerprint, shard.features.shape[1])
