@@ -23,7 +23,7 @@ from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.splits import SPLITS
 from isthmus.embedding import embed
 from isthmus.encoders import Encoder, load_encoders
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError
 from isthmus.files import read_json, write_json
 from isthmus.metrics import results as results_file

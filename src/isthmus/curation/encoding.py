@@ -12,7 +12,7 @@ import numpy as np
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.matrix import Matrix
 from isthmus.encoders import Encoder, load_encoder, load_recorded
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.saved import check_encoders

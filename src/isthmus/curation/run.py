@@ -29,7 +29,8 @@ from isthmus.curation.topk import TopK, buffer_bytes
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs
 from isthmus.embedding.engines import check_engine
-from isthmus.encoders.base import Encoder, Modality
+from isthmus.encoders.base import Encoder
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.store.opening import holds_features
 from isthmus.store.reader import Store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Required, TypedDict
 
 
 class EncoderRecord(TypedDict, total=False):
@@ -15,7 +15,7 @@ class EncoderRecord(TypedDict, total=False):
 
     uri: Required[str]
     fingerprint: str
-    modality: Literal["image", "text"]
+    modality: str
     revision: str | None
     backbone_key: str
     layer: int | None

@@ -14,7 +14,7 @@ from isthmus.embedding.encode import Encoded, encode_unit, hash_images
 from isthmus.embedding.networks import Network
 from isthmus.embedding.work_plan import Unit
 from isthmus.encoders import Encoder
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError, did_you_mean
 
 ENGINES = ("local", "ray")

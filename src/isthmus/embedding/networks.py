@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from isthmus.encoders import Encoder, encode_views, load_encoders
-from isthmus.encoders.base import Inputs, Modality
+from isthmus.encoders.base import Inputs
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError
 from isthmus.precision import choose_precision
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.encoders.fingerprint import digest, view_fingerprint
-from isthmus.encoders.images import probe_image
+from isthmus.encoders.modality import MODALITIES, Modality, ModalitySpec, spec_of
 from isthmus.encoders.pooling import pool_tokens
-from isthmus.encoders.uri import EncoderURI, grid_side, parse_pool
+from isthmus.encoders.states import States
+from isthmus.encoders.uri import COMMON, OPTIONS, EncoderURI, grid_side, parse_pool
 from isthmus.errors import InputError, UsageError
 
-Modality = Literal["image", "text"]
 _said: set[str] = set()  # earlier fingerprints that a warning was given for
 Inputs = dict[str, Any]
 
@@ -57,11 +57,13 @@ class Encoder:
     pools: the poolings that exist for its tokens.
     default_pool: the one used when a layer is asked for without a pooling, and for the whole encoder when
         `forward` leaves `Output.pooled` empty.
+    rate_hz: tokens per second, where time runs along them; a source of such encoders sets it.
     earlier: the ingredients by an earlier rule, which saw less, where that was another.
     """
 
     licence: str | None = None
     revision: str | None = None
+    rate_hz: float | None = None
     cls_last = False  # whether the token that stands for a whole text is its last
 
     def __init__(
@@ -76,10 +78,7 @@ class Encoder:
         device: str | torch.device | None = None,
         earlier: dict[str, Any] | None = None,
     ) -> None:
-        if modality == "image" and (uri.max_tokens or uri.prompt):
-            raise UsageError(f"{uri}: max_tokens and prompt are options of text encoders.")
-        if modality == "text" and uri.size:
-            raise UsageError(f"{uri}: size is an option of image encoders.")
+        _check_options(uri, modality)
         self.uri, self.modality = uri.backbone(), modality
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype: torch.dtype = getattr(torch, uri.dtype or "float32")
@@ -87,11 +86,15 @@ class Encoder:
         self.ingredients = {"modality": modality, **ingredients}
         self.backbone_key = digest(self.ingredients)
         self._earlier_key = digest({"modality": modality, **(ingredients if earlier is None else earlier)})
-        many = () if not pools else ("grid", "patches") if modality == "image" else ("tokens",)
-        self.pools, self.default_pool = (*sorted(pools), *many), default_pool
+        self.pools, self.default_pool = (*sorted(pools), *(self.spec.many if pools else ())), default_pool
         self._measure()
         self.layer: int | None = None
         self.pool = self._own_pool
+
+    @property
+    def spec(self) -> ModalitySpec:
+        """What is particular to the encoder's modality."""
+        return spec_of(self.modality)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
         """Images (PIL, or tensors [3, H, W]) or strings to the tensors of a batch, on the CPU.
@@ -107,24 +110,49 @@ class Encoder:
     def run(self, inputs: Inputs, layers: bool = False, autocast: torch.dtype | None = None) -> Output:
         """`forward` without gradients, in eval mode, on inputs moved to the encoder's device.
 
+        Under `no_grad`: through tensors of `inference_mode` nothing that is trained on top could backpropagate.
+
         autocast: a faster type for the matrix products (`torch.autocast`); None computes in the network's own.
         """
         self.network.eval()
         lower = torch.autocast(self.device.type, autocast, enabled=autocast is not None)
-        with torch.inference_mode(), lower:
+        with torch.no_grad(), lower:
             return self.forward({key: self._place(value) for key, value in inputs.items()}, layers)
 
     def encode(self, items: Sequence[Any], batch_size: int = 32) -> np.ndarray:
         """Features of this view, float32 [N, width]. Texts of similar length share a batch."""
         features = np.empty((len(items), self.width), dtype=np.float32)
         order = list(range(len(items)))
-        if self.modality == "text":
-            lengths = [len(text) for text in check_texts(items)]
+        if self.spec.length is not None:
+            lengths = [self.spec.length(item) for item in self.spec.read(items)]
             order.sort(key=lengths.__getitem__)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             features[rows] = encode_views([self], self.preprocess([items[i] for i in rows]))[0]
         return features
+
+    def states(
+        self,
+        items: Sequence[Any] | Inputs,
+        layers: Sequence[int | None] | Literal["all"] = "all",
+        autocast: torch.dtype | None = None,
+    ) -> States:
+        """Hidden states of one batch at several layers, from a single forward pass; see `States`.
+
+        items: images or strings, or the inputs that `preprocess` made of them.
+        layers: numbers as in a URI (0 = embedding or stem, k = output of block k, negative from the end; None = the
+            tokens after the final norm), in the order wanted; "all": from 0 to `depth`.
+        autocast: see `run`.
+        Raises `UsageError` for a layer that does not exist, and for an encoder that does not expose what is asked for.
+        """
+        chosen = range(max(0, self.depth) + 1) if layers == "all" else list(layers)
+        if not chosen or (None in chosen and not self._token_width):
+            raise UsageError(f"{self.uri}: {'gives no tokens' if chosen else 'name at least one layer'}.")
+        places = [layer if layer is None else self._resolve_layer(layer) for layer in chosen]
+        inputs = dict(items) if isinstance(items, Mapping) else self.preprocess(items)
+        output = self.run(inputs, layers=any(place is not None for place in places), autocast=autocast)
+        found = [output.tokens if place is None else output.layers[place] for place in places]
+        return States.of(found, output.mask, rate_hz=self.rate_hz, prefix=output.prefix)  # type: ignore[arg-type]
 
     def at(self, layer: int | None = None, pool: str | None = None) -> Encoder:
         """Another view of the same network. `UsageError` for a layer or pooling that does not exist."""
@@ -230,10 +258,9 @@ class Encoder:
 
     def _measure(self) -> None:
         """Learn the widths from one small forward pass, so that no source has to state them."""
-        probe = probe_image() if self.modality == "image" else "a"
         try:
-            output = self.run(self.preprocess([probe]), layers=True)
-            again = self.run(self.preprocess([probe]), layers=True)
+            output = self.run(self.preprocess([self.spec.probe()]), layers=True)
+            again = self.run(self.preprocess([self.spec.probe()]), layers=True)
         except (RuntimeError, AssertionError, ValueError) as error:
             if self.uri.size is None:
                 raise
@@ -299,6 +326,15 @@ def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dt
     return [view._pooled(output).cpu().numpy() for view in encoders]
 
 
+def _check_options(uri: EncoderURI, modality: Modality) -> None:
+    """`UsageError` for an option that is one of encoders of another modality."""
+    known = (*COMMON, *spec_of(modality).options)
+    for option in OPTIONS:
+        if option not in known and getattr(uri, option) is not None:
+            owners = " and ".join(name for name in MODALITIES.names() if option in spec_of(name).options)
+            raise UsageError(f"{uri}: {option} is an option of {owners} encoders, not of {modality} encoders.")
+
+
 @contextmanager
 def block_outputs(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """Collect the input of the first block and the output of each while the network runs.
@@ -326,16 +362,6 @@ def find_blocks(network: nn.Module, depth: int | None) -> list[nn.Module]:
     """The list of `depth` equal blocks that a transformer is; empty for networks of another shape."""
     lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and 0 < len(m) == depth]
     return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=()))
-
-
-def check_texts(items: Sequence[Any]) -> list[str]:
-    """The texts as a list; anything but strings is an `InputError`."""
-    if isinstance(items, str):
-        raise InputError("a text encoder takes a list of strings, not one string.")
-    for i, item in enumerate(items):
-        if not isinstance(item, str):
-            raise InputError(f"a text encoder takes strings; item {i} is of type {type(item).__name__}.")
-    return list(items)
 
 
 def flatten_map(state: Tensor) -> Tensor:

@@ -16,15 +16,14 @@ from isthmus.encoders import hub
 from isthmus.encoders.base import (
     Encoder,
     Inputs,
-    Modality,
     Output,
     block_outputs,
-    check_texts,
     find_blocks,
     flatten_map,
 )
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.images import to_pil
+from isthmus.encoders.modality import Modality, check_texts
 from isthmus.encoders.uri import EncoderURI
 from isthmus.encoders.vetting import check_folder
 from isthmus.errors import InputError, UsageError

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from isthmus.encoders.base import Encoder, Modality
+from isthmus.encoders.base import Encoder
+from isthmus.encoders.modality import Modality, spec_of
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import UsageError
@@ -27,7 +28,7 @@ def load_encoder(
 
     uri: `source:name[@revision][?option=value&…]`, sources hf, st, timm, open_clip, wheel (of the package isthmus-demo)
         and those of other packages (`isthmus.encoders.sources`); see `EncoderURI`.
-    modality: "image" or "text"; needed for models with both towers, else checked.
+    modality: a name of `isthmus.encoders.modality.MODALITIES`; needed for models with two towers, else checked.
     device: default CUDA where there is one, else the CPU. fetch: False never touches the network.
     trust_remote_code: run Python code that comes with the model; also an option of the URI.
 
@@ -92,6 +93,8 @@ def _load_backbone(
             RuntimeWarning,
             stacklevel=3,
         )
+    if modality is not None:
+        spec_of(modality)
     load = SOURCES.find(uri.source)
     encoder: Encoder = load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)
     return _checked(encoder, modality, uri)

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from isthmus.encoders import hub
-from isthmus.encoders.base import Encoder, Inputs, Modality, Output, block_outputs, check_texts
+from isthmus.encoders.base import Encoder, Inputs, Output, block_outputs
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.huggingface import uncut_ids
 from isthmus.encoders.images import to_pil
+from isthmus.encoders.modality import Modality, check_texts
 from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.encoders.vetting import check_folder
 from isthmus.errors import OfflineError, UsageError, did_you_mean

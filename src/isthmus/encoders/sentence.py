@@ -16,15 +16,14 @@ from isthmus.encoders import hub
 from isthmus.encoders.base import (
     Encoder,
     Inputs,
-    Modality,
     Output,
     block_outputs,
-    check_texts,
     find_blocks,
 )
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.huggingface import position_limit, text_pools, uncut_ids, unknown_id
 from isthmus.encoders.images import to_pil
+from isthmus.encoders.modality import Modality, check_texts
 from isthmus.encoders.modules import find_modules, kind
 from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.encoders.vetting import check_folder

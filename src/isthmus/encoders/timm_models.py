@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from isthmus.encoders import hub
-from isthmus.encoders.base import Encoder, Inputs, Modality, Output, block_outputs, flatten_map
+from isthmus.encoders.base import Encoder, Inputs, Output, block_outputs, flatten_map
 from isthmus.encoders.fingerprint import files_digest
 from isthmus.encoders.images import to_pil
+from isthmus.encoders.modality import Modality
 from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.encoders.vetting import check_folder
 from isthmus.errors import UsageError

@@ -79,6 +79,7 @@ class EncoderURI:
 
 
 OPTIONS = tuple(f.name for f in fields(EncoderURI))[3:]
+COMMON = ("dtype", "layer", "pool", "trust_remote_code")  # options that no modality has to itself
 
 
 def is_path(name: str) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.encoders import load_recorded
-from isthmus.encoders.base import Modality
 from isthmus.encoders.fingerprint import read_again
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import locate
 from isthmus.models.loading import load_model

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.encoders import Encoder, load_recorded
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality, spec_of
 from isthmus.errors import InputError, UsageError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
 from isthmus.projectors import Head, from_config
@@ -54,7 +54,7 @@ def write_model(
 
 def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder]]:
     """The encoders that a model names, by modality; options as for `load_encoder`."""
-    return {m: load_recorded([one["uri"] for one in listed], modality=m, **options) for m, listed in records.items()}  # type: ignore[arg-type]
+    return {m: load_recorded([one["uri"] for one in listed], modality=m, **options) for m, listed in records.items()}
 
 
 def check_encoders(loaded: Sequence[Encoder], records: Sequence[EncoderRecord]) -> None:
@@ -133,10 +133,13 @@ def _are_records(encoders: Any, modality: str) -> bool:
 
 
 def empty_projectors(path: Path, configs: Any) -> dict[str, Head]:
-    """The projectors without their weights: a size in the configuration allocates nothing, the weights decide."""
+    """The projectors without their weights: a size in the configuration allocates nothing, the weights decide.
+
+    Older models do not say whether their tokens may be padding: their modality does.
+    """
     try:
         with torch.device("meta"):
-            return {m: from_config(configs[m]) for m in MODALITIES}
+            return {m: from_config({"padded": spec_of(m).padded, **configs[m]}) for m in MODALITIES}
     except (UsageError, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"{path / CONFIG}: its projectors cannot be made ({error}).") from None
 

@@ -22,6 +22,7 @@ def build_projector(
     norm: str = "layer",
     dropout: float = 0.0,
     expand: float | None = None,
+    padded: bool = True,
 ) -> Projector:
     """A projector with fresh weights (from torch's global generator).
 
@@ -36,12 +37,14 @@ def build_projector(
         dropout: share of the normalised features dropped in training (and inside "residual").
         expand: hidden units per feature for "mlp" (default 4) and "glu" (8), per output for "parallel" (1).
             See `solve_expand`.
+        padded: for a token head, whether rows may end in padding (texts), or every token is one (images).
 
     Raises:
         UsageError: an unknown kind or norm, or sizes that are not positive.
     """
-    projector = TokenProjector if takes_tokens(kind) else Projector
-    return projector(kind, parts, width, norm=norm, dropout=dropout, expand=expand)
+    if takes_tokens(kind):
+        return TokenProjector(kind, parts, width, norm=norm, dropout=dropout, expand=expand, padded=padded)
+    return Projector(kind, parts, width, norm=norm, dropout=dropout, expand=expand)
 
 
 def solve_expand(kind: str, parts: Sequence[int], width: int, budget: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import Matrix, evenly, rows
+from isthmus.encoders.modality import Modality
 from isthmus.projectors.build import build_projector
 from isthmus.projectors.closed_form import (
     HELD_OUT,
@@ -25,7 +25,6 @@ from isthmus.projectors.closed_form import (
 )
 from isthmus.projectors.projector import Projector
 
-Modality = Literal["image", "text"]
 OFFSETS = (1.0, 0.0)  # with the centre of the fixed side, or without: a gap between modalities may help or hurt
 
 

@@ -20,7 +20,7 @@ from isthmus.data.splits import normalise_split
 from isthmus.embedding import embed
 from isthmus.embedding.networks import by_network
 from isthmus.encoders import Encoder, load_encoders
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.encoders.uri import EncoderURI, gives_tokens
 from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.selection.cost import Cost, measure_cost

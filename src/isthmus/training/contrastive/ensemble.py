@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.projectors import Blend, Concat, Head, Projector
 from isthmus.projectors.closed_form import choose, fit
 from isthmus.projectors.projector import project

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch.distributed import ProcessGroup
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import Chosen, evenly
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality, spec_of
 from isthmus.losses import LOSSES, Scale, initial_bias
 from isthmus.projectors import Head, Projector, build_projector, solve_expand
 from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
@@ -136,11 +137,12 @@ def _onto(
 def build_projectors(head: HeadOptions, pairs: FeaturePairs, width: int) -> tuple[Projector, Projector]:
     """The image and the text projector, with random weights."""
 
-    def build(kind: str, parts: list[int]) -> Projector:
+    def build(kind: str, parts: list[int], modality: Modality) -> Projector:
         expand = head.expand if head.budget is None else solve_expand(kind, parts, width, head.budget)
-        return build_projector(kind, parts, width, norm=head.norm, dropout=head.dropout, expand=expand)
+        options: dict[str, Any] = {"norm": head.norm, "dropout": head.dropout, "expand": expand}
+        return build_projector(kind, parts, width, padded=spec_of(modality).padded, **options)
 
-    return build(head.image, pairs.image_parts), build(head.text, pairs.text_parts)
+    return build(head.image, pairs.image_parts, "image"), build(head.text, pairs.text_parts, "text")
 
 
 def solved_projectors(head: HeadOptions, train: FeaturePairs, val: FeaturePairs | None) -> tuple[Projector, Projector]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import file_digest
 from isthmus.models.dual_encoder import DualEncoder

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.models.ledger import training_cost
 from isthmus.projectors import Projector
 from isthmus.projectors.projector import project
