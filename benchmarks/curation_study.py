@@ -43,8 +43,8 @@ from isthmus.data.matrix import rows
 from isthmus.data.pairs import pairs_from_lists
 from isthmus.metrics.bootstrap import paired_bootstrap
 from isthmus.metrics.retrieval import ranks
+from isthmus.projectors.projector import project
 from isthmus.training import train_projectors
-from isthmus.training.contrastive.validation import project
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "curation_study.json"

@@ -28,6 +28,7 @@ import isthmus_demo
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.metrics.bootstrap import paired_bootstrap
 from isthmus.metrics.retrieval import ranks
+from isthmus.projectors.projector import project
 from isthmus.training import train_projectors
 
 HERE = Path(__file__).parent
@@ -156,7 +157,7 @@ class Study:
         loaded = ist.load_recipe(recipe, overrides)
         trained = train_projectors(train, self.val, loaded, seed=seed, max_seconds=self.options.max_seconds)
         image, text = (
-            project(projector, matrix)
+            project(projector, matrix, torch.device("cpu"))
             for projector, matrix in (
                 (trained.image_projector, self.test.image),
                 (trained.text_projector, self.test.text),
@@ -230,12 +231,6 @@ def sample(space: dict[str, list[Any]], trials: int) -> list[list[str]]:
     while len(found) < min(trials, most):
         found[tuple(f"{key}={json.dumps(values[rng.integers(len(values))])}" for key, values in space.items())] = None
     return [list(settings) for settings in found]
-
-
-def project(projector: torch.nn.Module, matrix: Any) -> torch.Tensor:
-    from isthmus.training.contrastive.validation import project as run
-
-    return run(projector, matrix, torch.device("cpu"))
 
 
 def render(study: dict[str, Any]) -> str:

@@ -29,8 +29,8 @@ import isthmus_demo
 from isthmus.embedding import embed, plan
 from isthmus.metrics.bootstrap import paired_bootstrap
 from isthmus.metrics.retrieval import ranks
+from isthmus.projectors.projector import project
 from isthmus.training import train_projectors
-from isthmus.training.contrastive.validation import project
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "token_study.json"

@@ -72,12 +72,3 @@ def test_an_unknown_task_is_named() -> None:
 def test_an_option_that_the_task_does_not_take_is_named() -> None:
     with pytest.raises(UsageError, match=r"retrieval takes no 'classes': it takes split, only, bootstrap, seed"):
         ist.evaluate("model", "retrieval", "data", classes=["cat"])
-
-
-def test_help_names_every_task() -> None:
-    from isthmus.cli import eval as command
-    from isthmus.evaluation.tasks import TASKS, find_task
-
-    named = set(command.__doc__.partition("tasks:")[2].replace(",", " ").split())
-    assert set(TASKS) <= named
-    assert all(callable(find_task(name)) for name in TASKS)

@@ -60,7 +60,7 @@ def test_it_has_neither_layers_nor_tokens() -> None:
         encoder.at(layer=0)
     with pytest.raises(UsageError, match="pooled features only"):
         encoder.at(pool="mean")
-    with pytest.raises(UsageError, match="'image' or 'text'"):
+    with pytest.raises(UsageError, match=r"no modality 'audio'\. Known: image, text"):
         from_callable(lengths, "audio", "v1")  # type: ignore[arg-type]
 
 

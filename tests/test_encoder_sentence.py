@@ -10,7 +10,7 @@ import torch
 
 from isthmus.encoders import encode_views, load_encoder
 from isthmus.errors import UsageError
-from tiny_encoders import TEXTS, edit_json, save_sentence_pipeline
+from tiny_encoders import TEXTS, edit_json, read_weights, save_sentence_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +87,9 @@ def test_every_module_counts_in_the_fingerprint(folder: Path, tmp_path: Path) ->
     assert sorted(names) == ["2_Dense/model.safetensors", "model.safetensors"]
     dense = plain / "2_Dense" / "model.safetensors"
     before = load_encoder(f"st:{plain}").fingerprint
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
-    save_file({name: tensor + 1 for name, tensor in load_file(dense).items()}, dense)
+    save_file({name: tensor + 1 for name, tensor in read_weights(dense).items()}, dense)
     assert load_encoder(f"st:{plain}").fingerprint != before
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from isthmus.encoders.uri import EncoderURI
@@ -69,3 +71,15 @@ def test_the_backbone_has_neither_layer_nor_pool() -> None:
 def test_bad_names_are_refused_with_the_nearest(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         EncoderURI.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("facebook/dinov2-small?layer=3", "hf:facebook/dinov2-small?layer=3"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "st:sentence-transformers/all-MiniLM-L6-v2"),
+    ],
+)
+def test_a_bare_hub_name_is_shown_with_its_source(name: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"for example {meant}.")):
+        EncoderURI.parse(name)

@@ -16,17 +16,18 @@ from PIL import Image
 
 from isthmus.cli import main
 from isthmus.errors import InputError
-from isthmus.evaluation.compositional import compositional, evaluate_set, score
-from isthmus.evaluation.datasets.compositional import (
-    NONE,
-    Files,
-    Question,
-    read_aro,
-    read_mmvp,
-    read_sugarcrepe,
-    read_whatsup,
-    read_winoground,
-)
+from isthmus.evaluation.aro import aro
+from isthmus.evaluation.compositional import compositional, score
+from isthmus.evaluation.datasets.aro import read_aro
+from isthmus.evaluation.datasets.mmvp import read_mmvp
+from isthmus.evaluation.datasets.questions import NONE, Files, Question
+from isthmus.evaluation.datasets.sugarcrepe import read_sugarcrepe
+from isthmus.evaluation.datasets.whatsup import read_whatsup
+from isthmus.evaluation.datasets.winoground import read_winoground
+from isthmus.evaluation.mmvp import mmvp
+from isthmus.evaluation.sugarcrepe import sugarcrepe
+from isthmus.evaluation.whatsup import whatsup
+from isthmus.evaluation.winoground import winoground
 from toys import png
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -137,7 +138,7 @@ def test_questions_on_one_picture_are_drawn_together() -> None:
 
 
 def test_winoground_layout(tmp_path: Path) -> None:
-    (found,) = evaluate_set(Colours(), "winoground", winoground_folder(tmp_path), None, 100, 0)
+    (found,) = winoground(Colours(), winoground_folder(tmp_path), bootstrap=100)
     assert found["dataset"] == "winoground"
     names = ("text_score", "image_score", "group_score", "matching_score")
     assert found["metrics"] == pytest.approx(dict.fromkeys(names, 2 / 3))
@@ -155,7 +156,7 @@ def test_winoground_in_parquet_gives_the_same(tmp_path: Path) -> None:
             row[f"image_{k}"] = {"bytes": file.read_bytes(), "path": file.name}
     (tmp_path / "hub" / "data").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "hub" / "data" / "test-00000-of-00001.parquet")
-    a, b = (evaluate_set(Colours(), "winoground", at, None, 0, 0)[0] for at in (folder, tmp_path / "hub"))
+    a, b = (winoground(Colours(), at, bootstrap=0)[0] for at in (folder, tmp_path / "hub"))
     assert a["metrics"] == b["metrics"] and a["per_category"] == b["per_category"]
 
     rows[1]["image_1"] = None
@@ -177,13 +178,13 @@ def test_a_winoground_row_with_one_image_is_named(tmp_path: Path, missing: str) 
 def test_a_missing_image_is_named_and_its_question_left_out(tmp_path: Path) -> None:
     folder = winoground_folder(tmp_path)
     (folder / "images" / "ex_1_img_0.png").unlink()
-    (found,) = evaluate_set(Colours(), "winoground", folder, None, 0, 0)
+    (found,) = winoground(Colours(), folder, bootstrap=0)
     assert found["metrics"]["text_score"] == 1 and found["n"]["questions"] == 2
     assert found["skipped"][0][0] == "1" and "ex_1_img_0.png" in found["skipped"][0][1]
     for file in (folder / "images").iterdir():
         file.unlink()
     with pytest.raises(InputError, match=r"None of the 3 questions can be asked.*ex_0_img_0\.png"):
-        evaluate_set(Colours(), "winoground", folder, None, 0, 0)
+        winoground(Colours(), folder, bootstrap=0)
 
 
 def test_mmvp_layout(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_mmvp_layout(tmp_path: Path) -> None:
         csv.writer(file).writerows([("Question ID", "Type", "Statement"), *rows])
     asked = read_mmvp(tmp_path)["mmvp"]
     assert asked[0].captions == ("a photo of red", "a photo of green") and asked[1].id == "3-4"
-    (found,) = evaluate_set(Colours(), "mmvp", tmp_path, None, 100, 0)
+    (found,) = mmvp(Colours(), tmp_path, bootstrap=100)
     assert found["metrics"]["pair_accuracy"] == 1 / 2 and found["chance"]["pair_accuracy"] == 1 / 4
     assert {row["category"]: row["metrics"]["pair_accuracy"] for row in found["per_category"]} == {
         "Color": 1.0,
@@ -215,7 +216,7 @@ def test_sugarcrepe_layout(tmp_path: Path) -> None:
     swap = {"filename": "000000000001.jpg", "caption": "red on green", "negative_caption": "green on red"}
     (tmp_path / "replace_att.json").write_text(json.dumps({"0": row, "7": other}))
     (tmp_path / "swap_obj.json").write_text(json.dumps({"0": swap}))
-    found = {one["dataset"]: one for one in evaluate_set(Colours(), "sugarcrepe", tmp_path, None, 0, 0)}
+    found = {one["dataset"]: one for one in sugarcrepe(Colours(), tmp_path, bootstrap=0)}
     assert found["sugar_crepe/replace_att"]["metrics"] == {"accuracy": 0.5}
     assert found["sugar_crepe/swap_obj"]["metrics"] == {"accuracy": 0.0}
     assert found["sugar_crepe/swap_obj"]["ties"] == {"accuracy": 1}
@@ -237,7 +238,7 @@ def test_aro_layout_cuts_the_box_out(tmp_path: Path) -> None:
     (tmp_path / "visual_genome_attribution.json").write_text(json.dumps(attribution))
     order = [{"image": "1.png", "caption_options": ["green red", "blue", "blue red", "blue green", "blue blue"]}]
     (tmp_path / "coco_order.json").write_text(json.dumps(order))
-    found = {one["dataset"]: one for one in evaluate_set(Colours(), "aro", tmp_path, None, 0, 0)}
+    found = {one["dataset"]: one for one in aro(Colours(), tmp_path, bootstrap=0)}
     assert {row["category"]: row["metrics"]["accuracy"] for row in found["vg_relation"]["per_category"]} == {
         "behind": 0.0,
         "on": 1.0,
@@ -248,7 +249,7 @@ def test_aro_layout_cuts_the_box_out(tmp_path: Path) -> None:
     assert found["coco_order"]["chance"] == pytest.approx({"accuracy": 1 / 5})
     relation[0]["bbox_x"] = 400
     (tmp_path / "visual_genome_relation.json").write_text(json.dumps(relation))
-    (outside, *_) = evaluate_set(Colours(), "aro", tmp_path, None, 0, 0)
+    (outside, *_) = aro(Colours(), tmp_path, bootstrap=0)
     assert "lies outside of 20 × 10 pixels" in outside["skipped"][0][1]
 
 
@@ -264,13 +265,13 @@ def test_whatsup_layout(tmp_path: Path) -> None:
     (tmp_path / "controlled_images_dataset.json").write_text(json.dumps(rows))
     paint(tmp_path / "val2017" / "000000000009.jpg", RED)
     (tmp_path / "coco_qa_two_obj.json").write_text(json.dumps([[9, "A red left of it", "A green right of it"]]))
-    controlled, coco = evaluate_set(Colours(), "whatsup", tmp_path, None, 0, 0)
+    controlled, coco = whatsup(Colours(), tmp_path, bootstrap=0)
     assert controlled["metrics"]["accuracy"] == 3 / 4  # the last picture is blue
     assert controlled["metrics"]["pair_accuracy"] == 1 / 2 and controlled["metrics"]["set_accuracy"] == 0
     assert controlled["chance"]["pair_accuracy"] == 1 / 16 and controlled["chance"]["set_accuracy"] == 1 / 256
     assert coco["metrics"] == {"accuracy": 1.0} and coco["per_category"][0]["category"] == "left of"
     (tmp_path / "controlled_images" / "mug_on_table.jpeg").unlink()
-    assert "set_accuracy" not in evaluate_set(Colours(), "whatsup", tmp_path, None, 0, 0)[0]["metrics"]
+    assert "set_accuracy" not in whatsup(Colours(), tmp_path, bootstrap=0)[0]["metrics"]
 
 
 @pytest.mark.parametrize(
@@ -311,7 +312,7 @@ def test_each_picture_and_caption_is_encoded_once() -> None:
         def signature(self, index: int) -> None:
             return None
 
-    from isthmus.evaluation.datasets.compositional import Picture
+    from isthmus.evaluation.datasets.questions import Picture
 
     picture = Picture(One(), 0)
     asked = [Question(str(i), (picture,), ("red", "blue"), "all", "one") for i in range(50)]

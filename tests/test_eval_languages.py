@@ -21,10 +21,8 @@ from isthmus.encoders.callables import CallableEncoder, from_callable
 from isthmus.encoders.lengths import token_ceiling, token_limit, tokenize, with_max_tokens
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.datasets.longtext import read_longtext
-from isthmus.evaluation.datasets.multilingual import read_multilingual
-from isthmus.evaluation.longtext import by_length, longtext
-from isthmus.evaluation.multilingual import multilingual
+from isthmus.evaluation.longtext import by_length, longtext, read_longtext
+from isthmus.evaluation.multilingual import multilingual, read_multilingual
 from isthmus.metrics.retrieval import Ranks
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import build_projector

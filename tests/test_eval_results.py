@@ -52,7 +52,7 @@ def test_a_table_shows_percent_with_intervals_and_ranks_as_they_are():
 
 def test_a_table_names_the_data_where_rows_differ_in_it():
     rows = [{"model": "a", "dataset": name, "task": "t", "metrics": {"acc1": 0.1}} for name in ("x", "y")]
-    header = table(rows, tablefmt="tsv").splitlines()[0]
+    header = table(rows, ["acc1"], tablefmt="tsv").splitlines()[0]
     assert [cell.strip() for cell in header.split("\t")] == ["model", "dataset", "acc1"]
 
 

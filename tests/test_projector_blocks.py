@@ -100,7 +100,7 @@ def test_dropout_falls_on_the_normalised_features_in_training_only():
     assert not (seen[1] == 0).any()
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "parallel+residual", "parallel+mlp"])
+@pytest.mark.parametrize("kind", [*KINDS.names(), "parallel+residual", "parallel+mlp"])
 def test_its_config_rebuilds_it(kind):
     projector = build_projector(kind, [3, 2], 4, dropout=0.1, expand=None if kind == "linear" else 1.5)
     again = build_projector(**json.loads(json.dumps(projector.config())))

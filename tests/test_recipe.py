@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from isthmus.errors import UsageError
+from isthmus.training.optimizers import warmup_steps
 from isthmus.training.recipe import load_recipe, recipe_names
-from isthmus.training.schedule import warmup_steps
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from isthmus.embedding import plan
 from isthmus.encoders import load_encoder
 from isthmus.encoders.pooling import average_grid, pool_tokens
 from isthmus.errors import InputError, UsageError
+from isthmus.files import read_sealed, write_sealed
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import TokenProjector, build_projector, from_config
 from isthmus.projectors import tokens as tokens_module
@@ -81,6 +82,22 @@ def test_tokens_of_a_text_stand_on_the_left_whatever_the_side_of_the_padding() -
         assert pool_tokens(tokens, "tokens", real, length=5).tolist() == expected
 
 
+def test_the_length_of_a_text_is_known_even_where_its_last_token_is_zeros() -> None:
+    tokens = torch.ones(5, 4, 3)
+    tokens[0, 1] = tokens[1, 2] = tokens[2, 3] = 0
+    tokens[3, 1] = 1e-9  # zeros in a store's float16
+    real = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]).bool()
+    for mask, given in ((real, tokens), (real.flip(1), tokens.flip(1))):
+        length = real.sum(1) if mask is real else torch.tensor([3, 3, 4, 2, 0])
+        features = pool_tokens(given, "tokens", mask, length=6)
+        stored = torch.from_numpy(features.numpy().astype(np.float16).astype(np.float32))
+        head = build_projector("tokens:linear", [3] * 6, 2)
+        assert head._real(stored.unflatten(1, (6, 3))).sum(1).tolist() == length.tolist()
+        order = [given[row, mask[row]] for row in range(5)]
+        for row, expected in enumerate(order):
+            torch.testing.assert_close(stored[row].reshape(6, 3)[: len(expected)], expected, atol=1e-7, rtol=0)
+
+
 def test_texts_have_as_many_tokens_as_their_limit_and_zeros_behind(folders: dict[str, Path]) -> None:
     encoder = load_encoder(f"hf:{folders['text']}?max_tokens=12&pool=tokens")
     features = encoder.encode(TEXTS).reshape(len(TEXTS), 12, 32)
@@ -138,7 +155,10 @@ def naive(projector: TokenProjector, x: torch.Tensor) -> torch.Tensor:
     out = []
     for row in x.unflatten(1, (-1, projector.parts[0])):
         cls, tokens = (row[:1], row[1:]) if projector.has_cls else (row[:0], row)
-        projected = [token_block(projector.tokens, token) for token in tokens if token.any()]
+        real = len(tokens)
+        while projector.padded and real > 1 and not tokens[real - 1].any():
+            real -= 1
+        projected = [token_block(projector.tokens, token) for token in tokens[:real]]
         total = sum(projected) / len(projected)
         for token in cls:
             total = total + token_block(projector.cls, token)
@@ -161,6 +181,39 @@ def test_a_token_head_is_the_mean_over_real_tokens_of_their_projections(kind: st
     for row, length in enumerate(torch.randint(2, 10, (20,))):
         x[row, length:] = 0
     torch.testing.assert_close(projector(x.flatten(1)), naive(projector, x.flatten(1)))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_dead_patch_is_a_patch(padded: bool) -> None:
+    """A token of zeros counts, unless padding may stand there: at the end of a text."""
+    torch.manual_seed(0)
+    projector = build_projector(WHOLE[0], [6] * 9, 5, padded=padded)
+    torch.nn.init.normal_(projector.tokens.norm.bias)  # what a token of zeros becomes
+    x = torch.randn(4, 9, 6)
+    alive = projector(x.flatten(1))
+    x[0, 3] = x[1, 5:7] = 0  # behind the class token, before other patches
+    x[2, 8] = 0
+    torch.testing.assert_close(projector(x.flatten(1)), naive(projector, x.flatten(1)))
+    mean = projector.tokens(x[:, 1:]).mean(1) + projector.cls(x[:, 0])
+    same = torch.isclose(projector(x.flatten(1)), mean, atol=1e-6).all(-1)
+    assert same.tolist() == [True, True, not padded, True]
+    assert not torch.isclose(projector(x.flatten(1))[:3], alive[:3]).all(-1).any()
+
+
+def test_models_from_before_padding_was_written_down_know_it_by_their_modality(tmp_path: Path) -> None:
+    heads = [build_projector(WHOLE[0], [6] * 5, 4, padded=False), build_projector(WHOLE[1], [6] * 5, 4)]
+    records = {m: [{"modality": m, "uri": f"hf:{m}", "fingerprint": "0" * 64, "width": 30}] for m in ("image", "text")}
+    saved = DualEncoder(*heads, scale=1.0, records=records).save_pretrained(tmp_path)
+    config = read_sealed(saved / "config.json")
+    assert [config["projectors"][m].pop("padded") for m in ("image", "text")] == [False, True]
+    write_sealed(saved / "config.json", config)
+    model = DualEncoder.from_pretrained(saved, load=False, device="cpu")
+    assert (model.image_projector.padded, model.text_projector.padded) == (False, True)
+    x = torch.randn(3, 30)
+    x[0, 24:] = x[1, 6:12] = 0
+    for side, head in zip(("image", "text"), heads, strict=True):
+        expected = F.normalize(head(x).detach(), dim=-1)
+        torch.testing.assert_close(model.project(side, x.numpy(), as_tensor=True), expected)
 
 
 @pytest.mark.parametrize("limit", [("TOKENS_AT_ONCE", 10), ("TOKENS_KEPT", 10)])

@@ -14,9 +14,10 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import UsageError
 from isthmus.projectors import Concat, build_projector, from_config
 from isthmus.projectors.closed_form import choose
+from isthmus.projectors.projector import project
 from isthmus.training import load_recipe, train_projectors
 from isthmus.training.contrastive.ensemble import SHARES, best_share, join
-from isthmus.training.contrastive.validation import project, recalls
+from isthmus.training.contrastive.validation import recalls
 
 CPU = torch.device("cpu")
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from isthmus.training.optimizers import Lion, build_optimizer
+from isthmus.training.optimizers import Lion, build_optimizer, learning_rate, warmup_steps
 from isthmus.training.order import batch_slices, block_order, epoch_order, step_seed
 from isthmus.training.recipe import OptimOptions
-from isthmus.training.schedule import learning_rate, warmup_steps
 
 
 def test_warmup_then_cosine_by_hand():

@@ -16,13 +16,14 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.losses import infonce
 from isthmus.projectors.closed_form import choose, fit
+from isthmus.projectors.projector import project
 from isthmus.training import load_recipe, plan_training, recipe_names, train_projectors
 from isthmus.training import run as run_module
 from isthmus.training.contrastive.batches import Batches, fingerprint, positive_groups
 from isthmus.training.contrastive.joint import Joint, Temperature
 from isthmus.training.contrastive.objective import ContrastiveObjective
 from isthmus.training.contrastive.recipe import LossOptions
-from isthmus.training.contrastive.validation import project, recalls
+from isthmus.training.contrastive.validation import recalls
 
 SMALL = ["head.width=16", "optim.batch=64"]
 

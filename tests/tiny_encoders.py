@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
@@ -83,6 +84,37 @@ def save_sentence_pipeline(folder: Path, *, normalize: bool = True) -> Path:
         str(folder / "pipeline")
     )
     return folder / "pipeline"
+
+
+def save_router(folder: Path) -> Path:
+    """Two BERTs with mean pooling behind a router: documents, its default, and queries have one each."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Router, Transformer
+
+    def route(name: str) -> list[Any]:
+        return [Transformer(str(save_bert(folder / name)), max_seq_length=12), Pooling(32, pooling_mode="mean")]
+
+    router = Router.for_query_document(route("query"), route("document"), default_route="document")
+    SentenceTransformer(modules=[router], device="cpu").save(str(folder / "pipeline"), create_model_card=False)
+    return folder / "pipeline"
+
+
+def save_nested_pipeline(folder: Path) -> Path:
+    """BERT, mean pooling, and a router between two Dense layers: modules inside a module."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Router, Transformer
+
+    torch.manual_seed(1)
+    transformer = Transformer(str(save_bert(folder / "bert")), max_seq_length=12)
+    router = Router({"document": [Dense(32, 8)], "query": [Dense(32, 8)]}, default_route="document")
+    modules = [transformer, Pooling(32, pooling_mode="mean"), router]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "pipeline"), create_model_card=False)
+    return folder / "pipeline"
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """Copies of the tensors: those of `load_file` lie in the file, which then must not be overwritten."""
+    return {name: tensor.clone() for name, tensor in load_file(file).items()}
 
 
 def edit_json(path: Path, **changes: Any) -> None:

@@ -22,11 +22,14 @@ _EXPORTS = {
     "losses": "isthmus.losses",
     "open_store": "isthmus.api",
     "read_pairs": "isthmus.api",
+    "search": "isthmus.api",
+    "segment": "isthmus.api",
     "select": "isthmus.api",
     "train": "isthmus.api",
 }
 __all__ = ["DualEncoder", "FeaturePairs", "cross_validate", "curate", "doctor", "embed", "evaluate", "load_encoder"]
-__all__ += ["load_model", "load_recipe", "losses", "open_store", "read_pairs", "select", "train"]
+__all__ += ["load_model", "load_recipe", "losses", "open_store", "read_pairs", "search", "segment"]
+__all__ += ["select", "train"]
 
 if TYPE_CHECKING:
     from isthmus import losses
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
         load_recipe,
         open_store,
         read_pairs,
+        search,
+        segment,
         select,
         train,
     )
@@ -56,4 +61,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_EXPORTS])
+    return sorted([*__all__, "__version__"])

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from isthmus.curation import curate
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.images import MAX_PIXELS
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding import embed as _embed
-from isthmus.encoders import load_encoder
+from isthmus.encoders import Encoder, load_encoder
 from isthmus.errors import UsageError
-from isthmus.evaluation.tasks import Saved, check_options, find_task
+from isthmus.evaluation.datasets.questions import Questions
+from isthmus.evaluation.inputs import Data, Saved
+from isthmus.evaluation.tasks import TaskOption, check_options, find_task
+from isthmus.image_search import search
+from isthmus.metrics.results import Result
 from isthmus.models.checkup import doctor
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.models.ledger import model_ledger
-from isthmus.selection.choice import first_choice
+from isthmus.segmentation.data import MaskedImages
+from isthmus.segmentation.run import segment
 from isthmus.selection.run import select
 from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids
-from isthmus.training import load_recipe, plan_training, train_projectors
+from isthmus.store.opening import first_choice
+from isthmus.training import Recipe, load_recipe
 from isthmus.training.contrastive.folds import cross_validate as _cross_validate
-from isthmus.training.contrastive.locked_tower import LockedTower
-from isthmus.training.contrastive.pixels import live_split
-from isthmus.training.processes import Processes
+from isthmus.training.fit import Fitting
+from isthmus.training.recipe import OBJECTIVES
 
 __all__ = [
     "cross_validate",
@@ -38,17 +44,54 @@ __all__ = [
     "load_recipe",
     "open_store",
     "read_pairs",
+    "search",
+    "segment",
     "select",
     "train",
 ]
 
 
-def embed(pairs: Any, image: Any, text: Any, *, out: str | Path, **options: Any) -> Store:
+def embed(
+    pairs: Pairs | str | Path,
+    image: str | Encoder | Sequence[str | Encoder],
+    text: str | Encoder | Sequence[str | Encoder],
+    *,
+    out: str | Path,
+    only: str | Path | Sequence[str] | None = None,
+    batch_size: int | None = None,
+    max_skip: float = 0.01,
+    max_pixels: int = MAX_PIXELS,
+    precision: Literal["auto", "float32", "bf16"] = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    progress: bool = False,
+) -> Store:
     """Write the features of `pairs` by every named encoder into a store and open it.
 
-    The options are those of `isthmus.embedding.embed`. `store.skipped` says what was skipped, and why.
+    Use this when you have images with captions and want to train on them: every later step reads the store, and no
+    encoder runs twice over the same picture. Call it again to go on where it stopped, or to add an encoder.
+
+        >>> store = ist.embed("captions.parquet", "hf:facebook/dinov2-base", "st:all-MiniLM-L6-v2", out="store/")
+        >>> store.skipped  # what was left out, and why
+
+    Arguments and errors are those of `isthmus.embedding.embed`, which returns counts in place of the store.
     """
-    _embed(pairs, image, text, out=out, **options)
+    _embed(
+        pairs,
+        image,
+        text,
+        out=out,
+        only=only,
+        batch_size=batch_size,
+        max_skip=max_skip,
+        max_pixels=max_pixels,
+        precision=precision,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        engine=engine,
+        progress=progress,
+    )
     return open_store(out)
 
 
@@ -69,9 +112,18 @@ def train(
     max_seconds: float | None = None,
     resume: bool = True,
     progress: bool = False,
-    **options: Any,
+    log: Sequence[str] = (),
+    device: str | None = None,
+    checkpoint_seconds: float = 60.0,
 ) -> DualEncoder:
     """Train projectors on the train split of a store (or on arrays) and return the dual encoder.
+
+    Use this when the features are there (`embed`, or arrays of your own): it takes minutes on a CPU. Call it again with
+    the same `out` to go on where it stopped. With fewer than about 1,000 pairs, see `cross_validate` too.
+
+        >>> model = ist.train("store/", recipe="default", out="model/")
+        >>> model.encode_text(["a red bicycle"]).shape
+        (1, 512)
 
     Args:
         store: a store, its folder, the folder of a selection (its first choice is trained), or
@@ -91,42 +143,19 @@ def train(
         seed: of the order of samples, initial weights, dropout and the validation split.
         max_seconds: stop after this time; the model's summary says at which epoch.
         resume: go on from a checkpoint in `out`.
+        progress: a bar on a terminal, plain lines elsewhere.
+        log: "tensorboard" and/or "wandb", besides the history; each is an extra.
+        device: default: the GPU when there is one. checkpoint_seconds: time between checkpoints.
 
     Raises:
         InputError: features, splits or checkpoints that cannot be used; the message says why.
         UsageError: an unknown recipe, key or encoder.
     """
-    anchor = None if init is None and freeze is None else LockedTower.of(init, freeze)
     choices = load_recipe(recipe, overrides)
-    chosen = {"image": image, "text": text, "only": only, "seed": seed}
-    pairs, val = _split(store, chosen, val, anchor, pixels, choices.data.augment)
-    trained = train_projectors(
-        pairs,
-        val,
-        choices,
-        frozen=anchor.side if anchor else None,
-        out=out,
-        seed=seed,
-        max_seconds=max_seconds,
-        resume=resume,
-        progress=progress,
-        **options,
-    )
-    joined = {} if anchor is None else {"joined": anchor.summary()}
-    records = {"image": pairs.image_encoder, "text": pairs.text_encoder}
-    ledger = model_ledger(_folder(store), records, trained.summary["ledger"])
-    model = DualEncoder(
-        anchor.projector if anchor and anchor.side == "image" else trained.image_projector,
-        anchor.projector if anchor and anchor.side == "text" else trained.text_projector,
-        scale=trained.scale,
-        bias=trained.bias,
-        records=records,
-        summary={"recipe": trained.recipe, **trained.summary, **joined, "ledger": ledger},
-        width=anchor.cut if anchor else None,
-    )
-    if out is not None and Processes().first:
-        model.save_pretrained(out)
-    return model
+    folder = None if out is None else Path(out)
+    how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
+    chosen = {"image": image, "text": text, "pixels": pixels, "only": only, "val": val, "init": init, "freeze": freeze}
+    return _objective(choices).train(store, choices, how, **_given(choices, chosen))
 
 
 def cross_validate(
@@ -139,12 +168,21 @@ def cross_validate(
     text: str | Sequence[str] | None = None,
     only: str | Path | Sequence[str] | None = None,
     seed: int = 0,
-    **options: Any,
-) -> dict[str, Any]:
-    """How good models trained so on these pairs are, where a test split would be too small to say (below about 1,000).
+    bootstrap: int = 1000,
+    max_seconds: float | None = None,
+    device: str | None = None,
+    progress: bool = False,
+) -> Result:
+    """How good models trained so on these pairs are, every pair tested once by a model that never saw it.
 
-    All pairs but those of a test split are dealt into `folds` by groups; every one is tested once. Arguments as for
-    `train`; result and further options as of `isthmus.training.contrastive.folds.cross_validate`.
+    Use this when a test split would be too small to say, below about 1,000 pairs. All pairs but those of a test split
+    are dealt into `folds` by groups.
+
+        >>> found = ist.cross_validate("small/", folds=5)
+        >>> found["metrics"]["mean_recall@10"], found["ci95"]["mean_recall@10"]
+
+    bootstrap: resamples of groups behind the intervals. max_seconds: of each fold. The other arguments are those of
+    `train`. Raises UsageError for fewer than two folds, InputError where there are fewer groups than folds.
     """
     if isinstance(store, FeaturePairs):
         pairs = store if only is None else choose_ids(store, only)
@@ -155,47 +193,132 @@ def cross_validate(
             store = open_store(store)
         pairs = store.pairs(**chosen)
     kept = np.array([split != "test" for split in pairs.splits or [None] * len(pairs)])
-    return _cross_validate(pairs.subset(kept), load_recipe(recipe, overrides), folds=folds, seed=seed, **options)
+    return _cross_validate(
+        pairs.subset(kept),
+        load_recipe(recipe, overrides),
+        folds=folds,
+        seed=seed,
+        bootstrap=bootstrap,
+        max_seconds=max_seconds,
+        device=device,
+        progress=progress,
+    )
 
 
 def training_plan(
-    store: Any,
+    store: Store | FeaturePairs | str | Path,
     *,
     recipe: str = "default",
     overrides: Sequence[str] = (),
-    init: Any = None,
+    image: str | Sequence[str] | None = None,
+    text: str | Sequence[str] | None = None,
+    pixels: Pairs | str | Path | None = None,
+    only: str | Path | Sequence[str] | None = None,
+    init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
-    pixels: Any = None,
-    **chosen: Any,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
-    anchor = None if init is None and freeze is None else LockedTower.of(init, freeze)
     choices = load_recipe(recipe, overrides)
-    pairs, val = _split(store, chosen, None, anchor, pixels, choices.data.augment)
-    return plan_training(pairs, val, choices, frozen=anchor.side if anchor else None)
+    chosen = {"image": image, "text": text, "pixels": pixels, "only": only, "init": init, "freeze": freeze}
+    return _objective(choices).plan(store, choices, Fitting(seed=seed), **_given(choices, chosen))
 
 
+def _objective(recipe: Recipe) -> Any:
+    """The module with `train` and `plan` of what a recipe learns."""
+    return OBJECTIVES.find(recipe.objective)
+
+
+def _given(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are given; `UsageError` for one that the recipe's objective does not take."""
+    given = {name: value for name, value in options.items() if value is not None}
+    known = inspect.signature(_objective(recipe).train).parameters
+    for name in given:
+        if name not in known:
+            raise UsageError(f"A recipe with objective = {recipe.objective!r} takes no {name!r}.")
+    return given
+
+
+One = Literal["retrieval", "zeroshot", "segmentation", "diagnose"]
+Several = Literal[
+    "suite",
+    "knn",
+    "linear_probe",
+    "fewshot",
+    "winoground",
+    "mmvp",
+    "sugarcrepe",
+    "aro",
+    "whatsup",
+    "longtext",
+    "multilingual",
+]
+
+
+@overload
 def evaluate(
-    model: Any,
-    task: str,
-    data: Store | Pairs | FeaturePairs | str | Path,
+    model: DualEncoder | str | Path,
+    task: One,
+    data: Data | Store | MaskedImages,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
-    **options: Any,
-) -> Any:
+    **options: TaskOption,
+) -> Result: ...
+
+
+@overload
+def evaluate(
+    model: DualEncoder | str | Path,
+    task: Several,
+    data: Data | Store | Questions,
+    *,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    **options: TaskOption,
+) -> list[Result]: ...
+
+
+@overload
+def evaluate(
+    model: DualEncoder | str | Path,
+    task: str,
+    data: Data | Store | MaskedImages | Questions,
+    *,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    **options: TaskOption,
+) -> Result | list[Result]: ...
+
+
+def evaluate(
+    model: DualEncoder | str | Path,
+    task: str,
+    data: Data | Store | MaskedImages | Questions,
+    *,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    **options: TaskOption,
+) -> Result | list[Result]:
     """Evaluate a model on pairs, or on a store's cached features.
 
+    Use this when you want numbers with intervals that compare with other people's: the JSON is CLIP_benchmark's. To
+    look at what a model finds, see `search` and `segment`; for bare arrays, `isthmus.metrics`.
+
+        >>> found = ist.evaluate("model/", "retrieval", "store/", split="test")
+        >>> found["metrics"]["mean_recall@1"], found["ci95"]["mean_recall@1"]
+        >>> rows = ist.evaluate("hf:openai/clip-vit-base-patch32", "winoground", "winoground/")
+
     Args:
-        model: a `DualEncoder`, its folder, or the URI of a ready one (`hf:openai/clip-vit-base-patch32`).
-        task: "retrieval" (R@k in both directions), "zeroshot" (classification of the images' labels), or another of
-            `isthmus.evaluation.tasks.TASKS`.
+        model: a `DualEncoder`, its folder, or the URI of a pretrained one (`hf:openai/clip-vit-base-patch32`).
+        task: one of `isthmus eval --help`, to which other packages may add.
         data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a folder.
         device, trust_remote_code: for loading a model that is given by its folder or URI.
-        options: the task's own, given by its function: `split`, `only`, `bootstrap`, `seed`, `classes`, …
+        options: the task's own, `split`, `bootstrap`, `seed`, `classes`, …: `isthmus eval MODEL TASK --help`, or the
+            signature of the task's function.
 
     Returns:
-        CLIP_benchmark's dictionary: dataset, model, pretrained, task, metrics, language, and our additions
+        A `Result`, CLIP_benchmark's dictionary: dataset, model, pretrained, task, metrics, language, and our additions
         (ci95, n, definition, skipped, seed); a list of them where a task gives several.
 
     Raises:
@@ -203,46 +326,5 @@ def evaluate(
         InputError: data that cannot be used: no captions, no labels, a store of other encoders.
     """
     check_options(task, options)
-    if isinstance(model, str | Path):
-        model = Saved(model, device, trust_remote_code)
-    return find_task(task)(model, data.path if isinstance(data, Store) else data, **options)
-
-
-def _split(
-    store: Any,
-    chosen: dict[str, Any],
-    val: FeaturePairs | None = None,
-    anchor: LockedTower | None = None,
-    pixels: Any = None,
-    augment: str = "none",
-) -> tuple[FeaturePairs, FeaturePairs | None]:
-    """Train and validation pairs, one side of which is embedded where it is anchored in a space that exists.
-
-    Or whose images are encoded while training, where there are `pixels`.
-    """
-    if pixels is not None:
-        if anchor is not None or isinstance(store, FeaturePairs):
-            raise UsageError("pixels (--pixels) needs a store, and does not go with init and freeze.")
-        return live_split(open_store(store) if isinstance(store, str | Path) else store, chosen, pixels, augment)
-    given = isinstance(store, FeaturePairs) and val is not None
-    pairs, val = (store, val) if given else _split_of(store, anchor.choose(chosen) if anchor else chosen)
-    return (pairs, val) if anchor is None else (anchor.embedded(pairs), anchor.embedded(val))  # type: ignore[return-value]
-
-
-def _split_of(store: Any, chosen: dict[str, Any]) -> tuple[FeaturePairs, FeaturePairs | None]:
-    """Train and validation pairs of a store; of arrays, only where their `splits` name a validation part."""
-    if isinstance(store, FeaturePairs):
-        found = store.split(seed=chosen.get("seed", 0)) if store.splits else {"train": store}
-        only = chosen.get("only")
-        return found["train"] if only is None else choose_ids(found["train"], only), found.get("val")
-    if isinstance(store, str | Path):
-        store, chosen = first_choice(store, chosen)
-        store = open_store(store)
-    return store.pairs(split="train", **chosen), store.pairs(split="val", **{**chosen, "only": None})
-
-
-def _folder(store: Any) -> Path | None:
-    """Where a store's ledger is; None for arrays."""
-    if isinstance(store, str | Path):
-        return Path(first_choice(store, {})[0])
-    return store.path if isinstance(store, Store) else None
+    given = Saved(model, device, trust_remote_code) if isinstance(model, str | Path) else model
+    return find_task(task)(given, data.path if isinstance(data, Store) else data, **options)

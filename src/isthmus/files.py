@@ -198,3 +198,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path}: no such file.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A text file in UTF-8, with a byte order mark or none. `InputError` names one that cannot be read as that."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error}).") from None

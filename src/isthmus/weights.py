@@ -50,16 +50,16 @@ def read_tensors(path: Path, digest: str, device: str = "cpu") -> dict[str, Tens
         raise InputError(f"{path}: not a safetensors file ({error}).") from None
 
 
-def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header of a safetensors file, and the byte where the data begins.
+def read_header(path: Path, most: int = MAX_HEADER) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file, `most` bytes at most, and the byte where the data begins.
 
     Raises:
         ValueError: no such header, or an absurdly long one.
     """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > MAX_HEADER:
-            raise ValueError(f"a header of {length:,} bytes is longer than the {MAX_HEADER:,} allowed")
+        if length > most:
+            raise ValueError(f"a header of {length:,} bytes is longer than the {most:,} allowed")
         header = json.loads(file.read(length))
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")

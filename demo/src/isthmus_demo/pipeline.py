@@ -23,7 +23,7 @@ from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.splits import SPLITS
 from isthmus.embedding import embed
 from isthmus.encoders import Encoder, load_encoders
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError
 from isthmus.files import read_json, write_json
 from isthmus.metrics import results as results_file
@@ -80,7 +80,7 @@ class Demo:
     """What a run leaves behind: the facts of the report, the records of results.json, what was skipped."""
 
     report: Report
-    records: list[dict[str, Any]]
+    records: list[results_file.Result]
     skipped: list[tuple[str, str]]
 
 
@@ -278,7 +278,7 @@ def rows_of(table: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
 
 def result_records(
     measured: Mapping[str, Measured], encoders: Sequence[Encoder], command: str
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[results_file.Result]:
     """Two records for each recipe, as CLIP_benchmark writes them."""
     model = " ".join(str(encoder.uri) for encoder in encoders)
     for recipe, found in measured.items():

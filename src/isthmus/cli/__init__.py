@@ -33,8 +33,8 @@ COMMANDS = Registry(
 DONE, FAILED, SKIPPED, INTERRUPTED = 0, 1, 3, 130
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line. Importing it must stay light: no torch, transformers or pyarrow."""
+def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The whole command line, or of it what `argv` needs. It must stay light: no torch, transformers or pyarrow."""
     parser = argparse.ArgumentParser(
         prog="isthmus",
         description="Join frozen image and text encoders into a CLIP-like model.",
@@ -56,8 +56,11 @@ def build_parser() -> argparse.ArgumentParser:
             description=summary,
             epilog=details.strip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
         )
-        module.add_arguments(command)
+        command.add_argument("-h", "--help", action=getattr(module, "Help", "help"))
+        if argv is None or name in argv:
+            module.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)
     return parser
@@ -76,7 +79,8 @@ def _add_unavailable(commands: argparse._SubParsersAction, name: str, error: Usa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one message, with --debug a traceback."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser(argv).parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else tokenizers warn once threads decode images
     # OpenMP threads that wait spin by default: on a machine that is also doing something else, torch is then up to
     # ten times slower. Read when torch is first imported, in a command. benchmarks/busy_machine.py measures it.

@@ -34,7 +34,11 @@ def add_templates_argument(parser: argparse.ArgumentParser) -> None:
 
 def templates(args: argparse.Namespace) -> str | list[str]:
     """The prompts given, or the name or file of a set of them."""
-    given = args.templates or ["default"]
+    return prompts(args.templates or ["default"])
+
+
+def prompts(given: list[str]) -> str | list[str]:
+    """What follows --templates: prompts, or the one name or file of a set of them."""
     return given[0] if len(given) == 1 and "{" not in given[0] else given
 
 

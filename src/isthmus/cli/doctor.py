@@ -13,6 +13,9 @@ from isthmus.cli import common
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="STORE|MODEL")
+    parser.add_argument(
+        "--deep", action="store_true", help="read the weights of encoders again instead of trusting what is remembered"
+    )
     common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
 
@@ -20,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from isthmus.api import doctor
 
-    findings = doctor(args.path, device=args.device, trust_remote_code=args.trust_remote_code)
+    findings = doctor(args.path, deep=args.deep, device=args.device, trust_remote_code=args.trust_remote_code)
     bad = [finding for finding in findings if not finding["ok"]]
     for finding in findings:
         remedy = "" if finding["ok"] else f" → {finding['remedy']}"

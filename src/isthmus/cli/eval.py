@@ -11,93 +11,151 @@ example:
   isthmus eval model/ suite --data datasets/ --only-sets sail --out results/ --beside hf:openai/clip-vit-base-patch32
 
 DATA is pairs (images run through the model), a store (its cached features), or what the task reads.
-
-tasks:
-  retrieval, zeroshot               pairs or a store; zeroshot needs labels
-  suite                             a folder of data sets in CLIP_benchmark's layout
-  knn, linear_probe, fewshot        labelled pictures, before and after the projector
-  winoground, mmvp, sugarcrepe, aro, whatsup      composition, in the public layouts
-  longtext, multilingual            captions by length, by language
-  segmentation                      pictures with masks
-  diagnose                          gap, hubs, calibration, near-duplicates of training data
+`isthmus eval MODEL TASK --help` shows a task's own options.
 """
 
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from itertools import product
+from typing import TYPE_CHECKING, Any
 
 from isthmus.cli import common
 from isthmus.errors import UsageError
 
-# Options of tasks: what is not given on the command line is left to the task's own default.
-OWN = (
-    "split",
-    "only",
-    "classes",
-    "bootstrap",
-    "against",
-    "report",
-    "precision",
-    "images",
-    "only_sets",
-    "out",
-    "max_tokens",
-    "languages",
-)
+if TYPE_CHECKING:
+    from isthmus.evaluation.tasks import Option
+
+
+class Help(argparse.Action):
+    """`--help`: after the name of a task the task's own options, else the tasks and what all of them take."""
+
+    def __init__(self, option_strings: list[str], dest: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="show this help message and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        from isthmus.evaluation.tasks import TASKS
+
+        (_task_parser(namespace.task) if namespace.task in TASKS.names() else parser).print_help()
+        parser.exit()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from isthmus.evaluation.tasks import TASKS, describe
+
     parser.add_argument("model", metavar="MODEL", help="a folder, or a ready dual encoder: hf:…, open_clip:…, st:…")
-    parser.add_argument("task", metavar="TASK", help="retrieval, zeroshot, suite, winoground, longtext, diagnose, …")
+    parser.add_argument("task", metavar="TASK", help="one of those below")
     parser.add_argument("data", metavar="DATA", nargs="*", default=[])
     parser.add_argument("--data", metavar="DATA", dest="more_data", nargs="+", default=[], help="the same as DATA")
     parser.add_argument("--beside", metavar="MODEL", nargs="+", default=[], help="more models, for the same table")
-    parser.add_argument("--split", metavar="NAME", help="train, val, test, or one of the set's own")
-    parser.add_argument("--only", metavar="PARQUET", help="evaluate only on the ids in this file")
-    parser.add_argument("--classes", metavar="FILE", help="names, one a line; multilingual: a folder of LANG.json")
-    common.add_templates_argument(parser)
-    parser.add_argument("--descriptions", metavar="JSON", help="{class: [sentences]} in place of templates")
-    parser.add_argument(
-        "--only-sets", metavar="A,B", type=_listed, help="suite: these sets, or a paper's: sail, freeze-align"
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", help="suite, knn, linear_probe, fewshot: keep features, go on from them"
-    )
-    parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples behind the intervals (1,000)")
-    parser.add_argument("--images", metavar="FOLDER", help="where the images are, if not in the set's usual place")
-    parser.add_argument("--against", metavar="TRAIN", help="diagnose: the training data; what of DATA do they hold?")
-    parser.add_argument("--report", metavar="HTML", help="diagnose, longtext: also write a page with plots")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="longtext: read this much of the longest captions")
-    parser.add_argument("--languages", metavar="en,de", type=_listed, help="multilingual: these alone")
-    parser.add_argument("--precision", type=float, help="diagnose: the share of right answers to abstain for (0.9)")
-    common.add_segmentation_arguments(parser)
     common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
-
-
-def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
+    options: dict[str, Option] = {}
+    lines = ["tasks:"]
+    for name in TASKS.names():
+        summary = "(its source cannot be read)"
+        with suppress(UsageError):  # another package's task must not take the rest with it
+            described = describe(name)
+            summary = described.summary
+            options |= {option.name: option for option in described.options if option.name not in options}
+        lines.append(f"  {name:<14}{summary}")
+    parser.epilog = "\n".join([parser.epilog or "", "", *lines])
+    for option in options.values():  # any task's: `evaluate` says which of them the one named does not take
+        with suppress(argparse.ArgumentError):  # one that all commands have, such as --seed
+            _add(parser, option, hidden=True)
+    parser.set_defaults(options=list(options.values()))
 
 
 def run(args: argparse.Namespace) -> int:
     from isthmus.api import evaluate
+    from isthmus.evaluation.tasks import find_task
     from isthmus.metrics.results import details, table
 
-    given = {name: getattr(args, name) for name in OWN if getattr(args, name) is not None}
-    given |= common.segmentation_options(args)
-    if args.templates or args.descriptions:
-        given["templates"] = args.descriptions or common.templates(args)
     data = [*args.data, *args.more_data]
     if not data:
         raise UsageError("DATA is missing: pairs, a store, or what the task reads.")
+    given = _given(args)
     results = []
     for model, one in product([args.model, *args.beside], data):
         loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
-        found = evaluate(model, args.task, one, seed=args.seed, **loading, **given)
+        found = evaluate(model, args.task, one, **loading, **given)
         results += found if isinstance(found, list) else [found]
-    common.say(table(results))
+    common.say(table(results, find_task(args.task).columns))
     if below := details(results):
         common.say("\n" + below)
     common.write_result(args, results[0] if len(results) == 1 else results)
     return 3 if any(result.get("skipped") for result in results) else 0
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The options on the command line; what is not there is left to the task's own default."""
+    from isthmus.evaluation.tasks import describe
+
+    given = {}
+    for option in args.options:
+        value = getattr(args, option.name, None)
+        if value is not None:
+            given[option.name] = common.prompts(value) if "Prompts" in option.kind else value
+    if args.descriptions:
+        given["templates"] = args.descriptions
+    if not args.seed and all(option.name != "seed" for option in describe(args.task).options):
+        given.pop("seed")
+    return given
+
+
+def _task_parser(name: str) -> argparse.ArgumentParser:
+    """What `isthmus eval MODEL NAME --help` shows."""
+    from isthmus.evaluation.tasks import describe
+
+    described = describe(name)
+    primary = f"primary metric: {described.primary}. " if described.primary else ""
+    parser = argparse.ArgumentParser(
+        usage=f"isthmus eval MODEL {name} DATA [DATA ...] [options]",
+        description=described.summary,
+        epilog=f"{primary}What every task takes: isthmus eval --help",
+        add_help=False,
+    )
+    parser.add_argument("data", metavar="DATA", nargs="+", help="what the task reads")
+    for option in described.options:
+        _add(parser, option)
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, option: Option, *, hidden: bool = False) -> None:
+    """An option of a task as the command line has it."""
+    name = option.name.replace("_", "-")
+    text = option.help.rstrip(".").replace("%", "%%")
+    shown: dict[str, Any] = {"dest": option.name, "default": None, "help": argparse.SUPPRESS if hidden else text}
+    parser.add_argument(f"--no-{name}" if option.default == "True" else f"--{name}", **shown, **_parsed(option))
+    if "Prompts" in option.kind:
+        text = argparse.SUPPRESS if hidden else "{class: [sentences]} in place of templates"
+        parser.add_argument("--descriptions", metavar="JSON", help=text)
+
+
+def _parsed(option: Option) -> dict[str, Any]:
+    """How argparse reads the kinds of options that `isthmus.evaluation.tasks` lists."""
+    if "Prompts" in option.kind:
+        return {"nargs": "+", "metavar": "NAME|FILE|PROMPT"}
+    if "Path" in option.kind:
+        return {"metavar": "PATH"}
+    if option.choices:
+        return {"choices": option.choices}
+    simple: dict[str, dict[str, Any]] = {
+        "bool": {"action": "store_false" if option.default == "True" else "store_true"},
+        "int": {"type": int, "metavar": "N"},
+        "float": {"type": float, "metavar": "X"},
+        "Sequence[int]": {"type": numbers, "metavar": "1,2"},
+        "Sequence[str]": {"type": names, "metavar": "A,B"},
+    }
+    return simple.get(option.kind[0], {"metavar": "NAME"})
+
+
+def names(text: str) -> list[str]:
+    """`a,b` as a list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """`1,2` as a list; ValueError for what is no whole number."""
+    return [int(name) for name in names(text)]

@@ -13,16 +13,8 @@ searches by image.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from isthmus.cli import common
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from isthmus.data.pairs import Pairs
-    from isthmus.models.dual_encoder import DualEncoder
 
 SHEET = "sheet.png"
 
@@ -38,84 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tabulate import tabulate
-
-    from isthmus.metrics.nearest import top_k
-    from isthmus.models.dual_encoder import DualEncoder
+    from isthmus.api import search
     from isthmus.store.opening import holds_features
 
-    cached = holds_features(args.images)
-    _check(args, cached)
-    model = DualEncoder.from_pretrained(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
-    query = _embed_query(model, args.query)
-    pairs, ids, embeddings, skipped = (_from_store if cached else _from_images)(model, args.images)
-    scores, rows = (found[0].tolist() for found in top_k(query, embeddings, args.k))
-    hits = [{"score": score, "id": ids[row]} for score, row in zip(scores, rows, strict=True)]
-    common.say(tabulate(hits, headers="keys", floatfmt=".3f", disable_numparse=[1]))
-    if pairs is not None:
-        sheet = args.out or SHEET
-        _write_sheet(sheet, pairs, hits, args.query)
+    stored = holds_features(args.images)
+    sheet = args.out or (None if stored else SHEET)
+    loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
+    found = search(args.model, args.images, args.query, k=args.k, out=sheet, **loading)
+    common.say(found)
+    if sheet:
         common.say(f"contact sheet: {sheet}")
-    for id, reason in skipped:
+    for id, reason in found.skipped:
         common.say(f"  skipped {id}: {reason}", error=True)
-    common.write_result(args, {"query": args.query, "hits": hits, "skipped": dict(skipped)})
-    return 3 if skipped else 0
-
-
-def _check(args: argparse.Namespace, cached: bool) -> None:
-    """Say what cannot work before anything is encoded."""
-    from PIL import Image
-
-    from isthmus.errors import UsageError
-
-    if args.k < 1:
-        raise UsageError(f"--k {args.k}: ask for at least one image.")
-    if args.out and cached:
-        raise UsageError(f"--out {args.out}: {args.images} is a store, which holds no pictures; name their folder.")
-    if args.out and Path(args.out).suffix.lower() not in Image.registered_extensions():
-        raise UsageError(f"--out {args.out}: not a name of an image file; try {Path(args.out).with_suffix('.png')}.")
-
-
-def _embed_query(model: DualEncoder, query: str) -> np.ndarray:
-    """[1, d]: of the image file that `query` names, else of the text."""
-    from isthmus.data.images import EXTENSIONS
-    from isthmus.errors import InputError
-
-    if Path(query).is_file():
-        return model.encode_image([query])
-    if query.lower().endswith(EXTENSIONS):
-        raise InputError(f"{query}: no such image. (A query that ends like an image file is taken for one.)")
-    return model.encode_text([query])
-
-
-def _from_store(model: DualEncoder, path: str) -> tuple[None, list[str], np.ndarray, list[tuple[str, str]]]:
-    """No pictures, the ids, embeddings [n, d] from cached features, nothing skipped."""
-    from isthmus.store import open_store
-
-    store = open_store(path)
-    features = store.features("image", [record["fingerprint"] for record in model.records["image"]])
-    return None, store.images["id"].to_pylist(), model.project("image", features), []
-
-
-def _from_images(model: DualEncoder, path: str) -> tuple[Pairs, list[str], np.ndarray, list[tuple[str, str]]]:
-    """The pictures, the ids of the readable ones, their embeddings [n, d], and (id, reason) of the others."""
-    from isthmus.data.pairs import Pairs, read_pairs
-    from isthmus.evaluation.inputs import embed_for_evaluation
-
-    pairs = read_pairs(path, captions="optional")
-    alone = Pairs(pairs.images, pairs.captions.slice(0, 0), pairs.reader, path=pairs.path, skipped=pairs.skipped)
-    embedded = embed_for_evaluation(model, alone)
-    return pairs, embedded.image_ids, embedded.image, embedded.skipped
-
-
-def _write_sheet(path: str, pairs: Pairs, hits: list[dict[str, Any]], title: str) -> None:
-    from isthmus.files import write_atomic
-    from isthmus.report.contact_sheet import contact_sheet
-
-    row = {id: i for i, id in enumerate(pairs.images["id"].to_pylist())}
-    sheet = contact_sheet(
-        [pairs.decode(row[hit["id"]]) for hit in hits],
-        [f"{hit['score']:.3f}\n{hit['id']}" for hit in hits],
-        title,
-    )
-    write_atomic(path, sheet.save)
+    common.write_result(args, found.to_dict())
+    return 3 if found.skipped else 0

@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
 def _cross_validate(args: argparse.Namespace, options: dict[str, Any]) -> None:
     """Print and keep the estimate; the model that is trained afterwards sees all pairs."""
     from isthmus.api import cross_validate
+    from isthmus.evaluation.retrieval import COLUMNS
     from isthmus.files import write_json
     from isthmus.metrics.results import table
 
@@ -92,6 +93,6 @@ def _cross_validate(args: argparse.Namespace, options: dict[str, Any]) -> None:
         raise UsageError("--folds takes stored features: it does not go with --pixels.")
     found = cross_validate(args.store, folds=args.folds, max_seconds=args.max_seconds, **options)
     write_json(Path(args.out) / "folds.json", found)
-    common.say(table([found]))
+    common.say(table([found], COLUMNS))
     candidates = found["n"]["candidates"]
     common.say(f"{args.folds} folds, every pair tested once, among {candidates:,.0f} images of its fold on average.")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from isthmus.curation.encoding import Encoding
-from isthmus.curation.pools import Pictures, Pool, encoded
+from isthmus.curation.pools import Pool, encoded
 from isthmus.data.images import BadImage, content_hash, decode
 from isthmus.data.matrix import Computed, Matrix
 from isthmus.data.pairs import Pairs
@@ -138,7 +138,7 @@ def of_evaluation(source: str | Path | Pairs | Store, space: ImageSpace | None =
     else:
         found.pictures = opened
         encode = space.encoding.image if space else None
-        found.features = encoded(Pictures(opened), encode) if encode else None
+        found.features = encoded(opened, encode) if encode else None
     return found
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.matrix import Matrix
 from isthmus.encoders import Encoder, load_encoder, load_recorded
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.saved import check_encoders
@@ -49,31 +50,33 @@ class Encoding:
         return matrix if self.model is None else self.model.projected(modality, matrix)
 
 
-def load_encoding(names: Sequence[str | Encoder | DualEncoder], **options: Any) -> Encoding:
-    """The encoders named: a text and an image encoder, one model with both towers, or a dual encoder's folder.
+def load_encoding(given: Any, **options: Any) -> Encoding:
+    """The encoders given (None, one, or a list): a text and an image encoder, one model with both towers, or a dual
+    encoder's folder.
 
     options: device, trust_remote_code, as for `load_encoder`. Raises UsageError for two encoders of one modality,
     and what `load_encoder` raises.
     """
-    names = list(names)
+    names = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
     if len(names) == 1:
         model = _dual_encoder(names[0], options)
         if model is not None:
             return _of_model(model, str(names[0]) if isinstance(names[0], str | Path) else "dual encoder")
         if isinstance(names[0], str):
             towers = _both_towers(names[0], options)
-            return Encoding(_encode(towers[:1]), _encode(towers[1:]), joint=all(towers), name=names[0])
-    encoders = [one if isinstance(one, Encoder) else load_encoder(one, **options) for one in names]  # type: ignore[arg-type]
+            return Encoding(side_by_side(towers[:1]), side_by_side(towers[1:]), joint=all(towers), name=names[0])
+    encoders = [load_encoder(one, **options) for one in names]
     by_modality: dict[str, list[Encoder | None]] = {"text": [], "image": []}
     for encoder in encoders:
         by_modality[encoder.modality].append(encoder)
     for modality, found in by_modality.items():
         if len(found) > 1:
             raise UsageError(f"Two {modality} encoders are named; a pool's features come from one.")
-    return Encoding(_encode(by_modality["text"]), _encode(by_modality["image"]), name=" ".join(map(str, names)))
+    text, image = (side_by_side(by_modality[modality]) for modality in ("text", "image"))
+    return Encoding(text, image, name=" ".join(map(str, names)))
 
 
-def encoding_of(records: dict[str, list[dict[str, Any]]], wanted: Sequence[Modality], **options: Any) -> Encoding:
+def encoding_of(records: dict[str, list[EncoderRecord]], wanted: Sequence[Modality], **options: Any) -> Encoding:
     """The encoders that made a store's features, of the modalities wanted; those side by side stay so.
 
     Raises InputError where one is no longer what made them, or is known only by its output.
@@ -88,11 +91,12 @@ def encoding_of(records: dict[str, list[dict[str, Any]]], wanted: Sequence[Modal
                 )
         loaded = load_recorded([record["uri"] for record in records[modality]], modality=modality, **options)
         check_encoders(loaded, records[modality])
-        found[modality] = _encode(loaded)
+        found[modality] = side_by_side(loaded)
     return Encoding(**found)  # type: ignore[arg-type]
 
 
-def _encode(encoders: Sequence[Encoder | None]) -> Encode | None:
+def side_by_side(encoders: Sequence[Encoder | None]) -> Encode | None:
+    """Several encoders of one modality as one; None where there is none."""
     chosen = [encoder for encoder in encoders if encoder is not None]
     if not chosen:
         return None

@@ -33,17 +33,6 @@ def write(
 
     They take the place of those that are there all at once.
     """
-    with replaced_together(out) as aside:
-        _write_all(result, cleaned, images, chosen, aside)
-
-
-def _write_all(
-    result: Curated,
-    cleaned: Cleaned | None,
-    images: Any,
-    chosen: tuple[Pool, Selection, Sequence[str]] | None,
-    out: Path,
-) -> None:
     table = pa.table(
         {
             "id": pa.array(result.ids, pa.string()),
@@ -52,19 +41,20 @@ def _write_all(
             "reason": pa.array(result.reason, pa.string()),
         }
     )
-    if result.source is not None:
-        table = table.append_column("source", pa.array(result.source, pa.string()))
-        for name in dict.fromkeys(result.source):
-            mask = pa.array([one == name for one in result.source])
-            _write_table(table.filter(mask), out / "sources" / f"{name}.parquet")
-    _write_table(table, out / SELECTED)
-    for name, listed in cleaned.tables().items() if cleaned is not None else ():
-        _write_table(listed, out / f"{name}.parquet")
     result.manifest["sha256_of_ids"] = hashlib.sha256("\n".join(result.ids).encode()).hexdigest()
-    write_sealed(out / MANIFEST, result.manifest)
     command = " ".join(["isthmus", *sys.argv[1:]]) if Path(sys.argv[0]).name == "isthmus" else "isthmus.curate(…)"
-    with on_top():
-        write_report(result, chosen, cleaned, out / REPORT, images=images, command=command)
+    with replaced_together(out) as aside:
+        if result.source is not None:
+            table = table.append_column("source", pa.array(result.source, pa.string()))
+            for name in dict.fromkeys(result.source):
+                mask = pa.array([one == name for one in result.source])
+                _write_table(table.filter(mask), aside / "sources" / f"{name}.parquet")
+        _write_table(table, aside / SELECTED)
+        for name, listed in cleaned.tables().items() if cleaned is not None else ():
+            _write_table(listed, aside / f"{name}.parquet")
+        write_sealed(aside / MANIFEST, result.manifest)
+        with on_top():
+            write_report(result, chosen, cleaned, aside / REPORT, images=images, command=command)
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

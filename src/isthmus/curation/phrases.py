@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from isthmus.errors import InputError, UsageError
+from isthmus.errors import InputError
 
 LONGEST = 3
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[^\w\s]|\d+", re.UNICODE)
@@ -72,8 +72,6 @@ def _parts(phrase: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
 
 
 def _stop_words() -> frozenset[str]:
-    try:
-        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-    except ImportError:
-        raise UsageError("captions:N needs scikit-learn: pip install 'isthmus[curate]'.") from None
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
     return ENGLISH_STOP_WORDS

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.images import BadImage
-from isthmus.data.matrix import Computed, Matrix, rows
+from isthmus.data.matrix import Computed, Matrix, evenly, rows
 from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError, UsageError
 
@@ -67,7 +70,7 @@ class MatrixPool:
     unit: np.ndarray | None = None
     texts: Sequence[str | None] | None = None
     usable: np.ndarray | None = None
-    records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    records: dict[str, list[EncoderRecord]] = field(default_factory=dict)
     fingerprint: str = ""
     opened: Any = None
 
@@ -123,12 +126,13 @@ class RowNumbers(Sequence[str]):
         return str(row)
 
 
-def encoded(items: Any, encode: Any) -> Computed:
-    """Features [n, width] that an encoder makes as they are asked for; an unreadable item's are NaN."""
+def encoded(items: Sequence[Any] | Pairs, encode: Any) -> Computed:
+    """Features [n, width] of texts or pictures, encoded when they are asked for; NaN of an unreadable one."""
+    read = partial(decoded, items) if isinstance(items, Pairs) else items.__getitem__
 
     def gather(index: np.ndarray) -> np.ndarray:
         out = np.full((len(index), encode.width), np.nan, np.float32)
-        found = [(place, item) for place, row in enumerate(index.tolist()) if (item := items[row]) is not None]
+        found = [(place, item) for place, row in enumerate(index.tolist()) if (item := read(row)) is not None]
         if found:
             out[[place for place, _ in found]] = encode([item for _, item in found])
         return out
@@ -136,20 +140,10 @@ def encoded(items: Any, encode: Any) -> Computed:
     return Computed((len(items), encode.width), gather)
 
 
-class Pictures:
-    """Decoded pictures by row; None for one that cannot be read."""
-
-    def __init__(self, pairs: Pairs) -> None:
-        self.pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, row: int) -> Any:
-        try:
-            return self.pairs.decode(row)
-        except BadImage:
-            return None
+def decoded(pairs: Pairs, row: int) -> Any:
+    """The picture of a row; None for one that cannot be read."""
+    with suppress(BadImage):
+        return pairs.decode(row)
 
 
 def digest(names: Sequence[str], matrices: dict[Side, Matrix]) -> str:
@@ -157,6 +151,6 @@ def digest(names: Sequence[str], matrices: dict[Side, Matrix]) -> str:
     named = f"{len(names)} rows" if isinstance(names, RowNumbers) else "\n".join(names)
     digest = hashlib.blake2b(named.encode(), digest_size=16)
     for side, matrix in matrices.items():
-        some = np.unique(np.linspace(0, matrix.shape[0] - 1, 64).astype(np.int64))
+        some = evenly(matrix.shape[0], 64)
         digest.update(f"{side}{list(matrix.shape)}".encode() + np.ascontiguousarray(rows(matrix, some)).tobytes())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from isthmus.curation.encoding import Encode, Encoding
 from isthmus.curation.phrases import frequent_phrases, words_of
-from isthmus.curation.pools import Pictures, Pool, Side, encoded
+from isthmus.curation.pools import Pool, Side, encoded
 from isthmus.curation.scan import Scorer, normalised, scan, spread
 from isthmus.data.matrix import Matrix, rows
 from isthmus.data.pairs import read_pairs
@@ -199,7 +199,7 @@ def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[st
     ids, labels = pairs.images["id"].to_pylist(), _training_labels(pairs.images)
     if path.is_dir() and not any(labels):
         labels = [Path(one).parent.name or None for one in ids]
-    return labels, ids, encoded(Pictures(pairs), encoding.image)
+    return labels, ids, encoded(pairs, encoding.image)
 
 
 def _training_labels(images: pa.Table) -> list[str | None]:
@@ -233,10 +233,8 @@ def _group_means(unit: np.ndarray, member: np.ndarray, found: np.ndarray) -> np.
 
 def _spherical_kmeans(unit: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Cluster numbers int64 [n]: k-means on unit vectors, where the nearest centre is that of greatest cosine."""
-    try:
-        from sklearn.cluster import MiniBatchKMeans
-    except ImportError:
-        raise UsageError("auto:N needs scikit-learn: pip install 'isthmus[curate]'.") from None
+    from sklearn.cluster import MiniBatchKMeans
+
     means = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=4096).fit(unit)
     centres = means.cluster_centers_ / np.maximum(np.linalg.norm(means.cluster_centers_, axis=1, keepdims=True), 1e-12)
     return (unit @ centres.T.astype(np.float32)).argmax(axis=1)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,8 +26,11 @@ from isthmus.curation.prototypes import KINDS, SHOTS, Prototypes, image_side, ma
 from isthmus.curation.scan import Scorer, nearest_counts, scan, tiles
 from isthmus.curation.sources import open_pool
 from isthmus.curation.topk import TopK, buffer_bytes
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.pairs import Pairs
 from isthmus.embedding.engines import check_engine
-from isthmus.encoders.base import Modality
+from isthmus.encoders.base import Encoder
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.store.opening import holds_features
 from isthmus.store.reader import Store
@@ -37,29 +40,36 @@ KEEP_FACTOR = 25
 
 
 def curate(
-    pool: Any,
-    concepts: Any = None,
+    pool: Pool | Store | FeaturePairs | Pairs | str | Path,
+    concepts: Prototypes | str | Path | Sequence[str] | None = None,
     *,
     out: str | Path | None = None,
-    encoder: Any = None,
+    encoder: str | Encoder | Sequence[str | Encoder] | None = None,
     per_concept: int = PER_CONCEPT,
     keep: int | None = None,
     floor: float | None = None,
     rank: int | str | None = None,
-    sides: str | None = None,
-    combine: str = "min",
+    sides: Literal["caption", "image", "both"] | None = None,
+    combine: Literal["min", "mean"] = "min",
     mix: Sequence[Source | str] = (),
     templates: str | Path | Sequence[str] = "default",
     shots: int = SHOTS,
-    images: Any = None,
+    images: Pairs | str | Path | None = None,
     cleaning: Cleaning | None = None,
-    engine: str = "local",
+    engine: Literal["local", "ray"] = "local",
     seed: int = 0,
     resume: bool = True,
     progress: bool = False,
-    **options: Any,
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Curated:
     """Choose pairs by concept: the best rows of each, rarest concept first, each pair once.
+
+    Use this when you have more pairs than you want to train on, or pairs that repeat, leak into your test data or say
+    little. `cleaning` alone leaves out; with `concepts` the best of what is left is chosen.
+
+        >>> chosen = ist.curate("store/", "classnames.txt", per_concept=200, out="curated/")
+        >>> model = ist.train("store/", only="curated/selected.parquet", out="model/")
 
     The method is freeze-align's (Maniparambil et al. 2024, concept-rich data curation), exact and in one pass of
     bounded memory: `TopK` says how, `scan` when two runs agree bit for bit.
@@ -86,17 +96,18 @@ def curate(
             out is in `rejected.parquet`, `leaks.parquet` and `duplicates.parquet`. Sources mixed in are not cleaned.
         engine: "local", or "ray": parts of the pool on the workers of a Ray cluster, which open it by its path.
         seed: of clusters, shots, balance and mixing.
-        options: device, trust_remote_code of encoders.
+        device, trust_remote_code: for loading encoders.
 
     Raises:
         InputError: a pool, concepts or encoder that cannot be used; nothing reaches the floor.
         UsageError: an option that does not exist or is out of range.
     """
     started = time.monotonic()
+    options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
     check_engine(engine)
     if per_concept < 1 or (keep is not None and keep < 1):
         raise UsageError(f"per_concept={per_concept}, keep={keep}: each is at least 1.")
-    encoding = _encoding(encoder, options)
+    encoding = load_encoding(encoder, **options)
     sources = parse_sources(mix)
     opened = open_pool(pool, encoding)
     cleaned = clean_pool(opened, images, cleaning, encoding, seed=seed, **options) if cleaning else None
@@ -150,7 +161,7 @@ def plan(
 
     Makes the prototypes and scores a few tiles, so that what fails would fail here; writes nothing.
     """
-    encoding = _encoding(encoder, options)
+    encoding = load_encoding(encoder, **options)
     opened = open_pool(pool, encoding)
     encoding = _completed(opened, concepts, encoding, sides, options)
     prototypes, chosen = _prototypes(opened, concepts, encoding, sides, templates=templates, shots=shots, seed=seed)
@@ -172,11 +183,6 @@ def plan(
         "scoring_seconds": round(seconds, 1),
         "notes": prototypes.notes,
     }
-
-
-def _encoding(encoder: Any, options: dict[str, Any]) -> Encoding:
-    names = [] if encoder is None else list(encoder) if isinstance(encoder, list | tuple) else [encoder]
-    return load_encoding(names, **options) if names else Encoding()
 
 
 def _prototypes(
@@ -232,7 +238,7 @@ class _Where:
 
 
 def _reopened(pool: Any, encoder: Any, options: dict[str, Any]) -> Pool:
-    return open_pool(pool.path if isinstance(pool, Store) else pool, _encoding(encoder, options))
+    return open_pool(pool.path if isinstance(pool, Store) else pool, load_encoding(encoder, **options))
 
 
 def _scanned(

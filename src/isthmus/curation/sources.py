@@ -9,7 +9,7 @@ import numpy as np
 
 from isthmus.curation.encoding import Encoding
 from isthmus.curation.metadata import ClipRetrievalPool, MetadataPool, metadata_files
-from isthmus.curation.pools import MODALITY, SIDES, MatrixPool, Pictures, Pool, RowNumbers, Side, digest, encoded
+from isthmus.curation.pools import MODALITY, SIDES, MatrixPool, Pool, RowNumbers, Side, digest, encoded
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import Matrix
 from isthmus.data.pairs import Pairs
@@ -86,7 +86,7 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
     if encoding.text is not None and captions:
         matrices["caption"] = encoded(captions, encoding.text)
     if encoding.image is not None:
-        matrices["image"] = encoded(Pictures(pairs), encoding.image)
+        matrices["image"] = encoded(pairs, encoding.image)
     if not matrices:
         raise InputError(f"{pairs.path}: pairs without features; name an encoder for them (--encoder URI).")
     if not captions:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.groups import components, whole_groups
 from isthmus.data.matrix import Matrix, check_finite, take
 from isthmus.data.splits import assign_splits
@@ -41,8 +42,8 @@ class FeaturePairs:
     lang: list[str | None] | None = None
     labels: list[str | None] | None = None
     splits: list[str | None] | None = None
-    image_encoder: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    text_encoder: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    image_encoder: list[EncoderRecord] = dataclasses.field(default_factory=list)
+    text_encoder: list[EncoderRecord] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         """The number of images."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,19 +12,23 @@ from isthmus.errors import InputError
 TILE_BYTES = 64 * 1024**2
 
 
-class Gathers(Protocol):
-    """Rows [n, width] that are somewhere else until `gather` brings them."""
+class OnDemand(Protocol):
+    """Rows [n, width] that are somewhere else until `gather` brings them; they are sliced as arrays are."""
 
-    @property
-    def shape(self) -> tuple[int, int]: ...
-
-    def __len__(self) -> int: ...
+    shape: tuple[int, int]
+    ndim: int = 2
 
     def gather(self, index: np.ndarray) -> np.ndarray:
         """The rows `index` (int64), in this order: float32 [len(index), width]."""
 
+    def __len__(self) -> int:
+        return self.shape[0]
 
-Matrix = np.ndarray | Gathers  # features [n, width]: an array, a memory-mapped one, or rows on demand
+    def __getitem__(self, some: Any) -> np.ndarray:
+        return rows(self, some)
+
+
+Matrix = np.ndarray | OnDemand  # features [n, width]: an array, a memory-mapped one, or rows on demand
 
 
 def rows(matrix: Matrix, index: np.ndarray | slice) -> np.ndarray:
@@ -40,6 +43,11 @@ def rows_at_once(width: int) -> int:
     return max(1, TILE_BYTES // (4 * max(1, width)))
 
 
+def evenly(n: int, most: int) -> np.ndarray:
+    """int64: at most `most` evenly spaced numbers of 0 … n − 1."""
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
+
+
 def check_finite(name: str, matrix: Matrix) -> None:
     """Raise `InputError` with the first row that holds NaN or infinity; reads 64 MiB at a time."""
     height = rows_at_once(matrix.shape[1])
@@ -48,23 +56,6 @@ def check_finite(name: str, matrix: Matrix) -> None:
         if bad.any():
             row = start + int(np.argmax(bad))
             raise InputError(f"{name} features: row {row} holds NaN or infinity. Embed it again or leave it out.")
-
-
-class OnDemand(ABC):
-    """What matrices of ours share: they are sliced as arrays are, and rows come as `gather` brings them."""
-
-    shape: tuple[int, int]
-    ndim = 2
-
-    @abstractmethod
-    def gather(self, index: np.ndarray) -> np.ndarray:
-        """The rows `index` (int64), in this order: float32 [len(index), width]."""
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, some: Any) -> np.ndarray:
-        return rows(self, some)
 
 
 class Chosen(OnDemand):

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from isthmus.data.images import content_hash
 from isthmus.data.pairs import Pairs
 from isthmus.store import StoreWriter
+from isthmus.store.keys import text_hash
 
 
 class Contents:
@@ -66,7 +66,7 @@ class Contents:
         images = images.filter(pc.is_valid(images["content_hash"]))
         captions = self._pairs.captions.select(["caption_id", "id", "caption", "lang"])
         captions = captions.filter(pc.is_in(captions["id"], value_set=images["id"].combine_chunks()))
-        keys = [content_hash(text.encode()) for text in captions["caption"].to_pylist()]
+        keys = [text_hash(text) for text in captions["caption"].to_pylist()]
         return images, captions.append_column("content_hash", pa.array(keys, pa.string()))
 
     def _record(self, row: int) -> None:

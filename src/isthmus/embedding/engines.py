@@ -14,7 +14,7 @@ from isthmus.embedding.encode import Encoded, encode_unit, hash_images
 from isthmus.embedding.networks import Network
 from isthmus.embedding.work_plan import Unit
 from isthmus.encoders import Encoder
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError, did_you_mean
 
 ENGINES = ("local", "ray")
@@ -63,7 +63,7 @@ def _encoder(
     networks = []
     for modality, references, fingerprints, autocast in portable:
         views = loading.load(references, modality, **options)
-        if [view.fingerprint for view in views] != fingerprints:
+        if not all(map(Encoder.recognise, views, fingerprints)):
             raise InputError(
                 f"{references[0]}: other weights or another preprocessing on a worker than where the run was "
                 "started. Give all machines the same files and versions."

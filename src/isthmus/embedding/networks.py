@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from isthmus.encoders import Encoder, encode_views, load_encoders
-from isthmus.encoders.base import Inputs, Modality
+from isthmus.encoders.base import Inputs
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError
 from isthmus.precision import choose_precision
 
@@ -34,12 +35,11 @@ class Network:
 
 
 def load(encoders: Any, modality: Modality, **options: Any) -> list[Encoder]:
-    """Load what was given as URIs, `layer=*` giving a view per layer; encoders that are loaded already follow."""
+    """One or several encoders or their URIs, as `load_encoders` loads them. Raises `InputError` where none is named."""
     listed = [encoders] if isinstance(encoders, str | Encoder) else list(encoders)
     if not listed:
         raise InputError(f"No {modality} encoder was named.")
-    fresh = load_encoders([e for e in listed if isinstance(e, str)], modality=modality, **options)
-    return [*fresh, *(e for e in listed if isinstance(e, Encoder))]
+    return load_encoders(listed, modality=modality, **options)
 
 
 def by_network(encoders: Sequence[Encoder]) -> list[list[Encoder]]:

@@ -93,6 +93,10 @@ def embed(
     encoders = {"image": load(image, "image", **options), "text": load(text, "text", **options)}
     samples = {"image": lambda: readable(pairs, range(SAMPLE)), "text": lambda: _some_captions(pairs)}
     with StoreWriter(out) as writer:
+        for view in (*encoders["image"], *encoders["text"]):
+            named = writer.fingerprints(view.modality)
+            if view.fingerprint not in named:
+                any(map(view.recognise, named))
         networks = {
             modality: [_announced(views, writer, precision, samples[modality]) for views in by_network(listed)]
             for modality, listed in encoders.items()

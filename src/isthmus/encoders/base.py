@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.encoders.fingerprint import digest, view_fingerprint
-from isthmus.encoders.images import probe_image
+from isthmus.encoders.modality import MODALITIES, Modality, ModalitySpec, spec_of
 from isthmus.encoders.pooling import pool_tokens
-from isthmus.encoders.uri import EncoderURI, grid_side, parse_pool
+from isthmus.encoders.states import States
+from isthmus.encoders.uri import COMMON, OPTIONS, EncoderURI, grid_side, parse_pool
 from isthmus.errors import InputError, UsageError
 
-Modality = Literal["image", "text"]
+_said: set[str] = set()  # earlier fingerprints that a warning was given for
 Inputs = dict[str, Any]
 
 
@@ -53,10 +57,14 @@ class Encoder:
     pools: the poolings that exist for its tokens.
     default_pool: the one used when a layer is asked for without a pooling, and for the whole encoder when
         `forward` leaves `Output.pooled` empty.
+    rate_hz: tokens per second, where time runs along them; a source of such encoders sets it.
+    earlier: the ingredients by an earlier rule, which saw less, where that was another.
     """
 
     licence: str | None = None
     revision: str | None = None
+    rate_hz: float | None = None
+    cls_last = False  # whether the token that stands for a whole text is its last
 
     def __init__(
         self,
@@ -68,22 +76,25 @@ class Encoder:
         pools: Sequence[str],
         default_pool: str = "mean",
         device: str | torch.device | None = None,
+        earlier: dict[str, Any] | None = None,
     ) -> None:
-        if modality == "image" and (uri.max_tokens or uri.prompt):
-            raise UsageError(f"{uri}: max_tokens and prompt are options of text encoders.")
-        if modality == "text" and uri.size:
-            raise UsageError(f"{uri}: size is an option of image encoders.")
+        _check_options(uri, modality)
         self.uri, self.modality = uri.backbone(), modality
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype: torch.dtype = getattr(torch, uri.dtype or "float32")
         self.network = network.eval().requires_grad_(False).to(self.device, self.dtype)
         self.ingredients = {"modality": modality, **ingredients}
         self.backbone_key = digest(self.ingredients)
-        many = () if not pools else ("grid", "patches") if modality == "image" else ("tokens",)
-        self.pools, self.default_pool = (*sorted(pools), *many), default_pool
+        self._earlier_key = digest({"modality": modality, **(ingredients if earlier is None else earlier)})
+        self.pools, self.default_pool = (*sorted(pools), *(self.spec.many if pools else ())), default_pool
         self._measure()
         self.layer: int | None = None
         self.pool = self._own_pool
+
+    @property
+    def spec(self) -> ModalitySpec:
+        """What is particular to the encoder's modality."""
+        return spec_of(self.modality)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
         """Images (PIL, or tensors [3, H, W]) or strings to the tensors of a batch, on the CPU.
@@ -99,24 +110,49 @@ class Encoder:
     def run(self, inputs: Inputs, layers: bool = False, autocast: torch.dtype | None = None) -> Output:
         """`forward` without gradients, in eval mode, on inputs moved to the encoder's device.
 
+        Under `no_grad`: through tensors of `inference_mode` nothing that is trained on top could backpropagate.
+
         autocast: a faster type for the matrix products (`torch.autocast`); None computes in the network's own.
         """
         self.network.eval()
         lower = torch.autocast(self.device.type, autocast, enabled=autocast is not None)
-        with torch.inference_mode(), lower:
+        with torch.no_grad(), lower:
             return self.forward({key: self._place(value) for key, value in inputs.items()}, layers)
 
     def encode(self, items: Sequence[Any], batch_size: int = 32) -> np.ndarray:
         """Features of this view, float32 [N, width]. Texts of similar length share a batch."""
         features = np.empty((len(items), self.width), dtype=np.float32)
         order = list(range(len(items)))
-        if self.modality == "text":
-            lengths = [len(text) for text in check_texts(items)]
+        if self.spec.length is not None:
+            lengths = [self.spec.length(item) for item in self.spec.read(items)]
             order.sort(key=lengths.__getitem__)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             features[rows] = encode_views([self], self.preprocess([items[i] for i in rows]))[0]
         return features
+
+    def states(
+        self,
+        items: Sequence[Any] | Inputs,
+        layers: Sequence[int | None] | Literal["all"] = "all",
+        autocast: torch.dtype | None = None,
+    ) -> States:
+        """Hidden states of one batch at several layers, from a single forward pass; see `States`.
+
+        items: images or strings, or the inputs that `preprocess` made of them.
+        layers: numbers as in a URI (0 = embedding or stem, k = output of block k, negative from the end; None = the
+            tokens after the final norm), in the order wanted; "all": from 0 to `depth`.
+        autocast: see `run`.
+        Raises `UsageError` for a layer that does not exist, and for an encoder that does not expose what is asked for.
+        """
+        chosen = range(max(0, self.depth) + 1) if layers == "all" else list(layers)
+        if not chosen or (None in chosen and not self._token_width):
+            raise UsageError(f"{self.uri}: {'gives no tokens' if chosen else 'name at least one layer'}.")
+        places = [layer if layer is None else self._resolve_layer(layer) for layer in chosen]
+        inputs = dict(items) if isinstance(items, Mapping) else self.preprocess(items)
+        output = self.run(inputs, layers=any(place is not None for place in places), autocast=autocast)
+        found = [output.tokens if place is None else output.layers[place] for place in places]
+        return States.of(found, output.mask, rate_hz=self.rate_hz, prefix=output.prefix)  # type: ignore[arg-type]
 
     def at(self, layer: int | None = None, pool: str | None = None) -> Encoder:
         """Another view of the same network. `UsageError` for a layer or pooling that does not exist."""
@@ -178,7 +214,28 @@ class Encoder:
         """64 hex digits that differ when anything that decides the features differs."""
         return view_fingerprint(self.backbone_key, self.layer, self.pool)
 
-    def record(self) -> dict[str, Any]:
+    def recognise(self, fingerprint: str) -> bool:
+        """Whether a store or a model that names `fingerprint` means this encoder.
+
+        Also by the earlier rule, whose fingerprint this view then takes, so that what was made with it stays one;
+        a warning says so once.
+        """
+        if fingerprint == self.fingerprint:
+            return True
+        if fingerprint != view_fingerprint(self._earlier_key, self.layer, self.pool):
+            return False
+        self.backbone_key = self._earlier_key
+        if fingerprint not in _said:
+            _said.add(fingerprint)
+            warnings.warn(
+                f"{self.uri}: fingerprint {fingerprint[:12]} is that of an earlier version, which did not see all files"
+                " of this encoder. It is accepted; that the other files are the same cannot be told.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return True
+
+    def record(self) -> EncoderRecord:
         """What a store or a model writes down about this encoder, as JSON."""
         hidden = ("weights", "config", "modality")
         return {
@@ -201,13 +258,18 @@ class Encoder:
 
     def _measure(self) -> None:
         """Learn the widths from one small forward pass, so that no source has to state them."""
-        probe = probe_image() if self.modality == "image" else "a"
         try:
-            output = self.run(self.preprocess([probe]), layers=True)
+            output = self.run(self.preprocess([self.spec.probe()]), layers=True)
+            again = self.run(self.preprocess([self.spec.probe()]), layers=True)
         except (RuntimeError, AssertionError, ValueError) as error:
             if self.uri.size is None:
                 raise
             raise UsageError(f"{self.uri}: it cannot take images of this size ({error}).") from error
+        if not _equal(output, again):
+            raise InputError(
+                f"{self.uri}: gives other features each time it encodes the same {self.modality}, so that none could be"
+                " compared: its network or its preprocessing draws at random."
+            )
         self._layer_widths = [layer.shape[-1] for layer in output.layers]
         self._token_width = 0 if output.tokens is None else output.tokens.shape[-1]
         self._pooled_width = None if output.pooled is None else output.pooled.shape[-1]
@@ -234,12 +296,20 @@ class Encoder:
             return output.pooled.float()
         tokens = output.tokens if self.layer is None else output.layers[self.layer]
         assert tokens is not None
-        return pool_tokens(tokens, self.pool, output.mask, output.prefix, self._length)
+        pool = re.sub(r"\bcls\b", "last", self.pool) if self.cls_last else self.pool
+        return pool_tokens(tokens, pool, output.mask, output.prefix, self._length)
 
     def _place(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
+
+
+def _equal(a: Output, b: Output) -> bool:
+    """Whether two passes over one item gave the same, up to the rounding of a device that adds in any order."""
+    pairs = [(a.pooled, b.pooled), (a.tokens, b.tokens), *zip(a.layers, b.layers, strict=True)]
+    given = [(x.float(), y.float()) for x, y in pairs if x is not None and y is not None]
+    return all(x.shape == y.shape and (x - y).abs().max() <= 1e-3 * x.abs().max() for x, y in given if x.numel())
 
 
 def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dtype | None = None) -> list[np.ndarray]:
@@ -250,10 +320,19 @@ def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dt
     """
     first = encoders[0]
     for other in encoders[1:]:
-        if other.backbone_key != first.backbone_key:
+        if other.network is not first.network and other.backbone_key != first.backbone_key:
             raise UsageError(f"{first.uri} and {other.uri} are different networks: encode them one by one.")
     output = first.run(inputs, any(view.layer is not None for view in encoders), autocast)
     return [view._pooled(output).cpu().numpy() for view in encoders]
+
+
+def _check_options(uri: EncoderURI, modality: Modality) -> None:
+    """`UsageError` for an option that is one of encoders of another modality."""
+    known = (*COMMON, *spec_of(modality).options)
+    for option in OPTIONS:
+        if option not in known and getattr(uri, option) is not None:
+            owners = " and ".join(name for name in MODALITIES.names() if option in spec_of(name).options)
+            raise UsageError(f"{uri}: {option} is an option of {owners} encoders, not of {modality} encoders.")
 
 
 @contextmanager
@@ -283,16 +362,6 @@ def find_blocks(network: nn.Module, depth: int | None) -> list[nn.Module]:
     """The list of `depth` equal blocks that a transformer is; empty for networks of another shape."""
     lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and 0 < len(m) == depth]
     return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=()))
-
-
-def check_texts(items: Sequence[Any]) -> list[str]:
-    """The texts as a list; anything but strings is an `InputError`."""
-    if isinstance(items, str):
-        raise InputError("a text encoder takes a list of strings, not one string.")
-    for i, item in enumerate(items):
-        if not isinstance(item, str):
-            raise InputError(f"a text encoder takes strings; item {i} is of type {type(item).__name__}.")
-    return list(items)
 
 
 def flatten_map(state: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from isthmus.encoders.base import Encoder, Inputs, Modality, Output, check_texts
-from isthmus.encoders.images import to_pil
+from isthmus.encoders.base import Encoder, Inputs, Output
+from isthmus.encoders.modality import Modality, spec_of
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, UsageError
 
@@ -29,8 +29,7 @@ def from_callable(
     width: D; without it, `fn` is called once to learn it.
     A saved model cannot load such an encoder by itself: it has to be passed in again.
     """
-    if modality not in ("image", "text"):
-        raise UsageError(f"modality is 'image' or 'text', not {modality!r}.")
+    spec_of(modality)
     if not fingerprint:
         raise UsageError("fingerprint= must name the version of the function: it stands for its weights.")
     uri = EncoderURI("callable", name or str(getattr(fn, "__name__", "function")))
@@ -48,7 +47,7 @@ class CallableEncoder(Encoder):
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
         """The items themselves; the function does its own preprocessing."""
-        return {"items": [to_pil(item) for item in items] if self.modality == "image" else check_texts(items)}
+        return {"items": self.spec.read(items)}
 
     def forward(self, inputs: Inputs, layers: bool) -> Output:
         pooled = torch.as_tensor(self._fn(inputs["items"])).float()

@@ -9,8 +9,10 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
-from isthmus.files import cache_dir, write_atomic
+from isthmus.files import cache_dir, read_sealed, write_sealed
+from isthmus.weights import read_header
 
 
 def digest(value: Any) -> str:
@@ -35,17 +38,44 @@ def files_digest(paths: Iterable[Path], root: Path) -> str:
     """Digest of the sorted (name, dtype, shape, bytes) of all tensors in safetensors files below `root`.
 
     How tensors are spread over the shards of one folder does not matter. Remembered in the cache folder by
-    (path, size, mtime) so that a large model is read once.
+    (path, size, inode, mtime, ctime) so that a large model is read once; see `read_again`.
     """
     paths = sorted(paths)
-    stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    known = cache_dir() / "digests" / digest(stats)[:32]
-    if known.exists() and len(found := known.read_text()) == 64:
+    known = cache_dir() / "digests" / f"{digest([_state(path) for path in paths])[:32]}.json"
+    if not _again.get() and (found := _remembered(known)):
         return found
     result = _tensors_digest(_locate(paths, root))
     with suppress(OSError, InputError):  # a cache that is full or read-only only costs time
-        write_atomic(known, lambda aside: aside.write_text(result))
+        write_sealed(known, {"digest": result})
     return result
+
+
+@contextmanager
+def read_again() -> Iterator[None]:
+    """Inside, `files_digest` reads every file, whatever it remembers: a disk may change a file and nothing else."""
+    token = _again.set(True)
+    try:
+        yield
+    finally:
+        _again.reset(token)
+
+
+_again: ContextVar[bool] = ContextVar("again", default=False)
+
+
+def _state(path: Path) -> list[Any]:
+    """What changes when a file is written. The time of the last change of the inode cannot be set back."""
+    stat = path.stat()
+    return [str(path.absolute()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _remembered(file: Path) -> str | None:
+    """The digest in a cache file; None where there is none or it is damaged."""
+    with suppress(InputError):
+        held = read_sealed(file)
+        found = held.get("digest") if isinstance(held, dict) else None
+        return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found) else None
+    return None
 
 
 def module_digest(module: nn.Module) -> str:
@@ -102,16 +132,15 @@ def _locate(paths: Sequence[Path], root: Path) -> dict[str, Place]:
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
     """The JSON header of a safetensors file and the offset at which its data begin."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(os.path.getsize(path), 100_000_000):
-            raise InputError(f"{path}: not a safetensors file, or a truncated one. Fetch it again.")
-        header = json.loads(file.read(length))
+    try:
+        header, start = read_header(path, most=100_000_000)
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: not a safetensors file, or a truncated one. Fetch it again.") from None
     header.pop("__metadata__", None)
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if 8 + length + end != os.path.getsize(path):
+    if start + end != os.path.getsize(path):
         raise InputError(f"{path}: a truncated safetensors file. Fetch it again.")
-    return header, 8 + length
+    return header, start
 
 
 def _tensors_digest(places: Mapping[str, Place]) -> str:

@@ -6,17 +6,26 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from isthmus.encoders import modules
 from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.errors import InputError, IsthmusError, OfflineError, UsageError
-from isthmus.files import read_json
+from isthmus.files import file_digest, read_json
+
+# Some networks of transformers fetch compute kernels by themselves where the package `kernels` is there.
+os.environ.setdefault("USE_HUB_KERNELS", "0")
 
 WEIGHTS = "model.safetensors"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+CODE = (".py", ".bin", ".pt", ".pth", ".pkl", ".npz")
+ADAPTER = "adapter_config.json"
+AGAIN = "There are no weights at all: fetch the model again, or save it again."
+UNREAD = "Pickled weights can run code and are not read."
 # Configuration, tokenizers and cards: fetched first, because they say which weight files are needed.
 SMALL = ["*.json", "*.jsonl", "*.txt", "*.model", "*.py", "*.jinja", "README.md"]
 # What the libraries raise on files they cannot use.
@@ -42,22 +51,15 @@ def resolve(uri: EncoderURI, repo: str, revision: str | None, *, weights: str = 
     else:
         folder = _snapshot(uri, repo, revision, SMALL, fetch)
         _snapshot(uri, repo, revision, weight_names(folder, weights), fetch)
-    if not weight_files(folder, weights):
-        raise InputError(
-            f"{uri}: no safetensors in {folder}. Pickled weights can run code and are not read: choose a"
-            " revision with safetensors, or convert them once where you trust them,"
-            f" `AutoModel.from_pretrained(…).save_pretrained(folder)`, and use {uri.source}:/path/to/folder."
-        )
+    _require_weights(uri, folder, weights, complete=not is_path(uri.name) and fetch and not offline())
     return folder
 
 
 def weight_names(folder: Path, weights: str = WEIGHTS) -> list[str]:
-    """Weight files of the model in `folder` and of each module of a Sentence-Transformers pipeline."""
+    """Weight files of the model in `folder` and of each module of a Sentence-Transformers pipeline, nested ones too."""
     if weights != WEIGHTS:
         return [weights]
-    modules = folder / "modules.json"
-    paths = {entry["path"] for entry in read_json(modules)} if modules.exists() else set()
-    return [name for path in sorted({"", *paths}) for name in _weights_in(folder, path)]
+    return [name for path in sorted({"", *modules.find_modules(folder)}) for name in _weights_in(folder, path)]
 
 
 def weight_files(folder: Path, weights: str = WEIGHTS) -> list[Path]:
@@ -71,22 +73,38 @@ def weight_files(folder: Path, weights: str = WEIGHTS) -> list[Path]:
 
 @contextmanager
 def loading(uri: EncoderURI) -> Iterator[None]:
-    """Load quietly, and turn what the libraries raise on files they cannot read into an `InputError`."""
+    """Load quietly and without the hub, and turn what the libraries raise on files they cannot read into an
+    `InputError` of one line.
+    """
+    from huggingface_hub import constants
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity, bars, offline_before = (
+        logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+        constants.HF_HUB_OFFLINE,
+    )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    constants.HF_HUB_OFFLINE = True
     try:
         yield
     except IsthmusError:
         raise
     except UNREADABLE as error:
-        raise InputError(f"{uri}: cannot be loaded: {error}") from error
+        raise InputError(f"{uri}: cannot be loaded: {' '.join(str(error).split())}") from error
     finally:
+        constants.HF_HUB_OFFLINE = offline_before
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def is_cached(repo: str, file: str) -> bool:
+    """Whether the hub's cache holds a file of a repository, in its newest known revision."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repo, file), str)
 
 
 def offline() -> bool:
@@ -112,12 +130,51 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return {key: value for key, value in read_json(folder / name).items() if key not in INCIDENTAL}
 
 
+def code(folder: Path) -> dict[str, Any]:
+    """An ingredient of encoders whose own code runs: {"code": digest per file of code and of what only it reads}."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix in CODE and file.is_file())
+    digests = {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+    return {"code": digests} if digests else {}
+
+
 def _weights_in(folder: Path, path: str) -> list[str]:
     prefix = f"{path}/" if path else ""
     index = folder / path / f"{WEIGHTS}.index.json"
     if (folder / path / WEIGHTS).exists() or not index.exists():
         return [prefix + WEIGHTS]
-    return sorted({prefix + shard for shard in read_json(index)["weight_map"].values()})
+    listed = read_json(index)
+    shards = listed.get("weight_map") if isinstance(listed, dict) else None
+    if not isinstance(shards, dict):
+        raise InputError(f"{index}: not an index of weights: it has no weight_map.")
+    for shard in sorted(set(map(str, shards.values()))):
+        if not shard.endswith(".safetensors") or Path(shard).name != shard:
+            raise InputError(f"{index}: names {shard!r}, which is no safetensors file beside it. {UNREAD}")
+    return sorted({prefix + shard for shard in shards.values()})
+
+
+def _require_weights(uri: EncoderURI, folder: Path, weights: str, complete: bool) -> None:
+    """Refuse a model without safetensors, or with a module that has none where it needs some.
+
+    complete: the folder has just been fetched, so what it lacks does not exist.
+    """
+    existing, found = weight_files(folder, weights), modules.find_modules(folder) if weights == WEIGHTS else {}
+    needed = [path for path, type_ in found.items() if modules.kind(type_) in modules.WEIGHTED] if found else [""]
+    for place in (folder / path for path in needed):
+        if (place / ADAPTER).exists():
+            raise InputError(
+                f"{uri}: {place / ADAPTER}: an adapter of another model. Merge the two and save the result."
+            )
+        if not any(file.parent == place for file in existing):
+            pickled = complete or any((place / name).exists() for name in PICKLES)
+            raise InputError(f"{uri}: no safetensors in {place}. {_remedy(uri) if pickled else AGAIN}")
+
+
+def _remedy(uri: EncoderURI) -> str:
+    convert = "SentenceTransformer(…)" if uri.source == "st" else "AutoModel.from_pretrained(…)"
+    return (
+        f"{UNREAD} Choose a revision with safetensors, or convert them once where you trust them,"
+        f" `{convert}.save_pretrained(folder)`, and use {uri.source}:/path/to/folder."
+    )
 
 
 def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[str], fetch: bool) -> Path:
@@ -138,6 +195,12 @@ def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[s
         raise UsageError(f"{uri}: {repo} has no revision {revision!r}.") from None
     except (errors.HFValidationError, json.JSONDecodeError) as error:
         raise UsageError(f"{uri}: {error}") from None
+    except (ImportError, ValueError) as error:  # a proxy whose address or kind the client does not take
+        if fetch:
+            with suppress(OfflineError):
+                return _snapshot(uri, repo, revision, patterns, fetch=False)
+        reason = " ".join(str(error).split())
+        raise OfflineError(f"{uri}: the hub cannot be reached as the proxy settings say ({reason}).") from None
     except (OSError, errors.EntryNotFoundError, errors.HTTPError) as error:  # HTTPError: broken off half-way
         at = f" --revision {revision}" if revision else ""
         raise OfflineError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,16 @@ from isthmus.encoders import hub
 from isthmus.encoders.base import (
     Encoder,
     Inputs,
-    Modality,
     Output,
     block_outputs,
-    check_texts,
     find_blocks,
     flatten_map,
 )
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.images import to_pil
+from isthmus.encoders.modality import Modality, check_texts
 from isthmus.encoders.uri import EncoderURI
+from isthmus.encoders.vetting import check_folder
 from isthmus.errors import InputError, UsageError
 
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
@@ -46,11 +47,15 @@ def from_folder(
     trust_remote_code: bool = False,
 ) -> Encoder:
     """The encoder in `folder`. A model with two towers (CLIP, SigLIP) gives the one of `modality`."""
+    if not trust_remote_code:
+        check_folder(folder, uri)
     network, missing = _load_network(folder, uri, trust_remote_code)
     network, modality = _tower(network, modality, uri)
     _refuse_missing(missing, uri)
-    build = HFImageEncoder if modality == "image" else HFTextEncoder
-    encoder = build(folder, uri, network, device, trust_remote_code)
+    build: Any = HFImageEncoder
+    if modality == "text":
+        build = partial(HFTextEncoder, trained_pooler=not any("pooler" in name.split(".") for name in missing))
+    encoder: Encoder = build(folder, uri, network, device, trust_remote_code)
     encoder.licence, encoder.revision = hub.licence_of(folder), hub.revision_of(folder)
     return encoder
 
@@ -81,38 +86,57 @@ class HFImageEncoder(Encoder):
         trust_remote_code: bool,
     ) -> None:
         self.processor, settings = load_processor(folder, uri, trust_remote_code)
+        takes = inspect.signature(network.forward).parameters
+        self._needed = [
+            name for name, one in takes.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+        ]
         self._prefix = prefix_length(network)
         self._plain = self._prefix > 0 and not _pools_itself(network)
         self._blocks = find_blocks(network, getattr(network.config, "num_hidden_layers", None))
-        self._forward_options = {"interpolate_pos_encoding": True} if _interpolates(network) else {}
+        self._forward_options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
+        self._masks = "noise" in takes and hasattr(network.config, "mask_ratio")
+        if self._masks:  # of masked autoencoders, which hide patches at random
+            network.config.mask_ratio = 0.0
         pools = ("cls", "mean", "max") if self._prefix else ("mean", "max")
-        ingredients = {
+        ingredients: dict[str, Any] = {
             "weights": files_digest(hub.weight_files(folder), folder),
             "config": hub.read_config(folder),
             "image_processor": settings,
         }
+        if self._masks:
+            ingredients["mask_ratio"] = 0.0
+        whole = ingredients | (hub.code(folder) if trust_remote_code else {})
         default = "cls" if self._prefix else "mean"
-        super().__init__(uri, "image", network, ingredients, pools=pools, default_pool=default, device=device)
+        options: dict[str, Any] = {"pools": pools, "default_pool": default, "device": device}
+        super().__init__(uri, "image", network, whole, earlier=ingredients, **options)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
-        """The model's own resize, crop and normalisation: {"pixel_values": [N, 3, H, W]}."""
-        pixels = self.processor([to_pil(item) for item in items], return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixels}
+        """The model's own resize, crop and normalisation: {"pixel_values": [N, 3, H, W]}, and what else it needs."""
+        given = self.processor([to_pil(item) for item in items], return_tensors="pt")
+        if missing := [name for name in self._needed if name not in given]:
+            raise InputError(f"{self.uri}: its network needs {missing[0]}, which its image processor does not give.")
+        inputs = {name: given[name] for name in dict.fromkeys(["pixel_values", *self._needed])}
+        if self._masks:  # hides none; in the order of this noise the patches are kept
+            patch: int = self.network.config.patch_size  # type: ignore[union-attr, assignment]
+            count = (inputs["pixel_values"].shape[-2] // patch) * (inputs["pixel_values"].shape[-1] // patch)
+            inputs["noise"] = torch.arange(count, dtype=torch.float32).expand(len(items), -1)
+        return inputs
 
     def forward(self, inputs: Inputs, layers: bool) -> Output:
         states, result = run_network(self.network, self._blocks, inputs | self._forward_options, layers)
-        tokens = flatten_map(result.last_hidden_state)
+        tokens, mask = flatten_map(result.last_hidden_state), inputs.get("pixel_attention_mask")
         pooled = None if self._plain else getattr(result, "pooler_output", None)
         return Output(
             pooled=None if pooled is None else pooled.flatten(1),
             tokens=tokens,
+            mask=None if mask is None else mask.bool(),
             layers=[flatten_map(state) for state in states],
             prefix=self._prefix,
         )
 
 
 class HFTextEncoder(Encoder):
-    """A text model. Its own pooled output: the mean of its real tokens, or a CLIP-like tower's pooler."""
+    """A text model. Its own pooled output: the mean of its real tokens, or the pooler of a dual encoder's tower."""
 
     def __init__(
         self,
@@ -121,6 +145,7 @@ class HFTextEncoder(Encoder):
         network: Any,
         device: str | torch.device | None,
         trust_remote_code: bool,
+        trained_pooler: bool = True,
     ) -> None:
         self.tokenizer = load_tokenizer(folder, uri, trust_remote_code)
         self.max_tokens = max_tokens(uri, network, self.tokenizer.model_max_length)
@@ -128,7 +153,8 @@ class HFTextEncoder(Encoder):
         self.prompt = uri.prompt or ""
         self._lock = threading.Lock()
         self._unmasked = network.config.model_type in UNMASKED
-        self._has_pooler = self._unmasked or network.config.model_type == "clip_text_model"
+        self._has_pooler = network.config.model_type.endswith("_text_model") and trained_pooler
+        self.cls_last = _cls_last(self.tokenizer)
         self._blocks = find_blocks(network, getattr(network.config, "num_hidden_layers", None))
         network.config.use_cache = False
         ingredients = {
@@ -139,7 +165,8 @@ class HFTextEncoder(Encoder):
             "prompt": self.prompt,
         }
         pools = ("mean", "max", "last") if self._has_pooler else text_pools(self.tokenizer)
-        super().__init__(uri, "text", network, ingredients, pools=pools, device=device)
+        whole = ingredients | (hub.code(folder) if trust_remote_code else {})
+        super().__init__(uri, "text", network, whole, pools=pools, device=device, earlier=ingredients)
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
         """Token ids of the prompt and each text, cut to `max_tokens` and padded on the right."""
@@ -188,7 +215,8 @@ def load_processor(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tu
 
     A model without one is refused: guessed preprocessing gives features that look right and are not.
     """
-    from transformers import AutoImageProcessor
+    # Not from `transformers` itself, which in some versions asks for torchvision there.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     settings = _processor_settings(folder, uri)
     overrides = _resized(settings, uri.size) if uri.size else {}
@@ -207,8 +235,8 @@ def load_tokenizer(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> An
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True, padding_side="right"
         )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:  # any token will do: padding is masked
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 
 
@@ -216,6 +244,12 @@ def text_pools(tokenizer: Any) -> tuple[str, ...]:
     """The poolings that make sense: `cls` only where texts begin with a token that stands for the whole."""
     has_cls = getattr(tokenizer, "cls_token_id", None) is not None
     return ("cls", "mean", "max", "last") if has_cls else ("mean", "max", "last")
+
+
+def _cls_last(tokenizer: Any) -> bool:
+    """Whether the token that stands for the whole text ends it, as in XLNet."""
+    cls, ids = getattr(tokenizer, "cls_token_id", None), list(tokenizer.encode("a"))
+    return cls is not None and ids[:1] != [cls] and ids[-1:] == [cls]
 
 
 def max_tokens(uri: EncoderURI, network: nn.Module, model_max_length: float) -> int:
@@ -279,10 +313,6 @@ def _refuse_missing(missing: set[str], uri: EncoderURI) -> None:
 def _pools_itself(network: nn.Module) -> bool:
     """CLIP-like towers norm or attend in their pooler; those of plain ViTs serve their classifiers only."""
     return hasattr(network, "post_layernorm") or hasattr(network, "head")
-
-
-def _interpolates(network: nn.Module) -> bool:
-    return "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
 
 
 def _processor_settings(folder: Path, uri: EncoderURI) -> dict[str, Any]:

@@ -9,25 +9,26 @@ from typing import Any
 
 import torch
 
-from isthmus.encoders.base import Encoder, Modality
+from isthmus.encoders.base import Encoder
+from isthmus.encoders.modality import Modality, spec_of
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import UsageError
 
 
 def load_encoder(
-    uri: str | EncoderURI,
+    uri: str | EncoderURI | Encoder,
     *,
     modality: Modality | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     fetch: bool = True,
 ) -> Encoder:
-    """Load one frozen encoder.
+    """Load one frozen encoder; one that is loaded passes.
 
     uri: `source:name[@revision][?option=value&…]`, sources hf, st, timm, open_clip, wheel (of the package isthmus-demo)
         and those of other packages (`isthmus.encoders.sources`); see `EncoderURI`.
-    modality: "image" or "text"; needed for models with both towers, else checked.
+    modality: a name of `isthmus.encoders.modality.MODALITIES`; needed for models with two towers, else checked.
     device: default CUDA where there is one, else the CPU. fetch: False never touches the network.
     trust_remote_code: run Python code that comes with the model; also an option of the URI.
 
@@ -35,6 +36,8 @@ def load_encoder(
     installed), OfflineError (not in the cache and not to be had now), InputError (files that cannot be used as they
     are).
     """
+    if isinstance(uri, Encoder):
+        return _checked(uri, modality)
     parsed = EncoderURI.parse(uri)
     if parsed.layer == "*":
         raise UsageError(f"{parsed}: layer=* names several encoders: use load_encoders.")
@@ -43,17 +46,20 @@ def load_encoder(
 
 
 def load_encoders(
-    uris: Iterable[str | EncoderURI],
+    uris: Iterable[str | EncoderURI | Encoder],
     *,
     modality: Modality | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     fetch: bool = True,
 ) -> list[Encoder]:
-    """Load several, each network once: views of one network share it. `layer=*` becomes a view per layer."""
+    """Load several, each network once: views of one network share it. `layer=*` becomes a view per layer; encoders that
+    are loaded already follow.
+    """
     backbones: dict[EncoderURI, Encoder] = {}
     views: list[Encoder] = []
-    for parsed in map(EncoderURI.parse, uris):
+    named = list(uris)
+    for parsed in (EncoderURI.parse(one) for one in named if not isinstance(one, Encoder)):
         key = parsed.backbone()
         if key not in backbones:
             backbones[key] = _load_backbone(key, modality, device, trust_remote_code, fetch)
@@ -61,7 +67,7 @@ def load_encoders(
             views += backbones[key].expand(parsed.pool)
         else:
             views.append(backbones[key].at(parsed.layer, parsed.pool))
-    return views
+    return [*views, *(_checked(one, modality) for one in named if isinstance(one, Encoder))]
 
 
 def load_recorded(uris: Iterable[str], *, modality: Modality, **options: Any) -> list[Encoder]:
@@ -87,8 +93,14 @@ def _load_backbone(
             RuntimeWarning,
             stacklevel=3,
         )
+    if modality is not None:
+        spec_of(modality)
     load = SOURCES.find(uri.source)
     encoder: Encoder = load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)
+    return _checked(encoder, modality, uri)
+
+
+def _checked(encoder: Encoder, modality: Modality | None, uri: EncoderURI | None = None) -> Encoder:
     if modality and encoder.modality != modality:
-        raise UsageError(f"{uri}: is an encoder of {encoder.modality}s, not of {modality}s.")
+        raise UsageError(f"{uri or encoder.uri}: is an encoder of {encoder.modality}s, not of {modality}s.")
     return encoder

@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from isthmus.encoders import hub
-from isthmus.encoders.base import Encoder, Inputs, Modality, Output, block_outputs, check_texts
+from isthmus.encoders.base import Encoder, Inputs, Output, block_outputs
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.huggingface import uncut_ids
 from isthmus.encoders.images import to_pil
+from isthmus.encoders.modality import Modality, check_texts
 from isthmus.encoders.uri import EncoderURI, is_path
-from isthmus.errors import UsageError, did_you_mean
+from isthmus.encoders.vetting import check_folder
+from isthmus.errors import OfflineError, UsageError, did_you_mean
 from isthmus.files import read_json
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -44,6 +46,9 @@ def load(
         raise UsageError(f"{uri}: has two towers: pass modality='image' or modality='text'.")
     folder = hub.resolve(uri, *repo_of(uri), weights=WEIGHTS, fetch=fetch)
     name = f"local-dir:{folder}"
+    if not trust_remote_code:
+        check_folder(folder, uri)
+    _require_text_config(folder, uri)
     with hub.loading(uri):
         model, _, transform = open_clip.create_model_and_transforms(name, force_image_size=uri.size)
         if modality == "image":
@@ -158,6 +163,16 @@ def repo_of(uri: EncoderURI) -> tuple[str, str | None]:
     if not place:
         raise UsageError(f"{uri}: these weights are not on the hub, so there are no safetensors of them.")
     return place.rpartition("/")[0], None
+
+
+def _require_text_config(folder: Path, uri: EncoderURI) -> None:
+    """Text towers of transformers name the model whose configuration they have; it is not fetched unasked."""
+    name = read_json(folder / "open_clip_config.json").get("model_cfg", {}).get("text_cfg", {}).get("hf_model_name")
+    if name and not Path(name).is_dir() and not hub.is_cached(name, "config.json"):
+        raise OfflineError(
+            f"{uri}: its text tower has the configuration of {name}, which is not in the cache."
+            f" Run `hf download {name} config.json` once."
+        )
 
 
 def _find_blocks(tower: nn.Module) -> list[nn.Module]:

@@ -11,6 +11,8 @@ from torch import Tensor
 from isthmus.encoders.uri import grid_side, parse_pool
 from isthmus.errors import InputError
 
+END = 2.0**-24  # the least float16 above 0
+
 
 def pool_tokens(
     tokens: Tensor, pool: str, mask: Tensor | None = None, prefix: int = 0, length: int | None = None
@@ -23,7 +25,8 @@ def pool_tokens(
 
     cls: the first real token. last: the last real token. A row without any real token pools to zeros.
     patches: every token behind the prefix. grid16: those, on their square grid, averaged to 4 × 4.
-    tokens: the real ones from the left, then zeros, by which a token head knows the padding.
+    tokens: the real ones from the left, then zeros, by which a token head knows the padding: where the last real token
+        is itself zeros (in float16), its last value is `END`.
     """
     tokens = tokens.float()
     if mask is None:
@@ -61,7 +64,10 @@ def _aligned(tokens: Tensor, mask: Tensor, length: int) -> Tensor:
     """The real tokens of each row from the left, zeros behind them: [N, length, D]."""
     order = (~mask).int().argsort(dim=1, stable=True)[:, :length]
     rows = torch.arange(len(tokens), device=tokens.device)[:, None]
-    real = tokens[rows, order] * mask[rows, order][..., None]
+    there = mask[rows, order]
+    real = tokens[rows, order] * there[..., None]
+    last = there & (torch.arange(1, there.shape[1] + 1, device=mask.device) == there.sum(1, keepdim=True))
+    real[..., -1].masked_fill_(last & (real.abs().amax(-1) < END), END)
     return F.pad(real, (0, 0, 0, length - order.shape[1]))
 
 

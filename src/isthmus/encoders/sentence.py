@@ -16,18 +16,33 @@ from isthmus.encoders import hub
 from isthmus.encoders.base import (
     Encoder,
     Inputs,
-    Modality,
     Output,
     block_outputs,
-    check_texts,
     find_blocks,
 )
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.huggingface import position_limit, text_pools, uncut_ids, unknown_id
 from isthmus.encoders.images import to_pil
+from isthmus.encoders.modality import Modality, check_texts
+from isthmus.encoders.modules import find_modules, kind
 from isthmus.encoders.uri import EncoderURI, is_path
+from isthmus.encoders.vetting import check_folder
 from isthmus.errors import UsageError
 from isthmus.files import read_json
+
+# Files of settings beside config.json, in a module's folder.
+SETTINGS = (
+    *("sentence_*_config.json", "router_config.json", "cnn_config.json", "lstm_config.json"),
+    *("wordembedding_config.json", "whitespacetokenizer_config.json", "phrasetokenizer_config.json"),
+)
+# What decides the features in the settings of a Transformer, and what it is in the pipelines of texts.
+USUAL: dict[str, Any] = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+    **{name: {} for name in ("processing_kwargs", "config_kwargs", "config_args")},
+    "query_expansion": None,
+}
 
 
 def load(uri: EncoderURI, *, modality: Modality | None, fetch: bool, **options: Any) -> Encoder:
@@ -47,6 +62,8 @@ def from_folder(
     """The encoder that the Sentence-Transformers folder describes: of texts, or of images where it takes them."""
     from sentence_transformers import SentenceTransformer
 
+    if not trust_remote_code:
+        check_folder(folder, uri)
     with hub.loading(uri):
         pipeline = SentenceTransformer(
             str(folder),
@@ -58,7 +75,7 @@ def from_folder(
     if modality == "image" and "image" not in pipeline.modalities:
         raise UsageError(f"{uri}: is an encoder of {' and '.join(map(str, pipeline.modalities))}s, not of images.")
     build = SentenceImageEncoder if modality == "image" else SentenceEncoder
-    encoder = build(folder, uri, pipeline, device)
+    encoder = build(folder, uri, pipeline, device, trust_remote_code)
     encoder.licence, encoder.revision = hub.licence_of(folder), hub.revision_of(folder)
     return encoder
 
@@ -66,7 +83,14 @@ def from_folder(
 class SentenceEncoder(Encoder):
     """Pooled: the pipeline's sentence embedding. Tokens and layers: those of its Transformer, if any."""
 
-    def __init__(self, folder: Path, uri: EncoderURI, pipeline: Any, device: str | torch.device | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        uri: EncoderURI,
+        pipeline: Any,
+        device: str | torch.device | None,
+        trust_remote_code: bool,
+    ) -> None:
         transformer = getattr(pipeline[0], "auto_model", None)
         config = getattr(transformer, "config", None)
         self._blocks = find_blocks(pipeline, getattr(config, "num_hidden_layers", None))
@@ -78,15 +102,15 @@ class SentenceEncoder(Encoder):
         self.max_tokens, self.unknown_id = pipeline.max_seq_length, unknown_id(pipeline.tokenizer)
         self.position_limit = position_limit(transformer) if transformer is not None else None
         ingredients = {
-            "weights": files_digest(hub.weight_files(folder), folder),
-            "config": _pipeline_config(folder),
+            **_contents(folder, trust_remote_code),
             "tokenizer": tokenizer_digest(pipeline.tokenizer.get_vocab(), lambda text: _ids(pipeline, text)),
             "max_tokens": pipeline.max_seq_length,
             "prompt": self.prompt,
         }
         multimodal = len(pipeline.modalities) > 1  # its tokens are out of sight
         pools = text_pools(pipeline.tokenizer) if transformer is not None and not multimodal else ()
-        super().__init__(uri, "text", pipeline, ingredients, pools=pools, device=device)
+        earlier = _earlier(folder, ingredients)
+        super().__init__(uri, "text", pipeline, ingredients, pools=pools, device=device, earlier=earlier)
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
         with self._lock:  # a fast tokenizer keeps truncation and padding as state, the pipeline its length
@@ -117,16 +141,20 @@ class SentenceEncoder(Encoder):
 class SentenceImageEncoder(Encoder):
     """Pooled: the embedding of a multimodal pipeline. No tokens, no layers: `hf:` gives those."""
 
-    def __init__(self, folder: Path, uri: EncoderURI, pipeline: Any, device: str | torch.device | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        uri: EncoderURI,
+        pipeline: Any,
+        device: str | torch.device | None,
+        trust_remote_code: bool,
+    ) -> None:
         if uri.size:
             raise UsageError(f"{uri}: size is not an option of a Sentence-Transformers pipeline.")
         self._lock, self._pipeline = threading.Lock(), pipeline
-        ingredients = {
-            "weights": files_digest(hub.weight_files(folder), folder),
-            "config": _pipeline_config(folder),
-            "image_processor": _processor_config(folder),
-        }
-        super().__init__(uri, "image", pipeline, ingredients, pools=(), device=device)
+        ingredients = {**_contents(folder, trust_remote_code), "image_processor": _processor_config(folder)}
+        earlier = _earlier(folder, ingredients)
+        super().__init__(uri, "image", pipeline, ingredients, pools=(), device=device, earlier=earlier)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
         with self._lock:
@@ -143,16 +171,44 @@ def _within_table(uri: EncoderURI, transformer: Any) -> int:
     return uri.max_tokens or 0
 
 
-def _pipeline_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the transformer and of each module of the pipeline."""
-    configs: dict[str, Any] = {}
+def _contents(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
+    """Weights, configurations and, where it runs, code of the transformer and of each module of the pipeline."""
+    found = find_modules(folder) or {"": ""}
+    contents: dict[str, Any] = {
+        "weights": files_digest(hub.weight_files(folder), folder),
+        "config": {path: {"type": kind(type_), **_config(folder / path)} for path, type_ in found.items()},
+    }
+    settings = {
+        file.relative_to(folder).as_posix(): told
+        for path in found
+        for pattern in SETTINGS
+        for file in sorted((folder / path).glob(pattern))
+        if (told := _told(read_json(file), plain=not pattern.startswith("sentence")))
+    }
+    if settings:  # ordinary pipelines have none
+        contents["settings"] = settings
+    return contents | (hub.code(folder) if trust_remote_code else {})
+
+
+def _earlier(folder: Path, ingredients: dict[str, Any]) -> dict[str, Any]:
+    """The ingredients as they were before modules inside modules, their settings and code counted."""
     listed = folder / "modules.json"
-    modules = read_json(listed) if listed.exists() else [{"path": "", "type": ""}]
-    for module in modules:
-        file = folder / module["path"] / "config.json"
-        settings = hub.read_config(file.parent) if file.exists() else {}
-        configs[module["path"]] = {"type": module["type"].rpartition(".")[2], **settings}
-    return configs
+    outer = read_json(listed) if listed.exists() else [{"path": "", "type": ""}]
+    config = {entry["path"]: {"type": kind(entry["type"]), **_config(folder / entry["path"])} for entry in outer}
+    places = {folder, *(folder / entry["path"] for entry in outer)}
+    weights = [file for file in hub.weight_files(folder) if file.parent in places]
+    kept = {key: value for key, value in ingredients.items() if key not in ("settings", "code")}
+    return kept | {"weights": files_digest(weights, folder), "config": config}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return hub.read_config(folder) if (folder / "config.json").exists() else {}
+
+
+def _told(settings: dict[str, Any], plain: bool) -> dict[str, Any]:
+    """What settings say beyond what other ingredients see; those of a Transformer (not `plain`) what is unusual."""
+    unusual = {key: settings[key] for key, usual in USUAL.items() if settings.get(key, usual) != usual}
+    return settings if plain else unusual
 
 
 def _processor_config(folder: Path) -> dict[str, Any]:

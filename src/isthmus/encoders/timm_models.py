@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from isthmus.encoders import hub
-from isthmus.encoders.base import Encoder, Inputs, Modality, Output, block_outputs, flatten_map
+from isthmus.encoders.base import Encoder, Inputs, Output, block_outputs, flatten_map
 from isthmus.encoders.fingerprint import files_digest
 from isthmus.encoders.images import to_pil
+from isthmus.encoders.modality import Modality
 from isthmus.encoders.uri import EncoderURI, is_path
+from isthmus.encoders.vetting import check_folder
 from isthmus.errors import UsageError
 
 
@@ -32,6 +34,8 @@ def load(
     except ImportError as error:
         raise UsageError(f"{uri}: needs timm: pip install 'isthmus[timm]' ({error}).") from None
     folder = hub.resolve(uri, "" if is_path(uri.name) else _repo(uri), uri.revision, fetch=fetch)
+    if not trust_remote_code:
+        check_folder(folder, uri)
     with hub.loading(uri):
         network = _create(folder, uri.size)
     encoder = TimmEncoder(folder, uri, network, device)

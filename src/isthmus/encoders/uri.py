@@ -48,7 +48,9 @@ class EncoderURI:
             return text
         source, colon, rest = text.partition(":")
         if not colon:
-            raise UsageError(f"{text!r}: an encoder is written source:name, for example hf:facebook/dinov2-base.")
+            likely = "st" if text.startswith("sentence-transformers/") else "hf"
+            meant = f"{likely}:{text}" if "/" in text else "hf:facebook/dinov2-base"
+            raise UsageError(f"{text!r}: an encoder is written source:name, for example {meant}.")
         if source == "callable":
             raise UsageError(f"{text}: made from a Python function: pass the encoder itself, not its name.")
         if source not in SOURCES.names():
@@ -77,6 +79,7 @@ class EncoderURI:
 
 
 OPTIONS = tuple(f.name for f in fields(EncoderURI))[3:]
+COMMON = ("dtype", "layer", "pool", "trust_remote_code")  # options that no modality has to itself
 
 
 def is_path(name: str) -> bool:

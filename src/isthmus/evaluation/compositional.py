@@ -6,20 +6,23 @@ counted beside the score. A model that ignores the order of words ties, and gets
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from isthmus.data.images import BadImage
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.compositional import NONE, READERS, Picture, Question, Questions
-from isthmus.evaluation.tasks import opened
+from isthmus.evaluation.datasets.questions import NONE, Picture, Question, Questions
+from isthmus.evaluation.inputs import Given, opened
 from isthmus.metrics.bootstrap import replicates
-from isthmus.metrics.results import result
+from isthmus.metrics.results import Result, result
 from isthmus.metrics.scores import group_vector, unit_rows
 
+CHOICES = ("accuracy", "mean_per_category_accuracy", "pair_accuracy", "set_accuracy")
+MATCHES = ("text_score", "image_score", "group_score", "matching_score", "pair_accuracy")
 CHOICE = (
     "accuracy = share of images whose right caption has a strictly greater cosine than every wrong one; "
     "mean_per_category_accuracy = its mean over categories; pair_accuracy, set_accuracy = share of pairs, sets of "
@@ -59,53 +62,20 @@ class Tally:
         self.category.append(question.category if named else NONE)
 
 
-def winoground(
-    model: Any, data: Any, *, images: Any = None, bootstrap: int = 1000, seed: int = 0
-) -> list[dict[str, Any]]:
-    """Text, image, group and matching score on Winoground's layout (`read_winoground`), with a line per tag.
-
-    images: the folder of images, where it is not in its usual place. bootstrap, seed: as for retrieval.
-    """
-    return evaluate_set(model, "winoground", data, images, bootstrap, seed)
-
-
-def mmvp(model: Any, data: Any, *, images: Any = None, bootstrap: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
-    """Pair accuracy on MMVP-VLM's layout (`read_mmvp`), with a line per visual pattern; options as for winoground.
-
-    A pair is right where both statements find their image: Winoground's image score. Text and group score beside it.
-    """
-    return evaluate_set(model, "mmvp", data, images, bootstrap, seed)
-
-
-def sugarcrepe(
-    model: Any, data: Any, *, images: Any = None, bootstrap: int = 1000, seed: int = 0
-) -> list[dict[str, Any]]:
-    """Accuracy on each of SugarCrepe's files (`read_sugarcrepe`); options as for winoground."""
-    return evaluate_set(model, "sugarcrepe", data, images, bootstrap, seed)
-
-
-def aro(model: Any, data: Any, *, images: Any = None, bootstrap: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
-    """Accuracy on those of ARO's four sets that are there (`read_aro`); options as for winoground.
-
-    ARO's published numbers for relations and attributes are means over categories.
-    """
-    return evaluate_set(model, "aro", data, images, bootstrap, seed)
-
-
-def whatsup(model: Any, data: Any, *, images: Any = None, bootstrap: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
-    """Accuracy on those of What's Up's six sets that are there (`read_whatsup`); options as for winoground."""
-    return evaluate_set(model, "whatsup", data, images, bootstrap, seed)
-
-
-def evaluate_set(model: Any, name: str, data: Any, images: Any, bootstrap: int, seed: int) -> list[dict[str, Any]]:
-    """One result for each data set that the reader `name` finds in `data`: a folder, or questions already read."""
-    questions: Questions = data if isinstance(data, dict) else READERS[name](data, images)
+def evaluate_set(
+    model: Given,
+    read: Callable[[str | Path, str | Path | None], Questions],
+    data: str | Path | Questions,
+    images: str | Path | None,
+    bootstrap: int,
+    seed: int,
+) -> list[Result]:
+    """One result for each data set that `read` finds in `data`: a folder, or questions already read."""
+    questions = data if isinstance(data, dict) else read(data, images)
     model, called = opened(model)
     results = []
     for dataset, asked in questions.items():
         found = compositional(model, asked, bootstrap=bootstrap, seed=seed)
-        if name == "mmvp":
-            _rename(found, "image_score", "pair_accuracy")
         results.append(result(found, dataset=dataset, model=called, task="image_caption_selection"))
     return results
 
@@ -308,10 +278,3 @@ def _enter(
     reach = 1 - 0.025 ** (1 / share.units()[column])
     exact = {0.0: [0.0, reach], 1.0: [1 - reach, 1.0]}
     found["ci95"][name] = exact.get(value, bounds[:, column].tolist())
-
-
-def _rename(found: dict[str, Any], old: str, new: str) -> None:
-    for holder in (found, *found["per_category"]):
-        for part in ("metrics", "ci95", "chance", "ties"):
-            if part in holder:
-                holder[part] = {new if name == old else name: value for name, value in holder[part].items()}

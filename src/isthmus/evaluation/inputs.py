@@ -15,11 +15,41 @@ from isthmus.data.images import BadImage, content_hash, decode
 from isthmus.data.labels import class_names
 from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError
+from isthmus.evaluation.labelled import stored_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import Store
-from isthmus.store.joining import choose_ids, read_ids, regrouped
+from isthmus.store.joining import choose_ids, read_ids
 from isthmus.store.opening import open_source
+
+Data = FeaturePairs | Pairs | str | Path  # what most tasks take; a store by its folder
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model's folder or URI, and how to load it when a task knows whether it needs the encoders."""
+
+    path: str | Path
+    device: str | None = None
+    trust_remote_code: bool = False
+
+
+Given = DualEncoder | Saved | str | Path  # a task's model: one, or what names one
+
+
+def opened(model: Given, *, encoders: bool = True) -> tuple[DualEncoder, str]:
+    """The model, loaded where it is only named (`encoders`: with them), and its name in results."""
+    saved = Saved(model) if isinstance(model, str | Path) else model
+    if not isinstance(saved, Saved):
+        return saved, "isthmus"
+    device, trust = saved.device, saved.trust_remote_code
+    loaded = DualEncoder.from_pretrained(saved.path, load=encoders, device=device, trust_remote_code=trust)
+    return loaded, str(saved.path)
+
+
+def named(data: object) -> str:
+    """The name of data in results."""
+    return str(data) if isinstance(data, str | Path) else "arrays"
 
 
 @dataclass
@@ -27,8 +57,8 @@ class Embedded:
     """Pairs in the joint space.
 
     image: [n, d] and text: [m, d] float32, L2-normalised. image_of: [m] row of each caption's image.
-    groups: [n] near-duplicate groups (`whole_groups`), the unit of every bootstrap, numbered by first appearance, so
-    that features and pictures of the same data give the same intervals. labels: class names by image, or None.
+    groups: [n] near-duplicates (`whole_groups`), the unit of every bootstrap, numbered by first appearance.
+    labels: class names by image, or None.
     """
 
     image: np.ndarray
@@ -62,7 +92,7 @@ def embed_for_evaluation(
     """
     opened = open_source(data)
     if isinstance(opened, Store):
-        return _from_features(model, _stored(model, opened, split, only, seed))
+        return _from_features(model, stored_pairs(model, opened, split=split, only=only, seed=seed))
     if isinstance(opened, FeaturePairs):
         return _from_features(model, opened if only is None else choose_ids(opened, only))
     opened = opened if split is None else opened.filter(split=split)
@@ -108,12 +138,6 @@ def label_classes(
     return labelled, truth, names, class_embeddings(encode_text, names, prompts), prompts
 
 
-def _stored(model: DualEncoder, store: Store, split: str | None, only: Any, seed: int) -> FeaturePairs:
-    named = {m: [record["fingerprint"] for record in model.records[m]] for m in ("image", "text")}
-    pairs = store.pairs(split=split, image=named["image"], text=named["text"], only=only, seed=seed)
-    return regrouped(pairs, store.images)
-
-
 def _chosen(pairs: Pairs, only: str | Path | Sequence[str]) -> Pairs:
     """The pairs with these ids, which may name others too."""
     wanted = set(read_ids(only))
@@ -124,15 +148,9 @@ def _chosen(pairs: Pairs, only: str | Path | Sequence[str]) -> Pairs:
 
 
 def _from_features(model: DualEncoder, data: FeaturePairs) -> Embedded:
-    return Embedded(
-        model.project("image", data.image),
-        model.project("text", data.text),
-        data.image_of,
-        by_appearance(data.bootstrap_group),
-        list(data.image_ids),
-        data.captions,
-        data.labels,
-    )
+    image, text = model.project("image", data.image), model.project("text", data.text)
+    groups, ids = by_appearance(data.bootstrap_group), list(data.image_ids)
+    return Embedded(image, text, data.image_of, groups, ids, data.captions, data.labels)
 
 
 def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embedded:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +62,9 @@ def fingerprints(model: DualEncoder, modality: str) -> list[str]:
     return [record["fingerprint"] for record in model.records[modality]]
 
 
-def stored_pairs(model: DualEncoder, store: Store, only: Sequence[str] | None = None) -> FeaturePairs:
-    """Images and captions of a store with the features of the model's encoders."""
-    pairs = store.pairs(image=fingerprints(model, "image"), text=fingerprints(model, "text"), only=only)
+def stored_pairs(model: DualEncoder, store: Store, **chosen: Any) -> FeaturePairs:
+    """Images and captions of a store with the features of the model's encoders; chosen: split, only, seed."""
+    pairs = store.pairs(image=fingerprints(model, "image"), text=fingerprints(model, "text"), **chosen)
     return regrouped(pairs, store.images)
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from isthmus.data.pairs import Pairs
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.pairs import Pairs, pairs_from_lists, read_pairs
 from isthmus.encoders.base import Encoder
 from isthmus.encoders.lengths import token_ceiling, token_limit, tokenize, with_max_tokens
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.datasets.longtext import read_longtext
-from isthmus.evaluation.inputs import embed_for_evaluation
-from isthmus.evaluation.tasks import named, opened
-from isthmus.metrics.results import result
+from isthmus.evaluation.datasets.dci import read_dci
+from isthmus.evaluation.datasets.docci import read_docci
+from isthmus.evaluation.datasets.urban1k import read_urban1k
+from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened
+from isthmus.evaluation.retrieval import COLUMNS
+from isthmus.evaluation.tasks import task
+from isthmus.metrics.results import Result, result
 from isthmus.metrics.retrieval import Ranks, ranks, retrieval
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store.opening import holds_features
@@ -25,32 +29,38 @@ CUTS = (16, 32, 64, 77, 128, 256, 512, 1024, 2048)  # 77 is what CLIP reads
 FEWEST = 20  # captions in a bin of lengths
 
 
+@task(primary="mean_recall@1", columns=COLUMNS)
 def longtext(
-    model: Any,
-    data: Any,
+    model: Given,
+    data: Data,
     *,
     split: str | None = None,
     max_tokens: int | None = None,
     report: str | Path | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Retrieval with long captions: Urban1k, DOCCI, DCI (`read_longtext`), or pairs.
+) -> list[Result]:
+    """Retrieval with long captions, cut at more and more tokens: Urban1k, DOCCI, DCI, or pairs.
 
     A result for each length at which captions are cut (`max_tokens` of its own, `truncated` captions), the last at
     the longest. Besides, recall by the captions' own length, at the longest (`by_length`).
 
-    max_tokens: the longest; default: as far as captions and encoder go. Beyond the encoder's positions it is a
-        UsageError. split: as in `read_longtext`. report: an HTML page with the curve. bootstrap, seed: as for
-        retrieval.
+    Args:
+        split: of DOCCI (test, the default, train, qual_dev, qual_test) or of pairs.
+        max_tokens: read so many of the longest captions, within the encoder's positions; default: all that it can.
+        report: also write an HTML page with the curve there.
+        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
+        seed: of the bootstrap.
+
+    Raises UsageError for `max_tokens` beyond the encoder's positions.
     """
     model, name = opened(model)
     if "text" not in getattr(model, "encoders", {}):
         raise InputError("Cutting captions needs the text encoder: load the model with its encoders.")
-    refuse_features(data)
+    source = without_features(data)
     if max_tokens is not None:
         cut_at(model, max_tokens, strictly=True)  # says at once where it cannot be
-    pairs = data if isinstance(data, Pairs) else read_longtext(data, split=split)
+    pairs = source if isinstance(source, Pairs) else read_longtext(source, split=split)
     embedded = embed_for_evaluation(model, pairs)
     captions = embedded.captions or []
     if not captions:
@@ -68,16 +78,38 @@ def longtext(
     last["by_length"] = by_length(ranks(embedded.image, text, embedded.image_of), lengths)
     last["skipped"], last["notes"] = embedded.skipped, _notes(model, lengths, longest)
     if report is not None:
-        from isthmus.evaluation.longtext_report import write_report
+        from isthmus.evaluation.pages.longtext import write_report
 
         write_report(report, results, lengths)
     return results
 
 
-def refuse_features(data: Any) -> None:
-    """InputError for a store or arrays, where the task has to read the captions themselves."""
-    if holds_features(data):
+def read_longtext(root: str | Path, *, split: str | None = None) -> Pairs:
+    """Pairs from a folder in the layout of Urban1k, DOCCI or DCI (`isthmus.evaluation.datasets`), or from whatever
+    `read_pairs` reads. split: of DOCCI or pairs. Raises InputError naming file and line.
+    """
+    root = Path(root)
+    if (root / "caption").is_dir() and (root / "image").is_dir():
+        return _pairs(read_urban1k(root))
+    if (root / "docci_descriptions.jsonlines").is_file():
+        return _pairs(read_docci(root, split))
+    for folder in (root, root / "densely_captioned_images"):
+        if (folder / "complete").is_dir():
+            return _pairs(read_dci(folder))
+    return read_pairs(root, split=split)
+
+
+def _pairs(rows: Iterable[tuple[str, Path, str]]) -> Pairs:
+    """Pairs of (id, image file, caption)."""
+    ids, images, captions = zip(*rows, strict=True)
+    return pairs_from_lists(images, captions, ids=ids)
+
+
+def without_features(data: Data) -> Pairs | str | Path:
+    """The data, whose captions the task has to read itself; InputError for a store or arrays."""
+    if isinstance(data, FeaturePairs) or holds_features(data):
         raise InputError(f"{named(data)}: holds features; this task reads captions. Give it the pairs themselves.")
+    return data
 
 
 def caption_lengths(model: DualEncoder, captions: Sequence[str]) -> np.ndarray:

@@ -11,15 +11,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from isthmus.data.pairs import Pairs
+from isthmus.data.pairs import Pairs, pairs_from_lists, read_pairs
 from isthmus.encoders.lengths import tokenize
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.evaluation.datasets.multilingual import read_multilingual
-from isthmus.evaluation.inputs import Embedded, embed_for_evaluation
-from isthmus.evaluation.longtext import refuse_features
-from isthmus.evaluation.tasks import named, opened
+from isthmus.evaluation.datasets import multi30k, xm3600, xtd10
+from isthmus.evaluation.datasets.languages import Captions
+from isthmus.evaluation.datasets.multi30k import read_multi30k
+from isthmus.evaluation.datasets.xm3600 import read_xm3600
+from isthmus.evaluation.datasets.xtd10 import read_xtd10
+from isthmus.evaluation.inputs import Data, Embedded, Given, embed_for_evaluation, named, opened
+from isthmus.evaluation.longtext import without_features
+from isthmus.evaluation.retrieval import COLUMNS as RETRIEVAL
+from isthmus.evaluation.tasks import task
+from isthmus.evaluation.zeroshot import COLUMNS as ZEROSHOT
 from isthmus.files import read_json
-from isthmus.metrics.results import result
+from isthmus.metrics.results import Result, result
 from isthmus.metrics.retrieval import retrieval
 from isthmus.metrics.zeroshot import class_embeddings, zeroshot
 
@@ -30,32 +36,38 @@ SPELLED = 1.6  # characters a token below which words are spelled letter by lett
 DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")  # kana, Han, Hangul: a character says more
 
 
+@task(primary="mean_recall@1", columns=(*RETRIEVAL, *ZEROSHOT))
 def multilingual(
-    model: Any,
-    data: Any,
+    model: Given,
+    data: Data,
     *,
-    images: Any = None,
+    images: str | Path | None = None,
     languages: Sequence[str] | None = None,
-    classes: Any = None,
+    classes: str | Path | None = None,
     split: str | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Retrieval in every language of XTD-10, Multi30k, XM3600 (`read_multilingual`) or of pairs with `lang`; and, with
-    `classes`, classification of the images' labels in every language that a file names them in.
+) -> list[Result]:
+    """Retrieval in every language of XTD-10, Multi30k, XM3600 or of pairs with `lang`; classification with `classes`.
 
     A language's candidates are the images and captions of that language. Each result tells how the tokenizer copes:
     `unknown_tokens` (share) and `characters_per_token` (`reading`).
 
-    languages: these alone. images: their folder, if not in the usual place. classes: a folder of files LANG.json,
-    {"templates": ["ein Bild von {}"], "classes": {"label": "name"}}. split, bootstrap, seed: as for retrieval.
+    Args:
+        images: the folder of images, where it is not in its usual place.
+        languages: only these.
+        classes: a folder of LANG.json, {"templates": ["ein Bild von {}"], "classes": {"label": "name"}}: also classify
+            the images' labels in those languages.
+        split: of Multi30k (test_2016_flickr) or of pairs.
+        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
+        seed: of the bootstrap.
 
     Raises UsageError for a language that is not there; InputError where the tokenizer does not know one that was
     asked for (or any): more than half of its tokens are unknown. Of languages nobody asked for, such are skipped.
     """
     model, name = opened(model)
-    refuse_features(data)
-    pairs = data if isinstance(data, Pairs) else read_multilingual(data, images=images, split=split)
+    source = without_features(data)
+    pairs = source if isinstance(source, Pairs) else read_multilingual(source, images=images, split=split)
     namings = _namings(classes)
     there = sorted({lang or UNNAMED for lang in pairs.captions["lang"].unique().to_pylist()} | set(namings))
     for asked in languages or ():
@@ -89,6 +101,37 @@ def multilingual(
         raise InputError(f"{named(data)}: no captions in any language, and no class names (--classes) either.")
     results[-1]["skipped"] = [*embedded.skipped, *refused]
     return results
+
+
+def read_multilingual(root: str | Path, *, images: str | Path | None = None, split: str | None = None) -> Pairs:
+    """Pairs whose captions carry a `lang`, from a folder in the layout of XTD-10, Multi30k or XM3600
+    (`isthmus.evaluation.datasets`), or from whatever `read_pairs` reads.
+
+    images: their folder; default: the places each set names. split: of Multi30k, or of pairs. Languages are named by
+    ISO codes (XTD-10's jp is ja). Raises InputError naming file and line.
+    """
+    root = Path(root)
+    for read, folders in (
+        (read_xtd10, xtd10.IMAGES),
+        (read_multi30k, multi30k.IMAGES),
+        (read_xm3600, xm3600.IMAGES),
+    ):
+        captions = read(root, split)
+        if captions is not None:
+            return _pairs(captions, _folders(root, images, folders))
+    return read_pairs(root, split=split, captions="optional")
+
+
+def _pairs(captions: Captions, folders: Sequence[Path]) -> Pairs:
+    """The images, wherever in `folders` they are, with every caption and its language."""
+    paths = [next((f / name for f in folders if (f / name).is_file()), folders[0] / name) for name in captions]
+    texts = [[text for several in of.values() for text in several] for of in captions.values()]
+    langs = [[lang for lang, several in of.items() for _ in several] for of in captions.values()]
+    return pairs_from_lists(paths, texts, ids=list(captions), langs=langs)
+
+
+def _folders(root: Path, given: str | Path | None, names: Sequence[str]) -> list[Path]:
+    return [Path(given)] if given is not None else [root / name for name in names if (root / name).is_dir()]
 
 
 def reading(model: Any, texts: Sequence[str]) -> dict[str, float] | None:

@@ -1,8 +1,8 @@
-"""Does alignment keep what the image encoder knew? k-NN, a linear probe and few shots, frozen and projected."""
+"""What the probes share: does alignment keep what the image encoder knew? Features frozen, and projected."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,19 +13,16 @@ import numpy as np
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import InputError
+from isthmus.evaluation.inputs import Given, named, opened
 from isthmus.evaluation.labelled import Labelled, embedded, from_features, from_store, skipped, stored_pairs
 from isthmus.evaluation.suite.sets import CLASSES, canonical, open_set
-from isthmus.evaluation.tasks import named, opened
 from isthmus.metrics.bootstrap import estimate, paired_bootstrap
-from isthmus.metrics.nearest import top_k
-from isthmus.metrics.probing import KS, knn_correct, linear_probe_correct
-from isthmus.metrics.results import result
-from isthmus.metrics.scores import group_vector, unit_rows
+from isthmus.metrics.results import Result, result
+from isthmus.metrics.scores import group_vector
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import open_store
 from isthmus.store.opening import holds_features
 
-SHOTS = (1, 2, 4, 8, 16)
 DRAWS = 3
 DEFINITION = (
     "Image features alone, frozen (as the encoder gives them) and projected (in the joint space). knn_acc1@k: the k "
@@ -35,82 +32,20 @@ DEFINITION = (
     "images; it holds no spread of draws. projected_minus_frozen is paired: both see the same resamples."
 )
 Correct = dict[str, np.ndarray]  # metric -> share of right answers of each test image, float64 [m]
+Probed = FeaturePairs | str | Path
 Sides = tuple[Labelled, Labelled, list[tuple[str, str]]]  # train, test, skipped
 
 
-def knn(
-    model: Any, data: Any, *, split: str = "test", out: str | Path | None = None, bootstrap: int = 1000, seed: int = 0
-) -> list[dict[str, Any]]:
-    """k-NN on the images of `data`, trained on its train split; see `linear_probe`."""
-
-    def answer(train: Labelled, test: Labelled) -> Correct:
-        ks = [k for k in KS if k <= len(train.labels)] or [len(train.labels)]
-        found = knn_correct(train.features, train.labels, test.features, test.labels, ks=ks)
-        return {f"knn_acc1@{k}": right for k, right in found.items()}
-
-    return _frozen_and_projected("knn", answer, model, data, split, out, bootstrap, seed)
-
-
-def linear_probe(
-    model: Any, data: Any, *, split: str = "test", out: str | Path | None = None, bootstrap: int = 1000, seed: int = 0
-) -> list[dict[str, Any]]:
-    """A linear probe on the images of `data`, trained on its train split: one result frozen, one projected.
-
-    data: a store with labels, labelled pairs with a `split`, or a data set of `suite`'s layouts. split: what to test
-    on. out: keep the features there, as `suite` does.
-    """
-
-    def answer(train: Labelled, test: Labelled) -> Correct:
-        sides = (train.features, train.labels, test.features, test.labels)
-        return {"lp_acc1": linear_probe_correct(*sides, groups=train.groups, seed=seed)}
-
-    return _frozen_and_projected("linear_probe", answer, model, data, split, out, bootstrap, seed)
-
-
-def fewshot(
-    model: Any,
-    data: Any,
-    *,
-    shots: Sequence[int] = SHOTS,
-    split: str = "test",
-    out: str | Path | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """The nearest mean of `shots` training images of each class (all, where it has fewer); see `linear_probe`."""
-
-    def answer(train: Labelled, test: Labelled) -> Correct:
-        return {f"fewshot_acc1@{k}": _few(train, test, k, seed) for k in shots}
-
-    return _frozen_and_projected("fewshot", answer, model, data, split, out, bootstrap, seed)
-
-
-def _few(train: Labelled, test: Labelled, k: int, seed: int) -> np.ndarray:
-    """Share of draws in which the nearest mean of k unit features is that of a test image's class.
-
-    No fit, on purpose: a logistic regression on a handful of images depends on the scaling of its features more than on
-    what they know.
-    """
-    labels, number = np.unique(train.labels, return_inverse=True)
-    unit = unit_rows(train.features, "image features").numpy()
-    draws = []
-    for draw in range(DRAWS):
-        order = np.random.default_rng([seed, draw]).permutation(len(number))
-        means = np.stack([unit[order[number[order] == c][:k]].mean(axis=0) for c in range(len(labels))])
-        draws.append(labels[top_k(test.features, means, k=1)[1][:, 0]] == test.labels)
-    return np.mean(draws, axis=0)
-
-
-def _frozen_and_projected(
+def frozen_and_projected(
     task: str,
     answer: Callable[[Labelled, Labelled], Correct],
-    model: Any,
-    data: Any,
+    model: Given,
+    data: Probed,
     split: str,
     out: str | Path | None,
     bootstrap: int,
     seed: int,
-) -> list[dict[str, Any]]:
+) -> list[Result]:
     """A result for each kind of features; the second compares them."""
     model, name = opened(model, encoders=not holds_features(data))
     with ExitStack() as stack:
@@ -161,11 +96,11 @@ def _in_words(compared: dict[str, dict[str, Any]]) -> str:
     return "projected minus frozen: " + "; ".join(lines)
 
 
-def _sides(model: DualEncoder, data: Any, split: str, out: Path) -> Sides:
+def _sides(model: DualEncoder, data: Probed, split: str, out: Path) -> Sides:
     """Training and test images of any kind of data."""
-    if holds_features(data):
-        held = data if isinstance(data, FeaturePairs) else stored_pairs(model, open_store(data))
-        known, asked = _parts(held, split)
+    if isinstance(data, FeaturePairs) or holds_features(data):
+        pairs_of = data if isinstance(data, FeaturePairs) else stored_pairs(model, open_store(data))
+        known, asked = _parts(pairs_of, split)
         return from_features(known), from_features(asked), []
     pairs = {part: _labelled_pairs(Path(data), part) for part in ("train", split)}
     store = out / "features" / canonical(Path(data).stem if Path(data).is_file() else Path(data).name)

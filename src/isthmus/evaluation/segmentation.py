@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from isthmus.data.images import BadImage
 from isthmus.errors import InputError
-from isthmus.evaluation.tasks import named, opened
+from isthmus.evaluation.inputs import Given, named, opened
+from isthmus.evaluation.tasks import Prompts, task
 from isthmus.metrics.bootstrap import estimate
-from isthmus.metrics.results import result
+from isthmus.metrics.results import Result, result
 from isthmus.metrics.scores import group_vector
 from isthmus.metrics.zeroshot import load_templates
 from isthmus.segmentation.data import IGNORE, MaskedImages, read_masked_images
@@ -91,27 +92,41 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
     return np.bincount(true * classes + given, minlength=classes**2).reshape(classes, classes)
 
 
+@task(primary="miou", columns=METRICS)
 def segmentation(
-    model: Any,
+    model: Given,
     data: str | Path | MaskedImages,
     *,
-    classes: Any = None,
-    templates: Any = "default",
+    classes: str | Path | Sequence[str] | None = None,
+    templates: Prompts = "default",
     split: str | None = None,
     size: int | None = None,
     window: int | None = None,
     stride: int | None = None,
     threshold: float | None = None,
-    attention: str = "qk",
+    attention: Literal["qk", "qq"] = "qk",
     alone: bool = False,
     cls: bool = True,
     bootstrap: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Open-vocabulary segmentation of images with masks (`segmentation.data.read_masked_images`).
+) -> Result:
+    """Open-vocabulary segmentation of images with masks, by the text of the classes' names.
 
-    classes, templates: as in zero-shot; the classes in the order of the masks' values. size, window, stride, threshold,
-    attention, alone, cls: see `segmentation.Segmenter`. split: only these rows of a table.
+    data: a folder or a table, as `segmentation.data.read_masked_images` takes it.
+
+    Args:
+        classes: names in the order of the masks' values, in a file with one a line; default: classes.txt.
+        templates: prompts with a {} slot, a file of them, or the name of a packaged set.
+        split: only these rows of a table.
+        size: pixels of the shorter side as the encoder sees it (its own).
+        window: slide a square of so many pixels over the image (default: the whole at once).
+        stride: pixels from window to window (half a window).
+        threshold: less probable pixels are the class 'background'.
+        attention: of the last block: its own (qk), or among queries (qq).
+        alone: last block: attention without MLP and residual.
+        cls: token heads: patches alone, without the class token.
+        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
+        seed: of the bootstrap.
     """
     from isthmus.segmentation import Segmenter
 

@@ -1,51 +1,98 @@
-"""What `evaluate` can be asked for: every task is a function of a model and data, found by its name."""
+"""Evaluation tasks: the registry, and what a task's own file says of it.
+
+A task is one function of a model and data. Its name, its docstring and its signature are all that the command line,
+the help and the tables of results are made of:
+
+    @task(primary="mean_recall@1")
+    def retrieval(model: Given, data: Data, *, split: str | None = None, bootstrap: int = 1000) -> Result:
+        \"\"\"R@k in both directions.
+
+        Args:
+            split: only this split of the data.
+            bootstrap: resamples behind the intervals.
+        \"\"\"
+
+Every parameter after `*` is an option: `--split NAME`, `--bootstrap N`. It may be `int`, `float`, `str`, `bool` (a
+flag: `--x`, or `--no-x` where True is the default), `Literal["a", "b"]`, `Path` or a union with it (a path),
+`Sequence[str]` or `Sequence[int]` (`a,b`), or `Prompts`; `| None` is left aside. One name means one kind of option in
+every task. Of the help, nothing is imported: the file is read as it stands.
+"""
 
 from __future__ import annotations
 
+import ast
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from functools import cache, update_wrapper
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Generic, ParamSpec, TypeVar
 
-from isthmus.errors import UsageError, did_you_mean
-from isthmus.evaluation.inputs import embed_for_evaluation, zeroshot_labels
-from isthmus.metrics.results import result
-from isthmus.metrics.retrieval import retrieval as rank
-from isthmus.models.dual_encoder import DualEncoder
-from isthmus.store.opening import holds_features
+from isthmus.errors import UsageError
+from isthmus.registry import Registry
 
-# A task is `function(model, data, *, options)` -> one result (see `results.result`), or a list of them. `model` is a
-# DualEncoder, or names one, which the task loads with or without its encoders (`opened`).
-TASKS = {
-    "retrieval": "isthmus.evaluation.tasks:retrieval",
-    "zeroshot": "isthmus.evaluation.tasks:zeroshot",
-    "suite": "isthmus.evaluation.suite:suite",
-    "knn": "isthmus.evaluation.probes:knn",
-    "linear_probe": "isthmus.evaluation.probes:linear_probe",
-    "fewshot": "isthmus.evaluation.probes:fewshot",
-    "segmentation": "isthmus.evaluation.segmentation:segmentation",
-    "diagnose": "isthmus.evaluation.diagnosis:diagnose",
-    "winoground": "isthmus.evaluation.compositional:winoground",
-    "mmvp": "isthmus.evaluation.compositional:mmvp",
-    "sugarcrepe": "isthmus.evaluation.compositional:sugarcrepe",
-    "aro": "isthmus.evaluation.compositional:aro",
-    "whatsup": "isthmus.evaluation.compositional:whatsup",
-    "longtext": "isthmus.evaluation.longtext:longtext",
-    "multilingual": "isthmus.evaluation.multilingual:multilingual",
-}
+TASKS = Registry(
+    "isthmus.tasks",
+    {
+        "retrieval": "isthmus.evaluation.retrieval:retrieval",
+        "zeroshot": "isthmus.evaluation.zeroshot:zeroshot",
+        "suite": "isthmus.evaluation.suite.run:suite",
+        "knn": "isthmus.evaluation.knn:knn",
+        "linear_probe": "isthmus.evaluation.linear_probe:linear_probe",
+        "fewshot": "isthmus.evaluation.fewshot:fewshot",
+        "segmentation": "isthmus.evaluation.segmentation:segmentation",
+        "diagnose": "isthmus.evaluation.diagnose:diagnose",
+        "winoground": "isthmus.evaluation.winoground:winoground",
+        "mmvp": "isthmus.evaluation.mmvp:mmvp",
+        "sugarcrepe": "isthmus.evaluation.sugarcrepe:sugarcrepe",
+        "aro": "isthmus.evaluation.aro:aro",
+        "whatsup": "isthmus.evaluation.whatsup:whatsup",
+        "longtext": "isthmus.evaluation.longtext:longtext",
+        "multilingual": "isthmus.evaluation.multilingual:multilingual",
+    },
+    noun="task",
+)
 
+# What an option of a task can be; `Prompts` is a list of prompts with a `{}` slot, the file or the name of a set of
+# them, or descriptions {class: [sentences]}.
+Prompts = str | Path | Sequence[str] | Mapping[str, Sequence[str]]
+TaskOption = str | Path | int | float | bool | Sequence[str] | Sequence[int] | Mapping[str, object] | None
 
-def find_task(name: str) -> Callable[..., Any]:
-    """The function of a task; UsageError for one that does not exist."""
-    if name not in TASKS:
-        raise UsageError(f"Unknown task {name!r}." + did_you_mean(name, TASKS))
-    module, _, function = TASKS[name].partition(":")
-    return getattr(import_module(module), function)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def check_options(name: str, options: dict[str, Any]) -> None:
+class Task(Generic[P, R]):
+    """A function that evaluates, its primary metric, and the columns of its table.
+
+    primary: the metric that two models are compared by; None where no single one says it.
+    columns: metrics of the table, those that occur; default: the primary one. A result with none of them is listed
+        one metric a line.
+    """
+
+    def __init__(self, function: Callable[P, R], primary: str | None, columns: Sequence[str]) -> None:
+        update_wrapper(self, function)
+        self.function, self.primary = function, primary
+        self.columns = tuple(columns) or (() if primary is None else (primary,))
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+
+def task(*, primary: str | None, columns: Sequence[str] = ()) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Mark a function as a task: see `Task` and the module."""
+    return lambda function: Task(function, primary, columns)
+
+
+def find_task(name: str) -> Task:
+    """The task of that name; UsageError for one that does not exist."""
+    found = TASKS.find(name)
+    return found if isinstance(found, Task) else Task(found, None, ())
+
+
+def check_options(name: str, options: Mapping[str, object]) -> None:
     """UsageError for an option that the task does not take."""
     known = list(inspect.signature(find_task(name)).parameters)[2:]
     for option in options:
@@ -54,73 +101,76 @@ def check_options(name: str, options: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A model's folder or URI, and how to load it when a task knows whether it needs the encoders."""
+class Option:
+    """An option as a task's file has it. kind: its annotation without `None`, in parts; default: as written."""
 
-    path: str | Path
-    device: str | None = None
-    trust_remote_code: bool = False
+    name: str
+    kind: tuple[str, ...]
+    default: str
+    help: str
 
-
-def opened(model: Any, *, encoders: bool = True) -> tuple[Any, str]:
-    """The model, loaded where it is only named (`encoders`: with them), and its name in results."""
-    saved = Saved(model) if isinstance(model, str | Path) else model
-    if not isinstance(saved, Saved):
-        return model, "isthmus"
-    device, trust = saved.device, saved.trust_remote_code
-    loaded = DualEncoder.from_pretrained(saved.path, load=encoders, device=device, trust_remote_code=trust)
-    return loaded, str(saved.path)
+    @property
+    def choices(self) -> list[str]:
+        """Of a `Literal`; else none."""
+        literal = next((part for part in self.kind if part.startswith("Literal[")), "Literal[]")
+        return list(ast.literal_eval(literal.removeprefix("Literal")))
 
 
-def named(data: Any) -> str:
-    """The name of data in results."""
-    return str(data) if isinstance(data, str | Path) else "arrays"
+@dataclass(frozen=True)
+class Described:
+    """What a task's file says: the first line of its docstring, its primary metric, its options."""
+
+    summary: str
+    primary: str | None
+    options: tuple[Option, ...]
 
 
-def retrieval(
-    model: Any,
-    data: Any,
-    *,
-    split: str | None = None,
-    only: Any = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """R@k in both directions, on pairs or on a store's cached features.
+@cache
+def describe(name: str) -> Described:
+    """What the file of a task says of it, read without importing it.
 
-    split: only this split of the data. only: only these ids (a list, or a Parquet file with an `id` column).
-    bootstrap: resamples of groups behind the 95 % intervals, 0 for none. seed: of the bootstrap and of a validation
-    split that the data does not name.
+    Raises `UsageError` for a task that does not exist, or whose source cannot be read.
     """
-    model, name = opened(model, encoders=not holds_features(data))
-    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
-    found = rank(
-        embedded.image, embedded.text, embedded.image_of, groups=embedded.groups, bootstrap=bootstrap, seed=seed
-    )
-    found["skipped"] = embedded.skipped
-    return result(found, dataset=named(data), model=name, task="zeroshot_retrieval")
+    entry = TASKS.entry(name)
+    try:
+        tree = ast.parse(_source(entry.module).read_text(encoding="utf-8"))
+        function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == entry.attr)
+    except (OSError, SyntaxError, ValueError, StopIteration) as error:
+        raise UsageError(f"The task {name!r}: its source cannot be read ({entry.value}).") from error
+    docstring = ast.get_docstring(function) or ""
+    helps = _helps(docstring)
+    arguments = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    options = [
+        Option(one.arg, _kind(one.annotation), ast.unparse(default) if default else "", helps.get(one.arg, ""))
+        for one, default in arguments
+    ]
+    return Described(docstring.partition("\n")[0], _primary(function), tuple(options))
 
 
-def zeroshot(
-    model: Any,
-    data: Any,
-    *,
-    classes: Any = None,
-    templates: Any = "default",
-    split: str | None = None,
-    only: Any = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Classification of the images' labels by the text of their names; the options of `retrieval`, and two more.
+def _source(module: str) -> Path:
+    """The file of a module. Only its outermost package is looked up: looking inside would import what is above."""
+    top, *inner = module.split(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        raise OSError(f"no package {top}")
+    place = Path(spec.origin).parent.joinpath(*inner) if inner else Path(spec.origin)
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
 
-    classes: class names (a list, or a file with one a line); default: the labels that occur. templates: prompts with
-    a `{}` slot: a list, a file, or the name of a packaged set.
-    """
-    model, name = opened(model)
-    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
-    found = zeroshot_labels(
-        model.encode_text, embedded, classes, templates, groups=embedded.groups, bootstrap=bootstrap, seed=seed
-    )
-    found["skipped"] = embedded.skipped
-    return result(found, dataset=named(data), model=name, task="zeroshot_classification")
+
+def _kind(annotation: ast.expr | None) -> tuple[str, ...]:
+    parts = ast.unparse(annotation).split(" | ") if annotation else ["str"]
+    return tuple(part for part in parts if part != "None")
+
+
+def _primary(function: ast.FunctionDef) -> str | None:
+    """The primary metric that `@task(primary=…)` names."""
+    marks = [mark for mark in function.decorator_list if isinstance(mark, ast.Call)]
+    named = [one.value for mark in marks for one in mark.keywords if one.arg == "primary"]
+    return str(named[0].value) if named and isinstance(named[0], ast.Constant) and named[0].value else None
+
+
+def _helps(docstring: str) -> dict[str, str]:
+    """What the section `Args:` says of each parameter, `name: text` or `a, b: text`, in one line."""
+    section = re.search(r"^Args:\n((?:    .*\n?|\n)*)", docstring, re.MULTILINE)
+    entries = re.findall(r"^    (\w[\w, ]*): (.*(?:\n {8}.*)*)", section[1], re.MULTILINE) if section else []
+    return {name.strip(): " ".join(text.split()) for names, text in entries for name in names.split(",")}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Required, TypedDict, cast
 
 import numpy as np
 from tabulate import tabulate
@@ -21,31 +21,47 @@ OPTIONAL = (
     "truncated",
     "features",
 )  # columns of a table where its rows differ
-HEADLINE = (
-    "image_retrieval_recall@1",
-    "text_retrieval_recall@1",
-    "mean_recall@1",
-    "mean_recall@5",
-    "mean_recall@10",
-    "acc1",
-    "acc5",
-    "mean_per_class_recall",
-    "accuracy",
-    "mean_per_category_accuracy",
-    "text_score",
-    "image_score",
-    "group_score",
-    "matching_score",
-    "pair_accuracy",
-    "set_accuracy",
-    "miou",
-    "pixel_accuracy",
-    "mean_class_accuracy",
-    "knn_acc1@10",
-    "lp_acc1",
-    *(f"fewshot_acc1@{k}" for k in (1, 2, 4, 8, 16)),
-)
 SHOWN = 25  # lines of a table of categories, and of skipped items, that a person gets to see
+
+
+class Result(TypedDict, total=False):
+    """One evaluation with its origin, as JSON has it. Tasks add what is theirs; `metrics` and the origin always stand.
+
+    `ci95`: [low, high] of the metrics that have an interval. `n`: what was counted. `skipped`: (what, why).
+    """
+
+    dataset: Required[str]
+    model: Required[str]
+    pretrained: Required[str]
+    task: Required[str]
+    metrics: Required[dict[str, float]]
+    language: Required[str]
+    command: Required[str | None]
+    ci95: dict[str, list[float]]
+    chance: dict[str, float]
+    n: dict[str, float]
+    definition: str
+    seed: int
+    bootstrap: int
+    skipped: Sequence[tuple[str, str]]
+    notes: list[str]
+    per_category: list[dict[str, Any]]
+    ties: dict[str, int]
+    classes: list[str]
+    templates: object
+    confusion: list[list[int]]
+    features: str
+    projected_minus_frozen: dict[str, dict[str, Any]]
+    max_tokens: int
+    truncated: int
+    by_length: list[dict[str, Any]]
+    reading: dict[str, float] | None
+    reliability: dict[str, list[dict[str, Any]]]
+    abstain: dict[str, dict[str, Any]]
+    seen: dict[str, Any]
+    options: dict[str, Any]
+    folds: list[float]
+    key: str  # of a result that `suite` keeps: what it was computed from
 
 
 def result(
@@ -57,7 +73,7 @@ def result(
     pretrained: str = "",
     language: str = "en",
     command: str | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """One evaluation (what `retrieval` or `zeroshot` returned) with its origin, ready for JSON.
 
     `dataset`, `model`, `pretrained`, `task` (`zeroshot_retrieval`, `zeroshot_classification`, …), `metrics`
@@ -65,41 +81,40 @@ def result(
     """
     head = {"dataset": dataset, "model": model, "pretrained": pretrained, "task": task}
     plain = {key: _plain(value) for key, value in evaluation.items()}
-    return {**head, "metrics": plain.pop("metrics"), "language": language, **plain, "command": command}
+    return cast(Result, {**head, "metrics": plain.pop("metrics"), "language": language, **plain, "command": command})
 
 
-def write(path: str | os.PathLike[str], evaluation: dict[str, Any], **origin: Any) -> dict[str, Any]:
+def write(path: str | os.PathLike[str], evaluation: dict[str, Any], **origin: Any) -> Result:
     """Write `result(evaluation, **origin)` to `path` as JSON, atomically, and return it."""
     written = result(evaluation, **origin)
     write_json(path, written)
     return written
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read(path: str | os.PathLike[str]) -> Result:
     """A results file, of ours or of CLIP_benchmark; InputError names one that is neither."""
     found = read_json(path)
     if not isinstance(found, dict) or not isinstance(found.get("metrics"), dict):
         raise InputError(f"{path}: is not a results file: it has no `metrics`.")
-    return found
+    return cast(Result, found)
 
 
-def table(results: Sequence[dict[str, Any]], metrics: Sequence[str] | None = None, tablefmt: str = "simple") -> str:
-    """A row for each result, a column for each metric (default: those of HEADLINE that occur).
+def table(results: Sequence[Result], metrics: Sequence[str] = (), tablefmt: str = "simple") -> str:
+    """A row for each result, a column for each of `metrics` that occurs, in their order.
 
     Shares are given in percent, ranks as they are, with the 95 % interval where there is one:
     `43.4 [41.2, 45.6]`, and chance where that is part of the result. Columns that are the same in all rows (the data
-    set, the task) are left out. Results without any metric of HEADLINE, where none are named, are listed one metric a
-    line, as they are.
+    set, the task) are left out. Where none of `metrics` occurs, all metrics are listed one a line, as they are.
     """
-    if metrics is None and not any(name in result["metrics"] for result in results for name in HEADLINE):
+    metrics = [name for name in metrics if any(name in result["metrics"] for result in results)]
+    if not metrics:
         return "\n\n".join(_list(result, tablefmt) for result in results)
-    metrics = metrics or [name for name in HEADLINE if any(name in result["metrics"] for result in results)]
     origin = ["model", *(key for key in OPTIONAL if _differs(results, key))]
     rows = [[*(r.get(key, "") for key in origin), *(_cell(r, name) for name in metrics)] for r in results]
     return tabulate(rows, headers=[*origin, *metrics], tablefmt=tablefmt, disable_numparse=True)
 
 
-def details(results: Sequence[dict[str, Any]], tablefmt: str = "simple") -> str:
+def details(results: Sequence[Result], tablefmt: str = "simple") -> str:
     """What stands below the table: a line per category, ties, remarks, and what was skipped."""
     blocks = []
     for result in results:
@@ -129,7 +144,7 @@ def _some(items: Sequence[str]) -> str:
     return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN:,} more" if len(items) > SHOWN else "")
 
 
-def _list(result: dict[str, Any], tablefmt: str) -> str:
+def _list(result: Result, tablefmt: str) -> str:
     """Every metric on a line of its own, unscaled."""
     bounds = result.get("ci95") or {}
     rows = [
@@ -139,11 +154,11 @@ def _list(result: dict[str, Any], tablefmt: str) -> str:
     return tabulate(rows, headers=["metric", "value", "ci95"], tablefmt=tablefmt, disable_numparse=True)
 
 
-def _differs(results: Sequence[dict[str, Any]], key: str) -> bool:
+def _differs(results: Sequence[Result], key: str) -> bool:
     return len({str(result.get(key, "")) for result in results}) > 1
 
 
-def _cell(result: dict[str, Any], name: str) -> str:
+def _cell(result: Mapping[str, Any], name: str) -> str:
     value, bounds = result["metrics"].get(name), (result.get("ci95") or {}).get(name)
     if value is None:
         return "–"

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.files import write_atomic
 from isthmus.models.ledger import rows as ledger_rows
 from isthmus.version import __version__
@@ -48,7 +49,7 @@ Joint space: {width} dimensions; {parameters:,} trained parameters; scale {scale
 def write_card(
     path: Path,
     *,
-    records: dict[str, list[dict[str, Any]]],
+    records: dict[str, list[EncoderRecord]],
     heads: nn.Module,
     width: int,
     scale: float,
@@ -73,7 +74,7 @@ def write_card(
     write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def _encoder_rows(records: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _encoder_rows(records: dict[str, list[EncoderRecord]]) -> list[str]:
     return [
         f"| {modality} | `{r['uri']}` | {r['width']} | `{r['fingerprint'][:12]}` | {r.get('licence') or 'unknown'} |"
         for modality, listed in records.items()

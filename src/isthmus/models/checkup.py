@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.encoders import load_recorded
-from isthmus.encoders.base import Modality
+from isthmus.encoders.fingerprint import read_again
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import locate
 from isthmus.models.loading import load_model
@@ -15,11 +18,21 @@ from isthmus.store import doctor as doctor_store
 from isthmus.store.checkup import Finding
 
 
-def doctor(path: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> list[Finding]:
+def doctor(
+    path: str | Path, *, deep: bool = False, device: str | None = None, trust_remote_code: bool = False
+) -> list[Finding]:
     """Findings `{"ok", "what", "remedy"}` about a store or a model; it is sound if all are ok.
 
+    Use this when a store or a model was copied, a disk was full or a run was killed, or before results are published:
+    it reads everything and changes nothing.
+
+        >>> [finding["what"] for finding in ist.doctor("store/") if not finding["ok"]]
+        []
+
     Of a model: its files, that weights and configuration fit, and that every encoder can be had and is the one it
-    was trained on (encoders that are callables cannot be checked). device, trust_remote_code: for loading them.
+    was trained on (encoders that are callables cannot be checked).
+    deep: read the encoders' weights again, also where a digest of the same files is remembered.
+    device, trust_remote_code: for loading them.
 
     Raises:
         InputError: `path` is neither.
@@ -29,7 +42,8 @@ def doctor(path: str | Path, *, device: str | None = None, trust_remote_code: bo
         raise InputError(f"{path}: no such folder.")
     if not locate(path, CONFIG).is_file():
         return doctor_store(path)
-    return _doctor_model(path, device=device, trust_remote_code=trust_remote_code)
+    with read_again() if deep else nullcontext():
+        return _doctor_model(path, device=device, trust_remote_code=trust_remote_code)
 
 
 def _doctor_model(path: Path, **options: Any) -> list[Finding]:
@@ -41,7 +55,7 @@ def _doctor_model(path: Path, **options: Any) -> list[Finding]:
     return findings + [_doctor_encoder(m, one, **options) for m, listed in model.records.items() for one in listed]
 
 
-def _doctor_encoder(modality: Modality, record: dict, **options: Any) -> Finding:
+def _doctor_encoder(modality: Modality, record: EncoderRecord, **options: Any) -> Finding:
     try:
         check_encoders(load_recorded([record["uri"]], modality=modality, **options), [record])
     except IsthmusError as error:

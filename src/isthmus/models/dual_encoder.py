@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.images import decode
 from isthmus.data.matrix import Computed, Matrix, rows, rows_at_once
 from isthmus.encoders import Encoder
@@ -33,6 +34,7 @@ from isthmus.models.saved import (
     write_model,
 )
 from isthmus.projectors import Head
+from isthmus.projectors.projector import project
 
 
 class DualEncoder(nn.Module):
@@ -58,7 +60,7 @@ class DualEncoder(nn.Module):
         *,
         scale: float,
         bias: float | None = None,
-        records: dict[str, list[dict[str, Any]]],
+        records: dict[str, list[EncoderRecord]],
         encoders: dict[str, list[Encoder]] | None = None,
         summary: dict[str, Any] | None = None,
         width: int | None = None,
@@ -144,7 +146,6 @@ class DualEncoder(nn.Module):
             out[start : start + some] = self.project(modality, np.concatenate(features, axis=1))
         return out
 
-    @torch.inference_mode()
     def project(self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False) -> Any:
         """Cached encoder features [N, D] to the joint space: [N, d] float32, L2-normalised in fp32."""
         projector = self._projector(modality)
@@ -152,14 +153,7 @@ class DualEncoder(nn.Module):
         if features.shape[1] != width:
             raise InputError(f"{modality} features are {features.shape[1]} wide, this model takes {width}.")
         device = next(projector.parameters()).device
-        out = torch.empty(len(features), self.width)
-        batch_size = min(batch_size, rows_at_once(width))
-        for start in range(0, len(features), batch_size):
-            index = np.arange(start, min(start + batch_size, len(features)))
-            batch = torch.from_numpy(rows(features, index)).to(device)
-            out[start : start + batch_size] = nn.functional.normalize(
-                projector(batch).float()[:, : self.width], dim=-1
-            ).cpu()
+        out = project(projector, features, device, width=self.width, batch_size=batch_size)
         return out if as_tensor else out.numpy()
 
     def projected(self, modality: str, features: Matrix) -> Computed:

@@ -17,7 +17,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.files import writing
+from isthmus.store.shards import shard_folder, shard_paths
 
 if TYPE_CHECKING:
     from isthmus.encoders import Encoder
@@ -76,7 +78,7 @@ def entries(store: Path) -> list[dict[str, Any]]:
     return found
 
 
-def features_cost(store: Path | None, record: dict[str, Any]) -> dict[str, Any]:
+def features_cost(store: Path | None, record: EncoderRecord) -> dict[str, Any]:
     """What the features of one encoder took: items, seconds, flops and bytes, each None where it is not known.
 
     Encoders whose passes ran side by side share their seconds. bytes: of the shards on disk.
@@ -86,8 +88,8 @@ def features_cost(store: Path | None, record: dict[str, Any]) -> dict[str, Any]:
     fingerprint = record.get("fingerprint")
     if store is None or fingerprint is None:
         return found
-    folder = store / "features" / str(record.get("modality")) / fingerprint[:12]
-    found["bytes"] = sum(path.stat().st_size for path in folder.glob("shard-*.safetensors")) or None
+    shards = shard_paths(shard_folder(store, str(record.get("modality")), fingerprint))
+    found["bytes"] = sum(path.stat().st_size for path in shards) or None
     for entry in entries(store):
         mine = next((one for one in entry["encoders"] if one.get("fingerprint") == fingerprint), None)
         if mine is None:
@@ -132,7 +134,7 @@ def training_cost(
 
 
 def model_ledger(
-    store: Path | None, records: dict[str, list[dict[str, Any]]], training: dict[str, Any]
+    store: Path | None, records: dict[str, list[EncoderRecord]], training: dict[str, Any]
 ) -> dict[str, Any]:
     """The ledger of a trained model: {"features": {"image": […], "text": […]}, "training": {…}}."""
     features = {side: [features_cost(store, one) for one in listed] for side, listed in records.items()}

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from isthmus.encoders import Encoder, hub, load_encoder, openclip
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, UsageError

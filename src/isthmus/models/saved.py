@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.encoders import Encoder, load_recorded
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality, spec_of
 from isthmus.errors import InputError, UsageError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
 from isthmus.projectors import Head, from_config
@@ -22,7 +23,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DIGEST_BYTES = 32
 DUAL = "dual_encoder"  # the kind of a model whose configuration names none
 MODALITIES: tuple[Modality, ...] = ("image", "text")  # of a dual encoder
-Records = dict[str, list[dict[str, Any]]]  # by modality, of the encoders side by side
+Records = dict[str, list[EncoderRecord]]  # by modality, of the encoders side by side
 
 
 def write_model(
@@ -53,15 +54,15 @@ def write_model(
 
 def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder]]:
     """The encoders that a model names, by modality; options as for `load_encoder`."""
-    return {m: load_recorded([one["uri"] for one in listed], modality=m, **options) for m, listed in records.items()}  # type: ignore[arg-type]
+    return {m: load_recorded([one["uri"] for one in listed], modality=m, **options) for m, listed in records.items()}
 
 
-def check_encoders(loaded: Sequence[Encoder], records: Sequence[dict[str, Any]]) -> None:
+def check_encoders(loaded: Sequence[Encoder], records: Sequence[EncoderRecord]) -> None:
     """Refuse encoders other than the ones a model or store was made with, and say which part differs."""
     if len(loaded) != len(records):
         raise InputError(f"The model takes {len(records)} encoder(s) side by side, {len(loaded)} were given.")
     for encoder, record in zip(loaded, records, strict=True):
-        if encoder.fingerprint == record["fingerprint"]:
+        if encoder.recognise(record["fingerprint"]):
             continue
         raise InputError(
             f"{encoder.uri} is not the encoder this was made with ({record['uri']}); what differs: "
@@ -70,7 +71,7 @@ def check_encoders(loaded: Sequence[Encoder], records: Sequence[dict[str, Any]])
         )
 
 
-def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+def _differences(now: EncoderRecord, then: EncoderRecord) -> list[str]:
     """The parts of two encoder records that differ, those of the preprocessing by name."""
     flat = [{**record, **record.get("preprocessing", {})} for record in (now, then)]
     ignored = ("fingerprint", "backbone_key", "preprocessing", "compute_dtype", "bfloat16_cosine", "licence", "parts")
@@ -132,10 +133,13 @@ def _are_records(encoders: Any, modality: str) -> bool:
 
 
 def empty_projectors(path: Path, configs: Any) -> dict[str, Head]:
-    """The projectors without their weights: a size in the configuration allocates nothing, the weights decide."""
+    """The projectors without their weights: a size in the configuration allocates nothing, the weights decide.
+
+    Older models do not say whether their tokens may be padding: their modality does.
+    """
     try:
         with torch.device("meta"):
-            return {m: from_config(configs[m]) for m in MODALITIES}
+            return {m: from_config({"padded": spec_of(m).padded, **configs[m]}) for m in MODALITIES}
     except (UsageError, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"{path / CONFIG}: its projectors cannot be made ({error}).") from None
 

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from isthmus.projectors.blend import Blend
-from isthmus.projectors.budget import solve_expand
-from isthmus.projectors.build import build_projector
-from isthmus.projectors.concat import Concat
+from isthmus.projectors.build import build_projector, solve_expand
+from isthmus.projectors.ensembles import Blend, Concat
 from isthmus.projectors.projector import KINDS, Projector
 from isthmus.projectors.tokens import TokenProjector
 

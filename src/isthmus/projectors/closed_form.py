@@ -11,7 +11,7 @@ All see what a linear projector sees: each part of the features layer-normalised
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.matrix import Matrix, rows
+from isthmus.data.matrix import Matrix, evenly, rows
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.losses import infonce
 from isthmus.projectors.blocks import Linear, Parallel
@@ -65,8 +65,8 @@ class ClosedForm:
         """The linear projectors (image, text) that compute these maps."""
         image = build_projector("linear", self.image_parts, self.width)
         text = build_projector("linear", self.text_parts, self.width)
-        _load(image, *self.image)
-        _load(text, *self.text)
+        load_linear(image, *self.image)
+        load_linear(text, *self.text)
         return image, text
 
 
@@ -149,8 +149,8 @@ def init_from(
         raise UsageError(f"init = {kind!r} needs projectors of one width, not {image.width} and {text.width}.")
     width = min(image.width, max_width(kind, train))
     form = fit(kind, train, width=width) if val is None else choose(kind, train, val, width=width)
-    _load(image, *form.image)
-    _load(text, *form.text)
+    load_linear(image, *form.image)
+    load_linear(text, *form.text)
     return form
 
 
@@ -230,23 +230,12 @@ class Spectra:
 
         image, text: sides of these pairs that are known from pairing them with other features.
         """
-        n = pairs.text.shape[0]
-        if n < MIN_PAIRS:
-            raise InputError(f"{n} pairs are too few for a closed form: it needs at least {MIN_PAIRS}.")
-        sizes = sum(pairs.image_parts), sum(pairs.text_parts)
-        sums = [torch.zeros(size, dtype=torch.float64) for size in sizes]
-        products = [torch.zeros(a, b, dtype=torch.float64) for a, b in _squares(*sizes)]
-        for start in range(0, n, ROWS):
-            index = np.arange(start, min(start + ROWS, n))
-            x = normalized(pairs.image, pairs.image_of[index], pairs.image_parts).double()
-            y = normalized(pairs.text, index, pairs.text_parts).double()
-            for total, side in zip(sums, (x, y), strict=True):
-                total += side.sum(0)
-            for product, (a, b), known in zip(products, _squares(x, y), (image, text, None), strict=True):
-                if known is None:
-                    product.addmm_(a.T, b)
-        means = [total / n for total in sums]
-        xx, yy, xy = (p / n - a[:, None] * b for p, (a, b) in zip(products, _squares(*means), strict=True))
+
+        def read(captions: np.ndarray) -> tuple[Tensor, Tensor]:
+            x = normalized(pairs.image, pairs.image_of[captions], pairs.image_parts)
+            return x.double(), normalized(pairs.text, captions, pairs.text_parts).double()
+
+        means, (xx, yy, xy) = moments(len(pairs.image_of), read, image is None, text is None)
         image, text = image or Side.of(means[0], xx), text or Side.of(means[1], yy)
         return cls(image, text, image.basis.T @ xy @ text.basis)
 
@@ -259,12 +248,36 @@ class Spectra:
         return self._canonical[ridge]
 
 
+def moments(
+    n: int, read: Callable[[np.ndarray], tuple[Tensor, Tensor]], own_x: bool, own_y: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Means of x [n, a] and y [n, b], and their covariances xx [a, a], yy [b, b] and xy [a, b], in one pass.
+
+    read: of some row numbers both sides, fp64. own_x, own_y: whether xx and yy are wanted; else they mean nothing.
+    Raises `InputError` for fewer than 10 rows.
+    """
+    if n < MIN_PAIRS:
+        raise InputError(f"{n} pairs are too few for a closed form: it needs at least {MIN_PAIRS}.")
+    sums, products = [], []
+    for start in range(0, n, ROWS):
+        x, y = read(np.arange(start, min(start + ROWS, n)))
+        if not start:
+            sums = [side.new_zeros(side.shape[1]) for side in (x, y)]
+            products = [a.new_zeros(a.shape[1], b.shape[1]) for a, b in squares(x, y)]
+        for total, side in zip(sums, (x, y), strict=True):
+            total += side.sum(0)
+        for product, (a, b), wanted in zip(products, squares(x, y), (own_x, own_y, True), strict=True):
+            if wanted:
+                product.addmm_(a.T, b)
+    means = [total / n for total in sums]
+    return means, [p / n - a[:, None] * b for p, (a, b) in zip(products, squares(*means), strict=True)]
+
+
 class HeldOut:
     """Held-out pairs on the eigenvectors of the training pairs, read once to score any settings."""
 
     def __init__(self, spectra: Spectra, val: FeaturePairs) -> None:
-        n = val.text.shape[0]
-        captions = np.linspace(0, n - 1, min(n, HELD_OUT)).astype(np.int64)
+        captions = evenly(len(val.image_of), HELD_OUT)
         images = np.unique(val.image_of[captions])
         x = normalized(val.image, images, val.image_parts).double() - spectra.image.mean
         y = normalized(val.text, captions, val.text_parts).double() - spectra.text.mean
@@ -274,11 +287,9 @@ class HeldOut:
 
     def score(self, image: Tensor, text: Tensor) -> float:
         """Mean reciprocal rank of both directions; a query's rank is that of its best partner."""
-        x = F.normalize(self.image @ image.float())
-        y = F.normalize(self.text @ text.float())
-        similarity = x @ y.T
-        both = (similarity, self.same), (similarity.T, self.same.T)
-        return sum(float(best_ranks(*direction).reciprocal().mean()) for direction in both) / 2
+        return reciprocal_rank(
+            F.normalize(self.image @ image.float()), F.normalize(self.text @ text.float()), self.same
+        )
 
 
 def normalized(matrix: Matrix, index: np.ndarray, parts: Sequence[int]) -> Tensor:
@@ -317,14 +328,21 @@ def _closed_form(
     return ClosedForm(kind, spectra.image.map(image), spectra.text.map(text), *parts, settings, score)
 
 
-def best_ranks(similarity: Tensor, same: Tensor) -> Tensor:
-    """Rank of each row's best partner among what is not its partner: 1 + greater + equal / 2."""
-    best = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
-    greater, equal = ((op(similarity, best) & ~same).sum(1) for op in (torch.gt, torch.eq))
-    return 1 + greater + equal / 2
+def reciprocal_rank(x: Tensor, y: Tensor, same: Tensor) -> float:
+    """Mean over both directions of unit rows x [n, d] and y [m, d]; same: bool [n, m], who is whose partner.
+
+    A query's rank is that of its best partner among what is not its partner: 1 + greater + equal / 2.
+    """
+    scores, found = x @ y.T, 0.0
+    for similarity, partner in ((scores, same), (scores.T, same.T)):
+        best = similarity.masked_fill(~partner, -torch.inf).amax(1, keepdim=True)
+        greater, equal = ((op(similarity, best) & ~partner).sum(1) for op in (torch.gt, torch.eq))
+        found += float((1 + greater + equal / 2).reciprocal().mean())
+    return found / 2
 
 
-def _load(projector: Projector, weight: Tensor, bias: Tensor) -> None:
+def load_linear(projector: Projector, weight: Tensor, bias: Tensor) -> None:
+    """Let a linear projector, or the linear branches of a parallel one, compute x ↦ x W + b of normalised features."""
     block = projector.blocks[0]
     assert isinstance(block, Linear | Parallel)
     block.load_linear(weight, bias)
@@ -354,5 +372,6 @@ def _width(kind: str, pairs: FeaturePairs, width: int | None) -> int:
     return most if width is None else width
 
 
-def _squares(x: T, y: T) -> tuple[tuple[T, T], ...]:
+def squares(x: T, y: T) -> tuple[tuple[T, T], ...]:
+    """What the moments of two sides are of: each with itself, and both."""
     return (x, x), (y, y), (x, y)

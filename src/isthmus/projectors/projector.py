@@ -9,17 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isthmus.data.matrix import Matrix, rows, rows_at_once
 from isthmus.errors import UsageError, did_you_mean
-from isthmus.projectors.blocks import Block, Glu, Linear, Mlp, Parallel, Residual
+from isthmus.registry import Registry
 
-KINDS: dict[str, type[Block]] = {
-    "linear": Linear,
-    "mlp": Mlp,
-    "parallel": Parallel,
-    "residual": Residual,
-    "glu": Glu,
-}
+# A kind is a `Block`: `Block(inputs, width, *, expand, dropout)`, from […, sum(inputs)] to […, width].
+KINDS = Registry(
+    "isthmus.projectors",
+    {
+        "linear": "isthmus.projectors.blocks:Linear",
+        "mlp": "isthmus.projectors.blocks:Mlp",
+        "parallel": "isthmus.projectors.blocks:Parallel",
+        "residual": "isthmus.projectors.blocks:Residual",
+        "glu": "isthmus.projectors.blocks:Glu",
+    },
+    noun="kind of projector",
+)
 NORMS = ("layer", "none")
+BATCH = 8192
 
 
 class Projector(nn.Module):
@@ -45,7 +52,7 @@ class Projector(nn.Module):
         _, dropout, expand = self._options.values()
         chain = nn.Sequential()
         for name in names:
-            chain.append(KINDS[name](inputs, self.width, expand=expand, dropout=dropout))
+            chain.append(KINDS.find(name)(inputs, self.width, expand=expand, dropout=dropout))
             inputs = [self.width]
         return chain
 
@@ -70,7 +77,7 @@ class Projector(nn.Module):
 
     def _check_kind(self) -> None:
         for name in self.kind.split("+"):
-            self._check_block(name, KINDS)
+            self._check_block(name, KINDS.names())
 
     def _check_block(self, name: str, names: Iterable[str]) -> None:
         if name not in names:
@@ -88,3 +95,19 @@ class PartNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pieces = x.split(self.parts, dim=-1)
         return torch.cat([norm(piece) for norm, piece in zip(self.norms, pieces, strict=True)], dim=-1)
+
+
+@torch.inference_mode()
+def project(
+    head: nn.Module, matrix: Matrix, device: torch.device, *, width: int | None = None, batch_size: int = BATCH
+) -> Tensor:
+    """Unit rows float32 [n, d] of all features [n, D] on the CPU, computed on `device`, normalised in fp32.
+
+    head: in the mode it is in. width: the first so many of its dimensions alone. batch_size: rows at once, at most.
+    """
+    out = torch.empty(matrix.shape[0], width or int(head.width))  # type: ignore[arg-type]
+    batch = min(batch_size, rows_at_once(matrix.shape[1]))
+    for start in range(0, len(out), batch):
+        features = torch.from_numpy(rows(matrix, slice(start, start + batch))).to(device)
+        out[start : start + batch] = nn.functional.normalize(head(features).float()[:, : out.shape[1]], dim=-1).cpu()
+    return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,13 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.matrix import Matrix, rows
-from isthmus.errors import InputError
+from isthmus.data.matrix import Matrix, evenly, rows
+from isthmus.encoders.modality import Modality
 from isthmus.projectors.build import build_projector
-from isthmus.projectors.closed_form import HELD_OUT, MIN_PAIRS, RIDGES, ROWS, Map, Side, best_ranks, normalized
+from isthmus.projectors.closed_form import (
+    HELD_OUT,
+    RIDGES,
+    Map,
+    Side,
+    load_linear,
+    moments,
+    normalized,
+    reciprocal_rank,
+)
 from isthmus.projectors.projector import Projector
 
-Modality = Literal["image", "text"]
 OFFSETS = (1.0, 0.0)  # with the centre of the fixed side, or without: a gap between modalities may help or hurt
 
 
@@ -32,7 +39,7 @@ class Onto:
     def to_projector(self) -> Projector:
         """The linear projector that computes it."""
         projector = build_projector("linear", self.parts, len(self.map[1]))
-        projector.blocks[0].load_linear(*self.map)  # type: ignore[operator]
+        load_linear(projector, *self.map)
         return projector
 
 
@@ -46,7 +53,9 @@ def ridge_onto(pairs: FeaturePairs, val: FeaturePairs | None, frozen: Modality) 
 
     Raises `InputError` for fewer than 10 pairs.
     """
-    side, cross, centre = _moments(pairs, frozen)
+    (mean, centre), (xx, _, xy) = moments(len(pairs.image_of), lambda some: _sides(pairs, some, frozen), True, False)
+    side = Side.of(mean, xx)
+    cross = side.basis.T @ xy  # with the fixed side, on the eigenvectors of the free one: [D, w]
     choices = [(ridge, offset) for ridge in RIDGES for offset in OFFSETS] if val is not None else [(0.1, 1.0)]
     maps = {choice: _solve(side, cross, centre, *choice) for choice in choices}
     best = choices[0]
@@ -69,26 +78,6 @@ def _given(matrix: Matrix, index: np.ndarray) -> Tensor:
     return torch.from_numpy(rows(matrix, index)).double()
 
 
-def _moments(pairs: FeaturePairs, frozen: Modality) -> tuple[Side, Tensor, Tensor]:
-    """The free side's spectrum, its covariance with the fixed side on its eigenvectors [D, w], the latter's mean."""
-    n = len(pairs.image_of)
-    if n < MIN_PAIRS:
-        raise InputError(f"{n} pairs are too few for a closed form: it needs at least {MIN_PAIRS}.")
-    widths = (pairs.image.shape[1], pairs.text.shape[1])
-    free, fixed = widths if frozen == "text" else widths[::-1]
-    sums = torch.zeros(free, dtype=torch.float64), torch.zeros(fixed, dtype=torch.float64)
-    xx, xy = torch.zeros(free, free, dtype=torch.float64), torch.zeros(free, fixed, dtype=torch.float64)
-    for start in range(0, n, ROWS):
-        x, y = _sides(pairs, np.arange(start, min(start + ROWS, n)), frozen)
-        for total, some in zip(sums, (x, y), strict=True):
-            total += some.sum(0)
-        xx.addmm_(x.T, x)
-        xy.addmm_(x.T, y)
-    mean, centre = (total / n for total in sums)
-    side = Side.of(mean, xx / n - mean[:, None] * mean)
-    return side, side.basis.T @ (xy / n - mean[:, None] * centre), centre
-
-
 def _solve(side: Side, cross: Tensor, centre: Tensor, ridge: float, offset: float) -> Map:
     """x ↦ (x − mean) W + offset · centre, scaled so that outputs have mean square 1."""
     components = side.inverse(ridge, 1.0)[:, None] * cross
@@ -103,8 +92,7 @@ class _HeldOut:
     """Held-out pairs, read once to score any map."""
 
     def __init__(self, val: FeaturePairs, frozen: Modality) -> None:
-        n = val.text.shape[0]
-        captions = np.linspace(0, n - 1, min(n, HELD_OUT)).astype(np.int64)
+        captions = evenly(len(val.image_of), HELD_OUT)
         x, y = _sides(val, captions, frozen)
         self.x, self.y = x.float(), F.normalize(y.float())
         groups = torch.from_numpy(val.image_group[val.image_of[captions]]), torch.from_numpy(val.text_group[captions])
@@ -112,6 +100,4 @@ class _HeldOut:
         self.same = free[:, None] == fixed
 
     def score(self, weight: Tensor, bias: Tensor) -> float:
-        similarity = F.normalize(self.x @ weight + bias) @ self.y.T
-        both = (similarity, self.same), (similarity.T, self.same.T)
-        return sum(float(best_ranks(*direction).reciprocal().mean()) for direction in both) / 2
+        return reciprocal_rank(F.normalize(self.x @ weight + bias), self.y, self.same)

@@ -11,6 +11,9 @@ A slot's block is one of `KINDS`; `none` leaves the slot out (freeze-align's abl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -20,7 +23,6 @@ from isthmus.projectors.blocks import Block, Identity
 from isthmus.projectors.projector import KINDS, Projector
 
 SLOTS = ("cls", "tokens")
-BLOCKS: dict[str, type[Block]] = {**KINDS, "identity": Identity}
 TOKENS_AT_ONCE = 4096  # that go through a block together: rows of similar length, so that little of it is padding
 TOKENS_KEPT = 131_072  # whose hidden units wait for the backward pass; of a larger batch, all are computed twice
 
@@ -43,7 +45,8 @@ class Slot(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(inputs) if norm == "layer" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.block = BLOCKS[block]([inputs], width, expand=expand, dropout=dropout)
+        made = Identity if block == "identity" else KINDS.find(block)
+        self.block: Block = made([inputs], width, expand=expand, dropout=dropout)
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.block.features(self.dropout(self.norm(x)))
@@ -55,8 +58,17 @@ class Slot(nn.Module):
 class TokenProjector(Projector):
     """[N, T·D] (tokens side by side, the class token first if there is a slot for it) to [N, width].
 
-    A token of zeros is padding and counts for nothing. Training, evaluation and `dense` compute the same function.
+    padded: whether rows may end in padding, which is the zeros behind the last token that is not all zeros. Any other
+        token of zeros, such as a dead patch of a ReLU network, is a token like the rest.
+    Training, evaluation and `dense` compute the same function.
     """
+
+    def __init__(self, kind: str, parts: Sequence[int], width: int, *, padded: bool = True, **options: Any) -> None:
+        super().__init__(kind, parts, width, **options)
+        self.padded = padded
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "padded": self.padded}
 
     def _check_kind(self) -> None:
         named, chain = slots(self.kind), self.kind.split("+")[1:]
@@ -66,9 +78,9 @@ class TokenProjector(Projector):
                 "'tokens:parallel+residual'."
             )
         for block in named.values():
-            self._check_block(block, (*KINDS, "none", *["identity"] * bool(chain)))
+            self._check_block(block, (*KINDS.names(), "none", *["identity"] * bool(chain)))
         for name in chain:
-            self._check_block(name, KINDS)
+            self._check_block(name, KINDS.names())
         if set(named.values()) == {"none"} or ("identity" in named.values() and len(named) > 1):
             raise UsageError(f"projector {self.kind!r}: nothing, or tokens that pass as they are, cannot be added up.")
         if len(set(self.parts)) > 1 or len(self.parts) < len(named):
@@ -113,8 +125,8 @@ class TokenProjector(Projector):
     def _mean(self, tokens: Tensor) -> Tensor:
         """The mean of the projections of each row's real tokens, [N, T, D] to [N, width]."""
         assert self.tokens is not None
-        real = (tokens != 0).any(dim=-1)
-        lengths = (real * torch.arange(1, real.shape[1] + 1, device=real.device)).amax(dim=1).clamp(min=1)
+        real = self._real(tokens)
+        lengths = real.sum(dim=1).clamp(min=1)
         order = lengths.argsort(stable=True)
         keep = not torch.is_grad_enabled() or int(lengths.sum()) <= TOKENS_KEPT
         means = []
@@ -123,6 +135,11 @@ class TokenProjector(Projector):
             means.append(self._means(*some) if keep else checkpoint(self._means, *some, use_reentrant=False))
         back = order.argsort()
         return self.tokens.block.readout(*(torch.cat(parts)[back] for parts in zip(*means, strict=True)))
+
+    def _real(self, tokens: Tensor) -> Tensor:
+        """Which of tokens [N, T, D] are no padding: bool [N, T]."""
+        there = (tokens != 0).any(dim=-1) if self.padded else torch.ones_like(tokens[..., 0], dtype=torch.bool)
+        return there.flip(1).cumsum(dim=1).flip(1) > 0  # up to the last that is there
 
     def _means(self, tokens: Tensor, real: Tensor) -> tuple[Tensor, ...]:
         """The block's features of tokens [n, T, D], averaged over those that are real (bool [n, T]): [n, …] each."""

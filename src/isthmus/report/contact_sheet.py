@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from isthmus.errors import InputError, UsageError
 
 WHITE, FRAME, INK, GREY = (255, 255, 255), (222, 222, 222), (20, 20, 20), (95, 95, 95)
+
+
+def check_image_name(path: str | Path) -> None:
+    """UsageError for a path whose ending is that of no image file."""
+    if Path(path).suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"{path}: not a name of an image file; try {Path(path).with_suffix('.png')}.")
 
 
 def contact_sheet(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.matrix import Matrix, rows
+from isthmus.data.matrix import Matrix, evenly, rows
 from isthmus.errors import InputError
 from isthmus.metrics.retrieval import Ranks, ranks
 from isthmus.metrics.scores import unit_rows
@@ -30,7 +30,7 @@ def asif(
             fewer anchors.
         power: of the similarities that are kept.
     """
-    captions = np.linspace(0, len(train.image_of) - 1, min(anchors, len(train.image_of))).astype(np.int64)
+    captions = evenly(len(train.image_of), anchors)
     image = relative(val.image, rows(train.image, train.image_of[captions]), keep, power)
     text = relative(val.text, rows(train.text, captions), keep, power)
     return ranks(image, text, val.image_of)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import Chosen, Matrix
 from isthmus.data.pairs import Pairs
 from isthmus.data.splits import normalise_split
 from isthmus.embedding import embed
+from isthmus.embedding.networks import by_network
 from isthmus.encoders import Encoder, load_encoders
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.encoders.uri import EncoderURI, gives_tokens
 from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.selection.cost import Cost, measure_cost
@@ -44,7 +46,7 @@ class Candidate:
     modality: Modality
     matrix: Matrix
     parts: list[int]
-    record: dict[str, Any]
+    record: EncoderRecord
     cost: Cost = field(default_factory=Cost)
 
     @property
@@ -85,8 +87,8 @@ def pairs_of(part: FeaturePairs, image: Candidate, text: Candidate) -> FeaturePa
     """A part of the frame with the features of two encoders."""
     return replace(
         part,
-        image=Chosen(image.matrix, np.asarray(part.image)[:, 0]),
-        text=Chosen(text.matrix, np.asarray(part.text)[:, 0]),
+        image=Chosen(image.matrix, part.image[:, 0]),
+        text=Chosen(text.matrix, part.text[:, 0]),
         image_parts=image.parts,
         text_parts=text.parts,
         image_encoder=[image.record],
@@ -163,20 +165,20 @@ def _check_pooled(pool: str | None) -> None:
         raise InputError(f"pool={pool} gives tokens; encoders are compared by pooled features, such as cls+mean.")
 
 
-def _named(wanted: Sequence[str], records: list[dict[str, Any]]) -> list[str]:
+def _named(wanted: Sequence[str], records: list[EncoderRecord]) -> list[str]:
     """Fingerprints of the records meant, in order; a name that is not there is left to the store to refuse."""
     if not wanted:
         return [record["fingerprint"] for record in records]
     return list(dict.fromkeys(found for name in wanted for found in _expanded(name, records)))
 
 
-def _expanded(name: str, records: list[dict[str, Any]]) -> list[str]:
+def _expanded(name: str, records: list[EncoderRecord]) -> list[str]:
     if ":" not in name or name.startswith("callable:") or EncoderURI.parse(name).layer != "*":
         return [next((record["fingerprint"] for record in records if record["uri"] == name), name)]
     uri = EncoderURI.parse(name)
     layers = [r for r in records if r["layer"] is not None and uri.pool in (None, r["pool"])]
     layers = [r for r in layers if EncoderURI.parse(r["uri"]).backbone() == uri.backbone()]
-    return [record["fingerprint"] for record in sorted(layers, key=lambda r: r["layer"])] or [name]
+    return [record["fingerprint"] for record in sorted(layers, key=lambda r: r["layer"] or 0)] or [name]
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------
@@ -255,13 +257,11 @@ def loaded(
     views: dict[str, Encoder] = {}
     for listed in networks.values():
         try:
-            uris = [one for one in listed if isinstance(one, str)]
-            found = load_encoders(uris, modality=modality, **options) if uris else listed
+            found = load_encoders(listed, modality=modality, **options)
         except Exception as error:  # whatever a model's own code raises, the others go on
             failed += [_failure(str(one), modality, error) for one in listed]
             continue
         for view in found:
-            assert isinstance(view, Encoder)
             try:
                 _check_pooled(view.pool)
                 views[view.fingerprint] = view
@@ -282,7 +282,7 @@ def _embed_all(
 
     Returns what `embed` skipped.
     """
-    networks = {m: _by_network(encoders[m]) for m in MODALITIES}
+    networks = {m: by_network(encoders[m]) for m in MODALITIES}
 
     def attempt(image: list[Encoder], text: list[Encoder]) -> Exception | list[tuple[str, str]]:
         try:
@@ -310,13 +310,6 @@ def _embed_all(
     return found
 
 
-def _by_network(views: Iterable[Encoder]) -> list[list[Encoder]]:
-    groups: dict[str, list[Encoder]] = {}
-    for view in views:
-        groups.setdefault(view.backbone_key, []).append(view)
-    return list(groups.values())
-
-
 def _costs(pairs: Pairs, encoders: Mapping[Modality, Sequence[Encoder]], store: Store, log: Log) -> dict[str, Cost]:
     """The cost of every view by fingerprint; each network is timed once, in the type it was embedded in."""
     types = {record["fingerprint"]: record.get("compute_dtype", "") for record in store.encoders}
@@ -326,7 +319,7 @@ def _costs(pairs: Pairs, encoders: Mapping[Modality, Sequence[Encoder]], store: 
     items["image"] = [pairs.decode(row) for row in rows[: COST_ITEMS["image"]]]
     costs: dict[str, Cost] = {}
     for modality in MODALITIES:
-        for views in _by_network(encoders[modality]):
+        for views in by_network(encoders[modality]):
             log(f"time {views[0].uri}")
             cost = measure_cost(views[0], items[modality], types.get(views[0].fingerprint, ""))
             costs |= {view.fingerprint: cost for view in views}

@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
-from isthmus.data.matrix import Matrix, rows
+from isthmus.data.matrix import Matrix, evenly, rows
 from isthmus.errors import InputError
+from isthmus.metrics.scores import tiles
+from isthmus.projectors.closed_form import squares
 
 TILE_ROWS = 4096
 TILE_CELLS = 2**22  # kernel values held at once
@@ -38,10 +39,10 @@ def linear_cka(x: Matrix, y: Matrix, *, unbiased: bool = True) -> float:
     """
     n = check_paired(x, y)
     centre_x, centre_y = column_mean(x), column_mean(y)
-    moments = [Moments.zero(a, b) for a, b in _squares(x.shape[1], y.shape[1])]
-    for tile in _tiles(n):
+    moments = [Moments(np.zeros((a, b))) for a, b in squares(x.shape[1], y.shape[1])]
+    for tile in tiles(n, 1, TILE_ROWS):
         both = rows(x, tile) - centre_x, rows(y, tile) - centre_y
-        for moment, (a, b) in zip(moments, _squares(*both), strict=True):
+        for moment, (a, b) in zip(moments, squares(*both), strict=True):
             moment.add(a, b)
     xx, yy, xy = (moment.hsic(n, unbiased) for moment in moments)
     _check_varied(xx, "x", centre_x)
@@ -162,7 +163,7 @@ class LinearKernel(Kernel):
         _check_varied(float(self.diagonal.mean()), "features", self.mean)
 
     def tiles(self) -> Iterator[tuple[slice, np.ndarray]]:
-        for tile in _tiles(self.n):
+        for tile in tiles(self.n, 1, TILE_ROWS):
             yield tile, rows(self.matrix, tile) - self.mean
 
     def products(self, other: Kernel, q: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -193,7 +194,7 @@ class RBFKernel(Kernel):
         self.row_sums = np.concatenate([kernel.sum(axis=1, dtype=np.float64) for _, kernel in self.tiles()])
 
     def tiles(self) -> Iterator[tuple[slice, np.ndarray]]:
-        for tile in _tiles(self.n, max(1, TILE_CELLS // self.n)):
+        for tile in tiles(self.n, 1, max(1, TILE_CELLS // self.n)):
             yield tile, np.exp(self._distances(tile) / np.float32(-2 * self.bandwidth))
 
     def products(self, other: Kernel, q: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -213,7 +214,7 @@ class RBFKernel(Kernel):
 
     def _median(self) -> float:
         """Of squared distances that are not zero, among at most 2,000 evenly spaced rows."""
-        some = np.linspace(0, self.n - 1, min(self.n, MEDIAN_ROWS)).astype(np.int64)
+        some = evenly(self.n, MEDIAN_ROWS)
         x, squares = self.x[some], self.squares[some]
         found = (squares[:, None] + squares - 2 * x @ x.T)[np.triu_indices(len(some), 1)]
         return float(np.median(found[found > 1e-6 * squares.mean()]))
@@ -230,10 +231,6 @@ class Moments:
     kl: float = 0.0
     k: float = 0.0
     l: float = 0.0  # noqa: E741 — as in the papers
-
-    @classmethod
-    def zero(cls, width_x: int, width_y: int) -> Moments:
-        return cls(np.zeros((width_x, width_y)))
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         self.product += x.T @ y
@@ -252,7 +249,10 @@ class Moments:
 
 def column_mean(matrix: Matrix) -> np.ndarray:
     """float64 [D]."""
-    return sum(rows(matrix, tile).sum(axis=0, dtype=np.float64) for tile in _tiles(matrix.shape[0])) / matrix.shape[0]
+    return (
+        sum(rows(matrix, tile).sum(axis=0, dtype=np.float64) for tile in tiles(matrix.shape[0], 1, TILE_ROWS))
+        / matrix.shape[0]
+    )
 
 
 def check_paired(x: Matrix, y: Matrix) -> int:
@@ -273,14 +273,3 @@ def _check_varied(variance: float, name: str, mean: np.ndarray) -> None:
     """Constant features have no similarity to anything; float16 noise does not count as variation."""
     if not variance > 1e-12 * max(float(mean @ mean), 1e-30):
         raise InputError(f"{name}: constant, every row is the same. Another layer or pooling may vary.")
-
-
-def _tiles(n: int, size: int = TILE_ROWS) -> Iterator[slice]:
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
-
-
-T = TypeVar("T")
-
-
-def _squares(x: T, y: T) -> tuple[tuple[T, T], tuple[T, T], tuple[T, T]]:
-    return (x, x), (y, y), (x, y)

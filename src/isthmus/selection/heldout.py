@@ -12,8 +12,8 @@ from torch import nn
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.metrics.retrieval import Ranks, ranks
 from isthmus.projectors.closed_form import KINDS, Side, Spectra, choose, fit, max_width
+from isthmus.projectors.projector import project
 from isthmus.training import load_recipe, train_projectors
-from isthmus.training.contrastive.validation import project
 
 RIDGES = (0.1, 1.0)  # few: on a few hundred held-out pairs, a wide choice picks by luck
 

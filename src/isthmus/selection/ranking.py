@@ -77,14 +77,10 @@ def correlation(
 def _both(a: np.ndarray, b: np.ndarray) -> tuple[float | None, float | None]:
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None, None
-    pearson, spearman = (float(np.corrcoef(*both)[0, 1]) for both in ((a, b), (_ranks(a), _ranks(b))))
+    from scipy.stats import rankdata
+
+    pearson, spearman = (float(np.corrcoef(*both)[0, 1]) for both in ((a, b), (rankdata(a), rankdata(b))))
     return pearson, spearman
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """From 1; equal values share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def cost_of(image: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[float, str]:

@@ -15,8 +15,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
 from isthmus.embedding import plan as embedding_plan
+from isthmus.encoders import Encoder
 from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.files import read_json, write_json
 from isthmus.report.page import on_top
@@ -33,18 +35,18 @@ from isthmus.selection.candidates import (
     pairs_of,
     wanted_ids,
 )
-from isthmus.selection.choice import RESULT
 from isthmus.selection.ranking import correlation, cost_of, pareto, ranked, tied_with_first
 from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Score, Scorer
-from isthmus.selection.sides import Side, evenly
+from isthmus.selection.sides import Side
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids
-from isthmus.store.opening import holds_features, open_pairs
+from isthmus.store.opening import SELECTION, holds_features, open_pairs
 from isthmus.version import __version__
 
 REPORT = "report.html"
 SCORES_FORMAT = 1  # of cached scores: a new number where a score is computed in another way
 Log = Callable[[str], None]
+Encoders = str | Encoder | Sequence[str | Encoder]
 
 
 @dataclass
@@ -92,8 +94,8 @@ class Selection:
 
 def select(
     data: Pairs | Store | str | Path | None = None,
-    image: Any = (),
-    text: Any = (),
+    image: Encoders | Mapping[str, np.ndarray] = (),
+    text: Encoders | Mapping[str, np.ndarray] = (),
     *,
     out: str | Path | None = None,
     only: str | Path | Sequence[str] | None = None,
@@ -107,9 +109,22 @@ def select(
     progress: bool = False,
     log: Log = lambda _line: None,
     command: str = "isthmus.select(…)",
-    **fields: Any,
+    image_of: Sequence[int] | np.ndarray | None = None,
+    ids: Sequence[str] | None = None,
+    groups: Sequence[object] | np.ndarray | None = None,
+    captions: Sequence[str] | None = None,
+    labels: Sequence[str | None] | None = None,
+    splits: Sequence[str | None] | None = None,
 ) -> Selection:
     """Rank encoder pairs before anything is trained.
+
+    Use this when you have data and more than one encoder to choose from; `train` then takes its folder. It trains small
+    probes: minutes, where training every pair of encoders would take hours.
+
+        >>> found = ist.select("captions.parquet", ["hf:facebook/dinov2-base?layer=*", "timm:convnext_base.fb_in22k"],
+        ...                    ["st:all-MiniLM-L6-v2", "st:all-mpnet-base-v2"], out="choice/")
+        >>> print(found)
+        >>> model = ist.train("choice/", out="model/")
 
     Args:
         data: pairs (see `read_pairs`), or a store. None where `image` and `text` are dictionaries of arrays.
@@ -122,7 +137,8 @@ def select(
         bootstrap: draws behind the intervals; 0 for none.
         sample: images that training-free scores are computed on, at most; 5,000 as freeze-align.
         seed: of the validation split, the draws and the first probe.
-        fields: with arrays: image_of, ids, groups, captions, labels, splits, as `FeaturePairs.from_arrays` takes.
+        image_of, ids, groups, captions, labels, splits: with arrays alone, as `FeaturePairs.from_arrays` takes them.
+        progress, log, command: of what is printed meanwhile and written into the page.
 
     Returns a `Selection`; `print` shows its table. An encoder that fails is listed in `.failed`, and the others go on.
 
@@ -133,6 +149,15 @@ def select(
     if seeds < 0 or bootstrap < 0 or sample < 10:
         raise UsageError(f"seeds = {seeds}, bootstrap = {bootstrap}, sample = {sample}: at least 0, 0 and 10.")
     options = {"device": device, "trust_remote_code": trust_remote_code}
+    told = {
+        "image_of": image_of,
+        "ids": ids,
+        "groups": groups,
+        "captions": captions,
+        "labels": labels,
+        "splits": splits,
+    }
+    fields = {name: value for name, value in told.items() if value is not None}
     chosen = {"only": only, "limit": limit, "seed": seed}
     candidates = gather(data, image, text, out, chosen, fields, progress, log, options)
     scorer = make_scorer(candidates.frame, seeds, bootstrap, sample, seed)
@@ -411,7 +436,7 @@ def write(selection: Selection, out: Path) -> None:
     if home is not None:  # a store of our own moves along with the folder
         inside = home.resolve().is_relative_to(out.resolve())
         told["store"] = str(home.resolve().relative_to(out.resolve()) if inside else home.resolve())
-    write_json(out / RESULT, told)
+    write_json(out / SELECTION, told)
     from isthmus.selection.report import write_report
 
     with on_top():

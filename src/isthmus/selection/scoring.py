@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import evenly
 from isthmus.metrics.probing import KS, knn_correct, linear_probe_correct
 from isthmus.metrics.retrieval import Ranks
 from isthmus.selection.asif import asif
@@ -16,7 +17,7 @@ from isthmus.selection.candidates import Candidate, pairs_of
 from isthmus.selection.cka import Kernel, cka_influence, gaussian_floor, null_deviation, null_mean
 from isthmus.selection.heldout import ClosedForms, probe
 from isthmus.selection.neighbors import overlap, permuted
-from isthmus.selection.sides import RBF_ITEMS, Side, evenly, item_features
+from isthmus.selection.sides import RBF_ITEMS, Side, item_features
 from isthmus.selection.uncertainty import Draws, chance_recall, ci95, permutation_null
 
 PROBE, FALLBACK = "probe_recall@10", "cca_recall@10"

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.matrix import Chosen, Matrix, check_finite, rows
+from isthmus.data.matrix import Chosen, Matrix, check_finite, evenly, rows
 from isthmus.selection.candidates import Candidate
 from isthmus.selection.cka import LinearKernel, RBFKernel
 from isthmus.selection.neighbors import neighbors, rice
@@ -61,10 +61,5 @@ class Side:
 def item_features(candidate: Candidate, part: FeaturePairs) -> np.ndarray:
     """float32 [n, D] of the images of a part of the frame, or of the means of their captions."""
     if candidate.modality == "image":
-        return rows(candidate.matrix, np.asarray(part.image)[:, 0])
-    return caption_means(Chosen(candidate.matrix, np.asarray(part.text)[:, 0]), part.image_of, len(part))
-
-
-def evenly(n: int, most: int) -> np.ndarray:
-    """int64: at most `most` evenly spaced numbers of 0 … n − 1."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+        return rows(candidate.matrix, part.image[:, 0])
+    return caption_means(Chosen(candidate.matrix, part.text[:, 0]), part.image_of, len(part))

@@ -5,10 +5,11 @@ In tables a key is written as 32 hex digits (`content_hash`), in shards and in m
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+from isthmus.data.images import content_hash
 
 KEY_BYTES = 16
 HASH_PATTERN = r"^[0-9a-f]{32}$"
@@ -16,7 +17,7 @@ HASH_PATTERN = r"^[0-9a-f]{32}$"
 
 def text_hash(text: str) -> str:
     """The content hash of a caption: BLAKE2b-128 of its UTF-8 bytes, 32 hex digits."""
-    return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).hexdigest()
+    return content_hash(text.encode())
 
 
 def to_keys(hashes: Iterable[str]) -> np.ndarray:

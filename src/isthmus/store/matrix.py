@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.matrix import OnDemand
 from isthmus.errors import InputError
 from isthmus.store.blocks import Block
@@ -92,7 +93,7 @@ class FeatureMatrix(OnDemand):
     records: the encoders, left to right. parts: the widths of what is concatenated in them.
     """
 
-    def __init__(self, members: Sequence[tuple[Rows, np.ndarray]], records: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, members: Sequence[tuple[Rows, np.ndarray]], records: Sequence[EncoderRecord]) -> None:
         self._members = list(members)
         self.records = list(records)
         self.parts: list[int] = [width for record in self.records for width in record["parts"]]
@@ -113,7 +114,7 @@ class FeatureMatrix(OnDemand):
         return np.result_type(np.float16, *found)
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> EncoderRecord:
         """The encoder's record, where there is one encoder."""
         (record,) = self.records
         return record

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.store.joining import PAIR, choose_ids, choose_split, join
@@ -55,7 +56,7 @@ class Store:
 
     def __init__(self, path: Path, described: dict[str, Any]) -> None:
         self.path = path
-        self.encoders: list[dict[str, Any]] = described["encoders"]
+        self.encoders: list[EncoderRecord] = described["encoders"]
         self._described = described
         self._others: dict[str, pa.Table] = {}
         self.images  # noqa: B018 — a damaged table is told now, not in the middle of a run
@@ -173,7 +174,7 @@ class Store:
             pairs = choose_split(pairs, split, seed)
         return pairs if only is None else choose_ids(pairs, only)
 
-    def _choose(self, modality: str, which: Which) -> list[dict[str, Any]]:
+    def _choose(self, modality: str, which: Which) -> list[EncoderRecord]:
         records = [r for r in self.encoders if r["modality"] == modality and not holds_states(r)]
         if not records:
             raise UsageError(f"{self.path}: holds no {modality} encoder.")
@@ -184,7 +185,7 @@ class Store:
         names = [which] if isinstance(which, str) else which
         return [self._find(name, modality, records) for name in names]
 
-    def _find(self, name: str, modality: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    def _find(self, name: str, modality: str, records: list[EncoderRecord]) -> EncoderRecord:
         by_uri = [record for record in records if record["uri"] == name]
         found = by_uri or [record for record in records if len(name) >= 6 and record["fingerprint"].startswith(name)]
         if len(found) == 1:
@@ -194,9 +195,9 @@ class Store:
         hint = did_you_mean(name, [record["uri"] for record in records])
         raise UsageError(f"{self.path}: holds no {modality} encoder {name!r}.{hint}")
 
-    def _states_of(self, modality: str, which: str | None) -> list[dict[str, Any]]:
+    def _states_of(self, modality: str, which: str | None) -> list[EncoderRecord]:
         """The layers that are stored of one encoder."""
-        networks: dict[str, list[dict[str, Any]]] = {}
+        networks: dict[str, list[EncoderRecord]] = {}
         for record in self.encoders:
             if record["modality"] == modality and holds_states(record):
                 networks.setdefault(str(record.get("backbone_key") or backbone_uri(record["uri"])), []).append(record)
@@ -217,9 +218,7 @@ class Store:
             )
         raise UsageError(f"{self.path}: holds no states of {which!r}." + did_you_mean(str(which), list(uris.values())))
 
-    def _choose_layers(
-        self, records: list[dict[str, Any]], layers: Sequence[int | None] | None
-    ) -> list[dict[str, Any]]:
+    def _choose_layers(self, records: list[EncoderRecord], layers: Sequence[int | None] | None) -> list[EncoderRecord]:
         by_layer = {record.get("layer"): record for record in records}
         held = sorted(k for k in by_layer if k is not None) + [None] * (None in by_layer)
         wanted = held if layers is None else list(layers)
@@ -231,7 +230,7 @@ class Store:
             )
         return [by_layer[layer] for layer in wanted]
 
-    def _located(self, record: dict[str, Any], keys: np.ndarray, partial: bool) -> tuple[list[AnyShard], np.ndarray]:
+    def _located(self, record: EncoderRecord, keys: np.ndarray, partial: bool) -> tuple[list[AnyShard], np.ndarray]:
         """An encoder's shards, and which of their rows stands for each of `keys` (−1: none, if `partial`)."""
         shards = open_shards(self.path, record)
         held = [shard.keys() for shard in shards]
@@ -245,5 +244,5 @@ class Store:
         return shards, where
 
 
-def _listed(records: list[dict[str, Any]]) -> str:
+def _listed(records: list[EncoderRecord]) -> str:
     return ", ".join(f"{record['uri']} ({record['fingerprint'][:12]})" for record in records)

@@ -9,6 +9,7 @@ its keys, so that the same rows give the same name.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def open_shard(path: Path) -> AnyShard:
         raise DamagedShard(f"{path}: damaged or not a shard ({error}).") from None
 
 
-def open_shards(root: Path, record: dict) -> list[AnyShard]:
+def open_shards(root: Path, record: Mapping[str, Any]) -> list[AnyShard]:
     """Every shard of one encoder, checked to be that encoder's.
 
     Raises:
@@ -127,12 +128,12 @@ def open_shards(root: Path, record: dict) -> list[AnyShard]:
     return shards
 
 
-def holds_states(record: dict) -> bool:
+def holds_states(record: Mapping[str, Any]) -> bool:
     """Whether the encoder that `record` describes gives the states of a layer, and so ragged shards."""
     return record.get("pool") == STATES
 
 
-def check_owner(shard: AnyShard, record: dict) -> None:
+def check_owner(shard: AnyShard, record: Mapping[str, Any]) -> None:
     """An `InputError` if the shard is not of the encoder that `record` describes."""
     wanted = (record["modality"], record["fingerprint"], record["width"])
     found = (shard.modality, shard.fingerprint, shard.width)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.errors import InputError, UsageError
 from isthmus.store.matrix import CONVERTED_AT_ONCE, Window
 from isthmus.store.ragged import RaggedShard
@@ -34,7 +35,7 @@ class StatesMatrix:
     norm. rate_hz: tokens per second where time runs, else None.
     """
 
-    def __init__(self, members: Sequence[tuple[list[AnyShard], np.ndarray]], records: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, members: Sequence[tuple[list[AnyShard], np.ndarray]], records: Sequence[EncoderRecord]) -> None:
         self.records = list(records)
         self.layers = [record.get("layer") for record in records]
         widths = {record["width"] for record in records}

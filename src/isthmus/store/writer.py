@@ -94,6 +94,11 @@ class StoreWriter:
         started = {(r["modality"], r["fingerprint"]): r for r in self._journal.encoders()}
         self._journal.save_encoders(list({**started, owner: record}.values()))
 
+    def fingerprints(self, modality: str) -> list[str]:
+        """Of the encoders that the store, or a run that was not finished, has features of."""
+        records = [*self._manifest.encoders, *self._journal.encoders()]
+        return [record["fingerprint"] for record in records if record["modality"] == modality]
+
     def known(self, modality: str, fingerprint: str) -> set[bytes]:
         """The keys (16 bytes each) whose features by this encoder are done. Live: do not change it."""
         return self._stream(modality, fingerprint).known

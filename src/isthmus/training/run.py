@@ -25,12 +25,11 @@ from isthmus.training import checkpoint
 from isthmus.training.freezing import freeze, set_training, take_over
 from isthmus.training.history import History, open_sink
 from isthmus.training.objective import Objective
-from isthmus.training.optimizers import build_optimizer
+from isthmus.training.optimizers import build_optimizer, learning_rate
 from isthmus.training.order import ORDERS, step_seed
 from isthmus.training.plan import Plan
 from isthmus.training.processes import Processes
 from isthmus.training.recipe import Recipe
-from isthmus.training.schedule import learning_rate
 
 RECORD_STEPS = 100  # a history record at least this often, besides every epoch's end
 LOSSES = {True: "compiled", False: "not compiled (there is no C compiler, or ISTHMUS_COMPILE=0)"}

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from isthmus.encoders import hub
-from isthmus.encoders.base import Encoder, Inputs, Output, check_texts
+from isthmus.encoders.base import Encoder, Inputs, Output
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.huggingface import unknown_id
+from isthmus.encoders.modality import check_texts
 from isthmus.encoders.uri import EncoderURI
 
 

@@ -20,7 +20,8 @@ import torch
 from filelock import FileLock
 
 from isthmus.encoders import hub
-from isthmus.encoders.base import Encoder, Modality
+from isthmus.encoders.base import Encoder
+from isthmus.encoders.modality import Modality
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, OfflineError, UsageError, did_you_mean
 from isthmus.files import cache_dir, sync_folder, write_json

@@ -1,5 +1,1 @@
-"""What may be wrong with a joint space, and with the data it is judged on, in one task."""
-
-from isthmus.evaluation.diagnosis.run import diagnose
-
-__all__ = ["diagnose"]
+"""What the task `diagnose` finds: numbers, and evaluation data that are not new."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from isthmus.curation.collection import Collection, ImageSpace, of_evaluation
-from isthmus.curation.encoding import Encode, Encoding
+from isthmus.curation.encoding import Encoding, side_by_side
 from isthmus.curation.leaks import Leak, find_leaks
-from isthmus.data.pairs import Pairs
+from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import UsageError
 from isthmus.metrics.bootstrap import estimate
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.store.reader import Store, open_store
+from isthmus.store.opening import open_source
 
 
 @dataclass
@@ -62,26 +61,16 @@ def audit(model: DualEncoder, data: Any, against: Any, *, split: str | None, ids
 def _space(model: DualEncoder) -> ImageSpace:
     """The space of the model's image features, before projection; pictures come into it where encoders are loaded."""
     fingerprints = [record["fingerprint"] for record in model.records["image"]]
-    encoders = model.encoders.get("image")
-    if not encoders:
-        return ImageSpace(Encoding(), fingerprints)
-    encode = Encode(
-        lambda items: np.concatenate([encoder.encode(items) for encoder in encoders], axis=1),
-        sum(encoder.width for encoder in encoders),
-        fingerprints,
-    )
-    return ImageSpace(Encoding(image=encode), fingerprints)
+    return ImageSpace(Encoding(image=side_by_side(model.encoders.get("image", []))), fingerprints)
 
 
 def _collection(source: Any, space: ImageSpace, split: str | None) -> Collection:
     """All of `source`, or its `split` where it names splits."""
-    if not isinstance(source, str | Path | Pairs | Store):
+    opened = open_source(source)
+    if isinstance(opened, FeaturePairs):
         raise UsageError("The audit compares pairs or stores with their ids; arrays have nothing to compare by.")
-    found = of_evaluation(source, space)
+    found = of_evaluation(opened, space)
     found.usable = None
-    opened = found.pictures or source
-    if isinstance(opened, str | Path):
-        opened = open_store(opened)
     if split is not None:
         splits = opened.images["split"].to_pylist()
         found.usable = np.array([one == split for one in splits]) if split in splits else None

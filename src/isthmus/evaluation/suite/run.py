@@ -13,10 +13,13 @@ import numpy as np
 
 from isthmus.encoders.fingerprint import digest, module_digest
 from isthmus.errors import InputError
+from isthmus.evaluation.inputs import Given, opened
 from isthmus.evaluation.labelled import embedded, fingerprints, from_store, skipped, stored_pairs
+from isthmus.evaluation.retrieval import COLUMNS as RETRIEVAL
 from isthmus.evaluation.suite.sets import BenchmarkSet, choose_sets, open_set
-from isthmus.evaluation.tasks import opened
-from isthmus.metrics.results import read, result, write
+from isthmus.evaluation.tasks import Prompts, task
+from isthmus.evaluation.zeroshot import COLUMNS as ZEROSHOT
+from isthmus.metrics.results import Result, read, result, write
 from isthmus.metrics.retrieval import retrieval
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.models.dual_encoder import DualEncoder
@@ -25,25 +28,31 @@ from isthmus.store import Store
 MOST_CONFUSED = 100  # classes: a larger confusion matrix is left out of the results
 
 
+@task(primary="acc1", columns=(*RETRIEVAL, *ZEROSHOT))
 def suite(
-    model: Any,
-    data: Any,
+    model: Given,
+    data: str | Path,
     *,
     only_sets: Sequence[str] | None = None,
     out: str | Path | None = None,
-    templates: Any = None,
+    templates: Prompts | None = None,
     split: str = "test",
     bootstrap: int = 1000,
     seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Zero-shot classification and retrieval on every data set below the folder `data`.
+) -> list[Result]:
+    """Zero-shot classification and retrieval on every data set below a folder, in CLIP_benchmark's layout.
 
-    only_sets: names of sets, or of a paper's list ("freeze-align", "sail"); default: all that are known, and all that
-    are there. A set that is missing or cannot be used has a row without metrics, whose `skipped` says why.
-    out: folder for the results, a JSON each in CLIP_benchmark's words, and for the features; a set whose result is
-    there, by this model and on these data, is not done again. Default: nothing is kept.
-    templates: prompts in place of the sets' own: a list, a file, a packaged set's name, or descriptions
-    {class: [sentences]}, which may stand below the sets' names. split: of every set; `val` where a set has no test.
+    A set that is missing or cannot be used has a row without metrics, whose `skipped` says why. A set whose result is
+    in `out`, by this model and on these data, is not done again.
+
+    Args:
+        only_sets: names of sets, or of a paper's list (freeze-align, sail); default: all that are known or there.
+        out: keep results, a JSON each in CLIP_benchmark's words, and features in this folder; go on from them.
+        templates: prompts in place of the sets' own: with a {} slot, a file, a packaged set's name, or descriptions
+            {class: [sentences]}, which may stand below the sets' names.
+        split: of every set (test); val where a set has no test.
+        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
+        seed: of the bootstrap.
 
     Raises UsageError for an unknown set, InputError where nothing at all could be evaluated.
     """
@@ -72,7 +81,7 @@ class _Runner:
         projectors = [module_digest(head) for head in (model.image_projector, model.text_projector)]
         self.identity = [projectors, [fingerprints(model, modality) for modality in ("image", "text")]]
 
-    def evaluate(self, name: str, path: Path | None, split: str) -> dict[str, Any]:
+    def evaluate(self, name: str, path: Path | None, split: str) -> Result:
         """The result of one set, from `out` where it is there; without metrics where the set cannot be had."""
         try:
             if path is None:
@@ -121,7 +130,7 @@ class _Runner:
 
     def _retrieval(self, one: BenchmarkSet) -> dict[str, Any]:
         store = self._store(one)
-        pairs = stored_pairs(self.model, store, one.pairs.images["id"].to_pylist())
+        pairs = stored_pairs(self.model, store, only=one.pairs.images["id"].to_pylist())
         image, text = self.model.project("image", pairs.image), self.model.project("text", pairs.text)
         found = retrieval(image, text, pairs.image_of, groups=pairs.bootstrap_group, **self.options)
         return found | {"skipped": skipped(one.pairs, store)}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.groups import components
-from isthmus.data.matrix import Matrix, rows, rows_at_once
+from isthmus.data.matrix import Matrix, evenly, rows, rows_at_once
 from isthmus.training.contrastive.pixels import PixelFeatures
 
 RESIDENT_BYTES = 2 << 30
@@ -84,8 +84,7 @@ def fingerprint(pairs: FeaturePairs) -> str:
         if isinstance(matrix, PixelFeatures):
             digest.update(matrix.identity.encode())
             continue
-        count = matrix.shape[0]
-        sample = np.linspace(0, count - 1, min(count, HASHED_ROWS)).astype(np.int64)
+        sample = evenly(matrix.shape[0], HASHED_ROWS)
         for start in range(0, len(sample), tile := rows_at_once(matrix.shape[1])):
             digest.update(rows(matrix, sample[start : start + tile]).tobytes())
     return digest.hexdigest()

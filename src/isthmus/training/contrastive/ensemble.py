@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.projectors import Blend, Concat, Head, Projector
 from isthmus.projectors.closed_form import choose, fit
+from isthmus.projectors.projector import project
 from isthmus.projectors.ridge import ridge_onto
 from isthmus.training.contrastive.joint import fitted_scale
 from isthmus.training.contrastive.locked_head import ordered
 from isthmus.training.contrastive.recipe import ContrastiveRecipe
-from isthmus.training.contrastive.validation import project, recalls
+from isthmus.training.contrastive.validation import recalls
 
 SHARES = [tenth / 10 for tenth in range(11)]  # of the closed form in the cosine; 0 and 1 leave one of the two
 CPU = torch.device("cpu")

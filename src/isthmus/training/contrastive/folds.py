@@ -10,11 +10,11 @@ import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
-from isthmus.metrics.results import result
+from isthmus.metrics.results import Result, result
 from isthmus.metrics.retrieval import Ranks, ranks, score
+from isthmus.projectors.projector import project
 from isthmus.training.contrastive.recipe import ContrastiveRecipe
 from isthmus.training.contrastive.trainer import train_projectors
-from isthmus.training.contrastive.validation import project
 
 DEFINITION = (
     "Groups of near-duplicates are dealt into folds; each fold is tested by a model trained on the others, on which "
@@ -31,14 +31,17 @@ def cross_validate(
     folds: int = 5,
     seed: int = 0,
     bootstrap: int = 1000,
-    **options: Any,
-) -> dict[str, Any]:
+    max_seconds: float | None = None,
+    device: str | None = None,
+    progress: bool = False,
+) -> Result:
     """Retrieval by `folds` models, as `results.result` gives it; what the data say of splits is not used.
 
-    options: of `train_projectors`, such as `max_seconds` (of each fold).
+    max_seconds (of each fold), device, progress: of `train_projectors`.
 
     Raises UsageError for fewer than two folds, InputError where there are fewer groups than folds.
     """
+    options: dict[str, Any] = {"max_seconds": max_seconds, "device": device, "progress": progress}
     place = assign_folds(pairs, folds, seed)
     pairs = dataclasses.replace(pairs, splits=None)
     tested = [_test(pairs, place == fold, recipe, seed, options) for fold in range(folds)]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.matrix import rows
-from isthmus.encoders.base import Modality
-from isthmus.losses import Scale, infonce, initial_bias, sigmoid
+from isthmus.data.matrix import Chosen, evenly
+from isthmus.encoders.modality import Modality, spec_of
+from isthmus.losses import LOSSES, Scale, initial_bias
 from isthmus.projectors import Head, Projector, build_projector, solve_expand
 from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
+from isthmus.projectors.projector import project
 from isthmus.training.contrastive.locked_head import LockedHead, build_free, ordered, start_onto
 from isthmus.training.contrastive.recipe import ContrastiveRecipe, HeadOptions, LossOptions
 from isthmus.training.contrastive.views import check_augmented, check_views
@@ -56,8 +58,12 @@ class Joint(nn.Module):
             self.scale = Temperature(scale, **bounds)
         else:
             self.scale = Scale(scale, learn=loss.learn == "log", **bounds)
+        self.function = LOSSES.find(loss.name)
+        takes = inspect.signature(self.function).parameters
+        given = {entry.name for entry in fields(loss)} - {"scale", "bias"}
+        self.own = {name: getattr(loss, name) for name in takes if name in given}
         self.bias: nn.Parameter | None = None
-        if loss.name == "sigmoid":
+        if "bias" in takes:
             self.bias = nn.Parameter(torch.tensor(initial_bias(batch) if loss.bias == "auto" else loss.bias))
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,10 +93,8 @@ class Joint(nn.Module):
     def _loss(
         self, image: Tensor, text: Tensor, groups: tuple[Tensor, Tensor] | None, process_group: ProcessGroup | None
     ) -> Tensor:
-        shared: dict[str, Any] = {"groups": groups, "process_group": process_group}
-        if self.bias is None:
-            return infonce(image, text, self.scale(), **shared)
-        return sigmoid(image, text, self.scale(), self.bias, normalize=self.choices.normalize, **shared)
+        bias = {} if self.bias is None else {"bias": self.bias}
+        return self.function(image, text, self.scale(), **bias, **self.own, groups=groups, process_group=process_group)
 
 
 def build_joint(
@@ -133,11 +137,12 @@ def _onto(
 def build_projectors(head: HeadOptions, pairs: FeaturePairs, width: int) -> tuple[Projector, Projector]:
     """The image and the text projector, with random weights."""
 
-    def build(kind: str, parts: list[int]) -> Projector:
+    def build(kind: str, parts: list[int], modality: Modality) -> Projector:
         expand = head.expand if head.budget is None else solve_expand(kind, parts, width, head.budget)
-        return build_projector(kind, parts, width, norm=head.norm, dropout=head.dropout, expand=expand)
+        options: dict[str, Any] = {"norm": head.norm, "dropout": head.dropout, "expand": expand}
+        return build_projector(kind, parts, width, padded=spec_of(modality).padded, **options)
 
-    return build(head.image, pairs.image_parts), build(head.text, pairs.text_parts)
+    return build(head.image, pairs.image_parts, "image"), build(head.text, pairs.text_parts, "text")
 
 
 def solved_projectors(head: HeadOptions, train: FeaturePairs, val: FeaturePairs | None) -> tuple[Projector, Projector]:
@@ -153,11 +158,9 @@ def solved_projectors(head: HeadOptions, train: FeaturePairs, val: FeaturePairs 
 def fitted_scale(image: Head, text: Head, pairs: FeaturePairs, loss: LossOptions) -> float:
     """The scale at which InfoNCE is least on (at most 2,000 of) `pairs`, within the recipe's bounds."""
     count = len(pairs.image_of)
-    captions = np.linspace(0, count - 1, min(count, SCALE_PAIRS)).astype(np.int64)
+    captions = evenly(count, SCALE_PAIRS)
     images = pairs.image_of[captions]
-    x, y = (
-        F.normalize(projector.eval()(torch.from_numpy(rows(matrix, index))), dim=-1)
-        for projector, matrix, index in ((image, pairs.image, images), (text, pairs.text, captions))
-    )
+    sides = (image, pairs.image, images), (text, pairs.text, captions)
+    x, y = (project(head.eval(), Chosen(matrix, index), torch.device("cpu")) for head, matrix, index in sides)
     groups = torch.from_numpy(pairs.image_group[images]), torch.from_numpy(pairs.text_group[captions])
     return max(loss.min_scale, best_scale(x, y, max=loss.max_scale, groups=groups))

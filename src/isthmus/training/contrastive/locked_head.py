@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality, spec_of
 from isthmus.errors import UsageError
 from isthmus.projectors import Projector, build_projector, solve_expand
 from isthmus.projectors.blocks import Linear, Parallel
@@ -48,10 +48,12 @@ def adapted(recipe: ContrastiveRecipe, width: int) -> tuple[ContrastiveRecipe, l
 
 def build_free(head: HeadOptions, pairs: FeaturePairs, frozen: Modality) -> Projector:
     """The projector that is trained, with random weights."""
-    kind, parts = (head.image, pairs.image_parts) if frozen == "text" else (head.text, pairs.text_parts)
+    free = "image" if frozen == "text" else "text"
+    kind, parts = getattr(head, free), getattr(pairs, f"{free}_parts")
     width = fixed_width(pairs, frozen)
     expand = head.expand if head.budget is None else solve_expand(kind, parts, width, head.budget)
-    return build_projector(kind, parts, width, norm=head.norm, dropout=head.dropout, expand=expand)
+    options: dict[str, Any] = {"norm": head.norm, "dropout": head.dropout, "expand": expand}
+    return build_projector(kind, parts, width, padded=spec_of(free).padded, **options)
 
 
 def start_onto(projector: Projector, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import file_digest
 from isthmus.models.dual_encoder import DualEncoder
@@ -61,9 +61,8 @@ class LockedTower:
             return None
         self._check(pairs)
         features = self.model.projected(self.side, getattr(pairs, self.side))
-        if self.side == "text":
-            return dataclasses.replace(pairs, text=features, text_parts=[self.model.width])
-        return dataclasses.replace(pairs, image=features, image_parts=[self.model.width])
+        embedded: dict[str, Any] = {self.side: features, f"{self.side}_parts": [self.model.width]}
+        return dataclasses.replace(pairs, **embedded)
 
     def summary(self) -> dict[str, Any]:
         """Where the frozen side comes from, for the new model's card."""

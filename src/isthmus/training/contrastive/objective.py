@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.models.ledger import training_cost
 from isthmus.projectors import Projector
+from isthmus.projectors.projector import project
 from isthmus.training.contrastive.batches import Batches, fingerprint
 from isthmus.training.contrastive.joint import Joint, build_joint
 from isthmus.training.contrastive.locked_head import adapted, fixed_width
 from isthmus.training.contrastive.recipe import ContrastiveRecipe
-from isthmus.training.contrastive.validation import project, recalls
+from isthmus.training.contrastive.validation import recalls
 from isthmus.training.objective import Objective
 from isthmus.training.plan import Plan
 

@@ -98,7 +98,7 @@ def live_split(
     named = chosen["image"] if isinstance(chosen["image"], list | tuple) else [chosen["image"]]
     if len(named) != 1 or named[0] is None:
         raise UsageError("pixels (--pixels) needs one image encoder by name: --image-encoder URI.")
-    encoder = named[0] if isinstance(named[0], Encoder) else load_encoder(named[0], modality="image")
+    encoder = load_encoder(named[0], modality="image")
     pictures = open_pairs(pixels)
     held = next(record["fingerprint"] for record in store.encoders if record["modality"] == "image")
     chosen = chosen | {"image": held}  # any: only ids, groups and splits are taken from it

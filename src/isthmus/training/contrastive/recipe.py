@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from isthmus.errors import did_you_mean
+from isthmus.losses import LOSSES
 from isthmus.training.recipe import Recipe
 from isthmus.training.values import within
 
@@ -32,7 +34,7 @@ class HeadOptions:
 
 @dataclass(frozen=True)
 class LossOptions:
-    """What pulls together and pushes apart.
+    """What pulls together and pushes apart; `name`: one of `losses.LOSSES`.
 
     `scale` is 1 / temperature at the start ("auto": the closed form's best on held-out pairs); `learn` its
     logarithm ("log"), the temperature itself ("raw"), or neither.
@@ -42,7 +44,7 @@ class LossOptions:
     prefixes and of the whole are summed (Kusupati et al., NeurIPS 2022, arXiv:2205.13147).
     """
 
-    name: Literal["infonce", "sigmoid"] = "infonce"
+    name: str = "infonce"
     scale: float | Literal["auto"] = within(1 / 0.07, 1e-3, 1e4)
     learn: Literal["log", "raw", "no"] = "log"
     min_scale: float = within(1.0, 1e-3, 1e4)
@@ -92,6 +94,8 @@ class ContrastiveRecipe(Recipe):
         yield from _prefix_conflicts(head, loss)
         if self.data.augment != "none" and (head.init != "random" or head.beside != "none"):
             yield 'data.augment changes features from step to step: a closed form needs data.augment = "none".'
+        if loss.name not in LOSSES.names():
+            yield f"no loss {loss.name!r}.{did_you_mean(loss.name, LOSSES.names())}"
         if loss.min_scale > loss.max_scale:
             yield f"loss.min_scale = {loss.min_scale:g} is above loss.max_scale = {loss.max_scale:g}."
         elif loss.scale != "auto" and not loss.min_scale <= loss.scale <= loss.max_scale:

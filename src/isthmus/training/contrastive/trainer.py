@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.encoders.base import Modality
+from isthmus.encoders.modality import Modality
 from isthmus.projectors import Head
 from isthmus.projectors.closed_form import max_width
 from isthmus.training.contrastive.ensemble import set_beside

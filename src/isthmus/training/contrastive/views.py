@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.encoders.uri import gives_tokens
 from isthmus.errors import UsageError
@@ -37,7 +37,7 @@ def check_augmented(recipe: ContrastiveRecipe, pairs: FeaturePairs) -> None:
         )
 
 
-def _check(modality: str, kind: str, records: Sequence[dict[str, Any]]) -> None:
+def _check(modality: str, kind: str, records: Sequence[EncoderRecord]) -> None:
     known = [record for record in records if "pool" in record]
     wanted = f"head.{modality} = {kind!r}"
     if not takes_tokens(kind):
@@ -54,7 +54,7 @@ def _check(modality: str, kind: str, records: Sequence[dict[str, Any]]) -> None:
         _check_slots(wanted, modality, slots(kind), record)
 
 
-def _check_slots(wanted: str, modality: str, named: dict[str, str], record: dict[str, Any]) -> None:
+def _check_slots(wanted: str, modality: str, named: dict[str, str], record: EncoderRecord) -> None:
     """The first token is the class token where the head has a slot for it, and all others are of one kind."""
     pool = str(record["pool"])
     if not gives_tokens(record["pool"]):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isthmus.data.matrix import evenly
 from isthmus.metrics.calibration import FEWEST, precision_curve
 from isthmus.report.figures import INK, PALETTE, drawn
 
@@ -26,7 +27,7 @@ def map_of_space(image: np.ndarray, text: np.ndarray, image_of: np.ndarray) -> F
     """Images and captions on the two directions in which they differ most (principal components of both)."""
     from matplotlib.figure import Figure
 
-    some = np.unique(np.linspace(0, len(text) - 1, min(len(text), POINTS)).astype(np.int64))
+    some = evenly(len(text), POINTS)
     both = np.concatenate([image[image_of[some]], text[some]]).astype(np.float64)
     centred = both - both.mean(axis=0)
     _, values, basis = np.linalg.svd(centred, full_matrices=False)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isthmus.data.images import BadImage
-from isthmus.evaluation.diagnosis.figures import calibration, cosines, hubs, map_of_space
 from isthmus.evaluation.diagnosis.findings import Findings
 from isthmus.evaluation.inputs import Embedded
+from isthmus.evaluation.pages.diagnosis_figures import calibration, cosines, hubs, map_of_space
+from isthmus.metrics.results import Result
 from isthmus.report import Picture, render_page, write_page
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ TITLES = {
 }
 
 
-def write_report(found: Findings, written: dict[str, Any], path: Path) -> None:
+def write_report(found: Findings, written: Result, path: Path) -> None:
     """Write the page of a diagnosis. Raises `UsageError` where the extra `report` is not installed."""
     embedded = found.embedded
     page = render_page(
-        "isthmus.evaluation.diagnosis",
-        "report.html.j2",
+        "isthmus.evaluation.pages",
+        "diagnosis.html.j2",
         command=f"isthmus eval {written['model']} diagnose {written['dataset']}",
         result=written,
         metrics=written["metrics"],

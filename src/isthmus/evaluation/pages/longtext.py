@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from isthmus.metrics.results import Result
 from isthmus.report import render_page, write_page
 from isthmus.report.figures import INK, PALETTE, drawn
 
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 DIRECTIONS = {"image_retrieval": "caption → image", "text_retrieval": "image → caption"}
 
 
-def write_report(path: str | Path, results: Sequence[dict[str, Any]], lengths: np.ndarray) -> None:
+def write_report(path: str | Path, results: Sequence[Result], lengths: np.ndarray) -> None:
     """Curve, table and the recall of captions by their own length, as an HTML page."""
     page = render_page(
-        "isthmus.evaluation",
-        "longtext_report.html.j2",
+        "isthmus.evaluation.pages",
+        "longtext.html.j2",
         command=f"isthmus eval {results[-1]['model']} longtext {results[-1]['dataset']}",
         results=results,
         last=results[-1],
@@ -38,7 +39,7 @@ def tick_labels(tokens: Sequence[int]) -> list[str]:
 
 
 @drawn
-def curve(results: Sequence[dict[str, Any]], lengths: np.ndarray) -> Figure:
+def curve(results: Sequence[Result], lengths: np.ndarray) -> Figure:
     """Recall@1 and @10 against the number of tokens that are read, with intervals, over the lengths of the captions."""
     from matplotlib.figure import Figure
 

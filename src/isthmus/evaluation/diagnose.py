@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from isthmus.data.matrix import evenly
+from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.diagnosis.audit import audit, recall_by_novelty
 from isthmus.evaluation.diagnosis.findings import Findings
-from isthmus.evaluation.diagnosis.report import write_report
-from isthmus.evaluation.inputs import Embedded, embed_for_evaluation, label_classes
-from isthmus.evaluation.tasks import named, opened
+from isthmus.evaluation.inputs import Data, Embedded, Given, embed_for_evaluation, label_classes, named, opened
+from isthmus.evaluation.pages.diagnosis import write_report
+from isthmus.evaluation.tasks import Prompts, task
 from isthmus.metrics.bootstrap import estimate
 from isthmus.metrics.calibration import softmax_confidence
 from isthmus.metrics.geometry import hubness, modality_gap, occurrences, pair_distances, uniformity
 from isthmus.metrics.nearest import top_k
-from isthmus.metrics.results import result
+from isthmus.metrics.results import Result, result
 from isthmus.metrics.scores import group_vector
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.store import Store
 from isthmus.store.opening import holds_features
 
 SPREAD = 20_000  # rows that uniformity, a product of all with all, is measured on
@@ -35,29 +39,40 @@ DEFINITION = (
 )
 
 
+@task(primary=None)
 def diagnose(
-    model: Any,
-    data: Any,
+    model: Given,
+    data: Data,
     *,
-    against: Any = None,
+    against: Pairs | Store | str | Path | None = None,
     report: str | Path | None = None,
     precision: float = 0.9,
     k: int = 10,
     near: float = 0.95,
-    classes: Any = None,
-    templates: Any = None,
+    classes: str | Path | Sequence[str] | None = None,
+    templates: Prompts | None = None,
     split: str | None = None,
-    only: Any = None,
+    only: str | Path | Sequence[str] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Result:
     """What may be wrong with a joint space: gap, hubs, spread, calibration, and evaluation data that are not new.
 
-    against: the training data (pairs or a store): which evaluated images do they hold too (cosine of encoder features
-    of at least `near`, among others)? report: also write a page with plots there. precision: share of right answers
-    that the threshold to abstain is for. k: of the k-occurrences. classes, templates: as for `zeroshot`; the labels'
-    calibration is measured where the images have labels and the model's encoders are loaded, which a store alone
-    needs only for these. split, only, bootstrap, seed: as for `retrieval`.
+    The labels' calibration is measured where the images have labels and the model's encoders are loaded, which a store
+    alone needs only for `classes` and `templates`.
+
+    Args:
+        against: the training data, pairs or a store: which evaluated images do they hold too?
+        report: also write an HTML page with plots there.
+        precision: the share of right answers that the threshold to abstain is for (0.9).
+        k: of the k-occurrences (10).
+        near: the least cosine, of encoder features, at which an image counts as one of the training data's (0.95).
+        classes: names of the classes, in a file with one a line; default: the labels that occur.
+        templates: prompts with a {} slot, a file of them, or the name of a packaged set.
+        split: only this split of the data: train, val or test.
+        only: only the ids in this Parquet file (column `id`).
+        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
+        seed: of the bootstrap, and of a validation split that the data does not name.
     """
     _check(precision, k, near, against)
     cached = holds_features(data) and (against is None or holds_features(against))
@@ -104,7 +119,7 @@ def _geometry(found: Findings, embedded: Embedded, resampling: dict[str, int]) -
 
     found.add(*estimate(alignment, ["alignment"], int(unit.max()) + 1, *resampling.values()))
     for modality, emb in (("image", embedded.image), ("text", embedded.text)):
-        some = np.linspace(0, len(emb) - 1, min(len(emb), SPREAD)).astype(np.int64)
+        some = evenly(len(emb), SPREAD)
         found.metrics[f"{modality}_uniformity"] = uniformity(emb[some])
 
 

@@ -1,0 +1,28 @@
+"""What stores, models and pairs write down about an encoder."""
+
+from __future__ import annotations
+
+from typing import Any, Required, TypedDict
+
+
+class EncoderRecord(TypedDict, total=False):
+    """An encoder as JSON has it. Features that were imported lack what is not known.
+
+    fingerprint: 64 hex digits that differ when anything that decides the features differs. parts: widths of what
+    stands side by side in the features. licence: of the weights, where it is known. compute_dtype: of the forward
+    pass; bfloat16_cosine: of its features with float32's, on a sample.
+    """
+
+    uri: Required[str]
+    fingerprint: str
+    modality: str
+    revision: str | None
+    backbone_key: str
+    layer: int | None
+    pool: str | None
+    width: int
+    parts: list[int]
+    licence: str | None
+    compute_dtype: str
+    bfloat16_cosine: float
+    preprocessing: dict[str, Any]

@@ -1,0 +1,37 @@
+"""What the sets of captions in several languages share."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+from isthmus.errors import InputError
+
+ISO = {"jp": "ja", "cz": "cs"}  # as two sets write them
+
+Captions = dict[str, dict[str, list[str]]]  # image -> language -> captions
+
+
+def add_captions(
+    captions: Captions, names: list[str], lang: str, texts: list[str], place: str, names_file: Path
+) -> None:
+    """One language's captions, line by line those of the images `names`."""
+    if len(texts) != len(names):
+        raise InputError(f"{place}: {len(texts):,} captions for the {len(names):,} images of {names_file}.")
+    for name, text in zip(names, texts, strict=True):
+        captions[name].setdefault(lang, []).append(text)
+
+
+def iso(lang: str) -> str:
+    """The ISO code of a language."""
+    return ISO.get(lang, lang)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file, which may be gzipped."""
+    try:
+        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        return [line.strip() for line in raw.decode("utf-8-sig").strip().split("\n")]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read as text ({error}).") from None

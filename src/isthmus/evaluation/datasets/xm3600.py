@@ -1,0 +1,27 @@
+"""XM3600, Crossmodal-3600 (Thapliyal et al. 2022, arXiv:2205.12522): 36 languages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from isthmus.errors import InputError
+from isthmus.evaluation.datasets.languages import Captions, iso, read_lines
+
+IMAGES = ("images", ".")
+
+
+def read_xm3600(root: Path, split: str | None = None) -> Captions | None:
+    """`captions.jsonl` (image/key, and per language a list `caption`) beside `images/KEY.jpg`; None where it is not."""
+    file = root / "captions.jsonl"
+    if not file.is_file():
+        return None
+    captions: Captions = {}
+    for line, text in enumerate(read_lines(file), 1):
+        try:
+            row = json.loads(text)
+            said = {lang: value["caption"] for lang, value in row.items() if isinstance(value, dict)}
+            captions[f"{row['image/key']}.jpg"] = {iso(lang): list(texts) for lang, texts in said.items() if texts}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file}: line {line} is not a row of XM3600 ({error!r}).") from None
+    return captions

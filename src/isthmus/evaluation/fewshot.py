@@ -1,0 +1,63 @@
+"""Few shots: the nearest class mean of image features, frozen and projected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from isthmus.evaluation.inputs import Given
+from isthmus.evaluation.labelled import Labelled
+from isthmus.evaluation.probes import DRAWS, Correct, Probed, frozen_and_projected
+from isthmus.evaluation.tasks import task
+from isthmus.metrics.nearest import top_k
+from isthmus.metrics.results import Result
+from isthmus.metrics.scores import unit_rows
+
+SHOTS = (1, 2, 4, 8, 16)
+
+
+@task(primary="fewshot_acc1@16", columns=[f"fewshot_acc1@{k}" for k in SHOTS])
+def fewshot(
+    model: Given,
+    data: Probed,
+    *,
+    shots: Sequence[int] = SHOTS,
+    split: str = "test",
+    out: str | Path | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> list[Result]:
+    """The nearest mean of a few training images of each class: image features frozen, and projected.
+
+    data: as for `linear_probe`.
+
+    Args:
+        shots: how many of each class (all, where it has fewer).
+        split: what to test on (test); the split train is trained on.
+        out: keep the features in this folder, and go on from them.
+        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
+        seed: of the draws and of the bootstrap.
+    """
+
+    def answer(train: Labelled, test: Labelled) -> Correct:
+        return {f"fewshot_acc1@{k}": _few(train, test, k, seed) for k in shots}
+
+    return frozen_and_projected("fewshot", answer, model, data, split, out, bootstrap, seed)
+
+
+def _few(train: Labelled, test: Labelled, k: int, seed: int) -> np.ndarray:
+    """Share of draws in which the nearest mean of k unit features is that of a test image's class.
+
+    No fit, on purpose: a logistic regression on a handful of images depends on the scaling of its features more than on
+    what they know.
+    """
+    labels, number = np.unique(train.labels, return_inverse=True)
+    unit = unit_rows(train.features, "image features").numpy()
+    draws = []
+    for draw in range(DRAWS):
+        order = np.random.default_rng([seed, draw]).permutation(len(number))
+        means = np.stack([unit[order[number[order] == c][:k]].mean(axis=0) for c in range(len(labels))])
+        draws.append(labels[top_k(test.features, means, k=1)[1][:, 0]] == test.labels)
+    return np.mean(draws, axis=0)

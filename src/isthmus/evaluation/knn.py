@@ -1,0 +1,41 @@
+"""k-NN on image features, frozen and projected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isthmus.evaluation.inputs import Given
+from isthmus.evaluation.labelled import Labelled
+from isthmus.evaluation.probes import Correct, Probed, frozen_and_projected
+from isthmus.evaluation.tasks import task
+from isthmus.metrics.probing import KS, knn_correct
+from isthmus.metrics.results import Result
+
+
+@task(primary="knn_acc1@10")
+def knn(
+    model: Given,
+    data: Probed,
+    *,
+    split: str = "test",
+    out: str | Path | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> list[Result]:
+    """The nearest training images vote on the label: image features frozen, and projected.
+
+    data: as for `linear_probe`.
+
+    Args:
+        split: what to test on (test); the split train is trained on.
+        out: keep the features in this folder, and go on from them.
+        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
+        seed: of the bootstrap.
+    """
+
+    def answer(train: Labelled, test: Labelled) -> Correct:
+        ks = [k for k in KS if k <= len(train.labels)] or [len(train.labels)]
+        found = knn_correct(train.features, train.labels, test.features, test.labels, ks=ks)
+        return {f"knn_acc1@{k}": right for k, right in found.items()}
+
+    return frozen_and_projected("knn", answer, model, data, split, out, bootstrap, seed)

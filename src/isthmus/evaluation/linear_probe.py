@@ -1,0 +1,40 @@
+"""A linear probe on image features, frozen and projected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isthmus.evaluation.inputs import Given
+from isthmus.evaluation.labelled import Labelled
+from isthmus.evaluation.probes import Correct, Probed, frozen_and_projected
+from isthmus.evaluation.tasks import task
+from isthmus.metrics.probing import linear_probe_correct
+from isthmus.metrics.results import Result
+
+
+@task(primary="lp_acc1")
+def linear_probe(
+    model: Given,
+    data: Probed,
+    *,
+    split: str = "test",
+    out: str | Path | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> list[Result]:
+    """Logistic regression of the label: one result on image features as they are (frozen), one projected.
+
+    data: a store with labels, labelled pairs with a `split`, or a data set in a layout that `suite` reads.
+
+    Args:
+        split: what to test on (test); the split train is trained on.
+        out: keep the features in this folder, and go on from them.
+        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
+        seed: of the bootstrap, and of the fifth of the training images that the ridge is chosen on.
+    """
+
+    def answer(train: Labelled, test: Labelled) -> Correct:
+        sides = (train.features, train.labels, test.features, test.labels)
+        return {"lp_acc1": linear_probe_correct(*sides, groups=train.groups, seed=seed)}
+
+    return frozen_and_projected("linear_probe", answer, model, data, split, out, bootstrap, seed)

@@ -1,0 +1,45 @@
+"""MMVP-VLM: pairs of images that CLIP takes for one another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from isthmus.evaluation.compositional import MATCHES, evaluate_set
+from isthmus.evaluation.datasets.mmvp import read_mmvp
+from isthmus.evaluation.datasets.questions import Questions
+from isthmus.evaluation.inputs import Given
+from isthmus.evaluation.tasks import task
+from isthmus.metrics.results import Result
+
+
+@task(primary="pair_accuracy", columns=MATCHES)
+def mmvp(
+    model: Given,
+    data: str | Path | Questions,
+    *,
+    images: str | Path | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> list[Result]:
+    """Pair accuracy on MMVP-VLM, with a line per visual pattern.
+
+    A pair is right where both statements find their image: Winoground's image score. Text and group score beside it.
+
+    Args:
+        images: the folder of images, where it is not in its usual place.
+        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
+        seed: of the bootstrap.
+    """
+    results = evaluate_set(model, read_mmvp, data, images, bootstrap, seed)
+    for found in results:
+        _rename(found, "image_score", "pair_accuracy")
+    return results
+
+
+def _rename(found: Result, old: str, new: str) -> None:
+    holders: list[Any] = [found, *found["per_category"]]
+    for holder in holders:
+        for part in ("metrics", "ci95", "chance", "ties"):
+            if part in holder:
+                holder[part] = {new if name == old else name: value for name, value in holder[part].items()}

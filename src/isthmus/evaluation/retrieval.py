@@ -1,0 +1,44 @@
+"""Retrieval in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened
+from isthmus.evaluation.tasks import task
+from isthmus.metrics.results import Result, result
+from isthmus.metrics.retrieval import retrieval as rank
+from isthmus.store.opening import holds_features
+
+COLUMNS = (
+    *("image_retrieval_recall@1", "text_retrieval_recall@1"),
+    *("mean_recall@1", "mean_recall@5", "mean_recall@10"),
+)
+
+
+@task(primary="mean_recall@1", columns=COLUMNS)
+def retrieval(
+    model: Given,
+    data: Data,
+    *,
+    split: str | None = None,
+    only: str | Path | Sequence[str] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Result:
+    """Captions find their images and images their captions, of pairs or of a store's cached features.
+
+    Args:
+        split: only this split of the data: train, val or test.
+        only: only the ids in this Parquet file (column `id`).
+        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
+        seed: of the bootstrap, and of a validation split that the data does not name.
+    """
+    model, name = opened(model, encoders=not holds_features(data))
+    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
+    found = rank(
+        embedded.image, embedded.text, embedded.image_of, groups=embedded.groups, bootstrap=bootstrap, seed=seed
+    )
+    found["skipped"] = embedded.skipped
+    return result(found, dataset=named(data), model=name, task="zeroshot_retrieval")

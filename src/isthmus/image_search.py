@@ -1,0 +1,142 @@
+"""`search`: the images that fit a text, or look like an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from PIL import Image
+from tabulate import tabulate
+
+from isthmus.data.images import EXTENSIONS
+from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.errors import InputError, UsageError
+from isthmus.evaluation.inputs import embed_for_evaluation
+from isthmus.files import write_atomic
+from isthmus.metrics.nearest import top_k
+from isthmus.models.dual_encoder import DualEncoder
+from isthmus.report.contact_sheet import check_image_name, contact_sheet
+from isthmus.store import Store, open_store
+from isthmus.store.opening import holds_features
+
+
+class Hit(TypedDict):
+    """An image that was found. score: its cosine with the query."""
+
+    score: float
+    id: str
+
+
+@dataclass
+class SearchResult:
+    """What `search` found.
+
+    hits: best first; of equal images the one that comes first. skipped: (id, reason) of images that could not be read.
+    pairs: the pictures, None where a store's features were searched.
+    """
+
+    query: str
+    hits: list[Hit]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    pairs: Pairs | None = field(default=None, repr=False)
+
+    def contact_sheet(self) -> Image.Image:
+        """The pictures found, each with its score and id. Raises `UsageError` where a store was searched."""
+        if self.pairs is None:
+            raise UsageError("A store holds no pictures for a contact sheet; search the folder they are in.")
+        row = {id: i for i, id in enumerate(self.pairs.images["id"].to_pylist())}
+        pictures = [self.pairs.decode(row[hit["id"]]) for hit in self.hits]
+        return contact_sheet(pictures, [f"{hit['score']:.3f}\n{hit['id']}" for hit in self.hits], self.query)
+
+    def to_dict(self) -> dict[str, object]:
+        """As `isthmus search --json` writes it."""
+        return {"query": self.query, "hits": self.hits, "skipped": dict(self.skipped)}
+
+    def __str__(self) -> str:
+        return tabulate(self.hits, headers="keys", floatfmt=".3f", disable_numparse=[1])
+
+
+def search(
+    model: DualEncoder | str | Path,
+    images: Pairs | Store | str | Path,
+    query: str | Path | Image.Image,
+    *,
+    k: int = 20,
+    out: str | Path | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> SearchResult:
+    """Find the images that are nearest to a text or an image in the model's space.
+
+    Use this when you want to look at what a model finds, or to find pictures in a folder. For numbers, `evaluate`
+    with the task retrieval; for many queries, `model.encode_image` and `isthmus.metrics.nearest.top_k`.
+
+        >>> found = ist.search("model/", "photos/", "a red bicycle", k=8, out="bicycles.png")
+        >>> found.hits[0]
+        {'score': 0.31, 'id': 'IMG_0412.jpg'}
+
+    Args:
+        model: a `DualEncoder`, its folder, or the URI of a pretrained one.
+        images: a folder of images, pairs (captions are not needed), or a store, whose cached features are used.
+        query: a text, the path of an image file, or a picture.
+        k: how many images, at most.
+        out: also write a contact sheet there, which needs the pictures: not of a store.
+        device, trust_remote_code: for loading a model that is given by its folder or URI.
+
+    Raises:
+        UsageError: k below 1, or a sheet that cannot be written; before anything is encoded.
+        InputError: images that cannot be used, or a query that is named like an image file and is none.
+    """
+    images = images.path if isinstance(images, Store) else images
+    cached = holds_features(images)
+    _check(k, out, images, cached)
+    if isinstance(model, str | Path):
+        model = DualEncoder.from_pretrained(model, device=device, trust_remote_code=trust_remote_code)
+    asked = _embed_query(model, query)
+    pairs = None
+    skipped: list[tuple[str, str]] = []
+    if not isinstance(images, Pairs) and cached:
+        ids, embeddings = _from_store(model, images)
+    else:
+        pairs = images if isinstance(images, Pairs) else read_pairs(images, captions="optional")
+        embedded = embed_for_evaluation(model, _without_captions(pairs))
+        ids, embeddings, skipped = embedded.image_ids, embedded.image, embedded.skipped
+    scores, rows = (found[0].tolist() for found in top_k(asked, embeddings, k))
+    hits = [Hit(score=score, id=ids[row]) for score, row in zip(scores, rows, strict=True)]
+    found = SearchResult("image" if isinstance(query, Image.Image) else str(query), hits, skipped, pairs)
+    if out is not None:
+        write_atomic(out, found.contact_sheet().save)
+    return found
+
+
+def _check(k: int, out: str | Path | None, images: object, cached: bool) -> None:
+    """Say what cannot work before anything is encoded."""
+    if k < 1:
+        raise UsageError(f"k = {k}: ask for at least one image.")
+    if out is not None:
+        if cached:
+            raise UsageError(f"{out}: {images} is a store, which holds no pictures; name their folder.")
+        check_image_name(out)
+
+
+def _embed_query(model: DualEncoder, query: str | Path | Image.Image) -> np.ndarray:
+    """[1, d]: of a picture or the image file that `query` names, else of the text."""
+    if isinstance(query, Image.Image) or Path(query).is_file():
+        return model.encode_image([query])
+    if isinstance(query, Path) or query.lower().endswith(EXTENSIONS):
+        raise InputError(f"{query}: no such image. (A query that ends like an image file is taken for one.)")
+    return model.encode_text([query])
+
+
+def _from_store(model: DualEncoder, path: str | Path) -> tuple[list[str], np.ndarray]:
+    """The ids, and embeddings [n, d] of the cached features."""
+    store = open_store(path)
+    features = store.features("image", [record["fingerprint"] for record in model.records["image"]])
+    return store.images["id"].to_pylist(), model.project("image", features)
+
+
+def _without_captions(pairs: Pairs) -> Pairs:
+    """The images alone: captions would be encoded for nothing."""
+    return Pairs(pairs.images, pairs.captions.slice(0, 0), pairs.reader, path=pairs.path, skipped=pairs.skipped)
