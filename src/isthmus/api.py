@@ -53,10 +53,11 @@ __all__ = [
 
 def embed(
     pairs: Pairs | str | Path,
-    image: str | Encoder | Sequence[str | Encoder],
-    text: str | Encoder | Sequence[str | Encoder],
+    image: str | Encoder | Sequence[str | Encoder] | None = None,
+    text: str | Encoder | Sequence[str | Encoder] | None = None,
     *,
     out: str | Path,
+    encoders: str | Encoder | Sequence[str | Encoder] = (),
     only: str | Path | Sequence[str] | None = None,
     batch_size: int | None = None,
     max_skip: float = 0.01,
@@ -65,6 +66,7 @@ def embed(
     device: str | None = None,
     trust_remote_code: bool = False,
     engine: Literal["local", "ray"] = "local",
+    states_dtype: Literal["float16", "int8"] = "float16",
     progress: bool = False,
 ) -> Store:
     """Write the features of `pairs` by every named encoder into a store and open it.
@@ -82,6 +84,7 @@ def embed(
         image,
         text,
         out=out,
+        encoders=encoders,
         only=only,
         batch_size=batch_size,
         max_skip=max_skip,
@@ -90,6 +93,7 @@ def embed(
         device=device,
         trust_remote_code=trust_remote_code,
         engine=engine,
+        states_dtype=states_dtype,
         progress=progress,
     )
     return open_store(out)

@@ -101,6 +101,14 @@ class Store:
             self._others[modality] = read_table(self.path, modality, self._described)
         return self._others[modality]
 
+    def tables(self, modalities: tuple[str, str] = PAIR) -> dict[str, pa.Table]:
+        """The tables of all modalities, those of a pair first: as `isthmus.store.joining.join` takes them."""
+        return {name: self.table(name) for name in dict.fromkeys((*modalities, *self.modalities))}
+
+    def pooled(self, modality: str) -> list[EncoderRecord]:
+        """The encoders of a modality whose features `features` gives: all but those of states."""
+        return [one for one in self.encoders if one["modality"] == modality and not holds_states(one)]
+
     def features(self, modality: str, which: Which = None, *, partial: bool = False) -> FeatureMatrix:
         """The features of `table(modality)`, row by row: of `images` (modality "image"), `captions` ("text"), …
 
@@ -168,14 +176,13 @@ class Store:
             InputError: as `features`, no image left, or several items per id on the first side.
         """
         first, second = modalities
-        tables = {name: self.table(name) for name in dict.fromkeys((*modalities, *self.modalities))}
-        pairs = join(self.path, tables, self.features(first, image), self.features(second, text))
+        pairs = join(self.path, self.tables(modalities), self.features(first, image), self.features(second, text))
         if split is not None:
             pairs = choose_split(pairs, split, seed)
         return pairs if only is None else choose_ids(pairs, only)
 
     def _choose(self, modality: str, which: Which) -> list[EncoderRecord]:
-        records = [r for r in self.encoders if r["modality"] == modality and not holds_states(r)]
+        records = self.pooled(modality)
         if not records:
             raise UsageError(f"{self.path}: holds no {modality} encoder.")
         if which is None:

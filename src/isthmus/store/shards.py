@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
+from isthmus.encoders.uri import STATES
 from isthmus.errors import InputError
 from isthmus.store.blocks import Block, DamagedShard, digest, read_described, read_keys, save_shard
 from isthmus.store.keys import KEY_BYTES
 from isthmus.store.ragged import RAGGED, RaggedShard, ragged_shard
 
 FORMAT = "isthmus-shard/1"
-STATES = "states"  # the pooling of a record whose shards are ragged
 NAME = re.compile(r"shard-[0-9a-f]{16}\.safetensors")
 _DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _ROWS = 8192
