@@ -56,7 +56,7 @@ def load_all(image: Any, text: Any, encoders: Any = (), **options: Any) -> dict[
         if given is not None
     }
     listed = [encoders] if isinstance(encoders, str | Encoder) else list(encoders)
-    for encoder in load_encoders(listed, **options):
+    for encoder in load_encoders(listed, **options) if listed else ():
         if encoder.modality not in ("image", "text"):
             raise UsageError(f"{encoder.uri}: pairs hold images and captions, nothing of modality {encoder.modality}.")
         found.setdefault(encoder.modality, []).append(encoder)
