@@ -112,6 +112,7 @@ def train(
     val: FeaturePairs | None = None,
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
+    modalities: tuple[str, str] | None = None,
     seed: int = 0,
     max_seconds: float | None = None,
     resume: bool = True,
@@ -144,6 +145,8 @@ def train(
         val: validation pairs where `store` is `FeaturePairs`; a store brings its own validation split.
         init, freeze: a trained model (or its folder), and which side of it ("image" or "text") stays as it is, bit for
             bit: the other side's encoder joins its space. Its features must be those of the model's own encoder.
+        modalities: of the store, which two are joined; default image and text. The first stands in the place of the
+            image in all that is named so here and in the model, the second in that of the text.
         seed: of the order of samples, initial weights, dropout and the validation split.
         max_seconds: stop after this time; the model's summary says at which epoch.
         resume: go on from a checkpoint in `out`.
@@ -159,6 +162,7 @@ def train(
     folder = None if out is None else Path(out)
     how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
     chosen = {"image": image, "text": text, "pixels": pixels, "only": only, "val": val, "init": init, "freeze": freeze}
+    chosen |= {"modalities": modalities}
     return _objective(choices).train(store, choices, how, **_given(choices, chosen))
 
 
@@ -171,6 +175,7 @@ def cross_validate(
     image: str | Sequence[str] | None = None,
     text: str | Sequence[str] | None = None,
     only: str | Path | Sequence[str] | None = None,
+    modalities: tuple[str, str] | None = None,
     seed: int = 0,
     bootstrap: int = 1000,
     max_seconds: float | None = None,
@@ -192,6 +197,7 @@ def cross_validate(
         pairs = store if only is None else choose_ids(store, only)
     else:
         chosen: dict[str, Any] = {"image": image, "text": text, "only": only}
+        chosen |= {} if modalities is None else {"modalities": modalities}
         if isinstance(store, str | Path):
             store, chosen = first_choice(store, chosen)
             store = open_store(store)
@@ -220,11 +226,13 @@ def training_plan(
     only: str | Path | Sequence[str] | None = None,
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
+    modalities: tuple[str, str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
     choices = load_recipe(recipe, overrides)
     chosen = {"image": image, "text": text, "pixels": pixels, "only": only, "init": init, "freeze": freeze}
+    chosen |= {"modalities": modalities}
     return _objective(choices).plan(store, choices, Fitting(seed=seed), **_given(choices, chosen))
 
 

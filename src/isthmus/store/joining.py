@@ -37,8 +37,8 @@ def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: Fe
     ids = images["id"].combine_chunks()
     if pc.count_distinct(ids).as_py() != len(ids):
         raise InputError(
-            f"{path}: several items of {first!r} share an id. Name {first} second: pairs are one of the first modality "
-            "with one or more of the second."
+            f"{path}: several items of {first!r} share an id. Name {first!r} second: pairs are one of the first "
+            "modality with one or more of the second."
         )
     kept = _counterparts(path, tables, first, second)
     captions = captions if kept is None else captions.take(kept)
@@ -95,7 +95,7 @@ def _of_samples(name: str, items: pa.Table, tables: dict[str, pa.Table]) -> list
 
 def image_groups(images: pa.Table) -> np.ndarray:
     """The units of a bootstrap over some rows of a store's image table, int64 [n]: `whole_groups` by their bytes."""
-    return whole_groups(images["group"].to_pylist(), to_keys(images["content_hash"].to_pylist()))
+    return whole_groups(_column(images, "group"), to_keys(images["content_hash"].to_pylist()))
 
 
 def regrouped(pairs: FeaturePairs, images: pa.Table) -> FeaturePairs:

@@ -220,9 +220,8 @@ class Store:
         if len(found) == 1:
             return networks[found[0]]
         if found:
-            raise UsageError(
-                f"{self.path}: holds states of several {modality} encoders; name one: {list(uris.values())}."
-            )
+            listed = ", ".join(uris.values())
+            raise UsageError(f"{self.path}: holds states of several {modality} encoders; name one: {listed}.")
         raise UsageError(f"{self.path}: holds no states of {which!r}." + did_you_mean(str(which), list(uris.values())))
 
     def _choose_layers(self, records: list[EncoderRecord], layers: Sequence[int | None] | None) -> list[EncoderRecord]:
@@ -231,10 +230,8 @@ class Store:
         wanted = held if layers is None else list(layers)
         missing = [layer for layer in wanted if layer not in by_layer]
         if missing or not wanted:
-            there = ", ".join(map(str, held))
-            raise UsageError(
-                f"{self.path}: no layer {missing or wanted} of {records[0]['uri']} is stored; there is {there}."
-            )
+            name, there = backbone_uri(records[0]["uri"]), ", ".join(map(str, held))
+            raise UsageError(f"{self.path}: holds no layers {missing or wanted} of {name}, only {there}.")
         return [by_layer[layer] for layer in wanted]
 
     def _located(self, record: EncoderRecord, keys: np.ndarray, partial: bool) -> tuple[list[AnyShard], np.ndarray]:
