@@ -68,22 +68,24 @@ class Window:
         first = np.array([storage.data_ptr() + block.offset for storage, block in pairs])
         nbytes = first + [block.nbytes for block in blocks] - first.min()
         memory = (ctypes.c_char * int(nbytes.max())).from_address(int(first.min()))
-        flat = torch.frombuffer(memory, dtype=getattr(torch, dtype.name))
-        self.rows = flat.as_strided((len(flat) - self.width + 1, self.width), (1, 1))
+        self._flat = torch.frombuffer(memory, dtype=getattr(torch, dtype.name))
+        self.rows = self._flat.as_strided((len(self._flat) - self.width + 1, self.width), (1, 1))
         self.first = (first - first.min()) // dtype.itemsize
 
     def gather(self, block: np.ndarray, row: np.ndarray, out: torch.Tensor) -> None:
         """Fill `out` [n, width] with row `row[i]` of block `block[i]`."""
-        index = torch.from_numpy(self.first[block] + row * self.width)
-        self.copy(index, out)
+        self.copy(self.first[block] + row * self.width, out)
 
-    def copy(self, index: torch.Tensor, out: torch.Tensor) -> None:
-        """Fill `out` [n, width] with the rows that begin at these elements (int64 [n])."""
-        if out.dtype == self.rows.dtype:
-            torch.index_select(self.rows, 0, index, out=out)
+    def copy(self, begin: np.ndarray, out: torch.Tensor) -> None:
+        """Fill `out` [n, k] with the k elements from element `begin[i]` on, which are all within blocks."""
+        index, rows = torch.from_numpy(begin), self.rows
+        if out.shape[1] != self.width:
+            rows = self._flat.as_strided((len(self._flat) - out.shape[1] + 1, out.shape[1]), (1, 1))
+        if out.dtype == rows.dtype:
+            torch.index_select(rows, 0, index, out=out)
             return
         for some, part in zip(index.split(CONVERTED_AT_ONCE), out.split(CONVERTED_AT_ONCE), strict=True):
-            part.copy_(self.rows.index_select(0, some))
+            part.copy_(rows.index_select(0, some))
 
 
 class FeatureMatrix(OnDemand):

@@ -85,16 +85,11 @@ class StatesMatrix:
             )
         if not out.flags.c_contiguous:
             raise InputError("out must be contiguous: np.ascontiguousarray(out).")
-        steps = np.arange(tokens)
-        mask = steps < length[:, None]
+        mask = np.arange(tokens) < length[:, None]
         if mask.any():
-            full = mask.all()
-            rows = begin[..., None] + (steps if full else np.where(mask, steps, 0)[:, None])
-            self._fill(block, rows, torch.from_numpy(out))
-            if not full:
-                np.moveaxis(out, 1, 2)[~mask] = 0
-        else:
-            out[...] = 0
+            self._fill(block, begin, length, torch.from_numpy(out))
+        if not mask.all():
+            np.moveaxis(out, 1, 2)[~mask] = 0
         return out, mask
 
     def _laid_out(self, shards: Sequence[AnyShard], where: np.ndarray) -> _Layer:
@@ -129,25 +124,31 @@ class StatesMatrix:
             raise InputError(f"{self!r}: its layers have different numbers of tokens: ask for one at a time (layers=).")
         return block, begin, length[:, 0]
 
-    def _fill(self, block: np.ndarray, rows: np.ndarray, out: torch.Tensor) -> None:
-        """Fill `out` [n, L, T, D] with rows `rows` [n, L, T] of shards `block` [n, L].
+    def _fill(self, block: np.ndarray, begin: np.ndarray, length: np.ndarray, out: torch.Tensor) -> None:
+        """Fill `out` [n, L, T, D] with the items that begin at rows `begin` [n, L] of shards `block` [n, L].
 
-        An item without tokens may lie at the end of its shard: it is read from the first row that there is.
+        Each is copied in one piece of T tokens, whatever its length: what follows an item is the caller's to clear.
+        Only where its shard ends before these, just its own tokens are.
         """
-        flat = out.view(-1, out.shape[-1])
+        tokens, flat = out.shape[2], out.view(-1, *out.shape[2:])
+        block, begin, length = block.ravel(), begin.ravel(), np.repeat(length, out.shape[1])
+        held = np.array([shard.values.shape[0] for shard in self._shards])
+        fits = begin + tokens <= held[block]
         for members, number, source in self._sources:
-            mine = members[block]
-            place = np.where(mine, number[block], 0)[..., None]
-            held = np.array([self._shards[i].values.shape[0] for i in np.flatnonzero(members)])
-            row = np.where(mine[..., None], np.minimum(rows, held[place] - 1), 0)
-            place = np.broadcast_to(place, rows.shape)
-            if len(self._sources) == 1:
-                source.gather(place.ravel(), row.ravel(), flat)
-            elif mine.any():
-                chosen = np.flatnonzero(np.broadcast_to(mine[..., None], rows.shape))
-                part = torch.empty(len(chosen), flat.shape[1], dtype=flat.dtype)
-                source.gather(place.ravel()[chosen], row.ravel()[chosen], part)
-                flat[torch.from_numpy(chosen)] = part
+            place = number[block]
+            whole, cut = np.flatnonzero(members[block] & fits), np.flatnonzero(members[block] & ~fits)
+            if len(self._sources) == 1 and len(whole):
+                some = np.where(fits, np.arange(len(block)), whole[0])  # those that are cut follow below
+                source.gather(place[some], begin[some], flat)
+            elif len(whole):
+                part = torch.empty(len(whole), *flat.shape[1:], dtype=flat.dtype)
+                source.gather(place[whole], begin[whole], part)
+                flat[torch.from_numpy(whole)] = part
+            item, step = np.nonzero(np.arange(tokens) < length[cut, None])
+            if len(item):
+                part = torch.empty(len(item), 1, flat.shape[2], dtype=flat.dtype)
+                source.gather(place[cut[item]], begin[cut[item]] + step, part)
+                flat[torch.from_numpy(cut[item]), torch.from_numpy(step)] = part[:, 0]
 
     @cached_property
     def _sources(self) -> list[tuple[np.ndarray, np.ndarray, _Source]]:
@@ -174,16 +175,21 @@ class _Source:
         self.scale = Window(scales) if scales else None
 
     def gather(self, block: np.ndarray, row: np.ndarray, out: torch.Tensor) -> None:
-        """Fill `out` [k, D] with row `row[i]` of shard `block[i]`."""
-        index = torch.from_numpy(self.values.first[block] + row * self.values.width)
+        """Fill `out` [k, T, D] with T rows of shard `block[i]` each, from row `row[i]` on, which are all there."""
+        count, tokens, width = out.shape
+        flat = out.view(count, tokens * width)
+        index = self.values.first[block] + row * width
         if self.scale is None:
-            self.values.copy(index, out)
+            self.values.copy(index, flat)
             return
-        factor = torch.from_numpy(self.scale.first[block] + row)
-        pieces = (column.split(CONVERTED_AT_ONCE) for column in (index, factor, out))
-        for some, factors, part in zip(*pieces, strict=True):
-            part.copy_(self.values.rows.index_select(0, some))
-            part.mul_(self.scale.rows.index_select(0, factors))
+        step = max(1, CONVERTED_AT_ONCE // tokens)
+        factor = self.scale.first[block] + row
+        for start in range(0, count, step):
+            some = slice(start, start + step)
+            self.values.copy(index[some], flat[some])
+            scale = torch.empty(len(factor[some]), tokens)
+            self.scale.copy(factor[some], scale)
+            out[some].mul_(scale[..., None])
 
 
 def backbone_uri(uri: str) -> str:
