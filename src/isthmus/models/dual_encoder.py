@@ -31,6 +31,7 @@ from isthmus.models.saved import (
     read_config,
     read_weights,
     saved_width,
+    take_number,
     write_model,
 )
 from isthmus.projectors import Head
@@ -247,15 +248,17 @@ class DualEncoder(nn.Module):
         config = read_config(path, cls.kind, ["projectors"], MODALITIES)
         weights = read_weights(locate(path, WEIGHTS), config["weights"])
         projectors = empty_projectors(path, config["projectors"])
-        scale, bias = weights.pop("scale"), weights.pop("bias", None)
+        scale, bias = (take_number(weights, name, path / WEIGHTS) for name in ("scale", "bias"))
+        if scale is None:
+            raise InputError(f"{path / WEIGHTS}: no scale. Copy or train the model again.")
         records: Records = {m: config["encoders"][m] for m in MODALITIES}
         if load and encoders is None:
             encoders = load_encoders_of(records, device=device, trust_remote_code=trust_remote_code)
         model = cls(
             projectors["image"],
             projectors["text"],
-            scale=scale.item(),
-            bias=None if bias is None else bias.item(),
+            scale=scale,
+            bias=bias,
             records=records,
             encoders=encoders,
             summary=config.get("summary"),

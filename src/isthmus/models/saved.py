@@ -145,15 +145,20 @@ def empty_projectors(path: Path, configs: Any) -> dict[str, Head]:
 
 
 def read_weights(path: Path, digest: Any) -> dict[str, Tensor]:
-    """The tensors, float32, `scale` and perhaps `bias` among them."""
+    """The tensors, those of floating point as float32. Raises `InputError` for one that is not finite."""
     try:
         weights = read_tensors(path, str(digest))
     except InputError as error:
         raise InputError(f"{error} Copy or train the model again.") from None
     for name, tensor in weights.items():
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: {name} is not made of finite numbers. Train the model again.")
-    single = [name for name in ("scale", "bias") if name in weights and weights[name].numel() != 1]
-    if "scale" not in weights or single:
-        raise InputError(f"{path}: no scale, or not a single number. Copy or train the model again.")
-    return {name: tensor.float() for name, tensor in weights.items()}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+
+
+def take_number(weights: dict[str, Tensor], name: str, path: Path) -> float | None:
+    """Take a single number out of the weights; None where it is not there, `InputError` where it is more than one."""
+    tensor = weights.pop(name, None)
+    if tensor is not None and tensor.numel() != 1:
+        raise InputError(f"{path}: {name} is not a single number. Copy or train the model again.")
+    return None if tensor is None else tensor.item()
