@@ -101,7 +101,8 @@ def project(
     head: in the mode it is in; without a `width` it keeps that of the features. width: the first so many dimensions
     alone. batch_size: rows at once, at most.
     """
-    out = torch.empty(matrix.shape[0], width or int(getattr(head, "width", matrix.shape[1])))
+    own: Any = getattr(head, "width", matrix.shape[1])
+    out = torch.empty(matrix.shape[0], width or own)
     batch = min(batch_size, rows_at_once(matrix.shape[1]))
     for start in range(0, len(out), batch):
         features = torch.from_numpy(rows(matrix, slice(start, start + batch))).to(device)
