@@ -103,9 +103,11 @@ def project(
 ) -> Tensor:
     """Unit rows float32 [n, d] of all features [n, D] on the CPU, computed on `device`, normalised in fp32.
 
-    head: in the mode it is in. width: the first so many of its dimensions alone. batch_size: rows at once, at most.
+    head: in the mode it is in; without a `width` it keeps that of the features. width: the first so many dimensions
+    alone. batch_size: rows at once, at most.
     """
-    out = torch.empty(matrix.shape[0], width or int(head.width))  # type: ignore[arg-type]
+    own: Any = getattr(head, "width", matrix.shape[1])
+    out = torch.empty(matrix.shape[0], width or own)
     batch = min(batch_size, rows_at_once(matrix.shape[1]))
     for start in range(0, len(out), batch):
         features = torch.from_numpy(rows(matrix, slice(start, start + batch))).to(device)
