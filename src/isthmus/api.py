@@ -256,6 +256,8 @@ def training_plan(
     return plan_training(pairs, val, choices, frozen=anchor.side if anchor else None)
 
 
+Model = DualEncoder | str | Path
+Evaluated = Data | Store | MaskedImages | Questions
 One = Literal["retrieval", "zeroshot", "segmentation", "diagnose"]
 Several = Literal[
     "suite",
@@ -274,9 +276,9 @@ Several = Literal[
 
 @overload
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: One,
-    data: Data | Store | MaskedImages,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -286,9 +288,9 @@ def evaluate(
 
 @overload
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: Several,
-    data: Data | Store | Questions,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -298,9 +300,9 @@ def evaluate(
 
 @overload
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: str,
-    data: Data | Store | MaskedImages | Questions,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -309,9 +311,9 @@ def evaluate(
 
 
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: str,
-    data: Data | Store | MaskedImages | Questions,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
