@@ -1,7 +1,7 @@
 """Evaluation tasks: the registry, and what a task's own file says of it.
 
 A task is one function of a model and data. Its name, its docstring and its signature are all that the command line,
-the help and the tables of results are made of:
+the help and the tables of results are made of. `inputs.opened` loads the model that `Given` may only name:
 
     @task(primary="mean_recall@1")
     def retrieval(model: Given, data: Data, *, split: str | None = None, bootstrap: int = 1000) -> Result:
@@ -14,8 +14,8 @@ the help and the tables of results are made of:
 Every parameter after `*` is an option: `--split NAME`, `--bootstrap N`. It may be `int`, `float`, `str`, `bool` (a
 flag: `--x`, or `--no-x` where True is the default), `Literal["a", "b"]`, `Path` or a union with it (a path),
 `Sequence[str]` or `Sequence[int]` (`a,b`), or `Prompts`; `| None` is left aside. One name means one kind of option in
-every task. The help of those in `SHARED`
-need not be said again. For the help, nothing is imported: the file is read as it stands.
+every task; what those in `SHARED` mean need not be said again. For the help, nothing is imported: the file is read as
+it stands.
 """
 
 from __future__ import annotations
