@@ -73,7 +73,8 @@ def _parsed(option: Option) -> dict[str, Any]:
     if "Path" in option.kind:
         return {"metavar": "PATH"}
     if option.choices:
-        return {"choices": option.choices}
+        bare = {"nargs": "?", "const": option.choices[0]} if option.default == "None" else {}
+        return {"choices": option.choices, **bare}
     simple: dict[str, dict[str, Any]] = {
         "bool": {"action": "store_false" if option.default == "True" else "store_true"},
         "int": {"type": int, "metavar": "N"},

@@ -12,10 +12,10 @@ the help and the tables of results are made of. `inputs.opened` loads the model 
         \"\"\"
 
 Every parameter after `*` is an option: `--split NAME`, `--bootstrap N`. It may be `int`, `float`, `str`, `bool` (a
-flag: `--x`, or `--no-x` where True is the default), `Literal["a", "b"]`, `Path` or a union with it (a path),
-`Sequence[str]` or `Sequence[int]` (`a,b`), or `Prompts`; `| None` is left aside. One name means one kind of option in
-every task; what those in `SHARED` mean need not be said again. For the help, nothing is imported: the file is read as
-it stands.
+flag: `--x`, or `--no-x` where True is the default), `Literal["a", "b"]` (where None is the default, the flag without a
+value is the first), `Path` or a union with it (a path), `Sequence[str]` or `Sequence[int]` (`a,b`), or `Prompts`;
+`| None` is left aside. One name means one kind of option in every task; what those in `SHARED` mean need not be said
+again. For the help, nothing is imported: the file is read as it stands.
 """
 
 from __future__ import annotations
