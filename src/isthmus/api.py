@@ -239,6 +239,8 @@ def _given(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+Model = DualEncoder | str | Path
+Evaluated = Data | Store | MaskedImages | Questions
 One = Literal["retrieval", "zeroshot", "segmentation", "diagnose"]
 Several = Literal[
     "suite",
@@ -257,9 +259,9 @@ Several = Literal[
 
 @overload
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: One,
-    data: Data | Store | MaskedImages,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -269,9 +271,9 @@ def evaluate(
 
 @overload
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: Several,
-    data: Data | Store | Questions,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -281,9 +283,9 @@ def evaluate(
 
 @overload
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: str,
-    data: Data | Store | MaskedImages | Questions,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -292,9 +294,9 @@ def evaluate(
 
 
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: str,
-    data: Data | Store | MaskedImages | Questions,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,

@@ -30,6 +30,7 @@ COMMANDS = Registry(
     noun="command",
     elsewhere={"fetch": DEMO, "demo": DEMO},
 )
+HELP = "show this help message and exit"
 DONE, FAILED, SKIPPED, INTERRUPTED = 0, 1, 3, 130
 
 
@@ -58,7 +59,7 @@ def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             add_help=False,
         )
-        command.add_argument("-h", "--help", action=getattr(module, "Help", "help"))
+        command.add_argument("-h", "--help", action=getattr(module, "Help", "help"), help=HELP)
         if argv is None or name in argv:
             module.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isthmus.evaluation.tasks import Option
 
 # Of C0 all but tab and line feed, C1, halves of characters, and what turns the direction of the text around it.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -52,19 +55,56 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_option(parser: argparse.ArgumentParser, option: Option, *, hidden: bool = False) -> None:
+    """An option of a task as the command line has it."""
+    name = option.name.replace("_", "-")
+    text = option.help.rstrip(".").replace("%", "%%")
+    shown: dict[str, Any] = {"dest": option.name, "default": None, "help": argparse.SUPPRESS if hidden else text}
+    parser.add_argument(f"--no-{name}" if option.default == "True" else f"--{name}", **shown, **_parsed(option))
+    if "Prompts" in option.kind:
+        text = argparse.SUPPRESS if hidden else "{class: [sentences]} in place of templates"
+        parser.add_argument("--descriptions", metavar="JSON", help=text)
+
+
+def _parsed(option: Option) -> dict[str, Any]:
+    """How argparse reads the kinds of options that `isthmus.evaluation.tasks` lists."""
+    if "Prompts" in option.kind:
+        return {"nargs": "+", "metavar": "NAME|FILE|PROMPT"}
+    if "Path" in option.kind:
+        return {"metavar": "PATH"}
+    if option.choices:
+        bare = {"nargs": "?", "const": option.choices[0]} if option.default == "None" else {}
+        return {"choices": option.choices, **bare}
+    simple: dict[str, dict[str, Any]] = {
+        "bool": {"action": "store_false" if option.default == "True" else "store_true"},
+        "int": {"type": int, "metavar": "N"},
+        "float": {"type": float, "metavar": "X"},
+        "Sequence[int]": {"type": numbers, "metavar": "1,2"},
+        "Sequence[str]": {"type": names, "metavar": "A,B"},
+    }
+    return simple.get(option.kind[0], {"metavar": "NAME"})
+
+
+def names(text: str) -> list[str]:
+    """`a,b` as a list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """`1,2` as a list; ValueError for what is no whole number."""
+    return [int(name) for name in names(text)]
+
+
 SEGMENTING = ("size", "window", "stride", "threshold", "attention", "alone", "cls")
 
 
 def add_segmentation_arguments(parser: argparse.ArgumentParser) -> None:
-    """How an image is segmented; read them with `segmentation_options`."""
-    group = parser.add_argument_group("segmentation")
-    group.add_argument("--size", type=int, metavar="PX", help="shorter side as the encoder sees it (its own)")
-    group.add_argument("--window", type=int, metavar="PX", help="slide a square over the image (the whole at once)")
-    group.add_argument("--stride", type=int, metavar="PX", help="from window to window (half a window)")
-    group.add_argument("--threshold", type=float, metavar="P", help="less probable pixels are the class 'background'")
-    group.add_argument("--attention", choices=["qk", "qq"], help="of the last block: its own (qk), or among queries")
-    group.add_argument("--alone", action="store_true", default=None, help="last block: attention without MLP, residual")
-    group.add_argument("--no-cls", dest="cls", action="store_false", default=None, help="token heads: patches alone")
+    """How an image is segmented, as the task takes it; read them with `segmentation_options`."""
+    from isthmus.evaluation.tasks import describe
+
+    for option in describe("segmentation").options:
+        if option.name in SEGMENTING:
+            add_option(parser, option)
 
 
 def segmentation_options(args: argparse.Namespace) -> dict[str, Any]:

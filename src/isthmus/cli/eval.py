@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Help(argparse.Action):
     """`--help`: after the name of a task the task's own options, else the tasks and what all of them take."""
 
-    def __init__(self, option_strings: list[str], dest: str) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="show this help message and exit")
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
         from isthmus.evaluation.tasks import TASKS
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "\n".join([parser.epilog or "", "", *lines])
     for option in options.values():  # any task's: `evaluate` says which of them the one named does not take
         with suppress(argparse.ArgumentError):  # one that all commands have, such as --seed
-            _add(parser, option, hidden=True)
+            common.add_option(parser, option, hidden=True)
     parser.set_defaults(options=list(options.values()))
 
 
@@ -118,44 +118,5 @@ def _task_parser(name: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("data", metavar="DATA", nargs="+", help="what the task reads")
     for option in described.options:
-        _add(parser, option)
+        common.add_option(parser, option)
     return parser
-
-
-def _add(parser: argparse.ArgumentParser, option: Option, *, hidden: bool = False) -> None:
-    """An option of a task as the command line has it."""
-    name = option.name.replace("_", "-")
-    text = option.help.rstrip(".").replace("%", "%%")
-    shown: dict[str, Any] = {"dest": option.name, "default": None, "help": argparse.SUPPRESS if hidden else text}
-    parser.add_argument(f"--no-{name}" if option.default == "True" else f"--{name}", **shown, **_parsed(option))
-    if "Prompts" in option.kind:
-        text = argparse.SUPPRESS if hidden else "{class: [sentences]} in place of templates"
-        parser.add_argument("--descriptions", metavar="JSON", help=text)
-
-
-def _parsed(option: Option) -> dict[str, Any]:
-    """How argparse reads the kinds of options that `isthmus.evaluation.tasks` lists."""
-    if "Prompts" in option.kind:
-        return {"nargs": "+", "metavar": "NAME|FILE|PROMPT"}
-    if "Path" in option.kind:
-        return {"metavar": "PATH"}
-    if option.choices:
-        return {"choices": option.choices}
-    simple: dict[str, dict[str, Any]] = {
-        "bool": {"action": "store_false" if option.default == "True" else "store_true"},
-        "int": {"type": int, "metavar": "N"},
-        "float": {"type": float, "metavar": "X"},
-        "Sequence[int]": {"type": numbers, "metavar": "1,2"},
-        "Sequence[str]": {"type": names, "metavar": "A,B"},
-    }
-    return simple.get(option.kind[0], {"metavar": "NAME"})
-
-
-def names(text: str) -> list[str]:
-    """`a,b` as a list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def numbers(text: str) -> list[int]:
-    """`1,2` as a list; ValueError for what is no whole number."""
-    return [int(name) for name in names(text)]

@@ -63,16 +63,9 @@ def diagnose(
 
     Args:
         against: the training data, pairs or a store: which evaluated images do they hold too?
-        report: also write an HTML page with plots there.
         precision: the share of right answers that the threshold to abstain is for (0.9).
         k: of the k-occurrences (10).
         near: the least cosine, of encoder features, at which an image counts as one of the training data's (0.95).
-        classes: names of the classes, in a file with one a line; default: the labels that occur.
-        templates: prompts with a {} slot, a file of them, or the name of a packaged set.
-        split: only this split of the data: train, val or test.
-        only: only the ids in this Parquet file (column `id`).
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap, and of a validation split that the data does not name.
     """
     _check(precision, k, near, against)
     cached = holds_features(data) and (against is None or holds_features(against))

@@ -29,8 +29,6 @@ def knn(
     Args:
         split: what to test on (test); the split train is trained on.
         out: keep the features in this folder, and go on from them.
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap.
     """
 
     def answer(train: Labelled, test: Labelled) -> Correct:

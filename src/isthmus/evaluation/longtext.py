@@ -48,9 +48,6 @@ def longtext(
     Args:
         split: of DOCCI (test, the default, train, qual_dev, qual_test) or of pairs.
         max_tokens: read so many of the longest captions, within the encoder's positions; default: all that it can.
-        report: also write an HTML page with the curve there.
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap.
 
     Raises UsageError for `max_tokens` beyond the encoder's positions.
     """

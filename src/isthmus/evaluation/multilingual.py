@@ -54,13 +54,10 @@ def multilingual(
     `unknown_tokens` (share) and `characters_per_token` (`reading`).
 
     Args:
-        images: the folder of images, where it is not in its usual place.
         languages: only these.
         classes: a folder of LANG.json, {"templates": ["ein Bild von {}"], "classes": {"label": "name"}}: also classify
             the images' labels in those languages.
         split: of Multi30k (test_2016_flickr) or of pairs.
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap.
 
     Raises UsageError for a language that is not there; InputError where the tokenizer does not know one that was
     asked for (or any): more than half of its tokens are unknown. Of languages nobody asked for, such are skipped.

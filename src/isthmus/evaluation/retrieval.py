@@ -27,14 +27,7 @@ def retrieval(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
-    """Captions find their images and images their captions, of pairs or of a store's cached features.
-
-    Args:
-        split: only this split of the data: train, val or test.
-        only: only the ids in this Parquet file (column `id`).
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap, and of a validation split that the data does not name.
-    """
+    """Captions find their images and images their captions, of pairs or of a store's cached features."""
     model, name = opened(model, encoders=not holds_features(data))
     embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
     found = rank(

@@ -116,7 +116,6 @@ def segmentation(
 
     Args:
         classes: names in the order of the masks' values, in a file with one a line; default: classes.txt.
-        templates: prompts with a {} slot, a file of them, or the name of a packaged set.
         split: only these rows of a table.
         size: pixels of the shorter side as the encoder sees it (its own).
         window: slide a square of so many pixels over the image (default: the whole at once).
@@ -125,8 +124,6 @@ def segmentation(
         attention: of the last block: its own (qk), or among queries (qq).
         alone: last block: attention without MLP and residual.
         cls: token heads: patches alone, without the class token.
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap.
     """
     from isthmus.segmentation import Segmenter
 

@@ -24,16 +24,7 @@ def zeroshot(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
-    """Images find their labels by the text of the labels' names; pairs or a store with labels.
-
-    Args:
-        classes: names of the classes, in a file with one a line; default: the labels that occur.
-        templates: prompts with a {} slot, a file of them, or the name of a packaged set.
-        split: only this split of the data: train, val or test.
-        only: only the ids in this Parquet file (column `id`).
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap, and of a validation split that the data does not name.
-    """
+    """Images find their labels by the text of the labels' names; pairs or a store with labels."""
     model, name = opened(model)
     embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
     found = zeroshot_labels(

@@ -51,8 +51,6 @@ def suite(
         templates: prompts in place of the sets' own: with a {} slot, a file, a packaged set's name, or descriptions
             {class: [sentences]}, which may stand below the sets' names.
         split: of every set (test); val where a set has no test.
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap.
 
     Raises UsageError for an unknown set, InputError where nothing at all could be evaluated.
     """
