@@ -45,9 +45,7 @@ optim.epochs = 6
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an entry point of another package does."""
-    monkeypatch.setitem(
-        OBJECTIVES.__dict__, "own", {**OBJECTIVES.own, "classifier": "toy_objective:ClassifierObjective"}
-    )
+    monkeypatch.setitem(OBJECTIVES.__dict__, "own", {**OBJECTIVES.own, "classifier": "toy_objective"})
     OBJECTIVES.__dict__.pop("_entries", None)
     yield
     OBJECTIVES.__dict__.pop("_entries", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -22,18 +23,16 @@ from isthmus.image_search import search
 from isthmus.metrics.results import Result
 from isthmus.models.checkup import doctor
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.models.ledger import model_ledger
 from isthmus.segmentation.data import MaskedImages
 from isthmus.segmentation.run import segment
-from isthmus.selection.choice import first_choice
 from isthmus.selection.run import select
 from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids
-from isthmus.training import load_recipe, plan_training, train_projectors
+from isthmus.store.opening import first_choice
+from isthmus.training import Recipe, load_recipe
 from isthmus.training.contrastive.folds import cross_validate as _cross_validate
-from isthmus.training.contrastive.locked_tower import LockedTower
-from isthmus.training.contrastive.pixels import live_split
-from isthmus.training.processes import Processes
+from isthmus.training.fit import Fitting
+from isthmus.training.recipe import OBJECTIVES
 
 __all__ = [
     "cross_validate",
@@ -152,39 +151,11 @@ def train(
         InputError: features, splits or checkpoints that cannot be used; the message says why.
         UsageError: an unknown recipe, key or encoder.
     """
-    anchor = None if init is None and freeze is None else LockedTower.of(init, freeze)
     choices = load_recipe(recipe, overrides)
-    chosen = {"image": image, "text": text, "only": only, "seed": seed}
-    pairs, val = _split(store, chosen, val, anchor, pixels, choices.data.augment)
-    trained = train_projectors(
-        pairs,
-        val,
-        choices,
-        frozen=anchor.side if anchor else None,
-        out=out,
-        seed=seed,
-        max_seconds=max_seconds,
-        resume=resume,
-        progress=progress,
-        log=log,
-        device=device,
-        checkpoint_seconds=checkpoint_seconds,
-    )
-    joined = {} if anchor is None else {"joined": anchor.summary()}
-    records = {"image": pairs.image_encoder, "text": pairs.text_encoder}
-    ledger = model_ledger(_folder(store), records, trained.summary["ledger"])
-    model = DualEncoder(
-        anchor.projector if anchor and anchor.side == "image" else trained.image_projector,
-        anchor.projector if anchor and anchor.side == "text" else trained.text_projector,
-        scale=trained.scale,
-        bias=trained.bias,
-        records=records,
-        summary={"recipe": trained.recipe, **trained.summary, **joined, "ledger": ledger},
-        width=anchor.cut if anchor else None,
-    )
-    if out is not None and Processes().first:
-        model.save_pretrained(out)
-    return model
+    folder = None if out is None else Path(out)
+    how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
+    chosen = {"image": image, "text": text, "pixels": pixels, "only": only, "val": val, "init": init, "freeze": freeze}
+    return _objective(choices).train(store, choices, how, **_given(choices, chosen))
 
 
 def cross_validate(
@@ -248,11 +219,24 @@ def training_plan(
     seed: int = 0,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
-    chosen = {"image": image, "text": text, "only": only, "seed": seed}
-    anchor = None if init is None and freeze is None else LockedTower.of(init, freeze)
     choices = load_recipe(recipe, overrides)
-    pairs, val = _split(store, chosen, None, anchor, pixels, choices.data.augment)
-    return plan_training(pairs, val, choices, frozen=anchor.side if anchor else None)
+    chosen = {"image": image, "text": text, "pixels": pixels, "only": only, "init": init, "freeze": freeze}
+    return _objective(choices).plan(store, choices, Fitting(seed=seed), **_given(choices, chosen))
+
+
+def _objective(recipe: Recipe) -> Any:
+    """The module with `train` and `plan` of what a recipe learns."""
+    return OBJECTIVES.find(recipe.objective)
+
+
+def _given(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are given; `UsageError` for one that the recipe's objective does not take."""
+    given = {name: value for name, value in options.items() if value is not None}
+    known = inspect.signature(_objective(recipe).train).parameters
+    for name in given:
+        if name not in known:
+            raise UsageError(f"A recipe with objective = {recipe.objective!r} takes no {name!r}.")
+    return given
 
 
 One = Literal["retrieval", "zeroshot", "segmentation", "diagnose"]
@@ -344,48 +328,3 @@ def evaluate(
     check_options(task, options)
     given = Saved(model, device, trust_remote_code) if isinstance(model, str | Path) else model
     return find_task(task)(given, data.path if isinstance(data, Store) else data, **options)
-
-
-def _split(
-    store: Store | FeaturePairs | str | Path,
-    chosen: dict[str, Any],
-    val: FeaturePairs | None = None,
-    anchor: LockedTower | None = None,
-    pixels: Pairs | str | Path | None = None,
-    augment: str = "none",
-) -> tuple[FeaturePairs, FeaturePairs | None]:
-    """Train and validation pairs, one side of which is embedded where it is anchored in a space that exists.
-
-    Or whose images are encoded while training, where there are `pixels`.
-    """
-    if pixels is not None:
-        if anchor is not None or isinstance(store, FeaturePairs):
-            raise UsageError("pixels (--pixels) needs a store, and does not go with init and freeze.")
-        return live_split(open_store(store) if isinstance(store, str | Path) else store, chosen, pixels, augment)
-    pairs, val = (
-        (store, val)
-        if isinstance(store, FeaturePairs) and val is not None
-        else _split_of(store, anchor.choose(chosen) if anchor else chosen)
-    )
-    return (pairs, val) if anchor is None else (anchor.embedded(pairs), anchor.embedded(val))  # type: ignore[return-value]
-
-
-def _split_of(
-    store: Store | FeaturePairs | str | Path, chosen: dict[str, Any]
-) -> tuple[FeaturePairs, FeaturePairs | None]:
-    """Train and validation pairs of a store; of arrays, only where their `splits` name a validation part."""
-    if isinstance(store, FeaturePairs):
-        found = store.split(seed=chosen.get("seed", 0)) if store.splits else {"train": store}
-        only = chosen.get("only")
-        return found["train"] if only is None else choose_ids(found["train"], only), found.get("val")
-    if isinstance(store, str | Path):
-        store, chosen = first_choice(store, chosen)
-        store = open_store(store)
-    return store.pairs(split="train", **chosen), store.pairs(split="val", **{**chosen, "only": None})
-
-
-def _folder(store: Store | FeaturePairs | str | Path) -> Path | None:
-    """Where a store's ledger is; None for arrays."""
-    if isinstance(store, str | Path):
-        return Path(first_choice(store, {})[0])
-    return store.path if isinstance(store, Store) else None

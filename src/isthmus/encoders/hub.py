@@ -100,6 +100,13 @@ def loading(uri: EncoderURI) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def is_cached(repo: str, file: str) -> bool:
+    """Whether the hub's cache holds a file of a repository, in its newest known revision."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repo, file), str)
+
+
 def offline() -> bool:
     """Whether the user asked for no network at all (`ISTHMUS_OFFLINE=1`)."""
     return os.environ.get("ISTHMUS_OFFLINE", "0") not in ("", "0")

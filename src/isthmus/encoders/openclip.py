@@ -167,10 +167,8 @@ def repo_of(uri: EncoderURI) -> tuple[str, str | None]:
 
 def _require_text_config(folder: Path, uri: EncoderURI) -> None:
     """Text towers of transformers name the model whose configuration they have; it is not fetched unasked."""
-    from huggingface_hub import try_to_load_from_cache
-
     name = read_json(folder / "open_clip_config.json").get("model_cfg", {}).get("text_cfg", {}).get("hf_model_name")
-    if name and not Path(name).is_dir() and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+    if name and not Path(name).is_dir() and not hub.is_cached(name, "config.json"):
         raise OfflineError(
             f"{uri}: its text tower has the configuration of {name}, which is not in the cache."
             f" Run `hf download {name} config.json` once."

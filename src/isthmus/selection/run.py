@@ -35,13 +35,12 @@ from isthmus.selection.candidates import (
     pairs_of,
     wanted_ids,
 )
-from isthmus.selection.choice import RESULT
 from isthmus.selection.ranking import correlation, cost_of, pareto, ranked, tied_with_first
 from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Score, Scorer
 from isthmus.selection.sides import Side
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids
-from isthmus.store.opening import holds_features, open_pairs
+from isthmus.store.opening import SELECTION, holds_features, open_pairs
 from isthmus.version import __version__
 
 REPORT = "report.html"
@@ -437,7 +436,7 @@ def write(selection: Selection, out: Path) -> None:
     if home is not None:  # a store of our own moves along with the folder
         inside = home.resolve().is_relative_to(out.resolve())
         told["store"] = str(home.resolve().relative_to(out.resolve()) if inside else home.resolve())
-    write_json(out / RESULT, told)
+    write_json(out / SELECTION, told)
     from isthmus.selection.report import write_report
 
     with on_top():

@@ -9,8 +9,11 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.records import Captions
 from isthmus.errors import InputError, UsageError
+from isthmus.files import read_json
 from isthmus.store.manifest import is_store, is_unfinished
 from isthmus.store.reader import Store, open_store
+
+SELECTION = "select.json"  # what `isthmus select` writes
 
 
 def holds_features(source: Any) -> bool:
@@ -46,3 +49,20 @@ def open_pairs(source: Any, captions: Captions = "required", **options: Any) -> 
         name = source if isinstance(source, str | Path) else getattr(source, "path", "arrays")
         raise InputError(f"{name}: holds features, and no pictures. Give the pairs that they were made of.")
     return read_pairs(source, captions=captions, **options)
+
+
+def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The store and the encoders of a selection's first choice; encoders that are `named` already stay.
+
+    A folder without select.json is a store itself and passes. Raises `InputError` for a selection among arrays.
+    """
+    folder = Path(folder)
+    if not (folder / SELECTION).is_file():
+        return folder, named
+    told = read_json(folder / SELECTION)
+    if told["store"] is None:
+        raise InputError(
+            f"{folder}: a selection among arrays, which are not stored; train `selection.feature_pairs()` in Python."
+        )
+    chosen = {side: named.get(side) or told["first_choice"][side] for side in ("image", "text")}
+    return folder / told["store"], named | chosen

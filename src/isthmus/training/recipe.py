@@ -21,10 +21,11 @@ from isthmus.training.values import checked_section, keys_of, nearest_key, withi
 
 Tables = Mapping[str, Any]
 
-# What there is to learn, by the name in a recipe's `objective`: subclasses of `training.objective.Objective`.
+# What there is to learn, by the name in a recipe's `objective`: modules with `recipe`, the class of its recipes, and
+# `train` and `plan`, functions of a store, a recipe, a `Fitting` and what else they take; they run an `Objective`.
 OBJECTIVES = Registry(
     "isthmus.objectives",
-    {"contrastive": "isthmus.training.contrastive.objective:ContrastiveObjective"},
+    {"contrastive": "isthmus.training.contrastive.train"},
     noun="objective",
 )
 

@@ -1,0 +1,134 @@
+"""From a store to a dual encoder: which pairs train it, which side is locked, and the model that comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.pairs import Pairs
+from isthmus.errors import UsageError
+from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.ledger import model_ledger
+from isthmus.store import Store, open_store
+from isthmus.store.joining import choose_ids
+from isthmus.store.opening import first_choice
+from isthmus.training.contrastive.locked_tower import LockedTower
+from isthmus.training.contrastive.pixels import live_split
+from isthmus.training.contrastive.recipe import ContrastiveRecipe
+from isthmus.training.contrastive.trainer import Trained, plan_training, train_projectors
+from isthmus.training.fit import Fitting
+from isthmus.training.processes import Processes
+
+recipe = ContrastiveRecipe  # the class of this objective's recipes
+Named = str | Sequence[str] | None  # encoders of a store
+
+
+def train(
+    store: Store | FeaturePairs | str | Path,
+    choices: ContrastiveRecipe,
+    how: Fitting,
+    *,
+    image: Named = None,
+    text: Named = None,
+    pixels: Pairs | str | Path | None = None,
+    only: str | Path | Sequence[str] | None = None,
+    val: FeaturePairs | None = None,
+    init: DualEncoder | str | Path | None = None,
+    freeze: str | None = None,
+) -> DualEncoder:
+    """Train two projectors and return the dual encoder, saved where `how.out` says; arguments as of `isthmus.train`."""
+    locked = _locked(init, freeze)
+    chosen = {"image": image, "text": text, "only": only, "seed": how.seed}
+    pairs, val = _split(store, chosen, val, locked, pixels, choices.data.augment)
+    trained = train_projectors(pairs, val, choices, frozen=locked.side if locked else None, **vars(how))
+    model = _model(trained, pairs, locked, _folder(store))
+    if how.out is not None and Processes().first:
+        model.save_pretrained(how.out)
+    return model
+
+
+def plan(
+    store: Store | FeaturePairs | str | Path,
+    choices: ContrastiveRecipe,
+    how: Fitting,
+    *,
+    image: Named = None,
+    text: Named = None,
+    pixels: Pairs | str | Path | None = None,
+    only: str | Path | Sequence[str] | None = None,
+    val: FeaturePairs | None = None,
+    init: DualEncoder | str | Path | None = None,
+    freeze: str | None = None,
+) -> dict[str, Any]:
+    """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
+    locked = _locked(init, freeze)
+    chosen = {"image": image, "text": text, "only": only, "seed": how.seed}
+    pairs, val = _split(store, chosen, val, locked, pixels, choices.data.augment)
+    return plan_training(pairs, val, choices, frozen=locked.side if locked else None)
+
+
+def _locked(init: DualEncoder | str | Path | None, freeze: str | None) -> LockedTower | None:
+    return None if init is None and freeze is None else LockedTower.of(init, freeze)
+
+
+def _model(trained: Trained, pairs: FeaturePairs, locked: LockedTower | None, store: Path | None) -> DualEncoder:
+    """The model of what was trained, and of the side that was there already."""
+    joined = {} if locked is None else {"joined": locked.summary()}
+    records = {"image": pairs.image_encoder, "text": pairs.text_encoder}
+    ledger = model_ledger(store, records, trained.summary["ledger"])
+    return DualEncoder(
+        locked.projector if locked and locked.side == "image" else trained.image_projector,
+        locked.projector if locked and locked.side == "text" else trained.text_projector,
+        scale=trained.scale,
+        bias=trained.bias,
+        records=records,
+        summary={"recipe": trained.recipe, **trained.summary, **joined, "ledger": ledger},
+        width=locked.cut if locked else None,
+    )
+
+
+def _split(
+    store: Store | FeaturePairs | str | Path,
+    chosen: dict[str, Any],
+    val: FeaturePairs | None = None,
+    locked: LockedTower | None = None,
+    pixels: Pairs | str | Path | None = None,
+    augment: str = "none",
+) -> tuple[FeaturePairs, FeaturePairs | None]:
+    """Train and validation pairs, one side of which is embedded where it lies in a space that exists.
+
+    Or whose images are encoded while training, where there are `pixels`.
+    """
+    if pixels is not None:
+        if locked is not None or isinstance(store, FeaturePairs):
+            raise UsageError("pixels (--pixels) needs a store, and does not go with init and freeze.")
+        return live_split(open_store(store) if isinstance(store, str | Path) else store, chosen, pixels, augment)
+    pairs, val = (
+        (store, val)
+        if isinstance(store, FeaturePairs) and val is not None
+        else _split_of(store, locked.choose(chosen) if locked else chosen)
+    )
+    return (pairs, val) if locked is None else (locked.embedded(pairs), locked.embedded(val))  # type: ignore[return-value]
+
+
+def _split_of(
+    store: Store | FeaturePairs | str | Path, chosen: dict[str, Any]
+) -> tuple[FeaturePairs, FeaturePairs | None]:
+    """Train and validation pairs of a store; of arrays, only where their `splits` name a validation part."""
+    if isinstance(store, FeaturePairs):
+        found = store.split(seed=chosen.get("seed", 0)) if store.splits else {"train": store}
+        only = chosen.get("only")
+        return found["train"] if only is None else choose_ids(found["train"], only), found.get("val")
+    if isinstance(store, str | Path):
+        store, chosen = first_choice(store, chosen)
+        store = open_store(store)
+    return store.pairs(split="train", **chosen), store.pairs(split="val", **{**chosen, "only": None})
+
+
+def _folder(store: Store | FeaturePairs | str | Path) -> Path | None:
+    """Where a store's ledger is; None for arrays."""
+    if isinstance(store, str | Path):
+        return Path(first_choice(store, {})[0])
+    return store.path if isinstance(store, Store) else None
