@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import isthmus as ist
-from isthmus.api import _split
 from isthmus.cli import COMMANDS, main
+from isthmus.training.contrastive.train import _split
 from toys import pixel_encoder, word_encoder, write_pairs
 
 HEAVY = ("torch", "transformers", "pyarrow", "sentence_transformers", "PIL", "matplotlib", "numpy")
