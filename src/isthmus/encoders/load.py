@@ -53,9 +53,7 @@ def load_encoders(
     trust_remote_code: bool = False,
     fetch: bool = True,
 ) -> list[Encoder]:
-    """Load several, each network once: views of one network share it. `layer=*` becomes a view per layer; encoders that
-    are loaded already follow.
-    """
+    """Load several, each network once; `layer=*` becomes a view per layer. Encoders that are loaded already follow."""
     backbones: dict[EncoderURI, Encoder] = {}
     views: list[Encoder] = []
     named = list(uris)
