@@ -50,13 +50,8 @@ def test_layers_that_differ_in_width_or_tokens_come_as_a_list(tmp_path: Path) ->
     config = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
     encoder = load_encoder(f"hf:{save_processor(save_network(tmp_path, 'ConvNext', config), crop=64)}")
     states = encoder.states(pictures(2))
-    assert [tuple(one.shape) for one in states.values] == [
-        (2, 256, 8),
-        (2, 256, 8),
-        (2, 64, 16),
-        (2, 16, 24),
-        (2, 4, 32),
-    ]
+    shapes = [(2, 256, 8), (2, 256, 8), (2, 64, 16), (2, 16, 24), (2, 4, 32)]
+    assert [tuple(one.shape) for one in states.values] == shapes
     assert [tuple(one.shape) for one in states.mask] == [shape[:2] for shape in shapes]
     assert all(bool(one.all()) for one in states.mask)
     alike = encoder.states(pictures(2), layers=[0, 1])
