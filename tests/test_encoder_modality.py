@@ -16,7 +16,7 @@ from isthmus.encoders.callables import from_callable
 from isthmus.encoders.modality import IMAGE, MODALITIES, TEXT, ModalitySpec, spec_of
 from isthmus.encoders.uri import COMMON, OPTIONS, POOLS, EncoderURI
 from isthmus.errors import InputError, UsageError
-from isthmus.store.manifest import Manifest, check_record
+from isthmus.store.manifest import check_record
 from tiny_encoders import save_bert
 
 SOUND = ModalitySpec(
@@ -93,8 +93,3 @@ def test_a_modality_that_is_not_registered_is_refused_everywhere(tmp_path: Path)
     record = {"modality": "../up", "uri": "x", "fingerprint": "0" * 64, "width": 2, "parts": [2]}
     with pytest.raises(InputError, match="modality or fingerprint is malformed"):
         check_record(record, tmp_path)
-
-
-def test_a_manifest_finds_the_table_of_a_modality() -> None:
-    manifest = Manifest()
-    assert manifest.table("image") is manifest.images and manifest.table("text") is manifest.captions

@@ -60,7 +60,7 @@ def _from_features(source: Store | FeaturePairs, encoding: Encoding) -> MatrixPo
         unit=pairs.image_of,
         texts=pairs.captions,
         usable=~splits[pairs.image_of] if splits.any() else None,
-        records={"text": pairs.text_encoder, "image": pairs.image_encoder} if encoding.model is None else {},
+        records=pairs.records if encoding.model is None else {},
         opened=source,
     )
 

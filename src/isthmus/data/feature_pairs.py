@@ -15,6 +15,8 @@ from isthmus.data.matrix import Matrix, check_finite, take
 from isthmus.data.splits import assign_splits
 from isthmus.errors import InputError
 
+SIDES = ("image", "text")  # of pairs, each called by the modality that it is of unless its encoders say another
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeaturePairs:
@@ -49,6 +51,15 @@ class FeaturePairs:
         """The number of images."""
         return self.image.shape[0]
 
+    @property
+    def records(self) -> dict[str, list[EncoderRecord]]:
+        """What is known of the encoders of each side."""
+        return {side: getattr(self, f"{side}_encoder") for side in SIDES}
+
+    def modality(self, side: str) -> str:
+        """What a side's features are of: as its encoders' records say, else what the side is called."""
+        return next((record["modality"] for record in self.records[side] if "modality" in record), side)
+
     @classmethod
     def from_arrays(
         cls,
@@ -73,7 +84,7 @@ class FeaturePairs:
         and the captions. check: look at every value for NaN and infinity. fields: others of this class.
         Raises `InputError` naming the row where features or lengths are wrong.
         """
-        n, m = (_length(name, matrix) for name, matrix in (("image", image), ("text", text)))
+        n, m = (_length(name, matrix) for name, matrix in zip(SIDES, (image, text), strict=True))
         owner = _owners(image_of, n, m)
         names = [str(row) for row in range(n)] if ids is None else _distinct("ids", ids)
         text_keys = _keys(text_keys if text_keys is not None else captions, m)
@@ -81,8 +92,8 @@ class FeaturePairs:
         _check_lengths(n, "images", ids=names, groups=groups, image_keys=image_keys, labels=labels, splits=splits)
         _check_lengths(m, "captions", captions=captions, text_keys=text_keys, lang=lang)
         if check:
-            check_finite("image", image)
-            check_finite("text", text)
+            for name, matrix in zip(SIDES, (image, text), strict=True):
+                check_finite(name, matrix)
         image_group, text_group = components(_keys(image_keys, n), text_keys, owner)
         pairs = cls(
             image=image,
@@ -138,9 +149,8 @@ class FeaturePairs:
         return {name: self.subset(named == name) for name in ("train", "val", "test") if (named == name).any()}
 
     def _check_parts(self) -> None:
-        both = (("image", self.image_parts, self.image), ("text", self.text_parts, self.text))
-        for name, parts, matrix in both:
-            width = matrix.shape[1]
+        for name in SIDES:
+            parts, width = getattr(self, f"{name}_parts"), getattr(self, name).shape[1]
             if sum(parts) != width:
                 raise InputError(f"{name} features are {width} wide, but parts {parts} add up to {sum(parts)}.")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.pairs import Pairs
-from isthmus.embedding.networks import by_network, load
+from isthmus.embedding.networks import by_network, load_sides
 from isthmus.embedding.run import chosen_pairs, readable
 from isthmus.embedding.work_plan import LEAST_ITEMS, caption_batches, image_batches
 from isthmus.encoders import Encoder, encode_views
@@ -54,21 +54,18 @@ def plan(
     """What `embed` with the same arguments would cost; encodes a small sample and writes nothing."""
     pairs = chosen_pairs(pairs, only)
     options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
-    encoders = {"image": load(image, "image", **options), "text": load(text, "text", **options)}
+    encoders = load_sides(image, text, **options)
     distinct = list(dict.fromkeys(pairs.captions["caption"].to_pylist()))
     counts = {"image": len(pairs), "text": len(distinct)}
-    samples: dict[str, list[Any]] = {"image": list(range(min(32, len(pairs)))), "text": sorted(distinct[:256], key=len)}
+    samples = {"image": lambda: readable(pairs, range(32)), "text": lambda: sorted(distinct[:256], key=len)}
     seconds = 0.0
     memory = 0
     for modality, chosen in encoders.items():
         for views in by_network(chosen):
             started = time.perf_counter()
-            items = readable(pairs, samples[modality]) if modality == "image" else samples[modality]
-            ends = (
-                image_batches(len(items), batch_size, views[0].device)
-                if modality == "image"
-                else caption_batches(items, batch_size)
-            )
+            items: list[Any] = samples[modality]()
+            by_length, place = views[0].spec.length is not None, views[0].device
+            ends = caption_batches(items, batch_size) if by_length else image_batches(len(items), batch_size, place)
             for start, stop in pairwise([0, *ends.tolist()]):
                 inputs = views[0].preprocess(items[start:stop])
                 encode_views(views, inputs)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder, encode_views, load_encoders
 from isthmus.encoders.base import Inputs
 from isthmus.encoders.modality import Modality
@@ -40,6 +41,11 @@ def load(encoders: Any, modality: Modality, **options: Any) -> list[Encoder]:
     if not listed:
         raise InputError(f"No {modality} encoder was named.")
     return load_encoders(listed, modality=modality, **options)
+
+
+def load_sides(image: Any, text: Any, **options: Any) -> dict[Modality, list[Encoder]]:
+    """The encoders of images and of texts, loaded as `load` does."""
+    return {modality: load(given, modality, **options) for modality, given in zip(SIDES, (image, text), strict=True)}
 
 
 def by_network(encoders: Sequence[Encoder]) -> list[list[Encoder]]:

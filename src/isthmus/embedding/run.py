@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from isthmus.data.images import MAX_PIXELS, BadImage
 from isthmus.data.pairs import Pairs
 from isthmus.embedding.content_index import Contents
 from isthmus.embedding.engines import check_engine, encode_all, hash_all
-from isthmus.embedding.networks import Network, by_network, choose_autocast, load
+from isthmus.embedding.networks import Network, by_network, choose_autocast, load_sides
 from isthmus.embedding.work_plan import caption_batches, cut, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
 from isthmus.errors import InputError
@@ -90,10 +91,10 @@ def embed(
     check_engine(engine)
     pairs = chosen_pairs(pairs, only, max_pixels)
     options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
-    encoders = {"image": load(image, "image", **options), "text": load(text, "text", **options)}
+    encoders = load_sides(image, text, **options)
     samples = {"image": lambda: readable(pairs, range(SAMPLE)), "text": lambda: _some_captions(pairs)}
     with StoreWriter(out) as writer:
-        for view in (*encoders["image"], *encoders["text"]):
+        for view in chain.from_iterable(encoders.values()):
             named = writer.fingerprints(view.modality)
             if view.fingerprint not in named:
                 any(map(view.recognise, named))
@@ -162,7 +163,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.contents = Contents(self.pairs, self.writer)
         self.encoded: dict[str, int] = {}
-        self.costs: dict[str, list[list[dict[str, Any]]]] = {"image": [], "text": []}
+        self.costs: dict[str, list[list[dict[str, Any]]]] = {}
 
     def hash_images(self) -> None:
         """The plan of work needs every content hash, so that equal images have one place in it."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError, UsageError
@@ -111,9 +112,10 @@ def _geometry(found: Findings, embedded: Embedded, resampling: dict[str, int]) -
         return np.array([np.average(distance, weights=weights[unit])])
 
     found.add(*estimate(alignment, ["alignment"], int(unit.max()) + 1, *resampling.values()))
-    for modality, emb in (("image", embedded.image), ("text", embedded.text)):
+    for side in SIDES:
+        emb = getattr(embedded, side)
         some = evenly(len(emb), SPREAD)
-        found.metrics[f"{modality}_uniformity"] = uniformity(emb[some])
+        found.metrics[f"{side}_uniformity"] = uniformity(emb[some])
 
 
 def _answers(found: Findings, model: DualEncoder, embedded: Embedded, resampling: dict[str, int]) -> None:
@@ -121,8 +123,8 @@ def _answers(found: Findings, model: DualEncoder, embedded: Embedded, resampling
     image, text, owner = embedded.image, embedded.text, embedded.image_of
     asking = np.unique(owner)
     to_image, to_text = top_k(text, image, found.k), top_k(image[asking], text, found.k)
-    for side, (_, index), items in (("image", to_image, len(image)), ("text", to_text, len(text))):
-        found.counts[side] = occurrences(index, items)
+    for side, (_, index) in zip(SIDES, (to_image, to_text), strict=True):
+        found.counts[side] = occurrences(index, len(getattr(embedded, side)))
         hubs = hubness(found.counts[side], len(index), index.shape[1])
         found.metrics |= {f"{side}_hub_{name}": value for name, value in hubs.items()}
     directions = (

@@ -12,17 +12,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.images import decode
 from isthmus.data.matrix import Computed, Matrix, rows, rows_at_once
 from isthmus.encoders import Encoder
-from isthmus.errors import InputError, UsageError
+from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate
 from isthmus.models.card import write_card
 from isthmus.models.outputs import quantize, shorten
 from isthmus.models.pretrained import is_uri, pretrained_parts
 from isthmus.models.saved import (
     DUAL,
-    MODALITIES,
     WEIGHTS,
     Records,
     check_encoders,
@@ -149,7 +149,7 @@ class DualEncoder(nn.Module):
 
     def project(self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False) -> Any:
         """Cached encoder features [N, D] to the joint space: [N, d] float32, L2-normalised in fp32."""
-        projector = self._projector(modality)
+        projector = self.projector(modality)
         width = sum(projector.parts)
         if features.shape[1] != width:
             raise InputError(f"{modality} features are {features.shape[1]} wide, this model takes {width}.")
@@ -162,8 +162,12 @@ class DualEncoder(nn.Module):
         shape = (features.shape[0], self.width)
         return Computed(shape, lambda index: self.project(modality, rows(features, index)))
 
-    def _projector(self, modality: str) -> Head:
-        return self.image_projector if modality == "image" else self.text_projector
+    def projector(self, modality: str) -> Head:
+        """The head of a side. Raises `UsageError` for a side that there is not."""
+        if modality not in SIDES:
+            raise UsageError(f"no side {modality!r} of a dual encoder." + did_you_mean(modality, SIDES))
+        head: Head = getattr(self, f"{modality}_projector")
+        return head
 
     def similarity(self, image_emb: Any, text_emb: Any) -> Any:
         """Cosine similarities [N, M] of embeddings that `encode_*` returned (NumPy or torch alike)."""
@@ -181,7 +185,7 @@ class DualEncoder(nn.Module):
         They replace a model that is there all at once. The encoders are referenced by URI, revision and
         fingerprint, never copied. Raises `InputError` for a full disk or a read-only folder.
         """
-        own: dict[str, Any] = {"projectors": {m: self._projector(m).config() for m in MODALITIES}}
+        own: dict[str, Any] = {"projectors": {m: self.projector(m).config() for m in SIDES}}
         if self._width is not None:
             own["width"] = self._width
         return write_model(
@@ -245,13 +249,13 @@ class DualEncoder(nn.Module):
             parts = pretrained_parts(str(path), device=device, trust_remote_code=trust_remote_code)
             return cls(**parts).to(parts["encoders"]["image"][0].device)
         path = Path(path)
-        config = read_config(path, cls.kind, ["projectors"], MODALITIES)
+        config = read_config(path, cls.kind, ["projectors"], SIDES)
         weights = read_weights(locate(path, WEIGHTS), config["weights"])
         projectors = empty_projectors(path, config["projectors"])
         scale, bias = (take_number(weights, name, path / WEIGHTS) for name in ("scale", "bias"))
         if scale is None:
             raise InputError(f"{path / WEIGHTS}: no scale. Copy or train the model again.")
-        records: Records = {m: config["encoders"][m] for m in MODALITIES}
+        records: Records = {m: config["encoders"][m] for m in SIDES}
         if load and encoders is None:
             encoders = load_encoders_of(records, device=device, trust_remote_code=trust_remote_code)
         model = cls(

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder, load_recorded
-from isthmus.encoders.modality import Modality, spec_of
+from isthmus.encoders.modality import spec_of
 from isthmus.errors import InputError, UsageError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
 from isthmus.projectors import Head, from_config
@@ -22,7 +23,6 @@ FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DIGEST_BYTES = 32
 DUAL = "dual_encoder"  # the kind of a model whose configuration names none
-MODALITIES: tuple[Modality, ...] = ("image", "text")  # of a dual encoder
 Records = dict[str, list[EncoderRecord]]  # by modality, of the encoders side by side
 
 
@@ -139,7 +139,7 @@ def empty_projectors(path: Path, configs: Any) -> dict[str, Head]:
     """
     try:
         with torch.device("meta"):
-            return {m: from_config({"padded": spec_of(m).padded, **configs[m]}) for m in MODALITIES}
+            return {m: from_config({"padded": spec_of(m).padded, **configs[m]}) for m in SIDES}
     except (UsageError, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"{path / CONFIG}: its projectors cannot be made ({error}).") from None
 

@@ -14,7 +14,7 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
 from isthmus.embedding import plan as embedding_plan
@@ -23,7 +23,6 @@ from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.files import read_json, write_json
 from isthmus.report.page import on_top
 from isthmus.selection.candidates import (
-    MODALITIES,
     Candidate,
     Candidates,
     check_any,
@@ -74,14 +73,14 @@ class Selection:
     def feature_pairs(self, pair: Mapping[str, Any] | None = None) -> FeaturePairs:
         """Features of a ranked pair (default the first), as `train` takes them."""
         chosen = self.best if pair is None else pair
-        sides = [next(c for c in self.candidates.encoders[m] if c.name == chosen[m]) for m in ("image", "text")]
+        sides = [next(c for c in self.candidates.encoders[m] if c.name == chosen[m]) for m in SIDES]
         return pairs_of(self.candidates.frame, *sides)
 
     def to_dict(self) -> dict[str, Any]:
         """What select.json holds."""
         return {
             **self.facts,
-            "first_choice": {m: self.best[m] for m in ("image", "text")},
+            "first_choice": {m: self.best[m] for m in SIDES},
             "pairs": self.pairs,
             "encoders": self.encoders,
             "agreement": self.agreement,
@@ -188,13 +187,13 @@ def plan(
     """
     if holds_features(data):
         stored = from_store(data, _listed(image), _listed(text))
-        counts = [len(stored.encoders[m]) for m in MODALITIES]
+        counts = [len(stored.encoders[m]) for m in SIDES]
         cost: dict[str, Any] = {"images": len(stored.frame)}
     else:
         pairs = open_pairs(data)
         pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
         failed: list[dict[str, str]] = []
-        views = [loaded(given, m, failed, **options) for m, given in zip(MODALITIES, (image, text), strict=True)]
+        views = [loaded(given, m, failed, **options) for m, given in zip(SIDES, (image, text), strict=True)]
         counts = [len(listed) for listed in views]
         cost = asdict(embedding_plan(pairs, *views))
         cost["failed"] = [f"{one['encoder']}: {one['reason']}" for one in failed]
@@ -379,7 +378,7 @@ def _agreement(pairs: list[dict[str, Any]], info: dict[Any, dict[str, Any]], sco
     """Correlation of each cheap score with the probe's R@10 over the pairs; {} without a probe."""
     if not scorer.seeds or len(pairs) < 3:
         return {}
-    families = [[info[m, row[m]]["network"] for row in pairs] for m in ("image", "text")]
+    families = [[info[m, row[m]]["network"] for row in pairs] for m in SIDES]
     probe = [row["scores"][PROBE]["value"] for row in pairs]
     cheap = [name for name in DEFINITIONS if name != PROBE]
     return {

@@ -64,5 +64,5 @@ def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[
         raise InputError(
             f"{folder}: a selection among arrays, which are not stored; train `selection.feature_pairs()` in Python."
         )
-    chosen = {side: named.get(side) or told["first_choice"][side] for side in ("image", "text")}
+    chosen = {side: named.get(side) or told["first_choice"][side] for side in told["first_choice"]}
     return folder / told["store"], named | chosen

@@ -77,7 +77,7 @@ class _Runner:
     def __init__(self, model: DualEncoder, name: str, out: Path, prompts: Any, options: dict[str, Any]) -> None:
         self.model, self.name, self.out, self.prompts, self.options = model, name, out, prompts, options
         projectors = [module_digest(head) for head in (model.image_projector, model.text_projector)]
-        self.identity = [projectors, [fingerprints(model, modality) for modality in ("image", "text")]]
+        self.identity = [projectors, [fingerprints(model, modality) for modality in model.records]]
 
     def evaluate(self, name: str, path: Path | None, split: str) -> Result:
         """The result of one set, from `out` where it is there; without metrics where the set cannot be had."""

@@ -76,7 +76,7 @@ def _locked(init: DualEncoder | str | Path | None, freeze: str | None) -> Locked
 def _model(trained: Trained, pairs: FeaturePairs, locked: LockedTower | None, store: Path | None) -> DualEncoder:
     """The model of what was trained, and of the side that was there already."""
     joined = {} if locked is None else {"joined": locked.summary()}
-    records = {"image": pairs.image_encoder, "text": pairs.text_encoder}
+    records = pairs.records
     ledger = model_ledger(store, records, trained.summary["ledger"])
     return DualEncoder(
         locked.projector if locked and locked.side == "image" else trained.image_projector,
