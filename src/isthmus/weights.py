@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus.errors import InputError
 from isthmus.files import atomic_path, file_digest
+from isthmus.owned import regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,7 @@ def read_header(path: Path, most: int = MAX_HEADER) -> tuple[dict[str, Any], int
     Raises:
         ValueError: no such header, or an absurdly long one.
     """
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > most:
             raise ValueError(f"a header of {length:,} bytes is longer than the {most:,} allowed")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import InputError
-from isthmus.files import read_json
+from isthmus.files import read_sealed
 
 RESULT = "select.json"
 
@@ -19,7 +19,9 @@ def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[
     folder = Path(folder)
     if not (folder / RESULT).is_file():
         return folder, named
-    told = read_json(folder / RESULT)
+    told = read_sealed(folder / RESULT)
+    if not isinstance(told, dict) or not isinstance(told.get("first_choice"), dict) or "store" not in told:
+        raise InputError(f"{folder / RESULT}: not what `isthmus select` writes. Run it again.")
     if told["store"] is None:
         raise InputError(
             f"{folder}: a selection among arrays, which are not stored; train `selection.feature_pairs()` in Python."
