@@ -15,8 +15,8 @@ from typing import Any
 
 from isthmus.errors import InputError
 from isthmus.owned import check_owned, regular
+from isthmus.temporary import TEMPORARY, temporary_beside
 
-TEMPORARY = ".tmp-"
 PENDING = "pending"
 SEAL, SEAL_BYTES = "seal", 16
 MAX_JSON = 2**29  # bytes; parsed, it takes several times as much
@@ -38,15 +38,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    aside = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with temporary_beside(path) as aside:
             yield aside
             sync_file(aside)
             os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
         sync_folder(path.parent)
 
 
