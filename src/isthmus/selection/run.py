@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,8 @@ from isthmus.data.pairs import Pairs
 from isthmus.embedding import plan as embedding_plan
 from isthmus.encoders import Encoder
 from isthmus.errors import InputError, IsthmusError, UsageError
-from isthmus.files import read_json, write_json
+from isthmus.files import read_cached, write_sealed
+from isthmus.owned import check_owned
 from isthmus.report.page import on_top
 from isthmus.selection.candidates import (
     Candidate,
@@ -35,7 +37,7 @@ from isthmus.selection.candidates import (
     wanted_ids,
 )
 from isthmus.selection.ranking import correlation, cost_of, pareto, ranked, tied_with_first
-from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Score, Scorer
+from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Score, Scorer, check_unimodal
 from isthmus.selection.sides import Side
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids
@@ -288,10 +290,13 @@ class Cache:
 
     def __init__(self, folder: Path | None, scorer: Scorer) -> None:
         self.folder = folder
+        if folder is not None:
+            check_owned(folder.parent, {folder.name})
         part = scorer.train, scorer.val
         told = [[p.image_ids, p.caption_ids, p.bootstrap_group.tolist(), p.labels] for p in part]
         settings = [SCORES_FORMAT, list(scorer.seeds), scorer.bootstrap, scorer.seed, len(scorer.sample)]
-        self.context = _digest([told, settings])
+        self.context, self.bootstrap = _digest([told, settings]), scorer.bootstrap
+        self.names = {name for name in LABELS if name != PROBE or scorer.seeds}
 
     def scores(self, image: Side, text: Side, compute: Callable[[], dict[str, Score]]) -> dict[str, Score]:
         """The scores of a pair, computed unless they are known."""
@@ -300,18 +305,24 @@ class Cache:
             found = compute()
             return {name: asdict(score) | {"replicates": score.replicates.tolist()} for name, score in found.items()}
 
-        kept = self.get(["pair", image.digest, text.digest], fresh)
-        return {name: Score(**(one | {"replicates": np.array(one["replicates"])})) for name, one in kept.items()}
+        def parse(found: dict[str, Any]) -> dict[str, Score]:
+            if set(found) != self.names:
+                raise LookupError(found)
+            return {name: Score.from_dict(one, self.bootstrap) for name, one in found.items()}
 
-    def get(self, key: list[str], compute: Callable[[], Any]) -> Any:
-        """What `compute` gives, from the folder where it is there."""
+        return parse(self.get(["pair", image.digest, text.digest], fresh, parse))
+
+    def get(self, key: list[str], compute: Callable[[], Any], parse: Callable[[Any], Any]) -> Any:
+        """What `compute` gives, from the folder where it is there, unchanged, and such that `parse` can read it."""
         if self.folder is None:
             return compute()
         path = self.folder / f"{_digest([self.context, *key])}.json"
-        if path.is_file():
-            return read_json(path)
+        if held := read_cached(path):
+            with suppress(LookupError, TypeError, ValueError, AttributeError):
+                parse(held["value"])
+                return held["value"]
         value = compute()
-        write_json(path, value)
+        write_sealed(path, {"value": value})
         return value
 
 
@@ -331,7 +342,7 @@ def _encoder_row(candidate: Candidate, cache: Cache, scorer: Scorer, log: Log) -
         "pool": record.get("pool"),
         "width": sum(candidate.parts),
         "cost": {"parameters": cost.parameters, "items_per_second": cost.rate, "licence": cost.licence},
-        "unimodal": cache.get(key, lambda: scorer.unimodal(candidate)),
+        "unimodal": cache.get(key, lambda: scorer.unimodal(candidate), check_unimodal),
     }
 
 
@@ -435,7 +446,7 @@ def write(selection: Selection, out: Path) -> None:
     if home is not None:  # a store of our own moves along with the folder
         inside = home.resolve().is_relative_to(out.resolve())
         told["store"] = str(home.resolve().relative_to(out.resolve()) if inside else home.resolve())
-    write_json(out / SELECTION, told)
+    write_sealed(out / SELECTION, told)
     from isthmus.selection.report import write_report
 
     with on_top():

@@ -9,7 +9,7 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.records import Captions
 from isthmus.errors import InputError, UsageError
-from isthmus.files import read_json
+from isthmus.files import read_sealed
 from isthmus.store.manifest import is_store, is_unfinished
 from isthmus.store.reader import Store, open_store
 
@@ -59,7 +59,9 @@ def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[
     folder = Path(folder)
     if not (folder / SELECTION).is_file():
         return folder, named
-    told = read_json(folder / SELECTION)
+    told = read_sealed(folder / SELECTION)
+    if not isinstance(told, dict) or not isinstance(told.get("first_choice"), dict) or "store" not in told:
+        raise InputError(f"{folder / SELECTION}: not what `isthmus select` writes. Run it again.")
     if told["store"] is None:
         raise InputError(
             f"{folder}: a selection among arrays, which are not stored; train `selection.feature_pairs()` in Python."

@@ -13,6 +13,7 @@ import pyarrow as pa
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.owned import check_owned
 from isthmus.store.joining import choose_ids, choose_split, join
 from isthmus.store.keys import KeyIndex, to_keys
 from isthmus.store.manifest import is_store, is_unfinished, read_store_json, read_table
@@ -31,10 +32,11 @@ def open_store(path: str | Path, *, verify: bool = False) -> Store:
             a shard are checked in any case, when its features are first asked for.
 
     Raises:
-        InputError: no store, an unfinished one, another format version, or a damaged table (or shard, if
-            `verify`).
+        InputError: no store, one with a link or a pipe in it, an unfinished one, another format version, or a damaged
+            table (or shard, if `verify`).
     """
     root = Path(path)
+    check_owned(root)
     if not is_store(root):
         unfinished = is_unfinished(root)
         remedy = "run the same `isthmus embed` again to finish it" if unfinished else "`isthmus embed` makes one"

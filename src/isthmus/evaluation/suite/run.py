@@ -19,10 +19,11 @@ from isthmus.evaluation.retrieval import COLUMNS as RETRIEVAL
 from isthmus.evaluation.suite.sets import BenchmarkSet, choose_sets, open_set
 from isthmus.evaluation.tasks import Prompts, task
 from isthmus.evaluation.zeroshot import COLUMNS as ZEROSHOT
-from isthmus.metrics.results import Result, read, result, write
+from isthmus.metrics.results import Result, kept, result, write
 from isthmus.metrics.retrieval import retrieval
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.owned import check_owned
 from isthmus.store import Store
 
 MOST_CONFUSED = 100  # classes: a larger confusion matrix is left out of the results
@@ -59,6 +60,7 @@ def suite(
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
+        check_owned(folder, {"results", "features"})
         runner = _Runner(model, name, folder, prompts, {"bootstrap": bootstrap, "seed": seed})
         results = [runner.evaluate(one, path, split) for one, path in chosen.items()]
     if not any(found["metrics"] for found in results):
@@ -88,7 +90,7 @@ class _Runner:
             templates = self._templates(one)
             key = digest([self.identity, self.options, one.task, one.classes, templates, _contents(one)])
             file = self.out / "results" / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', f'{name}_{self.name}')}.json"
-            if file.is_file() and (done := read(file)).get("key") == key:
+            if done := kept(file, key):
                 return done
             found = self._retrieval(one) if one.task == "zeroshot_retrieval" else self._classify(one, templates)
             return write(file, found | {"key": key}, dataset=name, model=self.name, task=one.task)
