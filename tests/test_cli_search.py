@@ -18,7 +18,16 @@ from isthmus_demo.encoders import wheels
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-class MeanColour:
+class Recognised:
+    """What a model checks an encoder by."""
+
+    fingerprint = ""
+
+    def recognise(self, fingerprint: str) -> bool:
+        return fingerprint == self.fingerprint
+
+
+class MeanColour(Recognised):
     """An image encoder: the mean red, green and blue of a picture."""
 
     modality, uri, fingerprint, width = "image", "test:colour", "c" * 64, 3
@@ -27,7 +36,7 @@ class MeanColour:
         return np.array([np.asarray(item.convert("RGB")).mean(axis=(0, 1)) / 255 for item in items], np.float32)
 
 
-class ColourWords:
+class ColourWords(Recognised):
     """A text encoder: which colours a text names."""
 
     modality, uri, fingerprint, width = "text", "test:words", "d" * 64, 3
