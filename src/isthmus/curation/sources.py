@@ -39,7 +39,7 @@ def open_pool(source: Any, encoding: Encoding | None = None) -> Pool:
         path = Path(source)
         if (path / "metadata").is_dir():
             return ClipRetrievalPool(path)
-        if any((path / f"{name}.npy").is_file() for name in ("image", "text")):
+        if any((path / f"{name}.npy").is_file() for name in MODALITY.values()):
             return _from_arrays(path)
         if files := metadata_files(path):
             return MetadataPool(path, files, encoding)

@@ -29,7 +29,7 @@ from isthmus.store.joining import choose_ids, join, read_ids
 from isthmus.store.opening import open_pairs, open_source
 
 BATCH = 8  # images per forward pass: on a CPU, larger batches fall out of its caches
-COST_ITEMS = {"image": 16, "text": 128}
+COST_ITEMS = dict(zip(SIDES, (16, 128), strict=True))
 Log = Callable[[str], None]
 
 
@@ -138,7 +138,7 @@ def from_store(
     if not isinstance(store, Store):
         raise UsageError("Arrays to select among come by name, {name: [n, width]}, for images and for texts.")
     failed: list[dict[str, str]] = []
-    listed: dict[Modality, list[Candidate]] = {"image": [], "text": []}
+    listed: dict[Modality, list[Candidate]] = {side: [] for side in SIDES}
     for modality, wanted in zip(SIDES, (image, text), strict=True):
         records = [record for record in store.encoders if record["modality"] == modality]
         uris = Counter(record["uri"] for record in records)
