@@ -20,14 +20,15 @@ from isthmus.temporary import TEMPORARY, temporary_beside
 PENDING = "pending"
 SEAL, SEAL_BYTES = "seal", 16
 MAX_JSON = 2**29  # bytes; parsed, it takes several times as much
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-
-def cache_dir() -> Path:
-    """Where converted encoders and fetched data live: `$ISTHMUS_CACHE`, else `~/.cache/isthmus`."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("ISTHMUS_CACHE") or Path(base) / "isthmus")
+_REMEDIES = {
+    "What was written before is kept: make room and run the same command again.": ("ENOSPC", "EDQUOT", "EFBIG"),
+    "Choose another folder, or make this one writable.": ("EACCES", "EPERM", "EROFS"),
+    "The disk, or the connection to it, fails: see to it and run the same command again.": (
+        *("EIO", "EREMOTEIO", "ESTALE", "ENXIO", "ENODEV", "ETIMEDOUT", "ENOTCONN"),
+    ),
+    "This file system has no locks, or no more of them: choose a folder on another one.": ("ENOLCK", "EOPNOTSUPP"),
+}
+REMEDIES = {getattr(errno, code, None): remedy for remedy, codes in _REMEDIES.items() for code in codes}
 
 
 @contextmanager
@@ -49,15 +50,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn a full disk, or a folder that is read-only, while writing `path` into an error with a remedy."""
+    """Turn what the system says while `path` is written, such as that the disk is full, into an error with a remedy."""
     try:
         yield
     except OSError as error:
-        remedies = dict.fromkeys(_FULL, "What was written before is kept: make room and run the same command again.")
-        remedies |= dict.fromkeys(_CLOSED, "Choose another folder, or make this one writable.")
-        if error.errno not in remedies:
+        if error.errno is None or error.errno not in REMEDIES:
             raise
-        raise InputError(f"{path}: {os.strerror(error.errno)}. {remedies[error.errno]}") from error
+        raise InputError(f"{path}: {os.strerror(error.errno)}. {REMEDIES[error.errno]}") from error
 
 
 @contextmanager

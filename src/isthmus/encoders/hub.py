@@ -7,11 +7,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from isthmus.cache import in_reach
 from isthmus.encoders import modules
 from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.errors import InputError, IsthmusError, OfflineError, UsageError
@@ -177,10 +179,22 @@ def _remedy(uri: EncoderURI) -> str:
     )
 
 
+def _closed(error: BaseException | None) -> OSError | None:
+    """That the cache cannot be written to, where that is behind `error`."""
+    while error is not None:  # a connection that is refused names no file
+        if isinstance(error, OSError) and error.filename and error.errno in (EACCES, EPERM, EROFS, ENOSPC, EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[str], fetch: bool) -> Path:
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
+    cache = Path(constants.HF_HUB_CACHE)
+    with in_reach(cache, "HF_HOME"), suppress(FileNotFoundError):
+        os.scandir(cache).close()
     try:
         return Path(
             huggingface_hub.snapshot_download(
@@ -202,6 +216,9 @@ def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[s
         reason = " ".join(str(error).split())
         raise OfflineError(f"{uri}: the hub cannot be reached as the proxy settings say ({reason}).") from None
     except (OSError, errors.EntryNotFoundError, errors.HTTPError) as error:  # HTTPError: broken off half-way
+        if closed := _closed(error):
+            with in_reach(cache, "HF_HOME"):
+                raise closed from None
         at = f" --revision {revision}" if revision else ""
         raise OfflineError(
             f"{uri}: not in the cache, and it cannot be fetched now ({type(error).__name__}). With a network,"

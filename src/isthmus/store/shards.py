@@ -84,8 +84,11 @@ class Shard:
     def keys(self) -> np.ndarray:
         """uint8 [n, 16], read into memory."""
         rows = self.features.shape[0]
-        flat = np.fromfile(self.path, np.uint8, rows * KEY_BYTES, offset=self.keys_offset)
-        return flat.reshape(rows, KEY_BYTES)
+        try:
+            flat = np.fromfile(self.path, np.uint8, rows * KEY_BYTES, offset=self.keys_offset)
+            return flat.reshape(rows, KEY_BYTES)
+        except (OSError, ValueError) as error:
+            raise DamagedShard(f"{self.path}: cannot be read ({error}).") from None
 
     def verify(self) -> None:
         """Read the whole payload; a `DamagedShard` error if it is not what was written."""
