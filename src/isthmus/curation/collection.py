@@ -112,7 +112,7 @@ class ImageSpace:
 
     def of_store(self, store: Store) -> Matrix | None:
         """A store's image features [n, d] in this space; None where it lacks an encoder."""
-        uris = {record["fingerprint"]: record["uri"] for record in store.encoders if record["modality"] == "image"}
+        uris = {record["fingerprint"]: record["uri"] for record in store.pooled("image")}
         if not self.fingerprints or any(one not in uris for one in self.fingerprints):
             return None
         return self.encoding.projected("image", store.features("image", [uris[one] for one in self.fingerprints]))

@@ -10,7 +10,8 @@ class EncoderRecord(TypedDict, total=False):
 
     fingerprint: 64 hex digits that differ when anything that decides the features differs. parts: widths of what
     stands side by side in the features. licence: of the weights, where it is known. compute_dtype: of the forward
-    pass; bfloat16_cosine: of its features with float32's, on a sample.
+    pass; bfloat16_cosine: of its features with float32's, on a sample. Of states of a layer: rate_hz, tokens per second
+    where time runs; prefix, how many leading tokens are no patches of an image; stored, "int8" where they are.
     """
 
     uri: Required[str]
@@ -25,4 +26,7 @@ class EncoderRecord(TypedDict, total=False):
     licence: str | None
     compute_dtype: str
     bfloat16_cosine: float
+    rate_hz: float | None
+    prefix: int
+    stored: str
     preprocessing: dict[str, Any]

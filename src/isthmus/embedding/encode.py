@@ -14,6 +14,7 @@ import numpy as np
 
 from isthmus.data.images import BadImage, content_hash, decode
 from isthmus.data.pairs import Pairs
+from isthmus.data.ragged import Ragged, join_ragged
 from isthmus.embedding.networks import Network
 from isthmus.embedding.work_plan import Unit
 
@@ -26,13 +27,13 @@ Result = TypeVar("Result")
 class Encoded:
     """One unit, encoded.
 
-    features: for every view (modality, fingerprint, keys uint8 [n, 16], features float32 [n, width]).
+    features: for every view (modality, fingerprint, keys uint8 [n, 16], features float32 [n, width] or n sequences).
     items: how many the unit has. fresh: those that were new, counted once per network. bad: (row, reason) of
         images that cannot be decoded.
     """
 
     items: int
-    features: list[tuple[str, str, np.ndarray, np.ndarray]] = field(default_factory=list)
+    features: list[tuple[str, str, np.ndarray, np.ndarray | Ragged]] = field(default_factory=list)
     fresh: int = 0
     bad: list[tuple[int, str]] = field(default_factory=list)
 
@@ -59,7 +60,7 @@ def encode_unit(
     """
     result = Encoded(len(unit.items))
     rows: list[list[int]] = [[] for _ in networks]
-    parts: list[list[list[np.ndarray]]] = [[] for _ in networks]
+    parts: list[list[list[np.ndarray | Ragged]]] = [[] for _ in networks]
     with ThreadPoolExecutor(THREADS) as pool:
         prepared = in_order(pool, partial(_prepare, networks, pairs, unit), unit.batches(), ahead=THREADS + 1)
         for batch in prepared:
@@ -73,8 +74,12 @@ def encode_unit(
         result.fresh += len(chosen)
         for view, features in zip(network.views, zip(*batches, strict=True), strict=bool(batches)):
             owned = view.modality, view.fingerprint
-            result.features.append((*owned, unit.keys[chosen], np.concatenate(features)))
+            result.features.append((*owned, unit.keys[chosen], _joined(features)))
     return result
+
+
+def _joined(batches: Sequence[Any]) -> np.ndarray | Ragged:
+    return join_ragged(batches) if isinstance(batches[0], Ragged) else np.concatenate(batches)
 
 
 @dataclass

@@ -54,7 +54,16 @@ def write_model(
 
 def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder]]:
     """The encoders that a model names, by modality; options as for `load_encoder`."""
-    return {m: load_recorded([one["uri"] for one in listed], modality=m, **options) for m, listed in records.items()}
+    kinds = dict(zip(records, modalities_of(records), strict=True))
+    return {
+        side: load_recorded([one["uri"] for one in listed], modality=kinds[side], **options)
+        for side, listed in records.items()
+    }
+
+
+def modalities_of(records: Records) -> tuple[str, ...]:
+    """What each side takes, by its encoders; where they do not say, what the side is called."""
+    return tuple(listed[0].get("modality", side) if listed else side for side, listed in records.items())
 
 
 def check_encoders(loaded: Sequence[Encoder], records: Sequence[EncoderRecord]) -> None:

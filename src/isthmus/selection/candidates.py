@@ -140,7 +140,7 @@ def from_store(
     failed: list[dict[str, str]] = []
     listed: dict[Modality, list[Candidate]] = {side: [] for side in SIDES}
     for modality, wanted in zip(SIDES, (image, text), strict=True):
-        records = [record for record in store.encoders if record["modality"] == modality]
+        records = store.pooled(modality)
         uris = Counter(record["uri"] for record in records)
         for fingerprint in _named(wanted, records):
             try:
@@ -154,7 +154,7 @@ def from_store(
                 failed.append(_failure(fingerprint, modality, error))
     check_any(listed, failed)
     first: Any = [listed[modality][0].matrix for modality in SIDES]
-    frame = _numbered(join(store.path, store.images, store.captions, *first))
+    frame = _numbered(join(store.path, store.tables(), *first))
     return Candidates(frame if only is None else choose_ids(frame, only), listed, failed, store=store.path)
 
 
@@ -172,11 +172,12 @@ def _named(wanted: Sequence[str], records: list[EncoderRecord]) -> list[str]:
 
 
 def _expanded(name: str, records: list[EncoderRecord]) -> list[str]:
-    if ":" not in name or name.startswith("callable:") or EncoderURI.parse(name).layer != "*":
+    if ":" not in name or name.startswith("callable:") or not EncoderURI.parse(name).several:
         return [next((record["fingerprint"] for record in records if record["uri"] == name), name)]
     uri = EncoderURI.parse(name)
     layers = [r for r in records if r["layer"] is not None and uri.pool in (None, r["pool"])]
     layers = [r for r in layers if EncoderURI.parse(r["uri"]).backbone() == uri.backbone()]
+    layers = [r for r in layers if uri.layer == "*" or r["layer"] in uri.layer]  # type: ignore[operator]
     return [record["fingerprint"] for record in sorted(layers, key=lambda r: r["layer"] or 0)] or [name]
 
 

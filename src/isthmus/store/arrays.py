@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from isthmus.errors import InputError, UsageError
+from isthmus.store.blocks import Block
 from isthmus.store.keys import text_hash, to_keys
 from isthmus.store.manifest import is_store, read_manifest
-from isthmus.store.shards import Block
 from isthmus.store.writer import StoreWriter
 
 CHUNK = 4096  # rows in memory at a time

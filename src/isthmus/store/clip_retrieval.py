@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from isthmus.errors import InputError
 from isthmus.files import atomic_path
 from isthmus.store.arrays import CHUNK, caption_table, content_hashes, open_npy, write_rows
+from isthmus.store.blocks import Block
 from isthmus.store.disk import write_parquet
 from isthmus.store.keys import HASH_PATTERN
 from isthmus.store.matrix import FeatureMatrix, Rows
 from isthmus.store.reader import Which, open_store
-from isthmus.store.shards import Block
 from isthmus.store.writer import StoreWriter
 
 ROWS_PER_FILE = 1_000_000

@@ -12,7 +12,7 @@ from isthmus.errors import UsageError
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.ledger import model_ledger
 from isthmus.store import Store, open_store
-from isthmus.store.joining import choose_ids
+from isthmus.store.joining import PAIR, choose_ids
 from isthmus.store.opening import first_choice
 from isthmus.training.contrastive.locked_tower import LockedTower
 from isthmus.training.contrastive.pixels import live_split
@@ -37,10 +37,11 @@ def train(
     val: FeaturePairs | None = None,
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
+    modalities: tuple[str, str] = PAIR,
 ) -> DualEncoder:
     """Train two projectors and return the dual encoder, saved where `how.out` says; arguments as of `isthmus.train`."""
     locked = _locked(init, freeze)
-    chosen = {"image": image, "text": text, "only": only, "seed": how.seed}
+    chosen = {"image": image, "text": text, "only": only, "seed": how.seed, "modalities": tuple(modalities)}
     pairs, val = _split(store, chosen, val, locked, pixels, choices.data.augment)
     trained = train_projectors(pairs, val, choices, frozen=locked.side if locked else None, **vars(how))
     model = _model(trained, pairs, locked, _folder(store))
@@ -61,10 +62,11 @@ def plan(
     val: FeaturePairs | None = None,
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
+    modalities: tuple[str, str] = PAIR,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
     locked = _locked(init, freeze)
-    chosen = {"image": image, "text": text, "only": only, "seed": how.seed}
+    chosen = {"image": image, "text": text, "only": only, "seed": how.seed, "modalities": tuple(modalities)}
     pairs, val = _split(store, chosen, val, locked, pixels, choices.data.augment)
     return plan_training(pairs, val, choices, frozen=locked.side if locked else None)
 
