@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.groups import whole_groups
 from isthmus.data.matrix import take
 from isthmus.data.splits import SPLITS
@@ -22,8 +22,6 @@ from isthmus.store.keys import to_keys
 
 if TYPE_CHECKING:
     from isthmus.store.matrix import FeatureMatrix
-
-PAIR = ("image", "text")
 
 
 def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: FeatureMatrix) -> FeaturePairs:
@@ -62,7 +60,7 @@ def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: Fe
         image_encoder=image.records,
         text_encoder=text.records,
     )
-    return pairs if (first, second) == PAIR else pairs.subset(np.unique(pairs.image_of))
+    return pairs if (first, second) == SIDES else pairs.subset(np.unique(pairs.image_of))
 
 
 def _counterparts(path: Path, tables: dict[str, pa.Table], first: str, second: str) -> np.ndarray | None:
