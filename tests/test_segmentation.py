@@ -403,7 +403,7 @@ def test_masks_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     mask.unlink()
     refused(r"images/deep/1\.png: its mask .*1\.png is missing")
     (folder / "classes.txt").unlink()
-    refused("classes.txt: cannot be read as class names")
+    refused("classes.txt: no such file")
     with pytest.raises(InputError, match="has no folder images/"):
         read_masked_images(tmp_path, ["a"])
     (folder / "pairs.jsonl").write_text('{"image": "images/deep/0.png"}')

@@ -16,7 +16,7 @@ from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.embedding import embed as _embed
 from isthmus.encoders import load_encoder
 from isthmus.errors import UsageError
-from isthmus.evaluation.tasks import Saved, check_options, find_task
+from isthmus.evaluation.tasks import Saved, check_options, find_task, read_first
 from isthmus.ledger import model_ledger
 from isthmus.model import DualEncoder
 from isthmus.selection.choice import first_choice
@@ -179,7 +179,7 @@ def training_plan(
 def evaluate(
     model: Any,
     task: str,
-    data: Store | Pairs | FeaturePairs | str | Path,
+    data: Any,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -191,9 +191,11 @@ def evaluate(
         model: a `DualEncoder`, its folder, or the URI of a ready one (`hf:openai/clip-vit-base-patch32`).
         task: "retrieval" (R@k in both directions), "zeroshot" (classification of the images' labels), or another of
             `isthmus.evaluation.tasks.TASKS`.
-        data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a folder.
+        data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a data frame, a
+            folder.
         device, trust_remote_code: for loading a model that is given by its folder or URI.
-        options: the task's own, given by its function: `split`, `only`, `bootstrap`, `seed`, `classes`, …
+        options: the task's own, given by its function: `split`, `only`, `bootstrap`, `seed`, `classes`, …; and, where
+            its data are pairs, those of `read_pairs`: `columns`, `images`, `pages`, `range`.
 
     Returns:
         CLIP_benchmark's dictionary: dataset, model, pretrained, task, metrics, language, and our additions
@@ -204,6 +206,7 @@ def evaluate(
         InputError: data that cannot be used: no captions, no labels, a store of other encoders.
     """
     check_options(task, options)
+    data = read_first(task, data, options)
     if isinstance(model, str | Path):
         model = Saved(model, device, trust_remote_code)
     return find_task(task)(model, data.path if isinstance(data, Store) else data, **options)

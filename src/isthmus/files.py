@@ -193,7 +193,7 @@ def file_digest(path: Path, size: int = 16) -> str:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file; a missing or damaged one is an `InputError` that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -15,8 +15,9 @@ from PIL import Image
 from isthmus.curation.encoding import Encoding
 from isthmus.curation.pools import Encoded, Pictures, Pool
 from isthmus.data.feature_pairs import Matrix, rows
-from isthmus.data.images import BadImage, content_hash, decode
+from isthmus.data.images import BadImage
 from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.tables import is_frame
 from isthmus.embedding.encode import THREADS, in_order
 from isthmus.errors import UsageError
 from isthmus.store.manifest import is_store
@@ -179,6 +180,8 @@ class Chosen:
 
 
 def _opened(source: Any) -> Any:
+    if is_frame(source):
+        return read_pairs(source, captions="optional")
     if not isinstance(source, str | Path):
         return source
     if is_store(Path(source)):
@@ -205,10 +208,10 @@ def _look(pictures: Pairs, row: int | None) -> Look | BadImage | None:
         return None
     try:
         data = pictures.read_bytes(row)
-        image = decode(data, max_pixels=pictures.max_pixels)
+        image = pictures.picture(row, data)
     except BadImage as error:
         return error
-    return Look(content_hash(data), image.size, *_perceived(image))
+    return Look(pictures.content_hash(data), image.size, *_perceived(image))
 
 
 def _perceived(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,8 @@ from isthmus.curation.encoding import Encoding
 from isthmus.data.feature_pairs import FeaturePairs, Matrix, rows
 from isthmus.data.images import BadImage
 from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.tables import is_frame
+from isthmus.data.text import read_lines
 from isthmus.errors import InputError, UsageError
 from isthmus.store.arrays import open_npy
 from isthmus.store.manifest import is_store
@@ -118,6 +120,8 @@ def open_pool(source: Any, encoding: Encoding | None = None) -> Pool:
         return _from_features(source, encoding)
     if isinstance(source, Pairs):
         return _from_pairs(source, encoding)
+    if is_frame(source):
+        return _from_pairs(read_pairs(source, captions="optional"), encoding)
     if not isinstance(source, str | Path):
         return source
     from isthmus.curation import metadata
@@ -251,7 +255,7 @@ class Pictures:
 
 
 def _lines(path: Path) -> list[str] | None:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+    return read_lines(path) if path.is_file() else None
 
 
 def _digest(names: Sequence[str], matrices: dict[Side, Matrix]) -> str:

@@ -18,6 +18,7 @@ from isthmus.curation.pools import Encoded, Pictures, Pool, Side
 from isthmus.curation.scan import Scorer, normalised, scan, spread
 from isthmus.data.feature_pairs import Matrix, rows
 from isthmus.data.pairs import read_pairs
+from isthmus.data.text import read_entries
 from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.zeroshot import class_embeddings, load_templates
 from isthmus.store.manifest import is_store
@@ -81,7 +82,7 @@ def make_prototypes(
         return from_names(list(concepts), encoding, templates, source="names")
     path = Path(concepts)
     if path.suffix == ".txt":
-        return from_names(_read_names(path), encoding, templates, source=str(path))
+        return from_names(read_entries(path), encoding, templates, source=str(path))
     return from_labelled(path, encoding, templates, shots=shots, seed=seed)
 
 
@@ -185,7 +186,7 @@ def _text_prototypes(names: Sequence[str], encode: Encode, templates: Any) -> np
 
 
 def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[str], Matrix]:
-    """Labels, ids and image features of labelled images; a folder stands for a class where there is no label.
+    """Labels, ids and image features of labelled images.
 
     Images of a test split lose their label: they are there to measure with.
     """
@@ -197,22 +198,12 @@ def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[st
         raise InputError(f"{path}: labelled images need the image encoder of the pool's features (--encoder URI).")
     pairs = read_pairs(path, captions="optional")
     ids, labels = pairs.images["id"].to_pylist(), _training_labels(pairs.images)
-    if path.is_dir() and not any(labels):
-        labels = [Path(one).parent.name or None for one in ids]
     return labels, ids, Encoded(Pictures(pairs), encoding.image)
 
 
 def _training_labels(images: pa.Table) -> list[str | None]:
     both = zip(images["label"].to_pylist(), images["split"].to_pylist(), strict=True)
     return [None if split == "test" else label for label, split in both]
-
-
-def _read_names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as names of concepts, one a line ({error}).") from None
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _mean_direction(features: np.ndarray) -> np.ndarray | None:

@@ -7,7 +7,6 @@ image is read only when it is needed; one that is missing shows then.
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from PIL import Image
 
 from isthmus.data.images import EXTENSIONS, BadImage, decode
 from isthmus.data.sources import Items, ParquetColumn, Source
+from isthmus.data.text import iter_lines, json_lines
 from isthmus.errors import InputError
 from isthmus.files import read_json
 
@@ -328,20 +328,11 @@ def _rows(file: Path, kind: type = dict) -> list[Any]:
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
-    for line, text in enumerate(_text(file).splitlines(), 1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{file}: line {line} cannot be read as JSON ({error}).") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{file}: line {line} is not a JSON object, {{…}}.")
-        yield row
+    return (row for _, row in json_lines(file))
 
 
 def _csv_rows(file: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
-    reader = csv.DictReader(_text(file).splitlines(), strict=True)
+    reader = csv.DictReader(iter_lines(file), strict=True)
     for column in columns:
         if column not in (reader.fieldnames or ()):
             raise InputError(f"{file}: no column {column!r}; its columns are {', '.join(reader.fieldnames or ())}.")
@@ -349,13 +340,6 @@ def _csv_rows(file: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
         if any(not row[column] for column in columns):
             raise InputError(f"{file}: line {reader.line_num}: {', '.join(columns)} must all be filled in.")
         yield row
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read as text ({error}).") from None
 
 
 def _found(root: Path, names: Sequence[str], what: str) -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from isthmus.data.pairs import Pairs, pairs_from_lists, read_pairs
+from isthmus.data.text import json_lines, read_text
 from isthmus.errors import InputError
 from isthmus.files import read_json
 
@@ -48,7 +48,7 @@ def _urban(root: Path) -> Iterator[tuple[str, Path, str]]:
     if not files:
         raise InputError(f"{root / 'caption'}: no captions (*.txt), as Urban1k has them.")
     for file in files:
-        yield file.stem, root / "image" / f"{file.stem}.jpg", _text(file).partition("\n")[0]
+        yield file.stem, root / "image" / f"{file.stem}.jpg", read_text(file).partition("\n")[0]
 
 
 def _docci(root: Path, split: str) -> Iterator[tuple[str, Path, str]]:
@@ -57,14 +57,13 @@ def _docci(root: Path, split: str) -> Iterator[tuple[str, Path, str]]:
         raise InputError(f"{root}: no images/ beside {file.name}. Unpack docci_images.tar.gz there.")
     found: set[str] = set()
     any_row = False
-    for line, text in enumerate(_text(file).splitlines(), 1):
+    for line, row in json_lines(file):
         try:
-            row = json.loads(text)
             found.add(row["split"])
             if row["split"] == split:
                 any_row = True
                 yield row["example_id"], root / "images" / row["image_file"], row["description"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise InputError(f"{file}: line {line} is not one of DOCCI's descriptions ({error!r}).") from None
     if not any_row:
         raise InputError(f"{file}: no image of split {split!r}; splits are: {', '.join(sorted(found))}.")
@@ -88,10 +87,3 @@ def _description(entry: dict[str, Any]) -> str:
     masks = [mask for mask in entry["mask_data"].values() if mask["mask_quality"] != UNUSABLE]
     parts = [m["label"] if m["mask_quality"] else f"{m['label']}: {m['caption']}" for m in masks]
     return whole + ("\nThe following can also be seen in the image:\n" + "\n".join(parts) if parts else "")
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read as text ({error}).") from None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from isthmus.data.pairs import Pairs, pairs_from_lists, read_pairs
+from isthmus.data.text import json_lines, read_lines
 from isthmus.errors import InputError
 
 ISO = {"jp": "ja", "cz": "cs"}  # as two sets write them
@@ -50,13 +48,13 @@ def _pairs(captions: Captions, folders: Sequence[Path]) -> Pairs:
 
 
 def _xtd(root: Path, names_file: Path) -> Captions:
-    names = _lines(names_file)
+    names = read_lines(names_file)
     captions: Captions = {name: {} for name in names}
     files = [file for folder in XTD_FOLDERS for file in sorted((root / folder).glob("test_1kcaptions_*.txt"))]
     if not files:
         raise InputError(f"{root}: no test_1kcaptions_LANG.txt in {', '.join(XTD_FOLDERS[:-1])} or here.")
     for file in files:
-        _add(captions, names, _code(file.stem.rpartition("_")[2]), _lines(file), f"{file}", names_file)
+        _add(captions, names, _code(file.stem.rpartition("_")[2]), read_lines(file), f"{file}", names_file)
     return captions
 
 
@@ -65,22 +63,21 @@ def _multi30k(task: Path, split: str) -> Captions:
     if not names_file.is_file():
         known = ", ".join(sorted(file.stem for file in names_file.parent.glob("*.txt")))
         raise InputError(f"{names_file}: no such file; splits are: {known or 'none'}.")
-    names = [line.split("#")[0] for line in _lines(names_file)]
+    names = [line.split("#")[0] for line in read_lines(names_file)]
     captions: Captions = {name: {} for name in names}
     for file in sorted((task / "raw").glob(f"{split}.*")):
         lang = file.name.removesuffix(".gz").rpartition(".")[2]
-        _add(captions, names, _code(lang), _lines(file), f"{file}", names_file)
+        _add(captions, names, _code(lang), read_lines(file), f"{file}", names_file)
     return captions
 
 
 def _xm3600(file: Path) -> Captions:
     captions: Captions = {}
-    for line, text in enumerate(_lines(file), 1):
+    for line, row in json_lines(file):
         try:
-            row = json.loads(text)
             said = {lang: value["caption"] for lang, value in row.items() if isinstance(value, dict)}
             captions[f"{row['image/key']}.jpg"] = {_code(lang): list(texts) for lang, texts in said.items() if texts}
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{file}: line {line} is not a row of XM3600 ({error!r}).") from None
     return captions
 
@@ -94,14 +91,6 @@ def _add(captions: Captions, names: list[str], lang: str, texts: list[str], plac
 
 def _code(lang: str) -> str:
     return ISO.get(lang, lang)
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        return [line.strip() for line in raw.decode("utf-8-sig").strip().split("\n")]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read as text ({error}).") from None
 
 
 def _folders(root: Path, given: str | Path | None, names: Sequence[str]) -> list[Path]:

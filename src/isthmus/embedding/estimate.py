@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from isthmus.data.pairs import Pairs
 from isthmus.embedding.networks import by_network, load
 from isthmus.embedding.run import chosen_pairs, readable
 from isthmus.embedding.units import LEAST_ITEMS, caption_batches, image_batches
@@ -42,7 +41,7 @@ class EmbedPlan:
 
 
 def plan(
-    pairs: Pairs | str | Path,
+    pairs: Any,
     image: str | Encoder | Sequence[str | Encoder],
     text: str | Encoder | Sequence[str | Encoder],
     *,
@@ -50,9 +49,10 @@ def plan(
     batch_size: int | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    **reading: Any,
 ) -> EmbedPlan:
     """What `embed` with the same arguments would cost; encodes a small sample and writes nothing."""
-    pairs = chosen_pairs(pairs, only)
+    pairs = chosen_pairs(pairs, only, **reading)
     options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
     encoders = {"image": load(image, "image", **options), "text": load(text, "text", **options)}
     distinct = list(dict.fromkeys(pairs.captions["caption"].to_pylist()))

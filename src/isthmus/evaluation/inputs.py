@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.images import BadImage, decode
+from isthmus.data.folders import readable
+from isthmus.data.images import BadImage
 from isthmus.data.pairs import Pairs, read_pairs
-from isthmus.errors import InputError
+from isthmus.data.text import read_entries
+from isthmus.errors import InputError, did_you_mean
 from isthmus.evaluation.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.model import DualEncoder
 from isthmus.store import open_store
@@ -25,6 +28,7 @@ class Embedded:
 
     image: [n, d] and text: [m, d] float32, L2-normalised. image_of: [m] row of each caption's image.
     groups: [n] near-duplicate groups, the unit of every bootstrap. labels: class names by image, or None.
+    class_folders: where labels are those of folders, these, sorted.
     """
 
     image: np.ndarray
@@ -35,11 +39,13 @@ class Embedded:
     captions: list[str] | None = None
     labels: list[str | None] | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    class_folders: list[str] = field(default_factory=list)
 
 
 def embed_for_evaluation(
     model: DualEncoder,
-    data: FeaturePairs | Pairs | str | Path,
+    data: Any,
     *,
     split: str | None = None,
     only: str | Path | Sequence[str] | None = None,
@@ -48,7 +54,8 @@ def embed_for_evaluation(
     """`data` as embeddings of `model`.
 
     Args:
-        data: a store (cached features; its encoders must be the model's), pairs, or arrays as `FeaturePairs`.
+        data: a store (cached features; its encoders must be the model's), pairs or what `read_pairs` reads, or arrays
+            as `FeaturePairs`.
         split: only these pairs ("train", "val" or "test"); None takes all.
         only: only these ids, or those in the `id` column of a Parquet file.
         seed: of the validation split, where the data names none.
@@ -56,14 +63,24 @@ def embed_for_evaluation(
     Raises:
         InputError: no pairs left, or a store without the model's encoders.
     """
-    if isinstance(data, str | Path):
-        data = (
-            _stored(model, Path(data), split, seed) if holds_features(data) else read_pairs(data, captions="optional")
-        )
-    if isinstance(data, FeaturePairs):
-        return _from_features(model, data if only is None else choose_ids(data, only))
+    return embed_chosen(model, chosen_data(model, data, split=split, only=only, seed=seed))
+
+
+def chosen_data(
+    model: DualEncoder, data: Any, *, split: str | None = None, only: Any = None, seed: int = 0
+) -> FeaturePairs | Pairs:
+    """`data`, read and cut down to what is asked for, before anything is encoded; see `embed_for_evaluation`."""
+    if holds_features(data):
+        data = data if isinstance(data, FeaturePairs) else _stored(model, Path(data), split, seed)
+        return data if only is None else choose_ids(data, only)
+    data = data if isinstance(data, Pairs) else read_pairs(data, captions="optional")
     data = data if split is None else data.filter(split=split)
-    return _from_images(model, data if only is None else _chosen(data, only))
+    return data if only is None else _chosen(data, only)
+
+
+def embed_chosen(model: DualEncoder, data: FeaturePairs | Pairs) -> Embedded:
+    """What `chosen_data` gave, embedded."""
+    return _from_features(model, data) if isinstance(data, FeaturePairs) else _from_images(model, data)
 
 
 def holds_features(data: Any) -> bool:
@@ -96,29 +113,60 @@ def label_classes(
 
     Raises `InputError` where no image has a label, or a label is not among `classes`.
     """
+    names, number = match_labels(embedded.labels or [], class_names(classes), embedded.class_folders)
     named = [(row, label) for row, label in enumerate(embedded.labels or []) if label]
-    if not named:
-        raise InputError("Zero-shot classification needs labels: no image of the data has one (column `label`).")
-    labelled, labels = np.array([row for row, _ in named], np.int64), [label for _, label in named]
-    names = class_names(classes) or sorted(set(labels))
-    unknown = sorted(set(labels) - set(names))
-    if unknown:
-        raise InputError(f"Label {unknown[0]!r} is not among the {len(names)} class names.")
+    labelled = np.array([row for row, _ in named], np.int64)
+    truth = np.array([number[label] for _, label in named])
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
-    number = {name: row for row, name in enumerate(names)}
-    truth = np.array([number[label] for label in labels])
-    return labelled, truth, names, class_embeddings(encode_text, names, prompts), prompts
+    return labelled, truth, names, repeated_embeddings(encode_text, names, prompts), prompts
+
+
+def repeated_embeddings(
+    encode_text: Callable[[list[str]], np.ndarray], names: Sequence[str], templates: Templates
+) -> np.ndarray:
+    """`class_embeddings` [C, d]; two classes of one name share an embedding, as they do in CLIP_benchmark."""
+    distinct = list(dict.fromkeys(names))
+    return class_embeddings(encode_text, distinct, templates)[[distinct.index(name) for name in names]]
+
+
+def match_labels(
+    labels: Sequence[str | None], names: Sequence[str], folders: Sequence[str] = ()
+) -> tuple[list[str], dict[str, int]]:
+    """The class names (default: the labels that occur, sorted), and which of them each label is.
+
+    A label is a name; else all are whole numbers of names, from 0; else they are names but for case, spaces and
+    punctuation; else class folders, sorted, stand for the names in their order. Raises `InputError`.
+    """
+    there = sorted({label for label in labels if label})
+    if not there:
+        raise InputError("Zero-shot classification needs labels: no image of the data has one (column `label`).")
+    if not names:
+        return there, {label: row for row, label in enumerate(there)}
+    by_name = {name: row for row, name in reversed(list(enumerate(names)))}
+    if by_name.keys() >= {*there}:
+        distinct = list(dict.fromkeys(names))  # a name that stands there twice is one class
+        return distinct, {name: row for row, name in enumerate(distinct)}
+    if all(label.isdecimal() for label in there):
+        numbers = {label: int(label) for label in there}
+        if max(numbers.values()) < len(names):
+            return list(names), numbers
+        raise InputError(f"Label {max(there, key=int)} is no line of the {len(names)} class names, numbered from 0.")
+    by_letters = {_letters(name): row for name, row in by_name.items()}
+    if len(by_letters) == len(by_name) and all(_letters(label) in by_letters for label in there):
+        return list(names), {label: by_letters[_letters(label)] for label in there}
+    if folders and len(folders) == len(names):
+        return list(names), {label: row for row, one in enumerate(folders) for label in (one, readable(one))}
+    unknown = next(label for label in there if label not in by_name)
+    raise InputError(f"Label {unknown!r} is not among the {len(names)} class names.{did_you_mean(unknown, by_name)}")
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def class_names(classes: str | Path | Sequence[str] | None) -> list[str]:
     """Class names as given, or from a file with one a line."""
-    if not isinstance(classes, str | Path):
-        return list(classes or [])
-    try:
-        lines = Path(classes).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{classes}: cannot be read as class names, one a line ({error}).") from None
-    return [line.strip() for line in lines if line.strip()]
+    return read_entries(classes) if isinstance(classes, str | Path) else list(classes or [])
 
 
 def _stored(model: DualEncoder, path: Path, split: str | None, seed: int) -> FeaturePairs:
@@ -157,7 +205,7 @@ def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embe
         images = []
         for index in range(start, min(start + batch_size, len(ids))):
             try:
-                images.append(decode(pairs.read_bytes(index)))
+                images.append(pairs.decode(index))
                 kept.append(index)
             except BadImage as error:
                 skipped.append((ids[index], error.reason))
@@ -176,6 +224,8 @@ def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embe
         [text for _, text in captions],
         [pairs.images["label"][index].as_py() for index in kept],
         skipped,
+        pairs.notes,
+        pairs.class_folders,
     )
 
 

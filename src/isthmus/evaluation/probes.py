@@ -168,8 +168,9 @@ def _sides(model: DualEncoder, data: Any, split: str, out: Path) -> Sides:
             data = stored_pairs(model, open_store(data))
         known, asked = _parts(data, split)
         return from_features(known), from_features(asked), []
-    pairs = {part: _labelled_pairs(Path(data), part) for part in ("train", split)}
-    store = out / "features" / canonical(Path(data).stem if Path(data).is_file() else Path(data).name)
+    pairs = {part: _labelled_pairs(data, part) for part in ("train", split)}
+    path = Path(named(data))
+    store = out / "features" / canonical(path.stem if path.is_file() else path.name)
     stores = {part: embedded(model, some, store) for part, some in pairs.items()}
     train, test = (from_store(model, some, stores[split]) for some in pairs.values())
     return train, test, [item for part, some in pairs.items() for item in skipped(some, stores[part])]
@@ -184,9 +185,10 @@ def _parts(data: FeaturePairs, split: str) -> tuple[FeaturePairs, FeaturePairs]:
     return data.subset(name == "train"), data.subset(name == split)
 
 
-def _labelled_pairs(path: Path, split: str) -> Pairs:
+def _labelled_pairs(data: Any, split: str) -> Pairs:
     """The images of one split, without captions, which would be encoded for nothing."""
-    if path.is_dir():
+    path = Path(data) if isinstance(data, str | Path) else None
+    if path is not None and path.is_dir():
         inside = sorted(child.parent.name for child in path.glob(f"*/{CLASSES}"))
         if inside:
             raise InputError(f"{path}: holds data sets; a probe takes one of them: {', '.join(inside)}.")
@@ -194,5 +196,6 @@ def _labelled_pairs(path: Path, split: str) -> Pairs:
         if one.task != "zeroshot_classification":
             raise InputError(f"{path}: a set for retrieval; a probe needs labels.")
         return one.pairs
-    pairs = read_pairs(path, captions="optional").filter(split=split)
-    return Pairs(pairs.images, pairs.captions.slice(0, 0), pairs.reader, path=path, skipped=pairs.skipped)
+    pairs = data if isinstance(data, Pairs) else read_pairs(data, captions="optional")
+    pairs = pairs.filter(split=split)
+    return pairs.having(pairs.images, pairs.captions.slice(0, 0))

@@ -9,8 +9,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.pairs import READING, Pairs, read_pairs
 from isthmus.errors import UsageError, did_you_mean
-from isthmus.evaluation.inputs import embed_for_evaluation, holds_features, zeroshot_labels
+from isthmus.evaluation.inputs import (
+    chosen_data,
+    class_names,
+    embed_chosen,
+    embed_for_evaluation,
+    holds_features,
+    match_labels,
+    zeroshot_labels,
+)
 from isthmus.evaluation.results import result
 from isthmus.evaluation.retrieval import retrieval as rank
 from isthmus.model import DualEncoder
@@ -36,6 +46,10 @@ TASKS = {
 }
 
 
+# Tasks whose data are pairs, which may need options to be read.
+READ_FIRST = ("retrieval", "zeroshot", "knn", "linear_probe", "fewshot", "diagnose", "longtext", "multilingual")
+
+
 def find_task(name: str) -> Callable[..., Any]:
     """The function of a task; UsageError for one that does not exist."""
     if name not in TASKS:
@@ -44,9 +58,17 @@ def find_task(name: str) -> Callable[..., Any]:
     return getattr(import_module(module), function)
 
 
+def read_first(name: str, data: Any, options: dict[str, Any]) -> Any:
+    """`data`; as pairs, where `options` say how those are read: `columns`, `images`, …, which are taken out."""
+    own = inspect.signature(find_task(name)).parameters
+    given = {option: options.pop(option) for option in READING if option in options and option not in own}
+    return read_pairs(data, captions="optional", **given) if given else data
+
+
 def check_options(name: str, options: dict[str, Any]) -> None:
     """UsageError for an option that the task does not take."""
     known = list(inspect.signature(find_task(name)).parameters)[2:]
+    known += READING if name in READ_FIRST else ()
     for option in options:
         if option not in known:
             raise UsageError(f"The task {name} takes no {option!r}: it takes {', '.join(known)}.")
@@ -73,6 +95,8 @@ def opened(model: Any, *, encoders: bool = True) -> tuple[Any, str]:
 
 def named(data: Any) -> str:
     """The name of data in results."""
+    if isinstance(data, Pairs) and data.path is not None:
+        return str(data.path)
     return str(data) if isinstance(data, str | Path) else "arrays"
 
 
@@ -96,7 +120,7 @@ def retrieval(
     found = rank(
         embedded.image, embedded.text, embedded.image_of, groups=embedded.groups, bootstrap=bootstrap, seed=seed
     )
-    found["skipped"] = embedded.skipped
+    found |= {"skipped": embedded.skipped, "notes": embedded.notes}
     return result(found, dataset=named(data), model=name, task="zeroshot_retrieval")
 
 
@@ -117,9 +141,13 @@ def zeroshot(
     a `{}` slot: a list, a file, or the name of a packaged set.
     """
     model, name = opened(model)
-    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
+    chosen = chosen_data(model, data, split=split, only=only, seed=seed)
+    labels = chosen.labels if isinstance(chosen, FeaturePairs) else chosen.images["label"].to_pylist()
+    folders = [] if isinstance(chosen, FeaturePairs) else chosen.class_folders
+    match_labels(labels or [], class_names(classes), folders)  # said before anything is encoded
+    embedded = embed_chosen(model, chosen)
     found = zeroshot_labels(
         model.encode_text, embedded, classes, templates, groups=embedded.groups, bootstrap=bootstrap, seed=seed
     )
-    found["skipped"] = embedded.skipped
+    found |= {"skipped": embedded.skipped, "notes": embedded.notes}
     return result(found, dataset=named(data), model=name, task="zeroshot_classification")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from isthmus.data.text import read_lines
 from isthmus.errors import InputError, UsageError
 from isthmus.store.keys import text_hash, to_keys
 from isthmus.store.manifest import is_store, read_manifest
@@ -222,4 +223,4 @@ def _same_length(what: str, found: int, other: str, wanted: int) -> None:
 
 
 def _lines(path: Path) -> list[str] | None:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+    return read_lines(path) if path.is_file() else None

@@ -13,12 +13,13 @@ import numpy as np
 
 from isthmus.encoders.fingerprint import digest, module_digest
 from isthmus.errors import InputError
+from isthmus.evaluation.inputs import repeated_embeddings
 from isthmus.evaluation.labelled import embedded, fingerprints, from_store, skipped, stored_pairs
 from isthmus.evaluation.results import read, result, write
 from isthmus.evaluation.retrieval import retrieval
 from isthmus.evaluation.suite.sets import BenchmarkSet, choose_sets, open_set
 from isthmus.evaluation.tasks import opened
-from isthmus.evaluation.zeroshot import Templates, class_embeddings, load_templates, zeroshot
+from isthmus.evaluation.zeroshot import Templates, load_templates, zeroshot
 from isthmus.model import DualEncoder
 from isthmus.store import Store
 
@@ -104,7 +105,7 @@ class _Runner:
         images = from_store(self.model, one.pairs, store)
         found = zeroshot(
             self.model.project("image", images.features),
-            self._class_embeddings(one.classes, templates),
+            repeated_embeddings(self.model.encode_text, one.classes, templates),
             images.labels.astype(np.int64),
             classnames=one.classes,
             groups=images.groups,
@@ -113,11 +114,6 @@ class _Runner:
         if len(one.classes) > MOST_CONFUSED:
             found.pop("confusion")
         return found | {"classes": one.classes, "templates": templates, "skipped": skipped(one.pairs, store)}
-
-    def _class_embeddings(self, classes: list[str], templates: Templates) -> np.ndarray:
-        """[C, d]; two classes of one name share an embedding, as they do in CLIP_benchmark."""
-        names = list(dict.fromkeys(classes))
-        return class_embeddings(self.model.encode_text, names, templates)[[names.index(name) for name in classes]]
 
     def _retrieval(self, one: BenchmarkSet) -> dict[str, Any]:
         store = self._store(one)

@@ -15,8 +15,11 @@ from typing import Literal
 import pyarrow as pa
 
 from isthmus.data import webdataset
-from isthmus.data.pairs import READERS, Pairs, read_pairs
+from isthmus.data.folders import readable
+from isthmus.data.pairs import READERS, Pairs, gathered_pairs, read_pairs
+from isthmus.data.records import Gathered, Reading
 from isthmus.data.splits import SYNONYMS
+from isthmus.data.text import read_entries, read_lines
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.evaluation.suite.names import known_classes, known_templates
 from isthmus.evaluation.zeroshot import load_templates
@@ -142,11 +145,11 @@ def open_set(name: str, path: Path, split: str = "test") -> BenchmarkSet:
 def _from_tars(name: str, path: Path, folder: Path) -> BenchmarkSet:
     inside = "" if folder == path else f"{folder.name}/"  # ids of different splits differ
     shards = {f"{inside}{shard}": tar for shard, tar in webdataset.find_shards(str(folder)).items()}
-    intake, reader, notes = webdataset.read_tars(shards, "optional")
-    images, captions = intake.tables()
-    pairs = Pairs(images, captions, reader, path=folder, skipped=intake.skipped, notes=notes)
-    kind = _text(path / TYPE) if (path / TYPE).is_file() else ""
-    if kind.strip().lower() == "retrieval" or (not kind and name in RETRIEVAL):
+    into = Gathered.empty(Reading("optional"))
+    webdataset.read_tars(shards, into)
+    pairs = gathered_pairs(str(folder), into)
+    kind = "".join(read_entries(path / TYPE)[:1]) if (path / TYPE).is_file() else ""
+    if kind.lower() == "retrieval" or (not kind and name in RETRIEVAL):
         return _retrieval(name, pairs)
     classes = _class_names(name, path)
     if classes is None:
@@ -212,8 +215,7 @@ def _labelled(pairs: Pairs, classes: Sequence[str]) -> Pairs:
 
 def _with_labels(pairs: Pairs, labels: Sequence[str]) -> Pairs:
     column = pairs.images.column_names.index("label")
-    images = pairs.images.set_column(column, "label", pa.array(labels, pa.string()))
-    return Pairs(images, pairs.captions, pairs.reader, path=pairs.path, skipped=pairs.skipped, notes=pairs.notes)
+    return pairs.having(pairs.images.set_column(column, "label", pa.array(labels, pa.string())))
 
 
 def _split_folder(path: Path, split: str) -> Path:
@@ -230,7 +232,7 @@ def _split_folder(path: Path, split: str) -> Path:
 
 def _class_names(name: str, path: Path) -> list[str] | None:
     if (path / CLASSES).is_file():
-        return [line.strip() for line in _text(path / CLASSES).splitlines()]
+        return read_lines(path / CLASSES)
     return known_classes(name)
 
 
@@ -238,16 +240,3 @@ def _templates(name: str, path: Path) -> list[str]:
     if (path / TEMPLATES).is_file():
         return list(load_templates(path / TEMPLATES))
     return known_templates(name) or list(load_templates(FALLBACK))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from None
-
-
-def readable(folder: str) -> str:
-    """A class name from a folder's: "001.Black_footed_Albatross", "AnnualCrop" -> "black footed albatross" …"""
-    bare = re.sub(r"^\d+\.", "", folder)
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", bare).replace("_", " ").strip().lower()
