@@ -82,11 +82,10 @@ def _check(args: argparse.Namespace) -> None:
 
 def _opened(path: str) -> Image.Image:
     from isthmus.data.images import decode
+    from isthmus.data.sources import read_file
     from isthmus.errors import InputError
 
     try:
-        return decode(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+        return decode(read_file(Path(path)))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

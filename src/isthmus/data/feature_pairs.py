@@ -14,12 +14,15 @@ from isthmus.data.splits import assign_splits
 from isthmus.errors import InputError
 
 TILE_BYTES = 64 * 1024**2
+LARGEST = 1e15  # whose square, summed over a row, float32 still holds
 
 Matrix = Any  # [n, width] with `shape`: np.ndarray, np.memmap, or anything with `gather(rows) -> float32`
 
 
 def rows(matrix: Matrix, index: np.ndarray | slice) -> np.ndarray:
     """Rows of a feature matrix as float32 [len(index), width], whatever kind of matrix it is."""
+    if hasattr(matrix, "detach"):  # a tensor of torch, whose `gather` is another thing
+        return matrix[index].detach().cpu().float().numpy()
     if hasattr(matrix, "gather"):
         if isinstance(index, slice):
             index = np.arange(*index.indices(matrix.shape[0]))
@@ -97,13 +100,15 @@ class FeaturePairs:
     ) -> FeaturePairs:
         """Pairs from features that exist already.
 
-        image [N, Dx], text [M, Dy]: float matrices. image_of [M]: default one caption per image, in order.
-        ids [N]: default the row numbers. groups [N]: what must stay together when data are split; None is a
+        image [N, Dx], text [M, Dy]: float matrices, torch's tensors too. image_of [M]: default one caption per image,
+        in order. ids [N]: default the row numbers. groups [N]: what must stay together when data are split; None is a
         group of its own. captions [M]: the texts; equal ones share a loss group. image_keys [N], text_keys
         [M]: what makes two images or captions equal, such as content hashes; default every image on its own,
-        and the captions. check: look at every value for NaN and infinity. fields: others of this class.
+        and the captions. check: look at every value for NaN, infinity and what is too large to compute with. fields:
+        others of this class.
         Raises `InputError` naming the row where features or lengths are wrong.
         """
+        image, text = as_matrix(image), as_matrix(text)
         n, m = (_length(name, matrix) for name, matrix in (("image", image), ("text", text)))
         owner = _owners(image_of, n, m)
         names = [str(row) for row in range(n)] if ids is None else _distinct("ids", ids)
@@ -176,13 +181,41 @@ class FeaturePairs:
                 raise InputError(f"{name} features are {width} wide, but parts {parts} add up to {sum(parts)}.")
 
 
+def as_matrix(matrix: Any) -> Matrix:
+    """A tensor of torch, on any device, as an array; whatever else as it is."""
+    if not hasattr(matrix, "detach"):
+        return matrix
+    matrix = matrix.detach().cpu()
+    return (matrix.float() if matrix.is_floating_point() and matrix.itemsize < 4 else matrix).numpy()
+
+
 def check_finite(name: str, matrix: Matrix) -> None:
-    """Raise `InputError` with the first row that holds NaN or infinity; reads 64 MiB at a time."""
+    """Raise `InputError` with the first row that holds NaN, infinity or a value beyond `LARGEST`; 64 MiB at a time."""
     for start, tile in _tiles(matrix):
-        bad = ~np.isfinite(tile).all(axis=1)
+        largest = np.abs(tile).max(axis=1)
+        bad = ~(largest <= LARGEST)
         if bad.any():
-            row = start + int(np.argmax(bad))
-            raise InputError(f"{name} features: row {row} holds NaN or infinity. Embed it again or leave it out.")
+            row = int(np.argmax(bad))
+            if np.isfinite(largest[row]):
+                what = f"a value of {largest[row]:.0e}, too large to compute with. Scale the features"
+            else:
+                what = "NaN or infinity. Embed it again or leave it out"
+            raise InputError(f"{name} features: row {start + row} holds {what}.")
+
+
+def check_varies(name: str, matrix: Matrix) -> None:
+    """Raise `InputError` where all rows are the same, from which nothing can be learned; stops at a difference."""
+    first, start, some = rows(matrix, slice(0, 1)), 0, 2
+    while start < matrix.shape[0]:
+        tile = rows(matrix, slice(start, min(start + some, matrix.shape[0])))
+        if np.abs(tile - first).max() > 1e-6 * np.abs(first).max() + 1e-12:
+            return
+        start, some = start + some, min(2 * some, rows_at_once(matrix.shape[1]))
+    if matrix.shape[0] > 1:
+        raise InputError(
+            f"all {matrix.shape[0]:,} {name} features are the same: nothing can be learned from them. Are all "
+            f"{'images' if name == 'image' else 'captions'} the same?"
+        )
 
 
 def _tiles(matrix: Matrix) -> Iterator[tuple[int, np.ndarray]]:
@@ -209,7 +242,7 @@ def _owners(image_of: Sequence[int] | np.ndarray | None, n: int, m: int) -> np.n
         if n != m:
             raise InputError(f"{n} images but {m} captions: say which image each caption describes (image_of).")
         return np.arange(n)
-    owner = np.asarray(image_of)
+    owner = np.asarray(as_matrix(image_of))
     _check_lengths(m, "captions", image_of=owner)
     if owner.dtype.kind not in "iu":
         raise InputError(f"image_of must hold row numbers of images (integers), not {owner.dtype}.")

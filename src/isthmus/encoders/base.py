@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isthmus.data.intake import encodable
 from isthmus.encoders.fingerprint import digest, view_fingerprint
 from isthmus.encoders.images import probe_image
 from isthmus.encoders.pooling import pool_tokens
@@ -292,6 +293,8 @@ def check_texts(items: Sequence[Any]) -> list[str]:
     for i, item in enumerate(items):
         if not isinstance(item, str):
             raise InputError(f"a text encoder takes strings; item {i} is of type {type(item).__name__}.")
+        if not encodable(item):
+            raise InputError(f"text {i}, {item[:40]!r}, holds half a character, which is not valid Unicode.")
     return list(items)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.feature_pairs import FeaturePairs, Matrix, MatrixRows
+from isthmus.data.feature_pairs import FeaturePairs, Matrix, MatrixRows, as_matrix, check_varies
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.splits import normalise_split
 from isthmus.embedding import embed
@@ -104,6 +104,9 @@ def from_arrays(images: Mapping[str, Any], texts: Mapping[str, Any], **fields: A
     frame = FeaturePairs.from_arrays(*first, **dict(fields))
     for image, text in [(image, first[1]) for image in images.values()] + [(first[0], text) for text in texts.values()]:
         FeaturePairs.from_arrays(image, text, **dict(fields))  # checks shapes and values, and names the row
+    for modality, given in zip(MODALITIES, (images, texts), strict=True):
+        for matrix in given.values():
+            check_varies(modality, as_matrix(matrix))
     listed = {
         modality: [_given(name, modality, matrix) for name, matrix in given.items()]
         for modality, given in zip(MODALITIES, (images, texts), strict=True)
@@ -112,7 +115,7 @@ def from_arrays(images: Mapping[str, Any], texts: Mapping[str, Any], **fields: A
 
 
 def _given(name: str, modality: Modality, matrix: Any) -> Candidate:
-    width = matrix.shape[1]
+    matrix, width = as_matrix(matrix), matrix.shape[1]
     return Candidate(name, modality, matrix, [width], {"uri": name, "width": width})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import FeaturePairs, check_varies
 from isthmus.errors import InputError, UsageError
 from isthmus.locking import alone
 from isthmus.projectors import Head
@@ -94,6 +94,9 @@ def train_projectors(
         raise UsageError(f"seed = {seed}: seeds are 0 or more.")
     if len(train.image_of) < 2:
         raise InputError(f"Training needs at least 2 pairs, got {len(train.image_of)}: there is nothing to contrast.")
+    for modality, matrix in (("image", train.image), ("text", train.text)):
+        if not hasattr(matrix, "identity"):  # images that are encoded while training are not looked at before
+            check_varies(modality, matrix)
     with _alone_in(out), torch.random.fork_rng(), deferred_interrupt() as interrupt:
         began = saved = time.monotonic()
         run = Run(train, val, recipe, out=Path(out) if out else None, seed=seed, device=device, frozen=frozen)
