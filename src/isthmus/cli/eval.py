@@ -3,6 +3,7 @@
 example:
   isthmus eval model/ retrieval test.parquet --json result.json
   isthmus eval model/ retrieval store/ --split test
+  isthmus eval model/ retrieval dataset_flickr30k.json --images flickr30k-images/ --split test
   isthmus eval model/ zeroshot labelled.parquet --classes classnames.txt --templates 'a drawing of {}.'
   isthmus eval model/ winoground winoground/ --images winoground/images
   isthmus eval model/ longtext Urban1k/ --report lengths.html
@@ -25,11 +26,14 @@ tasks:
 from __future__ import annotations
 
 import argparse
+import os
 from itertools import product
+from typing import Any
 
 from isthmus.cli import common
 from isthmus.errors import UsageError
 
+READING = ("images", "columns", "range", "pages")  # how pairs are read
 # Options of tasks: what is not given on the command line is left to the task's own default.
 OWN = (
     "split",
@@ -39,7 +43,7 @@ OWN = (
     "against",
     "report",
     "precision",
-    "images",
+    *READING,
     "only_sets",
     "out",
     "max_tokens",
@@ -53,7 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", nargs="*", default=[])
     parser.add_argument("--data", metavar="DATA", dest="more_data", nargs="+", default=[], help="the same as DATA")
     parser.add_argument("--beside", metavar="MODEL", nargs="+", default=[], help="more models, for the same table")
-    parser.add_argument("--split", metavar="NAME", help="train, val, test, or one of the set's own")
     parser.add_argument("--only", metavar="PARQUET", help="evaluate only on the ids in this file")
     parser.add_argument("--classes", metavar="FILE", help="names, one a line; multilingual: a folder of LANG.json")
     common.add_templates_argument(parser)
@@ -65,13 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="DIR", help="suite, knn, linear_probe, fewshot: keep features, go on from them"
     )
     parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples behind the intervals (1,000)")
-    parser.add_argument("--images", metavar="FOLDER", help="where the images are, if not in the set's usual place")
     parser.add_argument("--against", metavar="TRAIN", help="diagnose: the training data; what of DATA do they hold?")
     parser.add_argument("--report", metavar="HTML", help="diagnose, longtext: also write a page with plots")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longtext: read this much of the longest captions")
     parser.add_argument("--languages", metavar="en,de", type=_listed, help="multilingual: these alone")
     parser.add_argument("--precision", type=float, help="diagnose: the share of right answers to abstain for (0.9)")
     common.add_segmentation_arguments(parser)
+    common.add_reading_arguments(parser, images="images")
     common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
 
@@ -80,7 +83,20 @@ def _listed(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
+def _told(path: str, options: dict[str, Any]) -> Any:
+    """Pairs, whose remarks are printed now; a store as it is."""
+    if not os.path.isfile(os.path.join(path, "store.json")):
+        return common.read_told(path, captions="optional", **options)
+    if options:
+        raise UsageError(f"{path}: a store, which holds features: {', '.join(options)} are for reading pairs.")
+    return path
+
+
 def run(args: argparse.Namespace) -> int:
+    data: list[Any] = [*args.data, *args.more_data]
+    if not data:
+        raise UsageError("DATA is missing: pairs, a store, or what the task reads.")
+    common.check_paths(args.model, *args.beside, *data, args.only, args.images, args.against)
     from isthmus.api import evaluate
     from isthmus.evaluation.results import details, table
 
@@ -88,14 +104,17 @@ def run(args: argparse.Namespace) -> int:
     given |= common.segmentation_options(args)
     if args.templates or args.descriptions:
         given["templates"] = args.descriptions or common.templates(args)
-    data = [*args.data, *args.more_data]
-    if not data:
-        raise UsageError("DATA is missing: pairs, a store, or what the task reads.")
+    if args.task in ("retrieval", "zeroshot"):
+        options: dict[str, Any] = {name: given.pop(name) for name in READING if name in given}
+        data = [_told(one, options) for one in data]
+    told = [note for one in data if not isinstance(one, str) for note in one.notes]
     results = []
     for model, one in product([args.model, *args.beside], data):
         loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
         found = evaluate(model, args.task, one, seed=args.seed, **loading, **given)
         results += found if isinstance(found, list) else [found]
+    for one in results if told else ():
+        one["notes"] = [note for note in one["notes"] if note not in told]
     common.say(table(results))
     if below := details(results):
         common.say("\n" + below)

@@ -13,6 +13,7 @@ searches by image.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, default=20, help="how many images (20)")
     parser.add_argument("--out", metavar="PNG", help=f"the contact sheet ({SHEET})")
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON ('-': standard output)")
+    common.add_reading_arguments(parser)
     common.add_encoder_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_paths(args.model, args.images, args.image_folder)
     from tabulate import tabulate
 
     from isthmus.evaluation.nearest import top_k
@@ -47,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args, cached)
     model = DualEncoder.from_pretrained(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
     query = _embed_query(model, args.query)
-    pairs, ids, embeddings, skipped = (_from_store if cached else _from_images)(model, args.images)
+    found = _from_store(model, args.images) if cached else _from_images(model, args.images, common.reading(args))
+    pairs, ids, embeddings, skipped = found
     scores, rows = (found[0].tolist() for found in top_k(query, embeddings, args.k))
     hits = [{"score": score, "id": ids[row]} for score, row in zip(scores, rows, strict=True)]
     common.say(tabulate(hits, headers="keys", floatfmt=".3f", disable_numparse=[1]))
@@ -67,6 +71,12 @@ def _check(args: argparse.Namespace, cached: bool) -> None:
 
     from isthmus.errors import UsageError
 
+    if looks_like_path(args.query) and not Path(args.query).is_file():
+        raise UsageError(
+            f"{args.query}: looks like a path, but is no file. Name an image that exists, or, if it is a text, "
+            f"begin it with a space: {' ' + args.query!r}."
+        )
+
     if args.k < 1:
         raise UsageError(f"--k {args.k}: ask for at least one image.")
     if args.out and cached:
@@ -77,14 +87,18 @@ def _check(args: argparse.Namespace, cached: bool) -> None:
 
 def _embed_query(model: DualEncoder, query: str) -> np.ndarray:
     """[1, d]: of the image file that `query` names, else of the text."""
-    from isthmus.data.images import EXTENSIONS
-    from isthmus.errors import InputError
+    return model.encode_image([query]) if Path(query).is_file() else model.encode_text([query.strip()])
 
-    if Path(query).is_file():
-        return model.encode_image([query])
-    if query.lower().endswith(EXTENSIONS):
-        raise InputError(f"{query}: no such image. (A query that ends like an image file is taken for one.)")
-    return model.encode_text([query])
+
+def looks_like_path(query: str) -> bool:
+    """Whether a query was meant for a file: it begins like a path, or ends like a picture or, in one word, any file."""
+    from isthmus.data.images import EXTENSIONS, FOREIGN
+
+    if query[:1].isspace():
+        return False
+    begins = re.match(r"(~|\.{1,2})?[/\\]|[A-Za-z]:[/\\]|file:", query)
+    one_word = re.fullmatch(r"\S*[^\s/]/\S*|\S*\w\.[A-Za-z][A-Za-z0-9]{1,4}", query)
+    return bool(begins or one_word or query.lower().endswith((*EXTENSIONS, *FOREIGN)))
 
 
 def _from_store(model: DualEncoder, path: str) -> tuple[None, list[str], np.ndarray, list[tuple[str, str]]]:
@@ -96,14 +110,15 @@ def _from_store(model: DualEncoder, path: str) -> tuple[None, list[str], np.ndar
     return None, store.images["id"].to_pylist(), model.project("image", features), []
 
 
-def _from_images(model: DualEncoder, path: str) -> tuple[Pairs, list[str], np.ndarray, list[tuple[str, str]]]:
+def _from_images(
+    model: DualEncoder, path: str, reading: dict[str, Any]
+) -> tuple[Pairs, list[str], np.ndarray, list[tuple[str, str]]]:
     """The pictures, the ids of the readable ones, their embeddings [n, d], and (id, reason) of the others."""
-    from isthmus.data.pairs import Pairs, read_pairs
     from isthmus.evaluation.inputs import embed_for_evaluation
 
-    pairs = read_pairs(path, captions="optional")
-    alone = Pairs(pairs.images, pairs.captions.slice(0, 0), pairs.reader, path=pairs.path, skipped=pairs.skipped)
-    embedded = embed_for_evaluation(model, alone)
+    pairs = common.read_told(path, captions="optional", **reading)
+    embedded = embed_for_evaluation(model, pairs.having(pairs.images, pairs.captions.slice(0, 0)))
+    common.tell(embedded.notes, pairs._notes)
     return pairs, embedded.image_ids, embedded.image, embedded.skipped
 
 

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_paths(args.model, args.image)
     import numpy as np
     from PIL import Image
     from tabulate import tabulate

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_paths(args.store, args.only, args.pixels, args.init)
     from isthmus.api import train, training_plan
     from isthmus.training.processes import Processes
 

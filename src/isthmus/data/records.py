@@ -79,7 +79,7 @@ class Gathered:
 
     def fields(self, record: Mapping[str, Any], columns: Columns) -> Record:
         """The fields of a row, by the names that `Intake` knows."""
-        found = {name: record.get(column) for name, column in columns.items()}
+        found = {name: record[column] for name, column in columns.items() if column in record}
         split = self.reading.split
         return found if split is None or found.get("split") else found | {"split": split}
 
