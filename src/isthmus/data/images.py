@@ -177,7 +177,11 @@ def to_rgb(
     """
     turn = _orientation(image)
     picture = _converted(image, range, remark)
-    return picture if turn is None else picture.transpose(turn)
+    if turn is None:
+        return picture
+    picture = picture.transpose(turn)
+    picture.info = {}  # else the next one to look at its EXIF would turn it again
+    return picture
 
 
 def from_array(array: np.ndarray) -> Image.Image:
