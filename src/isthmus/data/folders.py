@@ -29,12 +29,14 @@ SHOWN = 6  # kinds of files that a remark names
 class Survey:
     """The files below a folder, by their path in it; names that begin with a dot are left alone.
 
-    skipped: (name, reason) of links that lead nowhere or back, and of folders that cannot be read.
+    skipped: (name, reason) of links that lead nowhere, and of folders that cannot be read. again: links to folders
+    that are read already, as those that lead back.
     """
 
     folder: Path
     files: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
     hidden: int = 0
 
     def ending(self, *endings: str) -> list[str]:
@@ -53,7 +55,7 @@ def survey(folder: Path) -> Survey:
         inside = links.pop(0) if linked else waiting.pop(0)
         real = os.path.realpath(folder / inside)
         if real in seen:
-            found.skipped.append((inside.rstrip("/"), "a link to a folder that is read already."))
+            found.again.append(inside.rstrip("/"))
             continue
         seen.add(real)
         below, further = _entries(found, inside)
@@ -92,6 +94,7 @@ def read_folder(folder: Path, into: Gathered) -> None:
         raise InputError(f"{folder}: a store, which holds features and no pictures. Name the pairs it was made from.")
     found = survey(folder)
     into.intake.skipped += [(_shown(name), reason) for name, reason in found.skipped]
+    into.notes += [f"{folder}: {_shown(name)} is a link to a folder that is read already." for name in found.again]
     images, tars, parts = found.ending(*EXTENSIONS), found.ending(".tar"), found.ending(".parquet")
     listed = [name for name in found.files if PurePosixPath(name).name in METADATA and _names_images(folder / name)]
     if listed and len(tars) <= len(images):
@@ -164,7 +167,7 @@ def _read_images(found: Survey, into: Gathered) -> None:
         into.folders += sorted({PurePosixPath(name).parts[bool(splits)] for name in names})
         into.notes.append(f"{found.folder}: the {len(into.folders)} folders of its images are their labels.")
     used = {beside[_stem(name)] for name in names if _stem(name) in beside}
-    _say_left_out(found, into, {*used, *names, *found.ending(*FOREIGN)})
+    _say_left_out(found, into, {*used, *names})
     if not paths and not into.intake.skipped:
         raise InputError(f"{found.folder}: no images ({', '.join(EXTENSIONS)}) nor tars nor Parquet in this folder.")
     into.sources.append(Column(tables.pa.array(paths, tables.pa.large_string()), Folders((found.folder,))))
@@ -216,7 +219,7 @@ def readable(folder: str) -> str:
 
 
 def _say_left_out(found: Survey, into: Gathered, read: set[str]) -> None:
-    """A remark on the files that are neither read nor listed, by their endings."""
+    """A remark on the files that are not read, by their endings."""
     others = Counter(PurePosixPath(name).suffix.lower() or "without ending" for name in found.files if name not in read)
     told = [f"{count:,} {ending}" for ending, count in others.most_common(SHOWN)]
     told += [f"{len(others) - SHOWN} kinds more"] if len(others) > SHOWN else []

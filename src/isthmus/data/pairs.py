@@ -237,6 +237,9 @@ def pairs_from_lists(
     of strings for each image; ids: default the path, or the position for what has no path; langs: of each image's
     captions, one for all or a list.
     """
+    images = list(images)
+    captions = None if captions is None else list(captions)
+    ids, langs = None if ids is None else list(ids), None if langs is None else list(langs)
     for name, values in (("captions", captions), ("ids", ids), ("langs", langs)):
         if values is not None and len(values) != len(images):
             raise InputError(f"{len(images)} images but {len(values)} {name}; every image needs its own.")

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from isthmus.errors import UsageError, did_you_mean
+from isthmus.data.text import read_text
+from isthmus.errors import InputError, UsageError, did_you_mean
 
 Tables = Mapping[str, Any]
 
@@ -184,8 +185,8 @@ def _read(name: str | Path) -> tuple[str, str]:
         near = did_you_mean(str(name), recipe_names())
         raise UsageError(f"{str(name)!r} is neither a recipe nor a file.{near}")
     try:
-        return str(path), path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return str(path), read_text(path)
+    except InputError as error:
         raise UsageError(f"{path}: cannot be read as a recipe ({error}).") from None
 
 

@@ -15,12 +15,14 @@ from typing import Literal
 import pyarrow as pa
 
 from isthmus.data import webdataset
-from isthmus.data.folders import readable
-from isthmus.data.pairs import READERS, Pairs, gathered_pairs, read_pairs
+from isthmus.data.folders import readable, survey
+from isthmus.data.images import EXTENSIONS
+from isthmus.data.pairs import Pairs, gathered_pairs, read_pairs
 from isthmus.data.records import Gathered, Reading
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.text import read_entries, read_lines
 from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.evaluation.inputs import match_labels
 from isthmus.evaluation.suite.names import known_classes, known_templates
 from isthmus.evaluation.zeroshot import load_templates
 
@@ -61,6 +63,7 @@ LISTS = {
         *("flowers", "imagenet1k", "imagenetv2", "flickr30k", "mscoco_captions"),
     ),
 }
+TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 CLASSES, TEMPLATES, TYPE = "classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"
 FALLBACK = "default"  # our own templates, for sets that bring none
 
@@ -101,7 +104,7 @@ def find_sets(root: Path) -> dict[str, Path]:
         return {canonical(root.stem if root.is_file() else root.name): root}
     found: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
-        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in READERS):
+        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in TABLES):
             continue
         name = canonical(path.stem if path.is_file() else path.name)
         if name in found:
@@ -137,7 +140,8 @@ def open_set(name: str, path: Path, split: str = "test") -> BenchmarkSet:
     if path.is_file():
         return _from_table(name, path, split)
     folder = _split_folder(path, split)
-    if any(folder.glob("*.tar")):
+    found = survey(folder)
+    if len(found.ending(".tar")) > len(found.ending(*EXTENSIONS)):
         return _from_tars(name, path, folder)
     return _from_class_folders(name, path, folder)
 
@@ -193,8 +197,9 @@ def _from_table(name: str, path: Path, split: str) -> BenchmarkSet:
     labels = pairs.images["label"].to_pylist()
     if None in labels:
         raise InputError(f"{path}: {pairs.images['id'][labels.index(None)]} has neither caption nor label.")
-    classes = sorted(set(labels))
-    numbered = _with_labels(pairs, [str(classes.index(label)) for label in labels])
+    numbers = all(label.isdecimal() for label in labels)  # of the lines of a list of names, where there is one
+    classes, number = match_labels(labels, (_class_names(name, path.parent) or []) if numbers else [])
+    numbered = _with_labels(pairs, [str(number[label]) for label in labels])
     return BenchmarkSet(name, "zeroshot_classification", numbered, classes, _templates(name, path.parent))
 
 
