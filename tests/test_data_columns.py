@@ -286,3 +286,10 @@ def test_a_row_with_half_a_character_for_an_id_is_left_out(images: Path) -> None
     pairs = read_pairs(images / "t.jsonl")
     assert captions(pairs) == {"b.png#0": "y"}
     assert "not valid Unicode" in pairs.skipped[0][1]
+
+
+def test_quotes_in_a_table_with_tabs_are_characters(images: Path) -> None:
+    (images / "t.tsv").write_text('image\tcaption\na.png\t"so it began, 5" wide\nb.png\t"whole, ""quoted"""\n')
+    assert list(captions(read_pairs(images / "t.tsv")).values()) == ['"so it began, 5" wide', 'whole, "quoted"']
+    (images / "t.tsv").write_text('image\tcaption\na.png\t"two\nlines!"\n')
+    assert list(captions(read_pairs(images / "t.tsv")).values()) == ["two\nlines!"]

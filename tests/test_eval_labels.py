@@ -126,3 +126,27 @@ def test_a_picture_with_several_captions_and_a_data_frame_is_evaluated(model: is
     found = ist.evaluate(model, "retrieval", frame, bootstrap=0)
     assert (found["n"]["images"], found["n"]["texts"]) == (4, 8)
     assert isinstance(images[0], Image.Image)
+
+
+@pytest.mark.parametrize("form", ["imagefolder", "parquet"])
+def test_labelled_folders_of_tables_serve_probes(tmp_path: Path, model: ist.DualEncoder, form: str) -> None:
+    pictures = class_folders(tmp_path / "pictures")
+    root = tmp_path / "set"
+    for split in ("train", "test"):
+        files = sorted((pictures / split).rglob("*.png"))
+        (root / split).mkdir(parents=True)
+        if form == "parquet":
+            columns = {"image": [file.read_bytes() for file in files], "class": [file.parent.name for file in files]}
+            pq.write_table(pa.table(columns), root / split / "0.parquet")
+            continue
+        rows = [{"file_name": f"{number}.png", "label": file.parent.name} for number, file in enumerate(files)]
+        for number, file in enumerate(files):
+            file.rename(root / split / f"{number}.png")
+        (root / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = ist.evaluate(model, "knn", root, bootstrap=0)
+    assert found[0]["n"] == {"train": 32, "test": 32, "classes": 4}
+
+
+def test_a_probe_is_not_tested_on_what_it_saw(tmp_path: Path, model: ist.DualEncoder) -> None:
+    with pytest.raises(InputError, match=r"has no split train apart from test"):
+        ist.evaluate(model, "knn", class_folders(tmp_path / "c") / "train")

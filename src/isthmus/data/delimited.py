@@ -62,11 +62,11 @@ class Delimited:
             self.notes.append(f"{path}: its columns are parted by {MARKS.get(self.mark, repr(self.mark))}.")
         self.quoted = self.mark != "|"  # captions of Flickr30k hold quotes, and nothing is quoted there
         self.lines = chain([first], self.lines)
-        self.reader = self._reader()
+        self.reader = Verbatim(self.lines) if self.mark == "\t" and _verbatim(path) else self._reader()
         self.names = self._next() or []
         self.first = self._headless(given or {}) if self.names else []
 
-    def _reader(self) -> Iterator[list[str]]:
+    def _reader(self) -> Any:
         dialect: dict[str, Any] = {"delimiter": self.mark, "strict": True, "skipinitialspace": self.mark != "\t"}
         dialect["quoting"] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
         return csv.reader(self.lines, **dialect)
@@ -88,7 +88,7 @@ class Delimited:
         try:
             return next(self.reader, None)
         except csv.Error as error:
-            line = self.reader.line_num + 1  # type: ignore[attr-defined]
+            line = self.reader.line_num + 1
             hint = (
                 " Its lines seem to end in CR alone, not LF: convert them."
                 if "new-line character" in str(error)
@@ -101,7 +101,7 @@ class Delimited:
         for cells in self.first:
             yield 1, dict(zip(self.names, cells, strict=True))
         while (cells := self._next()) is not None:  # type: ignore[assignment]
-            number = self.reader.line_num  # type: ignore[attr-defined]
+            number = self.reader.line_num
             if cells and len(cells) != len(self.names):
                 cells = self._mended(number, cells)
             if cells:
@@ -119,6 +119,35 @@ class Delimited:
             f"{self.path}: line {number} has {len(cells)} fields, the header {len(self.names)}: its columns are parted "
             f"by {MARKS.get(self.mark, repr(self.mark))}. A caption that holds one must be quoted: {example}."
         )
+
+
+class Verbatim:
+    """Rows of a table with tabs in which a quote is a character like another, unless it stands around a whole cell."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.lines, self.line_num = lines, 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return self
+
+    def __next__(self) -> list[str]:
+        line = next(self.lines)
+        self.line_num += 1
+        return (
+            [_unquoted(cell) for cell in line.removesuffix("\n").removesuffix("\r").split("\t")] if line.strip() else []
+        )
+
+
+def _unquoted(cell: str) -> str:
+    inside = cell[1:-1].replace('""', "")
+    whole = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside
+    return cell[1:-1].replace('""', '"') if whole else cell
+
+
+def _verbatim(path: Path) -> bool:
+    """Whether every line of a table with tabs has as many as its first: then no cell holds a line break in quotes."""
+    counts = {line.count("\t") for line in iter_lines(path) if line.strip() and not line.startswith("sep=")}
+    return len(counts) == 1
 
 
 def _mark(header: str, usual: str) -> str:

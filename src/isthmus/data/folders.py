@@ -96,7 +96,7 @@ def read_folder(folder: Path, into: Gathered) -> None:
     into.intake.skipped += [(_shown(name), reason) for name, reason in found.skipped]
     into.notes += [f"{folder}: {_shown(name)} is a link to a folder that is read already." for name in found.again]
     images, tars, parts = found.ending(*EXTENSIONS), found.ending(".tar"), found.ending(".parquet")
-    listed = [name for name in found.files if PurePosixPath(name).name in METADATA and _names_images(folder / name)]
+    listed = _metadata(found)
     if listed and len(tars) <= len(images):
         _read_metadata(found, listed, into)
     elif tars and (len(tars) > len(images) or (len(tars) == len(images) and all(_is_shard(name) for name in tars))):
@@ -107,6 +107,18 @@ def read_folder(folder: Path, into: Gathered) -> None:
         _say_left_out(found, into, {*parts})
     else:
         _read_images(found, into)
+
+
+def is_table(folder: Path, found: Survey) -> bool:
+    """Whether a folder is a table: a saved data set, an imagefolder with metadata, Parquet files."""
+    saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
+    images, parts = found.ending(*EXTENSIONS), found.ending(".parquet")
+    return saved or bool(_metadata(found)) or len(parts) > len(images) + len(found.ending(".tar"))
+
+
+def _metadata(found: Survey) -> list[str]:
+    names = [name for name in found.files if PurePosixPath(name).name in METADATA]
+    return [name for name in names if _names_images(found.folder / name)]
 
 
 def _is_shard(name: str) -> bool:
@@ -220,7 +232,8 @@ def readable(folder: str) -> str:
 
 def _say_left_out(found: Survey, into: Gathered, read: set[str]) -> None:
     """A remark on the files that are not read, by their endings."""
-    others = Counter(PurePosixPath(name).suffix.lower() or "without ending" for name in found.files if name not in read)
+    left = (name for name in found.files if name not in read)
+    others = Counter(_shown(PurePosixPath(name).suffix.lower()) or "without ending" for name in left)
     told = [f"{count:,} {ending}" for ending, count in others.most_common(SHOWN)]
     told += [f"{len(others) - SHOWN} kinds more"] if len(others) > SHOWN else []
     told += [f"{found.hidden:,} whose names begin with a dot"] if found.hidden else []

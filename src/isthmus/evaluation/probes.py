@@ -170,6 +170,8 @@ def _sides(model: DualEncoder, data: Any, split: str, out: Path) -> Sides:
         return from_features(known), from_features(asked), []
     pairs = {part: _labelled_pairs(data, part) for part in ("train", split)}
     path = Path(named(data))
+    if {*pairs["train"].images["id"].to_pylist()} & {*pairs[split].images["id"].to_pylist()}:
+        raise InputError(f"{named(data)}: has no split train apart from {split}; a probe must not test on what it saw.")
     store = out / "features" / canonical(path.stem if path.is_file() else path.name)
     stores = {part: embedded(model, some, store) for part, some in pairs.items()}
     train, test = (from_store(model, some, stores[split]) for some in pairs.values())

@@ -15,7 +15,7 @@ from typing import Literal
 import pyarrow as pa
 
 from isthmus.data import webdataset
-from isthmus.data.folders import readable, survey
+from isthmus.data.folders import is_table, readable, survey
 from isthmus.data.images import EXTENSIONS
 from isthmus.data.pairs import Pairs, gathered_pairs, read_pairs
 from isthmus.data.records import Gathered, Reading
@@ -139,6 +139,8 @@ def open_set(name: str, path: Path, split: str = "test") -> BenchmarkSet:
     """
     if path.is_file():
         return _from_table(name, path, split)
+    if is_table(path, survey(path)):
+        return _from_table(name, path, split)
     folder = _split_folder(path, split)
     found = survey(folder)
     if len(found.ending(".tar")) > len(found.ending(*EXTENSIONS)):
@@ -189,6 +191,7 @@ def _from_class_folders(name: str, path: Path, folder: Path) -> BenchmarkSet:
 
 def _from_table(name: str, path: Path, split: str) -> BenchmarkSet:
     """A table with captions is for retrieval, one with labels only for classification."""
+    beside = path if path.is_dir() else path.parent
     pairs = read_pairs(path, captions="optional")
     if split in pairs.images["split"].to_pylist():
         pairs = pairs.filter(split=split)
@@ -198,9 +201,9 @@ def _from_table(name: str, path: Path, split: str) -> BenchmarkSet:
     if None in labels:
         raise InputError(f"{path}: {pairs.images['id'][labels.index(None)]} has neither caption nor label.")
     numbers = all(label.isdecimal() for label in labels)  # of the lines of a list of names, where there is one
-    classes, number = match_labels(labels, (_class_names(name, path.parent) or []) if numbers else [])
+    classes, number = match_labels(labels, (_class_names(name, beside) or []) if numbers else [])
     numbered = _with_labels(pairs, [str(number[label]) for label in labels])
-    return BenchmarkSet(name, "zeroshot_classification", numbered, classes, _templates(name, path.parent))
+    return BenchmarkSet(name, "zeroshot_classification", numbered, classes, _templates(name, beside))
 
 
 def _retrieval(name: str, pairs: Pairs) -> BenchmarkSet:
