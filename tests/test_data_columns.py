@@ -293,3 +293,13 @@ def test_quotes_in_a_table_with_tabs_are_characters(images: Path) -> None:
     assert list(captions(read_pairs(images / "t.tsv")).values()) == ['"so it began, 5" wide', 'whole, "quoted"']
     (images / "t.tsv").write_text('image\tcaption\na.png\t"two\nlines!"\n')
     assert list(captions(read_pairs(images / "t.tsv")).values()) == ["two\nlines!"]
+
+
+def test_a_dataset_in_memory_is_a_table(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    kinds = {"image": datasets.Image(), "text": datasets.Value("string")}
+    features = datasets.Features(**kinds, label=datasets.ClassLabel(names=["cat", "dog"]))
+    rows = {"image": [Image.new("RGB", (2, 2), (k, k, k)) for k in (5, 6)], "text": ["a", "b"], "label": [1, 0]}
+    pairs = read_pairs(datasets.Dataset.from_dict(rows, features=features).select([1]))
+    assert (captions(pairs), shade(pairs, 0)) == ({"0#0": "b"}, 6)
+    assert pairs.images["label"].to_pylist() == ["cat"]

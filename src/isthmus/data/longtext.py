@@ -15,7 +15,7 @@ DOCCI_SPLITS = ("test", "train", "qual_dev", "qual_test")
 UNUSABLE = 2  # DCI's mask_quality: 0 is fine, 1 has a label only
 
 
-def read_longtext(root: str | Path, *, split: str | None = None) -> Pairs:
+def read_longtext(root: Any, *, split: str | None = None) -> Pairs:
     """Pairs from a folder in the layout of Urban1k, DOCCI or DCI, or from whatever `read_pairs` reads.
 
     - Urban1k: `image/NAME.jpg` and `caption/NAME.txt`, of which the first line is the caption.
@@ -26,6 +26,8 @@ def read_longtext(root: str | Path, *, split: str | None = None) -> Pairs:
 
     Raises InputError naming file and line.
     """
+    if not isinstance(root, str | Path):
+        return read_pairs(root, split=split)
     root = Path(root)
     if (root / "caption").is_dir() and (root / "image").is_dir():
         return _pairs(_urban(root))

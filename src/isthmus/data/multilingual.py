@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from isthmus.data.pairs import Pairs, pairs_from_lists, read_pairs
 from isthmus.data.text import json_lines, read_lines
@@ -16,7 +17,7 @@ MULTI30K_SPLIT = "test_2016_flickr"
 Captions = dict[str, dict[str, list[str]]]  # image -> language -> captions
 
 
-def read_multilingual(root: str | Path, *, images: str | Path | None = None, split: str | None = None) -> Pairs:
+def read_multilingual(root: Any, *, images: str | Path | None = None, split: str | None = None) -> Pairs:
     """Pairs whose captions carry a `lang`, from a folder in the layout of a set, or from whatever `read_pairs` reads.
 
     - XTD-10: the repository (`XTD10/`, `MIC/`, `STAIR/`, each with `test_1kcaptions_LANG.txt`) and
@@ -27,6 +28,8 @@ def read_multilingual(root: str | Path, *, images: str | Path | None = None, spl
 
     Languages are named by ISO codes (XTD-10's jp is ja). Raises InputError naming file and line.
     """
+    if not isinstance(root, str | Path):
+        return read_pairs(root, split=split, captions="optional", images=images)
     root = Path(root)
     index = [file for pattern in ("", "*/") for file in sorted(root.glob(f"{pattern}test_image_names.txt"))]
     if index:
@@ -36,7 +39,7 @@ def read_multilingual(root: str | Path, *, images: str | Path | None = None, spl
         return _pairs(captions, _folders(root, images, ("images", "flickr30k-images", ".")))
     if (root / "captions.jsonl").is_file():
         return _pairs(_xm3600(root / "captions.jsonl"), _folders(root, images, ("images", ".")))
-    return read_pairs(root, split=split, captions="optional")
+    return read_pairs(root, split=split, captions="optional", images=images)
 
 
 def _pairs(captions: Captions, folders: Sequence[Path]) -> Pairs:

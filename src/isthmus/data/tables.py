@@ -177,6 +177,8 @@ def is_frame(data: Any) -> bool:
 
 def read_frame(data: Any, into: Gathered, path: Path | None = None) -> None:
     """A table in memory, or of the file `path`. Paths are relative to that, else to the working folder."""
+    if hasattr(data, "features") and hasattr(data, "with_format"):  # a datasets.Dataset
+        data = data.with_format("arrow")[:].replace_schema_metadata(data.features.arrow_schema.metadata)
     where, (names, rows) = path or "table", _frame_rows(data)
     columns, notes = find_columns(where, names, into.reading.captions, into.reading.columns)
     into.notes += notes
@@ -186,8 +188,6 @@ def read_frame(data: Any, into: Gathered, path: Path | None = None) -> None:
 
 
 def _frame_rows(data: Any) -> tuple[list[str], Iterator[Record]]:
-    if hasattr(data, "data") and isinstance(getattr(data.data, "table", None), pa.Table):  # a datasets.Dataset
-        data = data.with_format("arrow")[:]
     if isinstance(data, pa.Table):
         return list(data.column_names), (row for batch in data.to_batches(BATCH) for row in batch.to_pylist())
     names = list(map(str, data.columns))
