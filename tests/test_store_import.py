@@ -127,8 +127,8 @@ def test_metadata_without_its_columns_is_refused(tmp_path):
     laion(tmp_path, sizes=(1,), image_path=[None])
     with pytest.raises(InputError, match="image_path holds nulls"):
         import_clip_retrieval(tmp_path, tmp_path / "store")
-    pq.write_table(pa.table({"image_path": ["a"]}), tmp_path / "metadata/metadata_0000.parquet")
-    with pytest.raises(InputError, match="no column 'caption'"):
+    pq.write_table(pa.table({"caption": ["a"]}), tmp_path / "metadata/metadata_0000.parquet")
+    with pytest.raises(InputError, match="no column 'image_path'"):
         import_clip_retrieval(tmp_path, tmp_path / "store")
     whole = (tmp_path / "metadata/metadata_0000.parquet").read_bytes()
     (tmp_path / "metadata/metadata_0000.parquet").write_bytes(whole[:4] + b"\xff" * 20 + whole[24:])

@@ -69,14 +69,13 @@ def _check(args: argparse.Namespace, cached: bool) -> None:
     """Say what cannot work before anything is encoded."""
     from PIL import Image
 
-    from isthmus.errors import UsageError
+    from isthmus.errors import InputError, UsageError
 
     if looks_like_path(args.query) and not Path(args.query).is_file():
-        raise UsageError(
-            f"{args.query}: looks like a path, but is no file. Name an image that exists, or, if it is a text, "
+        raise InputError(
+            f"{args.query}: no such image, though it looks like a path. Name one that exists, or, if it is a text, "
             f"begin it with a space: {' ' + args.query!r}."
         )
-
     if args.k < 1:
         raise UsageError(f"--k {args.k}: ask for at least one image.")
     if args.out and cached:

@@ -75,8 +75,8 @@ MAGIC = (
     (b"\0\0\0\x0cJXL ", FOREIGN[".jxl"]),
     (b"\x93NUMPY", FOREIGN[".npy"]),
     (b"8BPS", "a Photoshop file. " + CONVERT + "."),
-    (b"<?xml", "XML or SVG, and no picture of pixels."),
-    (b"<svg", "SVG, and no picture of pixels."),
+    (b"<?xml", "XML or SVG, and no image of pixels."),
+    (b"<svg", "SVG, and no image of pixels."),
     (b"<!DOCTYPE", "a web page and not a picture: what it was fetched from did not give one."),
     (b"<html", "a web page and not a picture: what it was fetched from did not give one."),
 )

@@ -218,7 +218,7 @@ def _members(intake: Intake, shard: str, path: Path, file: BinaryIO) -> Iterator
         headers: Any = _Headers(file)
         archive = tarfile.open(fileobj=headers, mode="r:", encoding="utf-8")  # noqa: SIM115 (it owns nothing)
     except (tarfile.TarError, ValueError, EOFError) as error:
-        intake.skip(shard, f"{path} is not an uncompressed tar ({error}). Use gunzip on a .tar.gz.")
+        intake.skip(shard, f"{path}: not an uncompressed tar ({error}). Use gunzip on a .tar.gz.")
         return
     position = -1
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.feature_pairs import FeaturePairs, Matrix, MatrixRows, as_matrix, check_varies
+from isthmus.data.feature_pairs import FeaturePairs, Matrix, MatrixRows, as_matrix
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.splits import normalise_split
 from isthmus.embedding import embed
@@ -104,9 +104,6 @@ def from_arrays(images: Mapping[str, Any], texts: Mapping[str, Any], **fields: A
     frame = FeaturePairs.from_arrays(*first, **dict(fields))
     for image, text in [(image, first[1]) for image in images.values()] + [(first[0], text) for text in texts.values()]:
         FeaturePairs.from_arrays(image, text, **dict(fields))  # checks shapes and values, and names the row
-    for modality, given in zip(MODALITIES, (images, texts), strict=True):
-        for matrix in given.values():
-            check_varies(modality, as_matrix(matrix))
     listed = {
         modality: [_given(name, modality, matrix) for name, matrix in given.items()]
         for modality, given in zip(MODALITIES, (images, texts), strict=True)

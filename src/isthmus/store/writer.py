@@ -136,7 +136,10 @@ class StoreWriter:
                 f"{stream.record['uri']}: features {features.shape} and keys {keys.shape}; expected "
                 f"[n, {stream.record['width']}] and [n, 16]."
             )
-        bad = np.flatnonzero(~(np.abs(features) <= LARGEST).all(axis=1))
+        usable = np.isfinite(features)
+        if features.dtype.itemsize > 2:  # no value of float16 is too large
+            usable &= np.abs(features) <= LARGEST
+        bad = np.flatnonzero(~usable.all(axis=1))
         if len(bad):
             some = bad[:5]
             first = [names[row] for row in some] if names else self._journal.names(to_hashes(keys[some]))
