@@ -43,6 +43,7 @@ def test_names_numbers_spellings_and_folders() -> None:
     assert match_labels(["b", "a"], ["b", "c", "a"])[1] | {} == {"b": 0, "c": 1, "a": 2}
     assert match_labels(["0", "2"], ["x", "y", "x"]) == (["x", "y", "x"], {"0": 0, "2": 2})
     assert match_labels(["0", "9"], [str(k) for k in range(10)])[1]["9"] == 9
+    assert match_labels(["0.0", "1.0"], ["x", "y"])[1] == {"0.0": 0, "1.0": 1}
     assert match_labels(["grey cat"], ["Dog", "Grey_Cat"])[1] == {"grey cat": 1}
     names, number = match_labels(["n01", "n02"], ["tench", "shark"], folders=["n01", "n02"])
     assert [names[number[label]] for label in ("n02", "n01")] == ["shark", "tench"]

@@ -35,15 +35,18 @@ def written(image: Image.Image, form: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def turned() -> bytes:
+def orientation(value: int) -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112] = 6
-    return written(COLOUR, "JPEG", exif=exif, quality=95)
+    exif[0x0112] = value
+    return exif
 
 
 PICTURES = {
     "rgb": written(COLOUR, "PNG"),
-    "orientation": turned(),
+    "orientation": written(COLOUR, "JPEG", exif=orientation(6), quality=95),
+    "orientation of a tiff": written(COLOUR, "TIFF", tiffinfo={0x0112: 6}),
+    "orientation of a png": written(COLOUR, "PNG", exif=orientation(8)),
+    "orientation of 16 bit": written(WIDE, "PNG", exif=orientation(6)),
     "grey": written(COLOUR.convert("L"), "JPEG"),
     "grey with alpha": written(ALPHA.convert("LA"), "PNG"),
     "alpha": written(ALPHA, "PNG"),
@@ -92,7 +95,7 @@ def through_pairs(folder: Path, data: bytes) -> dict[str, Pairs]:
 def test_every_way_in_gives_the_same_picture(tmp_path: Path, name: str) -> None:
     data = PICTURES[name]
     expected = decode(data)
-    if name == "orientation":
+    if name.startswith("orientation"):
         assert expected.size == (24, 36)
     for way, pairs in through_pairs(tmp_path, data).items():
         assert pairs.decode(0).tobytes() == expected.tobytes(), way
@@ -219,4 +222,13 @@ def test_a_query_with_half_a_character_is_refused(model: ist.DualEncoder) -> Non
 
 
 def test_a_turned_picture_is_not_turned_again() -> None:
-    assert to_pil(decode(PICTURES["orientation"])).size == (24, 36)
+    for name in PICTURES:
+        if name.startswith("orientation"):
+            assert to_pil(to_pil(decode(PICTURES[name]))).size == (24, 36)
+
+
+def test_a_picture_that_cannot_be_loaded_is_a_bad_image() -> None:
+    opened = Image.open(io.BytesIO(PICTURES["bmp"][:300]))
+    for read in (to_pil, lambda image: pairs_from_lists([image], ["x"]).decode(0)):
+        with pytest.raises(BadImage, match=r"damaged image"):
+            read(opened)

@@ -82,6 +82,11 @@ def check_paths(*paths: str | None) -> None:
         raise InputError(f"{path}: no such file or folder.{hint}")
 
 
+def file_names(*names: str) -> list[str]:
+    """Those of names, which may be of something packaged, that can only be files."""
+    return [name for name in names if os.path.dirname(name) or name.endswith((".toml", ".txt", ".json"))]
+
+
 def add_templates_argument(parser: argparse.ArgumentParser) -> None:
     """--templates; read it with `templates`."""
     parser.add_argument("--templates", metavar="NAME|FILE|PROMPT", nargs="+", help="prompts with a {} slot")

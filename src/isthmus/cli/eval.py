@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     data: list[Any] = [*args.data, *args.more_data]
     if not data:
         raise UsageError("DATA is missing: pairs, a store, or what the task reads.")
-    common.check_paths(args.model, *args.beside, *data, args.only, args.images, args.against)
+    common.check_paths(args.model, *args.beside, *data, args.only, args.images, args.against, args.classes)
+    common.check_paths(args.descriptions, *common.file_names(*args.templates or []))
     from isthmus.api import evaluate
     from isthmus.evaluation.results import details, table
 

@@ -162,7 +162,6 @@ def _decoded(data: bytes, max_pixels: int, range: Any, remark: Callable[[str], A
     _check_size(image, max_pixels)
     if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
         remark("a TIFF of several pages, of which the first is taken (--pages)")
-    image.load()
     return to_rgb(image, range=range, remark=remark)
 
 
@@ -175,13 +174,23 @@ def to_rgb(
     not applied. 16-bit grey is divided by 257, unless `range` (black, white) says which values count; with it, grey of
     32 bits and of floating point is read too. Raises `BadImage`.
     """
+    image = upright(image)
+    return _converted(image, range, remark)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An opened picture turned as its EXIF says. Raises `BadImage` for one that cannot be loaded."""
+    try:
+        image.load()  # first, as Pillow itself turns a TIFF when it is loaded
+    except Exception as error:  # as in `decode`; also a picture whose file is closed
+        raise BadImage(f"damaged image: {error or type(error).__name__}.") from error
     turn = _orientation(image)
-    picture = _converted(image, range, remark)
     if turn is None:
-        return picture
-    picture = picture.transpose(turn)
-    picture.info = {}  # else the next one to look at its EXIF would turn it again
-    return picture
+        return image
+    turned = image.transpose(turn)
+    for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        turned.info.pop(name, None)  # else the next one to look there would turn it again
+    return turned
 
 
 def from_array(array: np.ndarray) -> Image.Image:

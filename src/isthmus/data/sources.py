@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from isthmus.data.cells import base64_picture, is_inline
-from isthmus.data.images import MAX_BYTES, BadImage, from_array, to_rgb
+from isthmus.data.images import MAX_BYTES, BadImage, from_array, to_rgb, upright
 from isthmus.errors import InputError
 
 GREY16 = ("I;16",)  # kept as they are, so that a range given by the user applies to them
@@ -264,8 +264,7 @@ def to_png(picture: Image.Image | np.ndarray) -> bytes:
     """A picture in memory as the bytes of a file that decodes to the same. Raises `BadImage`."""
     image = from_array(picture) if isinstance(picture, np.ndarray) else picture
     file = io.BytesIO()
-    if image.mode not in GREY16:
-        image = to_rgb(image)
+    image = upright(image) if image.mode in GREY16 else to_rgb(image)
     try:
         image.save(file, "PNG", compress_level=1)
     except (OSError, ValueError) as error:

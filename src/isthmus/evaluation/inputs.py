@@ -146,11 +146,11 @@ def match_labels(
     if by_name.keys() >= {*there}:
         distinct = list(dict.fromkeys(names))  # a name that stands there twice is one class
         return distinct, {name: row for row, name in enumerate(distinct)}
-    if all(label.isdecimal() for label in there):
-        numbers = {label: int(label) for label in there}
+    if all(re.fullmatch(r"\d+(\.0)?", label) for label in there):  # pandas writes 1.0 where a label is missing
+        numbers = {label: int(float(label)) for label in there}
         if max(numbers.values()) < len(names):
             return list(names), numbers
-        raise InputError(f"Label {max(there, key=int)} is no line of the {len(names)} class names, numbered from 0.")
+        raise InputError(f"Label {max(numbers.values())} is no line of the {len(names)} class names, numbered from 0.")
     by_letters = {_letters(name): row for name, row in by_name.items()}
     if len(by_letters) == len(by_name) and all(_letters(label) in by_letters for label in there):
         return list(names), {label: by_letters[_letters(label)] for label in there}
