@@ -64,7 +64,7 @@ class MatrixPool:
     matrices: by side, features [n, width]. places: by side, int64 [rows], where each row's features stand; None:
     row i is row i. names [U]: ids of the pairs. unit int64 [rows]: whose each row is; None: row i is pair i.
     texts: captions by row. usable: bool [rows], rows that may be chosen; None: all.
-    records: of the encoders of a store, by modality.
+    records: of the encoders of a store, by modality. notes: remarks on the data, for the user.
     """
 
     name: str
@@ -76,6 +76,7 @@ class MatrixPool:
     usable: np.ndarray | None = None
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     fingerprint: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pairs = len(self.names)
@@ -206,7 +207,16 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
         texts=captions or None,
         usable=~splits[owner] if splits.any() else None,
         fingerprint=_digest([*ids, *captions, encoding.name], {}),
+        notes=reading_notes(pairs),
     )
+
+
+def reading_notes(pairs: Pairs) -> list[str]:
+    """Remarks on pairs, and in one more what was left out of them as they were read."""
+    if not pairs.skipped:
+        return pairs.notes
+    first = ": ".join(pairs.skipped[0])
+    return [*pairs.notes, f"{pairs.path}: {len(pairs.skipped):,} were left out while reading; the first: {first}"]
 
 
 class RowNumbers(Sequence[str]):

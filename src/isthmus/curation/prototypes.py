@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from isthmus.curation.encoding import Encode, Encoding
 from isthmus.curation.phrases import frequent_phrases, words_of
-from isthmus.curation.pools import Encoded, Pictures, Pool, Side
+from isthmus.curation.pools import Encoded, Pictures, Pool, Side, reading_notes
 from isthmus.curation.scan import Scorer, normalised, scan, spread
 from isthmus.data.feature_pairs import Matrix, rows
 from isthmus.data.pairs import read_pairs
@@ -112,7 +112,7 @@ def from_labelled(
     Which images, where a class has more, is a hash of (seed, id). In a joint space the means stand for captions
     too; else the names of the classes do, where there is a text encoder.
     """
-    labels, ids, features = _labelled(path, encoding)
+    labels, ids, features, notes = _labelled(path, encoding)
     classes = sorted({label for label in labels if label})
     if not classes:
         raise InputError(f"{path}: no image has a label (column `label`, or one folder per class).")
@@ -124,7 +124,7 @@ def from_labelled(
             members[label].append(row)
     means = [_mean_direction(rows(features, np.array(members[name]))) for name in classes]
     kept = {name: mean for name, mean in zip(classes, means, strict=True) if mean is not None}
-    notes = [f"{name}: none of its images can be used." for name in classes if name not in kept]
+    notes += [f"{name}: none of its images can be used." for name in classes if name not in kept]
     few = [name for name in classes if len(members[name]) < shots]
     if few:
         notes.append(f"{len(few)} of {len(classes)} classes have fewer than {shots} images.")
@@ -185,20 +185,20 @@ def _text_prototypes(names: Sequence[str], encode: Encode, templates: Any) -> np
     return class_embeddings(encode, names, prompts)
 
 
-def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[str], Matrix]:
-    """Labels, ids and image features of labelled images.
+def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[str], Matrix, list[str]]:
+    """Labels, ids and image features of labelled images, and remarks on them.
 
     Images of a test split lose their label: they are there to measure with.
     """
     if is_store(path):
         store = open_store(path)
         features = encoding.projected("image", store.features("image", encoding.named().get("image")))
-        return _training_labels(store.images), store.images["id"].to_pylist(), features
+        return _training_labels(store.images), store.images["id"].to_pylist(), features, []
     if encoding.image is None:
         raise InputError(f"{path}: labelled images need the image encoder of the pool's features (--encoder URI).")
     pairs = read_pairs(path, captions="optional")
     ids, labels = pairs.images["id"].to_pylist(), _training_labels(pairs.images)
-    return labels, ids, Encoded(Pictures(pairs), encoding.image)
+    return labels, ids, Encoded(Pictures(pairs), encoding.image), reading_notes(pairs)
 
 
 def _training_labels(images: pa.Table) -> list[str | None]:
