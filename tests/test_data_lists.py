@@ -196,3 +196,15 @@ def test_the_command_reads_a_published_split(
     command = ["eval", str(folder), "retrieval", str(tmp_path / "dataset_flickr30k.json"), "--bootstrap", "0"]
     assert main([*command, "--images", str(images / "val2014"), "--json", str(tmp_path / "out.json")]) == 0
     assert json.loads((tmp_path / "out.json").read_text())["n"]["texts"] == 20
+
+
+def test_images_are_found_where_data_sets_keep_them(tmp_path: Path) -> None:
+    for name in ("val2017/0.jpg", "flickr8k/Images/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(png(int(name[-5])))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "captions_val2017.json").write_text(json.dumps(coco()))
+    pairs = read_pairs(tmp_path / "annotations" / "captions_val2017.json").subset(["0.jpg"])
+    assert shown(pairs) == {0: ["zero"]}
+    (tmp_path / "flickr8k" / "captions.txt").write_text("image,caption\n1.jpg,one\n")
+    assert shown(read_pairs(tmp_path / "flickr8k" / "captions.txt")) == {1: ["one"]}

@@ -19,6 +19,9 @@ LITERAL = re.compile(rf"(?:array\()?[\[(]\s*{QUOTED}(?:\s*,\s*{QUOTED}|\s+{QUOTE
 BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk")
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 LEAST_BASE64 = 48  # characters: the smallest picture is longer, a file's name that is base64 hardly
+FETCH = (
+    "its image is a URL, and pictures are not fetched: fetch them with img2dataset (or another tool) and give its tars."
+)
 URL = re.compile(r"[a-z][a-z0-9+.-]{1,9}://", re.IGNORECASE)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from isthmus.data.cells import is_inline
 from isthmus.data.columns import SPELLINGS, TABLE_FIELDS, Columns, find_columns
-from isthmus.data.lists import BESIDE
 from isthmus.data.records import Gathered, Record
 from isthmus.data.text import MAX_LINE, iter_lines
 from isthmus.errors import InputError
@@ -37,7 +36,7 @@ def read_delimited(path: Path, into: Gathered) -> None:
     into.notes += [*table.notes, *remarks]
     before = into.first
     records = ((number, into.fields(record, columns)) for number, record in table.records())
-    into.rows(f"{path}: line", records, into.places(path, BESIDE if table.mark == "|" else ()))
+    into.rows(f"{path}: line", records, into.places(path))
     into.intake.skipped += table.skipped
     if into.first == before and not into.intake.skipped:
         raise InputError(f"{path}: the table is empty.")

@@ -12,12 +12,6 @@ from isthmus.data.sources import Folders
 from isthmus.data.text import json_lines, read_json_strictly
 from isthmus.errors import InputError
 
-# Where data sets keep the images that their lists name, beside the list.
-BESIDE = (
-    *("images", "Images", "image", "imgs", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset"),
-    *("Flickr8k_Dataset", "val2014", "train2014", "val2017", "train2017", "coco"),
-)
-
 
 def read_json_lines(path: Path, into: Gathered) -> None:
     """JSON Lines: one object per line. The file is read twice: which columns there are is known only at its end."""
@@ -36,7 +30,7 @@ def read_json_file(path: Path, into: Gathered) -> None:
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise InputError(f"{path}: expected a list of objects with image and caption, or COCO's or Karpathy's JSON.")
     rows: list[Record] = [_conversed(row) for row in found]
-    _read(path, "entry", lambda: enumerate(rows), into, into.places(path, BESIDE))
+    _read(path, "entry", lambda: enumerate(rows), into, into.places(path, by_name=True))
 
 
 def _read(path: Path, word: str, records: Callable[[], Any], into: Gathered, folders: Folders) -> None:

@@ -13,15 +13,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from isthmus.data.cells import is_inline, is_url, plain
+from isthmus.data.cells import FETCH, is_inline, is_url, plain
 from isthmus.data.columns import Columns
 from isthmus.data.intake import Captions, Intake, encodable, text
 from isthmus.data.sources import Column, Folders, Items, Joined, Source
 
 Record = dict[str, Any]
-FETCH = (
-    "its image is a URL, and pictures are not fetched: fetch them with img2dataset (or another tool) and give its tars."
-)
 
 
 @dataclass(frozen=True)
@@ -71,11 +68,9 @@ class Gathered:
         """Where all of the images are."""
         return self.sources[0] if len(self.sources) == 1 else Joined(self.sources)
 
-    def places(self, table: Path, beside: tuple[str, ...] = ()) -> Folders:
-        """Where a table's images are; beside: folders next to it that are tried too, unless the user names one."""
-        if self.reading.images is not None or not beside:
-            return Folders.beside(table, self.reading.images)
-        return Folders((table.parent, *(table.parent / name for name in beside)), by_name=True)
+    def places(self, table: Path, by_name: bool = False) -> Folders:
+        """Where a table's images are; by_name: also by the last part of what it calls them."""
+        return Folders.beside(table, self.reading.images, by_name=by_name)
 
     def fields(self, record: Mapping[str, Any], columns: Columns) -> Record:
         """The fields of a row, by the names that `Intake` knows."""

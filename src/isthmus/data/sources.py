@@ -19,10 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from isthmus.data.cells import base64_picture, is_inline
+from isthmus.data.cells import FETCH, base64_picture, is_inline, is_url
 from isthmus.data.images import MAX_BYTES, BadImage, from_array, to_rgb, upright
 from isthmus.errors import InputError
 
+# Where data sets keep the images that their lists name, beside the list.
+BESIDE = (
+    *("images", "Images", "image", "imgs", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset"),
+    *("Flickr8k_Dataset", "val2014", "train2014", "val2017", "train2017", "coco"),
+)
 GREY16 = ("I;16",)  # kept as they are, so that a range given by the user applies to them
 
 
@@ -72,10 +77,13 @@ class Folders:
     by_name: bool = False
 
     @classmethod
-    def beside(cls, table: Path, images: str | os.PathLike[str] | None = None) -> Folders:
-        """The folder of a table, or the one that the user names instead. Raises `InputError` where that is none."""
+    def beside(cls, table: Path, images: str | os.PathLike[str] | None = None, *, by_name: bool = False) -> Folders:
+        """The folder of a table and those that data sets keep images in, there and (`by_name`) above; or the one that
+        the user names instead. Raises `InputError` where that is none.
+        """
         if images is None:
-            return cls((table.parent,))
+            homes = [home / name for home in (table.parent, table.parent.parent)[: 1 + by_name] for name in BESIDE]
+            return cls((table.parent, *(home for home in homes if home.is_dir())), by_name)
         if not Path(images).is_dir():
             raise InputError(f"{images}: no such folder of images.")
         return cls((Path(images),), by_name=True)
@@ -104,6 +112,8 @@ def cell_bytes(cell: Any, folders: Folders = HERE) -> bytes:
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, os.PathLike):
         cell = os.fspath(cell)
+    if isinstance(cell, str) and is_url(cell):
+        raise BadImage(FETCH)
     if isinstance(cell, str) and cell:
         return base64_picture(cell) or read_file(folders.path(cell))
     if not isinstance(cell, bytes | bytearray | memoryview | None):

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from isthmus.data.delimited import Delimited, read_delimited
-from isthmus.data.lists import BESIDE
 from isthmus.data.records import Gathered, Record
 from isthmus.data.text import iter_lines
 from isthmus.errors import InputError
@@ -19,7 +18,7 @@ def read_text_table(path: Path, into: Gathered) -> None:
     """A token file, or a table such as Flickr8k's `captions.txt`. Raises `InputError` for any other text."""
     first = next((line for line in iter_lines(path) if line.strip()), "")
     if TOKEN.fullmatch(first.rstrip("\r\n")):
-        into.rows(f"{path}: line", _tokens(path, into), into.places(path, BESIDE))
+        into.rows(f"{path}: line", _tokens(path, into), into.places(path, by_name=True))
     elif len(Delimited(path, into.reading.columns).names) > 1:
         read_delimited(path, into)
     else:
