@@ -254,6 +254,12 @@ def test_parts_of_a_parquet_set_are_all_read_and_checked(tmp_path: Path) -> None
         read_pairs(tmp_path)
 
 
+def test_lines_are_numbered_as_they_stand_in_the_file(images: Path) -> None:
+    (images / "t.csv").write_text("\n\nsep=;\nimage;caption\na.png;x\nb.png;y;z\n")
+    with pytest.raises(InputError, match=r"line 6 has 3 fields"):
+        read_pairs(images / "t.csv")
+
+
 def test_urls_are_not_fetched_and_it_is_said_what_can(images: Path) -> None:
     (images / "t.csv").write_text("url,text\nhttps://example.org/a.png,x\na.png,y\n")
     pairs = read_pairs(images / "t.csv")

@@ -52,10 +52,11 @@ class Delimited:
         self.path, self.notes, self.columns = path, [], {}  # type: ignore[var-annotated]
         self.skipped: list[tuple[str, str]] = []
         self.lines = iter_lines(path)
-        first = next((line for line in self.lines if line.strip()), "")
+        before, first = next(((n, line) for n, line in enumerate(self.lines) if line.strip()), (0, ""))
         usual = "\t" if path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else ","
         told = re.fullmatch(r"sep=(.)\s*", first)  # Excel's own line
         first = next(self.lines, "") if told else first
+        self.before = before + bool(told)  # lines that the rows are numbered after
         self.mark = told[1] if told else _mark(first, usual)
         if self.mark != usual:
             self.notes.append(f"{path}: its columns are parted by {MARKS.get(self.mark, repr(self.mark))}.")
@@ -87,20 +88,17 @@ class Delimited:
         try:
             return next(self.reader, None)
         except csv.Error as error:
-            line = self.reader.line_num + 1
-            hint = (
-                " Its lines seem to end in CR alone, not LF: convert them."
-                if "new-line character" in str(error)
-                else ""
-            )
+            line = self.before + self.reader.line_num + 1
+            alone = "new-line character" in str(error)
+            hint = " Its lines seem to end in CR alone, not LF: convert them." if alone else ""
             raise InputError(f"{self.path}: line {line} or the next cannot be read as CSV ({error}).{hint}") from None
 
     def records(self) -> Iterator[tuple[int, Record]]:
         """(line number, cells by column) of every row."""
         for cells in self.first:
-            yield 1, dict(zip(self.names, cells, strict=True))
+            yield 1 + self.before, dict(zip(self.names, cells, strict=True))
         while (cells := self._next()) is not None:  # type: ignore[assignment]
-            number = self.reader.line_num
+            number = self.before + self.reader.line_num
             if cells and len(cells) != len(self.names):
                 cells = self._mended(number, cells)
             if cells:

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from isthmus.data import tables, webdataset
+from isthmus.data.captions_json import read_json_lines
 from isthmus.data.delimited import Delimited, read_delimited
 from isthmus.data.images import EXTENSIONS, FOREIGN
 from isthmus.data.intake import encodable
-from isthmus.data.lists import read_json_lines
 from isthmus.data.records import Gathered
 from isthmus.data.sources import Column, Folders
 from isthmus.data.splits import SYNONYMS
@@ -100,7 +100,7 @@ def read_folder(folder: Path, into: Gathered) -> None:
     if listed and len(tars) <= len(images):
         _read_metadata(found, listed, into)
     elif tars and (len(tars) > len(images) or (len(tars) == len(images) and all(_is_shard(name) for name in tars))):
-        webdataset.read_tars(webdataset.find_shards(str(folder), tars), into, webdataset.class_list(folder, into))
+        webdataset.read_tars(webdataset.shards_of(folder, tars), into, webdataset.class_list(folder, into))
         _say_left_out(found, into, {*tars})
     elif parts and len(parts) > len(images):
         tables.read_parts([folder / name for name in parts], folder, into)

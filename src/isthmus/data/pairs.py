@@ -13,18 +13,18 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from isthmus.data import tables, webdataset
+from isthmus.data.captions_json import read_json_file, read_json_lines
+from isthmus.data.captions_text import read_text_table
 from isthmus.data.cells import is_inline
 from isthmus.data.columns import Columns, parse_columns
 from isthmus.data.delimited import read_delimited
 from isthmus.data.folders import read_folder
 from isthmus.data.images import MAX_PIXELS, content_hash, decode, parse_range
 from isthmus.data.intake import Captions, Intake
-from isthmus.data.lists import read_json_file, read_json_lines
 from isthmus.data.pages import with_pages
 from isthmus.data.records import Gathered, Reading
 from isthmus.data.sources import Items, Source
 from isthmus.data.splits import normalise_split
-from isthmus.data.tokens import read_text_table
 from isthmus.errors import InputError, UsageError
 
 READERS: dict[str, Callable[[Path, Gathered], None]] = {

@@ -72,17 +72,11 @@ def _add(
     return [sample[image]] if into.intake.add(place, fields, default_id=id, source=into.first + source) else []
 
 
-def find_shards(path: str, names: Sequence[str] | None = None) -> dict[str, Path]:
-    """Tars by name: of one file, of a folder (`names`, or all below it), or of a pattern like `{000..012}.tar`."""
-    here = Path(path)
-    if here.is_file():
-        return {here.stem: here}
-    if here.is_dir():
-        found, root = [here / name for name in names] if names is not None else sorted(here.rglob("*.tar")), here
-        _check_complete(found)
-    else:
-        found, root = find_files(path)
-    return {tar.relative_to(root).with_suffix("").as_posix(): tar for tar in found}
+def shards_of(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Tars of a folder by the names of shards: their paths in it, without the ending."""
+    found = [folder / name for name in names]
+    _check_complete(found)
+    return {tar.relative_to(folder).with_suffix("").as_posix(): tar for tar in found}
 
 
 def find_files(pattern: str) -> tuple[list[Path], Path]:

@@ -144,13 +144,13 @@ def open_set(name: str, path: Path, split: str = "test") -> BenchmarkSet:
     folder = _split_folder(path, split)
     found = survey(folder)
     if len(found.ending(".tar")) > len(found.ending(*EXTENSIONS)):
-        return _from_tars(name, path, folder)
+        return _from_tars(name, path, folder, found.ending(".tar"))
     return _from_class_folders(name, path, folder)
 
 
-def _from_tars(name: str, path: Path, folder: Path) -> BenchmarkSet:
+def _from_tars(name: str, path: Path, folder: Path, tars: list[str]) -> BenchmarkSet:
     inside = "" if folder == path else f"{folder.name}/"  # ids of different splits differ
-    shards = {f"{inside}{shard}": tar for shard, tar in webdataset.find_shards(str(folder)).items()}
+    shards = {f"{inside}{shard}": tar for shard, tar in webdataset.shards_of(folder, tars).items()}
     into = Gathered.empty(Reading("optional"))
     webdataset.read_tars(shards, into)
     pairs = gathered_pairs(str(folder), into)
