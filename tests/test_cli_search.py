@@ -45,7 +45,7 @@ class Identity(torch.nn.Linear):
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> str:
+def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     encoders = {"image": [MeanColour()], "text": [ColourWords()]}
     records = {
         modality: [{"uri": e.uri, "fingerprint": e.fingerprint, "width": 3} for e in listed]
@@ -53,6 +53,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> str:
     }
     dual = DualEncoder(Identity(), Identity(), scale=1.0, records=records, encoders=encoders)
     monkeypatch.setattr(DualEncoder, "from_pretrained", classmethod(lambda cls, path, **options: dual))
+    (tmp_path / "model").mkdir()
     return "model"
 
 

@@ -198,3 +198,25 @@ def test_rows_without_an_id_column_are_called_by_file_and_row(tmp_path: Path, en
     rows = np.array([9, 0, 4, 5, 3])
     assert pool.ids(rows) == ["part-1:4", "part-0:0", "part-0:4", "part-1:0", "part-0:3"]
     assert pool.captions(rows) == ["red 1 4", "red 0 0", "red 0 4", "red 1 0", "red 0 3"]
+
+
+def test_datacomp_uids_and_captions_of_other_names_and_types(tmp_path: Path, encoding: Encoding) -> None:
+    for number in range(2):
+        columns = {"uid": [f"{number}{row}" for row in range(3)], "url": ["http://x"] * 3}
+        texts = pa.array([f"a red square {number}{row}".encode() for row in range(3)], pa.binary())
+        pq.write_table(pa.table(columns | {"TEXT": texts}), tmp_path / f"{number}.parquet")
+    pool = open_pool(tmp_path, encoding)
+    assert pool.ids(np.arange(6)) == ["00", "01", "02", "10", "11", "12"]
+    assert pool.captions(np.array([4, 0])) == ["a red square 11", "a red square 00"]
+    pq.write_table(pa.table({"uid": ["x"], "words": ["y"]}), tmp_path / "2.parquet")
+    with pytest.raises(InputError, match=r"2\.parquet: no column 'TEXT', which other files of this set have"):
+        open_pool(tmp_path, encoding)
+
+
+def test_embeddings_of_images_alone_are_a_pool(tmp_path: Path) -> None:
+    (tmp_path / "img_emb").mkdir()
+    (tmp_path / "metadata").mkdir()
+    np.save(tmp_path / "img_emb" / "img_emb_0.npy", np.eye(3, dtype=np.float16))
+    pq.write_table(pa.table({"image_path": ["a", "b", "c"]}), tmp_path / "metadata" / "metadata_0.parquet")
+    pool = open_pool(tmp_path)
+    assert (pool.widths, pool.captions(np.arange(3)), pool.ids(np.arange(2))) == ({"image": 3}, [None] * 3, ["a", "b"])

@@ -403,7 +403,7 @@ def test_masks_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     mask.unlink()
     refused(r"images/deep/1\.png: its mask .*1\.png is missing")
     (folder / "classes.txt").unlink()
-    refused("classes.txt: cannot be read as class names")
+    refused("classes.txt: no such file")
     with pytest.raises(InputError, match="has no folder images/"):
         read_masked_images(tmp_path, ["a"])
     (folder / "pairs.jsonl").write_text('{"image": "images/deep/0.png"}')
@@ -449,7 +449,7 @@ def test_the_overlay_shows_the_classes_colours() -> None:
 def saved(monkeypatch: pytest.MonkeyPatch) -> str:
     model = colour_model()
     monkeypatch.setattr(DualEncoder, "from_pretrained", classmethod(lambda cls, path, **options: model))
-    return "model"
+    return "."  # a folder that is there
 
 
 def test_the_command_writes_overlay_mask_and_shares(saved: str, tmp_path: Path, capsys: Any) -> None:
@@ -469,12 +469,13 @@ def test_the_command_says_what_is_wrong(saved: str, tmp_path: Path, capsys: Any)
     def failed(*arguments: str) -> tuple[int, str]:
         return main(["segment", saved, *arguments]), capsys.readouterr().err
 
-    assert failed("gone.png", "cat") == (1, "isthmus segment: gone.png: cannot be read (No such file or directory).\n")
+    assert failed("gone.png", "cat") == (1, "isthmus segment: gone.png: no such file or folder.\n")
     (tmp_path / "bad.png").write_bytes(b"broken")
     assert failed(str(tmp_path / "bad.png"), "cat")[0] == 1
-    assert failed("a.png", "cat", "cat")[0] == 2
-    assert failed("a.png", "cat", "--out", "a.txt")[0] == 2
-    assert failed("a.png", "cat", "--mask", "a.jpg")[0] == 2
+    a = str(tmp_path / "bad.png")
+    assert failed(a, "cat", "cat")[0] == 2
+    assert failed(a, "cat", "--out", "a.txt")[0] == 2
+    assert failed(a, "cat", "--mask", "a.jpg")[0] == 2
 
 
 def test_the_evaluation_command_takes_the_same_options(saved: str, tmp_path: Path, capsys: Any) -> None:

@@ -111,9 +111,11 @@ def curate(
     sources = parse_sources(mix)
     opened = open_pool(pool, encoding)
     cleaned = clean_pool(opened, images, cleaning, encoding, seed=seed, **options) if cleaning else None
+    remarks = getattr(opened, "notes", [])
     if concepts is None:
         result = all_left(opened, cleaned)
         add_sources(result, sources, seed)
+        result.manifest["notes"] += remarks
         return _finished(result, started, out, cleaned, images)
     encoding = _completed(opened, concepts, encoding, sides, options)
     prototypes, chosen_sides = _prototypes(
@@ -140,6 +142,7 @@ def curate(
     if repeated:
         result.manifest["notes"].append(f"{repeated:,} rows repeat an id; each id was chosen once.")
     add_sources(result, sources, seed)
+    result.manifest["notes"] += remarks
     result.manifest["before"] = _before(opened, scorer, prototypes)
     return _finished(result, started, out, cleaned, images, (opened, selection, prototypes.names))
 

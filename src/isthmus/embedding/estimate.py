@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.pairs import Pairs
+from isthmus.data.tables import Frame
 from isthmus.embedding.networks import by_network, load_sides
 from isthmus.embedding.run import chosen_pairs, readable
 from isthmus.embedding.work_plan import LEAST_ITEMS, caption_batches, image_batches
@@ -42,7 +43,7 @@ class EmbedPlan:
 
 
 def plan(
-    pairs: Pairs | str | Path,
+    pairs: Pairs | Frame | str | Path,
     image: str | Encoder | Sequence[str | Encoder],
     text: str | Encoder | Sequence[str | Encoder],
     *,
@@ -50,9 +51,10 @@ def plan(
     batch_size: int | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    **reading: Any,
 ) -> EmbedPlan:
     """What `embed` with the same arguments would cost; encodes a small sample and writes nothing."""
-    pairs = chosen_pairs(pairs, only)
+    pairs = chosen_pairs(pairs, only, **reading)
     options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
     encoders = load_sides(image, text, **options)
     distinct = list(dict.fromkeys(pairs.captions["caption"].to_pylist()))

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from isthmus.data.matrix import LARGEST
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import tidy
 from isthmus.locking import LOCK, alone
@@ -142,14 +143,17 @@ class StoreWriter:
                 f"{stream.record['uri']}: features {features.shape} and keys {keys.shape}; expected "
                 f"[n, {stream.record['width']}] and [n, 16]."
             )
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        usable = np.isfinite(features)
+        if features.dtype.itemsize > 2:  # no value of float16 is too large
+            usable &= np.abs(features) <= LARGEST
+        bad = np.flatnonzero(~usable.all(axis=1))
         if len(bad):
             some = bad[:5]
             first = [names[row] for row in some] if names else self._journal.names(to_hashes(keys[some]))
             listed = ", ".join(first) + (", …" if len(bad) > len(first) else "")
             raise InputError(
-                f"{stream.record['uri']}: NaN or infinity in the features of {len(bad):,} of "
-                f"{len(features):,} items: {listed}. None of these was stored."
+                f"{stream.record['uri']}: NaN or infinity (or values beyond {LARGEST:.0e}) in the features of "
+                f"{len(bad):,} of {len(features):,} items: {listed}. None of these was stored."
             )
         stream.add(keys, features)
         if sum(other.buffered for other in self._streams.values()) > BUFFER_BYTES:
