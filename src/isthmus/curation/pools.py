@@ -65,6 +65,7 @@ class MatrixPool:
     row i is row i. names [U]: ids of the pairs. unit int64 [rows]: whose each row is; None: row i is pair i.
     texts: captions by row. usable: bool [rows], rows that may be chosen; None: all.
     records: of the encoders of a store, by modality. notes: remarks on the data, for the user.
+    skipped: (id, reason) of what was left out while reading.
     """
 
     name: str
@@ -77,6 +78,7 @@ class MatrixPool:
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pairs = len(self.names)
@@ -207,7 +209,8 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
         texts=captions or None,
         usable=~splits[owner] if splits.any() else None,
         fingerprint=_digest([*ids, *captions, encoding.name], {}),
-        notes=reading_notes(pairs),
+        notes=pairs.notes,
+        skipped=pairs.skipped,
     )
 
 
