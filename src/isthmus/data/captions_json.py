@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.columns import find_columns
-from isthmus.data.records import Gathered, Record
+from isthmus.data.gathering import Gathered, Record
 from isthmus.data.sources import Folders
 from isthmus.data.text import json_lines, read_json_strictly
 from isthmus.errors import InputError

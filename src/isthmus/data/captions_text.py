@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from isthmus.data.delimited import Delimited, read_delimited
-from isthmus.data.records import Gathered, Record
+from isthmus.data.gathering import Gathered, Record
 from isthmus.data.text import iter_lines
 from isthmus.errors import InputError
 

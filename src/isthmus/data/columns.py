@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isthmus.data.intake import FIELDS, Captions
+from isthmus.data.records import FIELDS, Captions
 from isthmus.errors import InputError, UsageError, did_you_mean
 
 # By field, the best first; case and surrounding spaces do not count.

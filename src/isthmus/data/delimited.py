@@ -11,7 +11,7 @@ from typing import Any
 
 from isthmus.data.cells import is_inline
 from isthmus.data.columns import SPELLINGS, TABLE_FIELDS, Columns, find_columns
-from isthmus.data.records import Gathered, Record
+from isthmus.data.gathering import Gathered, Record
 from isthmus.data.text import MAX_LINE, iter_lines
 from isthmus.errors import InputError
 

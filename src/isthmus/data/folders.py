@@ -12,9 +12,9 @@ from typing import Any
 from isthmus.data import tables, webdataset
 from isthmus.data.captions_json import read_json_lines
 from isthmus.data.delimited import Delimited, read_delimited
+from isthmus.data.gathering import Gathered
 from isthmus.data.images import EXTENSIONS, FOREIGN
-from isthmus.data.intake import encodable
-from isthmus.data.records import Gathered
+from isthmus.data.records import encodable
 from isthmus.data.sources import Column, Folders
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.text import json_lines, parse_json, read_text

@@ -19,10 +19,10 @@ from isthmus.data.cells import is_inline
 from isthmus.data.columns import Columns, parse_columns
 from isthmus.data.delimited import read_delimited
 from isthmus.data.folders import read_folder
+from isthmus.data.gathering import Gathered, Reading
 from isthmus.data.images import MAX_PIXELS, content_hash, decode, parse_range
-from isthmus.data.intake import Captions, Intake
 from isthmus.data.pages import with_pages
-from isthmus.data.records import Gathered, Reading
+from isthmus.data.records import Captions, Intake
 from isthmus.data.sources import Items, Source
 from isthmus.data.splits import normalise_split
 from isthmus.errors import InputError, UsageError

@@ -1,150 +1,211 @@
-"""Rows of any table, one by one, become an `Intake` and the images that its rows name or hold."""
+"""Intake of any table, checked one by one, become the two tables of `Pairs`: images and captions."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlparse
+from collections.abc import Mapping
+from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
-from PIL import Image
 
-from isthmus.data.cells import FETCH, is_inline, is_nan, is_url, plain
-from isthmus.data.columns import Columns
-from isthmus.data.intake import Captions, Intake, encodable, text
-from isthmus.data.sources import Column, Folders, Items, Joined, Source
+from isthmus.data.cells import MAX_EXACT, as_captions, is_nan, plain
+from isthmus.data.splits import normalise_split
+from isthmus.errors import InputError
 
-Record = dict[str, Any]
+Captions = Literal["required", "optional"]
+
+MAX_NAME = 4_096  # characters of an id, label, group, language or split
+MAX_CAPTION = 100_000
+FIELDS = ("id", "caption", "captions", "lang", "split", "label", "group")
+IMAGES = pa.schema([(name, pa.string()) for name in ("id", "group", "split", "label")] + [("source", pa.int64())])
+CAPTIONS = pa.schema([(name, pa.string()) for name in ("caption_id", "id", "caption", "lang")])
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How pairs are to be read: whether captions are needed, which columns are what, where the images are.
+class Intake:
+    """Collects images and their captions, joins rows of one image, and says what it left out and why."""
 
-    split: of rows that name none, as a file or folder of a split gives it. within: a folder (`train/`) that the ids of
-    a part of the data begin with.
+    def __init__(self, captions: Captions = "required") -> None:
+        self.captions = captions
+        self.skipped: list[tuple[str, str]] = []
+        self.joined = 0  # rows that gave captions to an image that was there already
+        self._images: dict[str, list[Any]] = {name: [] for name in IMAGES.names}
+        self._captions: dict[str, list[Any]] = {name: [] for name in CAPTIONS.names}
+        self._seen: dict[str, tuple[str, int | None, int, str | None]] = {}  # place, row, captions written, image
+        self._awaiting: dict[str, int] = {}  # images without a usable caption so far: where `skipped` says so
+
+    def add(
+        self, place: str, fields: Mapping[str, Any], *, default_id: str, source: int, image: str | None = None
+    ) -> bool:
+        """One image, or more captions of one; whether `source` belongs to an image that was not there before.
+
+        `place` names it in errors ("pairs.csv, line 3"); `source` is its number in the source; `image` what tells
+        whether another row of the same id is the same image (its path), None where that cannot be told.
+        Raises `InputError` where the table is wrong as a whole (an id of two images, an unknown split, an id that
+        is not text); a row that is merely unusable goes to `skipped`.
+        """
+        id = text(fields.get("id", default_id), place, "id")
+        if id is None:
+            raise InputError(f"{place}: the id is empty. Fill it in, or leave the column out.")
+        if not encodable(id):
+            self.skip(ascii(id), f"{place}: its id is not valid Unicode.")
+            return False
+        first, row, written, known = self._seen.get(id, (place, None, 0, image))
+        if id in self._seen and (image is None or known != image):
+            raise InputError(
+                f"{place}: the id {id!r} stands in {first} already. Ids must differ: put all "
+                "captions of an image into one row, as a list `captions`, or give an `id` column."
+            )
+        again = id in self._seen
+        self.joined += again
+        captions, dropped = usable_captions(fields, written)
+        count = written + len(captions) + len(dropped)
+        if self.captions == "required":
+            self._say_dropped(id, captions, dropped, again, row)
+        if self.captions == "optional" or captions:
+            if row is None:
+                row = self._add_image(place, id, fields, source)
+            else:
+                self._check_same(place, row, fields, first)
+            self._add_captions(place, id, captions, fields.get("lang"), written)
+        self._seen[id] = (first, row, count, image)
+        return row is not None and self._images["source"][row] == source
+
+    def _say_dropped(self, id: str, captions: Any, dropped: list[tuple[int, str]], again: bool, row: Any) -> None:
+        """What of a row's captions is left out; an image without any is said once, until another row brings one."""
+        if row is None and not captions:
+            if not again:
+                self._awaiting[id] = len(self.skipped)
+                self.skip(id, "no caption." if not dropped else f"no caption: {dropped[0][1]}")
+            return
+        if id in self._awaiting:
+            self.skipped[self._awaiting.pop(id)] = (self._seen[id][0], f"no caption for {id} in this row.")
+        for k, reason in dropped:
+            self.skip(f"{id}#{k}", reason)
+
+    def skip(self, id: str, reason: str) -> None:
+        """Leave an image (or a caption, by its caption id) out, and say why."""
+        self.skipped.append((id, reason))
+
+    def images_named(self) -> set[str]:
+        """The paths of all images, as they were given."""
+        return {image for _, _, _, image in self._seen.values() if image is not None}
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """The images and the captions collected so far."""
+        return pa.table(self._images, schema=IMAGES), pa.table(self._captions, schema=CAPTIONS)
+
+    def _add_image(self, place: str, id: str, fields: Mapping[str, Any], source: int) -> int:
+        for name, value in zip(IMAGES.names, (id, *self._about(place, fields), source), strict=True):
+            self._images[name].append(value)
+        return len(self._images["id"]) - 1
+
+    def _about(self, place: str, fields: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
+        """Group, split and label of a row."""
+        split = text(fields.get("split"), place, "split")
+        try:
+            split = split and normalise_split(split)
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from None
+        group, label = (text(fields.get(name), place, name) for name in ("group", "label"))
+        return group, split, label
+
+    def _check_same(self, place: str, row: int, fields: Mapping[str, Any], first: str) -> None:
+        """Rows of one image must not differ in what is said of the image; a later row may fill in what is missing."""
+        for name, value in zip(("group", "split", "label"), self._about(place, fields), strict=True):
+            before = self._images[name][row]
+            if before is None:
+                self._images[name][row] = value
+            elif value is not None and value != before:
+                raise InputError(f"{place}: {name} is {value!r}, but {first}, of the same image, says {before!r}.")
+
+    def _add_captions(self, place: str, id: str, captions: list[tuple[int, str]], lang: Any, written: int) -> None:
+        lang = plain(lang)
+        for k, caption in captions:
+            if isinstance(lang, list | tuple) and k - written >= len(lang):
+                raise InputError(f"{place}: {len(lang)} languages for {k - written + 1} captions or more.")
+            value = text(lang[k - written] if isinstance(lang, list | tuple) else lang, place, "lang")
+            for name, cell in zip(CAPTIONS.names, (f"{id}#{k}", id, caption, value), strict=True):
+                self._captions[name].append(cell)
+
+
+def usable_captions(fields: Mapping[str, Any], first: int = 0) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """((k, caption), …) and ((k, why it cannot be used), …), k counting the captions as they are written.
+
+    `captions` is a list, or one text with a caption per line; `caption` is one text, or a list. Only the white space
+    around a caption is removed. first: the k of the first.
     """
+    written: Any = plain(fields.get("captions"))
+    if written is None:
+        written = as_captions(fields.get("caption"))
+    elif isinstance(written, str | bytes):
+        listed = as_captions(written)
+        one = listed[0] if len(listed) == 1 else None
+        written = [line for line in one.split("\n") if line.strip()] if isinstance(one, str) else listed
+    else:
+        written = as_captions(written)
+    usable, dropped = [], []
+    for k, caption in enumerate(written, first):
+        reason = _unusable(caption)
+        if reason is None:
+            usable.append((k, caption.strip()))
+        else:
+            dropped.append((k, reason))
+    return usable, dropped
 
-    captions: Captions = "required"
-    columns: Columns = field(default_factory=dict)
-    images: str | os.PathLike[str] | None = None
-    split: str | None = None
-    within: str = ""
+
+def _unusable(caption: Any) -> str | None:
+    if caption is None:
+        return "the caption is missing."
+    if isinstance(caption, bytes):
+        return "the caption is bytes that are not UTF-8."
+    if not isinstance(caption, str):
+        return f"the caption is {type(caption).__name__}, not text."
+    if not caption.strip():
+        return "the caption is blank."
+    if len(caption) > MAX_CAPTION:
+        return f"the caption has {len(caption):,} characters, more than the {MAX_CAPTION:,} allowed."
+    return None if encodable(caption) else "the caption is not valid Unicode."
 
 
-@dataclass
-class Gathered:
-    """What has been read so far: pairs, where their images are, remarks for the user. Every reader adds to it.
+def text(value: Any, place: str, name: str) -> str | None:
+    """A short text field: text as it is, a whole number in digits, nothing (None, NaN, "") as None.
 
-    folders: those of class folders, where the labels are theirs, in order; else empty.
+    A whole number may come as a float, as pandas makes of integers where one is missing; a truth value is no id.
     """
-
-    reading: Reading
-    intake: Intake
-    sources: list[Any] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
-
-    @classmethod
-    def empty(cls, reading: Reading) -> Gathered:
-        """Nothing yet."""
-        return cls(reading, Intake(reading.captions))
-
-    def of(self, **part: Any) -> Gathered:
-        """The same, for a part of the data with a split of its own, or below a folder."""
-        return replace(self, reading=replace(self.reading, **part))
-
-    @property
-    def first(self) -> int:
-        """How many images the sources have so far: the number of the next one's first."""
-        return sum(map(len, self.sources))
-
-    @property
-    def source(self) -> Source:
-        """Where all of the images are."""
-        return self.sources[0] if len(self.sources) == 1 else Joined(self.sources)
-
-    def places(self, table: Path, by_name: bool = False) -> Folders:
-        """Where a table's images are; by_name: also by the last part of what it calls them."""
-        return Folders.beside(table, self.reading.images, by_name=by_name)
-
-    def fields(self, record: Mapping[str, Any], columns: Columns) -> Record:
-        """The fields of a row, by the names that `Intake` knows."""
-        found = {name: record[column] for name, column in columns.items() if column in record}
-        split = self.reading.split
-        return found if split is None or found.get("split") else found | {"split": split}
-
-    def rows(self, where: str, records: Iterable[tuple[Any, Record]], folders: Folders) -> None:
-        """Rows (number, fields) whose images are files, or are in memory with the row; `where` is "pairs.csv: line"."""
-        cells: list[Any] = []
-        first, within = self.first, self.reading.within
-        for number, fields in records:
-            here = f"{where} {number}"
-            image = _image(fields.get("image"))
-            reason = _refusal(image)
-            if reason:
-                self.intake.skip(text(fields.get("id"), here, "id") or here, reason)
-                continue
-            path = _path(image)
-            known = None if path is None else f"{within}{path}"
-            id = known or f"{within}{number}"
-            if self.intake.add(here, fields, default_id=id, source=first + len(cells), image=known):
-                cells.append(image)
-        paths = all(isinstance(cell, str) for cell in cells)
-        self.sources.append(Column(pa.array(cells, pa.large_string()), folders) if paths else Items(cells, folders))
-
-    def numbered(self, where: str, records: Iterable[tuple[int, Record]], source: Any) -> None:
-        """Rows whose images `source` holds by the row's number, which is the id unless there is one."""
-        first = self.first
-        for row, fields in records:
-            self.intake.add(f"{where} {row}", fields, default_id=f"{self.reading.within}{row}", source=first + row)
-        self.sources.append(source)
-
-
-def _image(cell: Any) -> Any:
-    """A cell of images as `cell_bytes` takes it; a list of one picture is the picture."""
-    if (isinstance(cell, np.ndarray) and cell.ndim >= 2) or isinstance(cell, Image.Image):
-        return cell
-    cell = plain(cell)
-    if isinstance(cell, list | tuple) and len(cell) == 1 and not isinstance(cell[0], int):
-        cell = plain(cell[0])
-    if isinstance(cell, os.PathLike):
-        cell = os.fspath(cell)
-    if isinstance(cell, bytes) and 0 < len(cell) < 4096 and is_path(cell):
-        cell = cell.decode("utf-8")
-    if isinstance(cell, str) and cell.lower().startswith("file://"):
-        cell = unquote(urlparse(cell).path)
-    return cell
-
-
-def is_path(cell: bytes) -> bool:
-    """Whether bytes are a path written as bytes, and not a picture: text with no control characters."""
-    try:
-        return cell.decode("utf-8").isprintable() and not cell.startswith((b"II*", b"GIF8", b"<"))
-    except UnicodeDecodeError:
-        return False
-
-
-def _path(image: Any) -> str | None:
-    if isinstance(image, dict) and image.get("bytes") is None:
-        image = image.get("path")
-    return image if isinstance(image, str) and not is_inline(image) else None
-
-
-def _refusal(image: Any) -> str | None:
-    """Why a row's image cannot be one, as far as that shows without reading it."""
-    if isinstance(image, np.ndarray | Image.Image):
+    value = plain(value)
+    if value is None or (isinstance(value, str) and value == "") or is_nan(value):
         return None
-    if image is None or (isinstance(image, str) and not image) or is_nan(image):
-        return "no image in this row."
-    path = _path(image)
-    if path is None:
-        known = str | bytes | dict | list | tuple
-        return None if isinstance(image, known) else f"image is {type(image).__name__}, not a path."
-    if not encodable(path):
-        return "its path is not valid Unicode."
-    return FETCH if is_url(path) else None
+    if isinstance(value, bytes):
+        value = _decoded(value, place, name)
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return text(value[0], place, name)
+    if isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT:
+        return str(int(value))
+    if isinstance(value, bool) and name != "id":
+        return str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise InputError(f"{place}: {name} is {value!r}, a {type(value).__name__}. Store it as text or an integer.")
+    if len(value) > MAX_NAME:
+        raise InputError(
+            f"{place}: {name} has {len(value):,} characters, more than the {MAX_NAME:,} allowed: {value[:40]!r}…"
+        )
+    if name != "id" and not encodable(value):  # a row with such an id is left out
+        raise InputError(f"{place}: {name} is {value!r}, which is not valid Unicode.")
+    return value
+
+
+def _decoded(value: bytes, place: str, name: str) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{place}: {name} is bytes that are not UTF-8: {value[:40]!r}.") from None
+
+
+def encodable(value: str) -> bool:
+    """Whether `value` can be written as UTF-8 (a file name or JSON may hold half a character)."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

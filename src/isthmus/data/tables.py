@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isthmus.data.columns import Columns, find_columns
-from isthmus.data.intake import MAX_CAPTION, Intake
-from isthmus.data.records import Gathered, Record, is_path
+from isthmus.data.gathering import Gathered, Record, is_path
+from isthmus.data.records import MAX_CAPTION, Intake
 from isthmus.data.sources import Column, ParquetColumn
 from isthmus.data.splits import SYNONYMS
 from isthmus.errors import InputError

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from isthmus.data.columns import SPELLINGS
+from isthmus.data.gathering import Gathered
 from isthmus.data.images import EXTENSIONS, MAX_BYTES
-from isthmus.data.intake import MAX_NAME, Intake, encodable
-from isthmus.data.records import Gathered
+from isthmus.data.records import MAX_NAME, Intake, encodable
 from isthmus.data.sources import TarMembers
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.text import decode_text, parse_json, read_entries, read_lines

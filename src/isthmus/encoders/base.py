@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isthmus.data.intake import encodable
+from isthmus.data.records import encodable
 from isthmus.encoders.fingerprint import digest, view_fingerprint
 from isthmus.encoders.images import probe_image
 from isthmus.encoders.pooling import pool_tokens

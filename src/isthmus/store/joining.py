@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.intake import text
+from isthmus.data.records import text
 from isthmus.data.splits import SPLITS
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate

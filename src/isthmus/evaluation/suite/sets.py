@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from isthmus.data import webdataset
 from isthmus.data.folders import is_table, readable, survey
+from isthmus.data.gathering import Gathered, Reading
 from isthmus.data.images import EXTENSIONS
 from isthmus.data.pairs import Pairs, gathered_pairs, read_pairs
-from isthmus.data.records import Gathered, Reading
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.text import read_entries, read_lines
 from isthmus.errors import InputError, UsageError, did_you_mean
