@@ -137,8 +137,7 @@ def test_laion_metadata_is_encoded_as_it_is_read(tmp_path: Path, encoding: Encod
         open_pool(tmp_path)
     path = tmp_path / "part-1.parquet"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"part-1\.parquet: truncated"):
-        open_pool(tmp_path, encoding)
+    assert [name for name, _ in open_pool(tmp_path, encoding).skipped] == ["part-1.parquet"]
 
 
 def test_of_img2dataset_only_what_was_downloaded_is_chosen(tmp_path: Path, encoding: Encoding) -> None:
@@ -220,3 +219,14 @@ def test_embeddings_of_images_alone_are_a_pool(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image_path": ["a", "b", "c"]}), tmp_path / "metadata" / "metadata_0.parquet")
     pool = open_pool(tmp_path)
     assert (pool.widths, pool.captions(np.arange(3)), pool.ids(np.arange(2))) == ({"image": 3}, [None] * 3, ["a", "b"])
+
+
+def test_a_damaged_file_of_metadata_is_left_out_and_listed(tmp_path: Path, encoding: Encoding) -> None:
+    for number in range(2):
+        pq.write_table(pa.table({"uid": [f"{number}"], "text": ["a red square"]}), tmp_path / f"{number}.parquet")
+    (tmp_path / "1.parquet").write_bytes(b"PAR1 half")
+    pool = open_pool(tmp_path, encoding)
+    assert pool.ids(np.arange(1)) == ["0"] and [name for name, _ in pool.skipped] == ["1.parquet"]
+    (tmp_path / "0.parquet").write_bytes(b"PAR1 half")
+    with pytest.raises(InputError, match=r"0\.parquet: truncated, or not Parquet"):
+        open_pool(tmp_path, encoding)

@@ -309,3 +309,28 @@ def test_a_dataset_in_memory_is_a_table(tmp_path: Path) -> None:
     pairs = read_pairs(datasets.Dataset.from_dict(rows, features=features).select([1]))
     assert (captions(pairs), shade(pairs, 0)) == ({"0#0": "b"}, 6)
     assert pairs.images["label"].to_pylist() == ["cat"]
+
+
+def test_missing_values_of_pandas_are_none(images: Path) -> None:
+    columns = {"image": ["a.png", pd.NA, "b.png"], "caption": ["x", "y", pd.NA], "label": [1, None, None]}
+    frame = pd.DataFrame(columns).astype({"label": "Int64"})
+    pairs = read_pairs(frame, images=images)
+    assert captions(pairs) == {"a.png#0": "x"}
+    assert pairs.images["label"].to_pylist() == ["1"]
+    assert [id for id, _ in pairs.skipped] == ["table: row 1", "b.png"]
+
+
+def test_a_frame_may_hold_arrays(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"image": [np.full((2, 2, 3), 7, np.uint8), np.full((2, 2), 9, np.uint8)], "text": ["x", "y"]})
+    pairs = read_pairs(frame)
+    assert [shade(pairs, 0), shade(pairs, 1)] == [7, 9]
+
+
+def test_img2dataset_parquet(tmp_path: Path) -> None:
+    columns = {"url": ["http://x"] * 2, "caption": ["x", "y"], "key": ["000000001", "000000002"]}
+    pq.write_table(
+        pa.table({**columns, "status": ["success"] * 2, "jpg": [png(1), png(2)]}), tmp_path / "00000.parquet"
+    )
+    pairs = read_pairs(tmp_path)
+    assert captions(pairs) == {"000000001#0": "x", "000000002#0": "y"}
+    assert [shade(pairs, 0), shade(pairs, 1)] == [1, 2]

@@ -231,3 +231,18 @@ def test_names_with_more_dots_in_tars(tmp_path: Path) -> None:
     pairs = read_pairs(tmp_path / "s.tar")
     assert shades(pairs) == {"s/v 2.5.0": 1, "s/v 2.5.1": 2, "s/k": 3, "s/l": 4}
     assert pairs.captions["caption"].to_pylist() == ["x", "y", "z", "w"]
+
+
+def test_a_table_beside_images_without_captions_is_pointed_at(tmp_path: Path) -> None:
+    put(tmp_path, {"Images/a.jpg": png(1), "captions.txt": "image,caption\na.jpg,x\n"})
+    with pytest.raises(InputError, match=r"If captions\.txt holds them, name that file"):
+        read_pairs(tmp_path)
+    assert shades(read_pairs(tmp_path, captions="optional")) == {"Images/a.jpg": 1}
+    assert shades(read_pairs(tmp_path / "captions.txt")) == {"a.jpg": 1}
+
+
+def test_an_empty_tar_is_said(tmp_path: Path) -> None:
+    put(tmp_path, {"0.tar": tar({"a.png": png(1), "a.txt": "x"}), "1.tar": tar({})})
+    pairs = read_pairs(tmp_path)
+    assert shades(pairs) == {"0/a": 1}
+    assert f"{tmp_path / '1.tar'}: holds no samples." in pairs.notes

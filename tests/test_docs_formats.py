@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import re
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 from isthmus import read_pairs
+from isthmus.errors import IsthmusError
 
 PAGE = Path(__file__).parent.parent / "docs" / "formats.md"
 ROWS = re.findall(
@@ -132,3 +135,43 @@ def test_snippet(
     assert pairs.skipped == []
     for row in range(len(pairs)):
         pairs.decode(row)
+
+
+JUNK = (
+    b"\0",
+    b"\xff",
+    b'"',
+    b"[",
+    b"}",
+    b"\n",
+    b"\r",
+    b"\t",
+    b";",
+    b"1e999",
+    b"NaN",
+    b"\\ud800",
+    b"://",
+    b'"image": 5, ',
+)
+
+
+def test_damaged_files_of_every_format_are_never_a_traceback(tmp_path: Path) -> None:
+    for write in (write_tables, write_folders, write_published):
+        write(tmp_path)
+    draw = random.Random(0)
+    for path in sorted(file for file in tmp_path.rglob("*") if file.suffix not in (".jpg", ".JPE", ".png")):
+        if path.is_dir():
+            continue
+        whole = path.read_bytes()
+        for _ in range(4):
+            damaged = bytearray(whole)
+            for _ in range(draw.randint(1, 3)):
+                place = draw.randrange(len(damaged) + 1)
+                damaged[place : place + draw.randint(0, 8)] = draw.choice(JUNK)
+            path.write_bytes(damaged[: draw.choice([len(damaged), draw.randrange(len(damaged) + 1)])])
+            for data in (path, path.parent):
+                with suppress(IsthmusError):
+                    pairs = read_pairs(data, captions="optional")
+                    with suppress(IsthmusError):
+                        pairs.decode(0)
+        path.write_bytes(whole)

@@ -151,3 +151,11 @@ def test_labelled_folders_of_tables_serve_probes(tmp_path: Path, model: ist.Dual
 def test_a_probe_is_not_tested_on_what_it_saw(tmp_path: Path, model: ist.DualEncoder) -> None:
     with pytest.raises(InputError, match=r"has no split train apart from test"):
         ist.evaluate(model, "knn", class_folders(tmp_path / "c") / "train")
+
+
+def test_curation_lists_what_reading_left_out(tmp_path: Path, model: ist.DualEncoder) -> None:
+    root = class_folders(tmp_path / "pictures")
+    (root / "test" / "000.Red" / "raw.cr2").write_bytes(b"x")
+    chosen = ist.curate(root / "test", root / "train", encoder=model, per_concept=2, sides="image")
+    assert chosen.manifest["skipped"] == [["000.Red/raw.cr2", chosen.manifest["skipped"][0][1]]]
+    assert any("are their labels" in note for note in chosen.manifest["notes"])

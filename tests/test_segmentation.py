@@ -485,3 +485,24 @@ def test_the_evaluation_command_takes_the_same_options(saved: str, tmp_path: Pat
     assert "miou" in (printed := capsys.readouterr().out) and "green" in printed
     assert json.loads((tmp_path / "r.json").read_text())["options"]["window"] == 24
     assert main([*command, "--threshold", "0.5"]) == 2
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_table_of_masks_with_names_of_its_own(tmp_path: Path, form: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    Image.new("L", (4, 3), 1).save(tmp_path / "m.png")
+    (tmp_path / "classes.txt").write_text("\ufeffbackground\r\nflag\r\n", encoding="utf-8")
+    row = {"filepath": "a.png", "mask": "m.png", "caption": "two\nlines"}
+    table = tmp_path / f"t.{form}"
+    if form == "parquet":
+        pq.write_table(pa.table({name: pa.array([value]).dictionary_encode() for name, value in row.items()}), table)
+    elif form == "jsonl":
+        table.write_text("\ufeff" + json.dumps(row), encoding="utf-8")
+    else:
+        table.write_text('\ufefffilepath;mask;caption\r\na.png;m.png;"two\nlines"\r\n', encoding="utf-8", newline="")
+    masked = read_masked_images(table)
+    assert masked.classes == ["background", "flag"] and masked.ids == ["a.png"]
+    assert (masked.mask(0, (4, 3)) == 1).all()

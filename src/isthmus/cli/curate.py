@@ -103,7 +103,12 @@ def run(args: argparse.Namespace) -> int:
     common.say(result)
     common.say(f"report: {args.out}/report.html")
     common.write_result(args, {"out": args.out, **result.manifest})
-    return 0
+    skipped = result.manifest["skipped"]
+    for name, reason in skipped[:5]:
+        common.say(f"  skipped {name}: {reason}", error=True)
+    if len(skipped) > 5:
+        common.say(f"  … and {len(skipped) - 5:,} more in {args.out}/manifest.json", error=True)
+    return 3 if skipped else 0
 
 
 def _cleaning(args: argparse.Namespace) -> Any:

@@ -146,12 +146,17 @@ class MetadataPool:
 
     Captions: `caption`, `TEXT` or another usual name. Ids: `id`, `uid`, `SAMPLE_ID`, `key` or `image_path`, else
     `file:row`; img2dataset's become `shard/key`, the ids that its tars have here. Rows without a caption, and those
-    that img2dataset could not download, are never chosen.
+    that img2dataset could not download, are never chosen. A damaged file is left out and listed in `skipped`.
     """
 
     def __init__(self, path: Path, files: Sequence[Path], encoding: Encoding) -> None:
         if encoding.text is None:
             raise InputError(f"{path}: captions without features; name a text encoder for them (--encoder URI).")
+        broken = {file: reason for file in files if (reason := _damage(file))}
+        files = [file for file in files if file not in broken]
+        if not files:
+            raise InputError(next(iter(broken.values())))
+        self.skipped = [(file.name, reason) for file, reason in broken.items()]
         self.name, self.table, self.encode = str(path), ParquetRows(files), encoding.text
         self.pairs = len(self.table)
         self.caption = self.table.column(CAPTION_COLUMNS)
@@ -197,9 +202,18 @@ class MetadataPool:
 def metadata_files(path: Path) -> list[Path]:
     """Parquet files none of which has a column of pictures, at `path` or in that folder: metadata, not pairs."""
     found = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * (path.suffix == ".parquet")
-    if not found or any(PICTURES & {name.lower() for name in _opened(file).schema_arrow.names} for file in found):
-        return []
-    return found
+    whole = [file for file in found if _damage(file) is None]
+    pictures = any(PICTURES & {name.lower() for name in _opened(file).schema_arrow.names} for file in whole)
+    return [] if pictures else found
+
+
+def _damage(path: Path) -> str | None:
+    """Why a file cannot be opened, if so."""
+    try:
+        _opened(path)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def _captions(table: ParquetRows, index: np.ndarray, column: str | None) -> list[str | None]:

@@ -61,7 +61,7 @@ class MatrixPool:
     row i is row i. names [U]: ids of the pairs. unit int64 [rows]: whose each row is; None: row i is pair i.
     texts: captions by row. usable: bool [rows], rows that may be chosen; None: all.
     records: of the encoders of a store, by modality. opened: the store, pairs or `FeaturePairs` behind it, if any.
-    notes: remarks on the data, for the user.
+    notes: remarks on the data, for the user. skipped: (id, reason) of what was left out while reading.
     """
 
     name: str
@@ -75,6 +75,7 @@ class MatrixPool:
     fingerprint: str = ""
     opened: Any = None
     notes: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pairs = len(self.names)

@@ -111,11 +111,10 @@ def curate(
     sources = parse_sources(mix)
     opened = open_pool(pool, encoding)
     cleaned = clean_pool(opened, images, cleaning, encoding, seed=seed, **options) if cleaning else None
-    remarks = getattr(opened, "notes", [])
     if concepts is None:
         result = all_left(opened, cleaned)
         add_sources(result, sources, seed)
-        result.manifest["notes"] += remarks
+        _say_left_out(result, opened)
         return _finished(result, started, out, cleaned, images)
     encoding = _completed(opened, concepts, encoding, sides, options)
     prototypes, chosen_sides = _prototypes(
@@ -142,7 +141,7 @@ def curate(
     if repeated:
         result.manifest["notes"].append(f"{repeated:,} rows repeat an id; each id was chosen once.")
     add_sources(result, sources, seed)
-    result.manifest["notes"] += remarks
+    _say_left_out(result, opened)
     result.manifest["before"] = _before(opened, scorer, prototypes)
     return _finished(result, started, out, cleaned, images, (opened, selection, prototypes.names))
 
@@ -307,6 +306,12 @@ def _before(pool: Pool, scorer: Scorer, prototypes: Prototypes) -> dict[str, Any
     """How the pool itself spreads over the concepts: each row counts for its nearest."""
     counts, seen = nearest_counts(pool, scorer)
     return {"rows": seen, "nearest": dict(zip(prototypes.names, counts.tolist(), strict=True))}
+
+
+def _say_left_out(result: Curated, pool: Pool) -> None:
+    """What reading the pool has to say, and what it left out, into the manifest."""
+    result.manifest["notes"] += getattr(pool, "notes", [])
+    result.manifest["skipped"] = [list(one) for one in getattr(pool, "skipped", [])]
 
 
 def _finished(

@@ -9,7 +9,7 @@ import numpy as np
 
 from isthmus.curation.encoding import Encoding
 from isthmus.curation.metadata import ClipRetrievalPool, MetadataPool, metadata_files
-from isthmus.curation.pools import MODALITY, SIDES, MatrixPool, Pool, RowNumbers, Side, digest, encoded, reading_notes
+from isthmus.curation.pools import MODALITY, SIDES, MatrixPool, Pool, RowNumbers, Side, digest, encoded
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import Matrix
 from isthmus.data.pairs import Pairs
@@ -104,7 +104,8 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
         usable=~splits[owner] if splits.any() else None,
         fingerprint=digest([*ids, *captions, encoding.name], {}),
         opened=pairs,
-        notes=reading_notes(pairs),
+        notes=pairs.notes,
+        skipped=pairs.skipped,
     )
 
 

@@ -22,6 +22,7 @@ from isthmus.errors import InputError
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of Hugging Face's imagefolder
 SIDECARS = (".txt", ".caption", ".json")  # captions of an image of the same stem, the first that is there
+LISTS = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".token", ".parquet")
 SHOWN = 6  # kinds of files that a remark names
 
 
@@ -159,6 +160,7 @@ def _read_images(found: Survey, into: Gathered) -> None:
     beside = _sidecars(found)
     labels, splits = _class_folders(names) if not any(_stem(name) in beside for name in names) else ([], [])
     splits = splits or _split_folders(names)[1]
+    _refuse_captionless(found, into, names, beside)
     paths: list[str] = []
     for number, name in enumerate(names):
         if not encodable(name):
@@ -183,6 +185,16 @@ def _read_images(found: Survey, into: Gathered) -> None:
     if not paths and not into.intake.skipped:
         raise InputError(f"{found.folder}: no images ({', '.join(EXTENSIONS)}) nor tars nor Parquet in this folder.")
     into.sources.append(Column(tables.pa.array(paths, tables.pa.large_string()), Folders((found.folder,))))
+
+
+def _refuse_captionless(found: Survey, into: Gathered, names: list[str], beside: dict[str, str]) -> None:
+    """Where captions are needed, no image has any, and a table lies there: that is what should be named."""
+    lists = [name for name in found.ending(*LISTS) if "/" not in name]
+    if into.reading.captions == "required" and names and lists and not any(_stem(name) in beside for name in names):
+        raise InputError(
+            f"{found.folder}: its images have no captions beside them, in a .txt of the same name. If "
+            f"{lists[0]} holds them, name that file: {found.folder / lists[0]}."
+        )
 
 
 def _stem(name: str) -> str:

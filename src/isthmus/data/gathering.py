@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from isthmus.data.cells import FETCH, is_inline, is_url, plain
+from isthmus.data.cells import FETCH, is_inline, is_nan, is_url, plain
 from isthmus.data.columns import Columns
 from isthmus.data.records import Captions, Intake, encodable, text
 from isthmus.data.sources import Column, Folders, Items, Joined, Source
@@ -137,11 +137,13 @@ def _path(image: Any) -> str | None:
 
 def _refusal(image: Any) -> str | None:
     """Why a row's image cannot be one, as far as that shows without reading it."""
-    if image is None or image == "" or (isinstance(image, float) and image != image):
+    if isinstance(image, np.ndarray | Image.Image):
+        return None
+    if image is None or (isinstance(image, str) and not image) or is_nan(image):
         return "no image in this row."
     path = _path(image)
     if path is None:
-        known = str | bytes | dict | list | np.ndarray | Image.Image
+        known = str | bytes | dict | list | tuple
         return None if isinstance(image, known) else f"image is {type(image).__name__}, not a path."
     if not encodable(path):
         return "its path is not valid Unicode."

@@ -152,12 +152,14 @@ def saved_files(folder: Path) -> list[tuple[str | None, Path]]:
 
 
 def read_arrow(path: Path) -> pa.Table:
-    """An Arrow file (stream or file format, Feather), memory-mapped."""
+    """An Arrow file (stream or file format, Feather), memory-mapped and checked."""
     try:
         data = pa.memory_map(str(path))
         opened = pa.ipc.open_file if data.read(6) == b"ARROW1" else pa.ipc.open_stream
         data.seek(0)
-        return opened(data).read_all()
+        table = opened(data).read_all()
+        table.validate(full=True)  # to believe what a damaged file says of itself would end the process
+        return table
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read as an Arrow stream ({error}).") from None
 

@@ -43,7 +43,11 @@ def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None
         split = SYNONYMS.get(PurePosixPath(shard).parent.name.lower()) or into.reading.split
         try:
             with open(path, "rb") as file:
-                for key, sample in _samples(into.intake, shard, path, file).items():
+                known = len(into.intake.skipped)
+                samples = _samples(into.intake, shard, path, file)
+                if not samples and len(into.intake.skipped) == known:
+                    notes.append(f"{path}: holds no samples.")
+                for key, sample in samples.items():
                     found = _add(into, f"{shard}/{key}", f"{path}: {key}", file, sample, split, classes, len(members))
                     members += [(number, *one) for one in found[:1]]
                     extra = [name for name in sample if f".{name}" in EXTENSIONS][1:]
@@ -52,7 +56,7 @@ def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None
             into.intake.skip(shard, f"{path} cannot be read ({error}).")
     into.notes += notes[:SHOWN]
     if len(notes) > SHOWN:
-        into.notes.append(f"… and {len(notes) - SHOWN:,} more images that are the second of their key.")
+        into.notes.append(f"… and {len(notes) - SHOWN:,} remarks more of this kind.")
     into.sources.append(TarMembers(list(shards.values()), members))
 
 
