@@ -204,18 +204,10 @@ def file_digest(path: Path, size: int = 16) -> str:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file; a missing or damaged one is an `InputError` that names it."""
     try:
-        return json.loads(regular(path, MAX_JSON).read_text(encoding="utf-8"))
+        return json.loads(regular(path, MAX_JSON).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except InputError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """A text file in UTF-8, with a byte order mark or none. `InputError` names one that cannot be read as that."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error}).") from None

@@ -106,3 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         common.say(f"isthmus {args.command}: {error}", error=True)
         return FAILED
+    except Exception as error:  # of a library, or a fault of ours: one message too
+        if args.debug:
+            raise
+        what = f"{type(error).__module__}.{type(error).__name__}".removeprefix("builtins.")
+        common.say(f"isthmus {args.command}: unexpected {what}: {error} (--debug shows where)", error=True)
+        return FAILED

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened
+from isthmus.data.columns import Columns
+from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened, read_first
 from isthmus.evaluation.tasks import task
 from isthmus.metrics.results import Result, result
 from isthmus.metrics.retrieval import retrieval as rank
@@ -24,14 +25,19 @@ def retrieval(
     *,
     split: str | None = None,
     only: str | Path | Sequence[str] | None = None,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
     """Captions find their images and images their captions, of pairs or of a store's cached features."""
+    data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     model, name = opened(model, encoders=not holds_features(data))
     embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
     found = rank(
         embedded.image, embedded.text, embedded.image_of, groups=embedded.groups, bootstrap=bootstrap, seed=seed
     )
-    found["skipped"] = embedded.skipped
+    found |= {"skipped": embedded.skipped, "notes": embedded.notes}
     return result(found, dataset=named(data), model=name, task="zeroshot_retrieval")

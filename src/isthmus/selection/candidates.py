@@ -14,7 +14,7 @@ import numpy as np
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
-from isthmus.data.matrix import Chosen, Matrix
+from isthmus.data.matrix import Chosen, Matrix, as_matrix
 from isthmus.data.pairs import Pairs
 from isthmus.data.splits import normalise_split
 from isthmus.embedding import embed
@@ -115,7 +115,7 @@ def from_arrays(images: Mapping[str, Any], texts: Mapping[str, Any], **fields: A
 
 
 def _given(name: str, modality: Modality, matrix: Any) -> Candidate:
-    width = matrix.shape[1]
+    matrix, width = as_matrix(matrix), matrix.shape[1]
     return Candidate(name, modality, matrix, [width], {"uri": name, "width": width})
 
 

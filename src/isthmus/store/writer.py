@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from isthmus.data.matrix import LARGEST
 from isthmus.data.ragged import Ragged
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import tidy
@@ -140,14 +141,14 @@ class StoreWriter:
         stream = self._stream(modality, fingerprint)
         keys = np.asarray(keys, np.uint8)
         features = stream.checked(keys, features)
-        bad = stream.not_finite(features)
+        bad = stream.unusable(features)
         if len(bad):
             some = bad[:5]
             first = [names[row] for row in some] if names else self._journal.names(to_hashes(keys[some]))
             listed = ", ".join(first) + (", …" if len(bad) > len(first) else "")
             raise InputError(
-                f"{stream.record['uri']}: NaN or infinity in the features of {len(bad):,} of "
-                f"{len(features):,} items: {listed}. None of these was stored."
+                f"{stream.record['uri']}: NaN or infinity (or values beyond {LARGEST:.0e}) in the features of "
+                f"{len(bad):,} of {len(features):,} items: {listed}. None of these was stored."
             )
         stream.add(keys, features)
         if sum(other.buffered for other in self._streams.values()) > BUFFER_BYTES:

@@ -13,7 +13,7 @@ import numpy as np
 
 from isthmus.encoders.fingerprint import digest, module_digest
 from isthmus.errors import InputError
-from isthmus.evaluation.inputs import Given, opened
+from isthmus.evaluation.inputs import Given, opened, repeated_embeddings
 from isthmus.evaluation.labelled import embedded, fingerprints, from_store, skipped, stored_pairs
 from isthmus.evaluation.retrieval import COLUMNS as RETRIEVAL
 from isthmus.evaluation.suite.sets import BenchmarkSet, choose_sets, open_set
@@ -21,7 +21,7 @@ from isthmus.evaluation.tasks import Prompts, task
 from isthmus.evaluation.zeroshot import COLUMNS as ZEROSHOT
 from isthmus.metrics.results import Result, kept, result, write
 from isthmus.metrics.retrieval import retrieval
-from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
+from isthmus.metrics.zeroshot import Templates, load_templates, zeroshot
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.owned import check_owned
 from isthmus.store import Store
@@ -113,7 +113,7 @@ class _Runner:
         images = from_store(self.model, one.pairs, store)
         found = zeroshot(
             self.model.project("image", images.features),
-            self._class_embeddings(one.classes, templates),
+            repeated_embeddings(self.model.encode_text, one.classes, templates),
             images.labels.astype(np.int64),
             classnames=one.classes,
             groups=images.groups,
@@ -121,19 +121,19 @@ class _Runner:
         )
         if len(one.classes) > MOST_CONFUSED:
             found.pop("confusion")
-        return found | {"classes": one.classes, "templates": templates, "skipped": skipped(one.pairs, store)}
-
-    def _class_embeddings(self, classes: list[str], templates: Templates) -> np.ndarray:
-        """[C, d]; two classes of one name share an embedding, as they do in CLIP_benchmark."""
-        names = list(dict.fromkeys(classes))
-        return class_embeddings(self.model.encode_text, names, templates)[[names.index(name) for name in classes]]
+        return found | {"classes": one.classes, "templates": templates, **_told(one, store)}
 
     def _retrieval(self, one: BenchmarkSet) -> dict[str, Any]:
         store = self._store(one)
         pairs = stored_pairs(self.model, store, only=one.pairs.images["id"].to_pylist())
         image, text = self.model.project("image", pairs.image), self.model.project("text", pairs.text)
         found = retrieval(image, text, pairs.image_of, groups=pairs.bootstrap_group, **self.options)
-        return found | {"skipped": skipped(one.pairs, store)}
+        return found | _told(one, store)
+
+
+def _told(one: BenchmarkSet, store: Store) -> dict[str, Any]:
+    """What was left out of a set, and what a user should know of it."""
+    return {"skipped": skipped(one.pairs, store), "notes": one.pairs.notes}
 
 
 def _contents(one: BenchmarkSet) -> list[Any]:

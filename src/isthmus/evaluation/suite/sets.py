@@ -15,9 +15,14 @@ from typing import Literal
 import pyarrow as pa
 
 from isthmus.data import webdataset
-from isthmus.data.pairs import READERS, Pairs, read_pairs
+from isthmus.data.folders import is_table, readable, survey
+from isthmus.data.gathering import Gathered, Reading
+from isthmus.data.images import EXTENSIONS
+from isthmus.data.pairs import Pairs, gathered_pairs, read_pairs
 from isthmus.data.splits import SYNONYMS
+from isthmus.data.text import read_entries, read_lines
 from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.evaluation.inputs import match_labels
 from isthmus.evaluation.suite.names import known_classes, known_templates
 from isthmus.metrics.zeroshot import load_templates
 
@@ -58,6 +63,7 @@ LISTS = {
         *("flowers", "imagenet1k", "imagenetv2", "flickr30k", "mscoco_captions"),
     ),
 }
+TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 CLASSES, TEMPLATES, TYPE = "classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"
 FALLBACK = "default"  # our own templates, for sets that bring none
 
@@ -98,7 +104,7 @@ def find_sets(root: Path) -> dict[str, Path]:
         return {canonical(root.stem if root.is_file() else root.name): root}
     found: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
-        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in READERS):
+        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in TABLES):
             continue
         name = canonical(path.stem if path.is_file() else path.name)
         if name in found:
@@ -133,20 +139,23 @@ def open_set(name: str, path: Path, split: str = "test") -> BenchmarkSet:
     """
     if path.is_file():
         return _from_table(name, path, split)
+    if is_table(path, survey(path)):
+        return _from_table(name, path, split)
     folder = _split_folder(path, split)
-    if any(folder.glob("*.tar")):
-        return _from_tars(name, path, folder)
+    found = survey(folder)
+    if len(found.ending(".tar")) > len(found.ending(*EXTENSIONS)):
+        return _from_tars(name, path, folder, found.ending(".tar"))
     return _from_class_folders(name, path, folder)
 
 
-def _from_tars(name: str, path: Path, folder: Path) -> BenchmarkSet:
+def _from_tars(name: str, path: Path, folder: Path, tars: list[str]) -> BenchmarkSet:
     inside = "" if folder == path else f"{folder.name}/"  # ids of different splits differ
-    shards = {f"{inside}{shard}": tar for shard, tar in webdataset.find_shards(str(folder)).items()}
-    intake, reader, notes = webdataset.read_tars(shards, "optional")
-    images, captions = intake.tables()
-    pairs = Pairs(images, captions, reader, path=folder, skipped=intake.skipped, notes=notes)
-    kind = _text(path / TYPE) if (path / TYPE).is_file() else ""
-    if kind.strip().lower() == "retrieval" or (not kind and name in RETRIEVAL):
+    shards = {f"{inside}{shard}": tar for shard, tar in webdataset.shards_of(folder, tars).items()}
+    into = Gathered.empty(Reading("optional"))
+    webdataset.read_tars(shards, into)
+    pairs = gathered_pairs(str(folder), into)
+    kind = "".join(read_entries(path / TYPE)[:1]) if (path / TYPE).is_file() else ""
+    if kind.lower() == "retrieval" or (not kind and name in RETRIEVAL):
         return _retrieval(name, pairs)
     classes = _class_names(name, path)
     if classes is None:
@@ -182,6 +191,7 @@ def _from_class_folders(name: str, path: Path, folder: Path) -> BenchmarkSet:
 
 def _from_table(name: str, path: Path, split: str) -> BenchmarkSet:
     """A table with captions is for retrieval, one with labels only for classification."""
+    beside = path if path.is_dir() else path.parent
     pairs = read_pairs(path, captions="optional")
     if split in pairs.images["split"].to_pylist():
         pairs = pairs.filter(split=split)
@@ -190,9 +200,10 @@ def _from_table(name: str, path: Path, split: str) -> BenchmarkSet:
     labels = pairs.images["label"].to_pylist()
     if None in labels:
         raise InputError(f"{path}: {pairs.images['id'][labels.index(None)]} has neither caption nor label.")
-    classes = sorted(set(labels))
-    numbered = _with_labels(pairs, [str(classes.index(label)) for label in labels])
-    return BenchmarkSet(name, "zeroshot_classification", numbered, classes, _templates(name, path.parent))
+    numbers = all(label.isdecimal() for label in labels)  # of the lines of a list of names, where there is one
+    classes, number = match_labels(labels, (_class_names(name, beside) or []) if numbers else [])
+    numbered = _with_labels(pairs, [str(number[label]) for label in labels])
+    return BenchmarkSet(name, "zeroshot_classification", numbered, classes, _templates(name, beside))
 
 
 def _retrieval(name: str, pairs: Pairs) -> BenchmarkSet:
@@ -212,8 +223,7 @@ def _labelled(pairs: Pairs, classes: Sequence[str]) -> Pairs:
 
 def _with_labels(pairs: Pairs, labels: Sequence[str]) -> Pairs:
     column = pairs.images.column_names.index("label")
-    images = pairs.images.set_column(column, "label", pa.array(labels, pa.string()))
-    return Pairs(images, pairs.captions, pairs.reader, path=pairs.path, skipped=pairs.skipped, notes=pairs.notes)
+    return pairs.having(pairs.images.set_column(column, "label", pa.array(labels, pa.string())))
 
 
 def _split_folder(path: Path, split: str) -> Path:
@@ -230,7 +240,7 @@ def _split_folder(path: Path, split: str) -> Path:
 
 def _class_names(name: str, path: Path) -> list[str] | None:
     if (path / CLASSES).is_file():
-        return [line.strip() for line in _text(path / CLASSES).splitlines()]
+        return read_lines(path / CLASSES)
     return known_classes(name)
 
 
@@ -238,16 +248,3 @@ def _templates(name: str, path: Path) -> list[str]:
     if (path / TEMPLATES).is_file():
         return list(load_templates(path / TEMPLATES))
     return known_templates(name) or list(load_templates(FALLBACK))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from None
-
-
-def readable(folder: str) -> str:
-    """A class name from a folder's: "001.Black_footed_Albatross", "AnnualCrop" -> "black footed albatross" …"""
-    bare = re.sub(r"^\d+\.", "", folder)
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", bare).replace("_", " ").strip().lower()
