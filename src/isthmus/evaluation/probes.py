@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.labels import check_classes
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import InputError
 from isthmus.evaluation.inputs import holds_features
@@ -116,8 +117,8 @@ def _frozen_and_projected(
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
         train, test, left_out = _sides(model, data, split, folder)
-    if len(np.unique(train.labels)) < 2:
-        raise InputError(f"{named(data)}: a probe needs training images of two labels or more.")
+    for part in (train, test):
+        check_classes([str(label) for label in np.unique(part.labels)], named(data), read=False)
     frozen = answer(train, test)
     projected = answer(_projected(model, train), _projected(model, test))
     counts = {"train": len(train.labels), "test": len(test.labels), "classes": len(np.unique(train.labels))}
@@ -190,7 +191,7 @@ def _labelled_pairs(path: Path, split: str) -> Pairs:
         inside = sorted(child.parent.name for child in path.glob(f"*/{CLASSES}"))
         if inside:
             raise InputError(f"{path}: holds data sets; a probe takes one of them: {', '.join(inside)}.")
-        one = open_set(path.name, path, split)
+        one = open_set(canonical(path.name), path, split)
         if one.task != "zeroshot_classification":
             raise InputError(f"{path}: a set for retrieval; a probe needs labels.")
         return one.pairs

@@ -68,21 +68,23 @@ def class_embeddings(
     encode_text: list of N prompts -> [N, d]. templates: each with a slot `{}` for the class name; or, for every
     class, its own sentences. freeze-align leaves the mean of these as short as it is, which favours classes whose
     sentences agree; here, as in CLIP_benchmark, a class is a direction.
-    Raises InputError for no class, an empty or repeated class name, a template without a slot, or a class without
+    Two classes of one name, as ImageNet has them ("missile", "sunglasses"), share a vector.
+    Raises InputError for no class, an empty class name, a template without a slot, or a class without
     sentences.
     """
-    names = [str(name).strip() for name in classnames]
-    if not names:
+    given = [str(name).strip() for name in classnames]
+    if not given:
         raise InputError("There are no class names.")
-    for i, name in enumerate(names):
-        if not name or name in names[:i]:
-            raise InputError(f"class {i}: its name {name!r} is empty or repeated.")
+    if "" in given:
+        raise InputError(f"class {given.index('')}: its name is empty.")
+    names = list(dict.fromkeys(given))
+    number = {name: row for row, name in enumerate(names)}
     chunks = []
     for start, prompts in _chunks(_prompts(names, templates)):
         flat = unit_rows(encode_text([prompt for one in prompts for prompt in one]), "prompt embeddings")
         means = torch.stack([each.mean(dim=0) for each in flat.split([len(one) for one in prompts])])
         chunks.append(unit_rows(means, "class embeddings", first_row=start))
-    return torch.cat(chunks).float().numpy()
+    return torch.cat(chunks).float().numpy()[[number[name] for name in given]]
 
 
 def zeroshot(
@@ -102,10 +104,10 @@ def zeroshot(
     labels: int [n], the class of each image. classnames: [C], for the table. groups: ids [n] of
     near-duplicates, the unit of the bootstrap; default: every image its own. tile: images scored at a time.
 
-    Returns {"metrics": {"acc1", "acc5" (from 5 classes on), "mean_per_class_recall"}, "ci95": same keys,
-    "n": {"images", "classes", "groups"}, "confusion": int64 [C, C] (true, predicted), "per_class":
-    [{"class", "n", "recall", "precision"}] (None where the denominator is 0), "definition", "bootstrap",
-    "seed"}. Raises InputError, naming the row, for embeddings, labels or ids that do not fit.
+    Returns {"metrics": {"acc1", "acc5" (from 5 classes on), "mean_per_class_recall"}, "ci95" and "chance" (of a
+    class drawn at random): same keys, "n": {"images", "classes", "groups"}, "confusion": int64 [C, C] (true,
+    predicted), "per_class": [{"class", "n", "recall", "precision"}] (None where the denominator is 0), "definition",
+    "bootstrap", "seed"}. Raises InputError, naming the row, for embeddings, labels or ids that do not fit.
     """
     classes = len(class_emb)
     labels = index_vector(labels, len(image_emb), classes, "labels")
@@ -131,6 +133,7 @@ def zeroshot(
     return {
         "metrics": metrics,
         "ci95": ci95,
+        "chance": {name: (int(name[3:]) if name in ("acc1", "acc5") else 1) / classes for name in names},
         "n": {"images": len(labels), "classes": classes, "groups": count},
         "confusion": confusion,
         "per_class": _per_class(confusion, classnames or [str(i) for i in range(classes)]),

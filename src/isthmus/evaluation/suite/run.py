@@ -13,6 +13,7 @@ import numpy as np
 
 from isthmus.encoders.fingerprint import digest, module_digest
 from isthmus.errors import InputError
+from isthmus.evaluation.datasets.registry import PUBLIC
 from isthmus.evaluation.labelled import embedded, fingerprints, from_store, skipped, stored_pairs
 from isthmus.evaluation.suite.sets import BenchmarkSet, choose_sets, open_set
 from isthmus.evaluation.tasks import opened
@@ -32,18 +33,19 @@ def suite(
     only_sets: Sequence[str] | None = None,
     out: str | Path | None = None,
     templates: Any = None,
-    split: str = "test",
+    split: str | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Zero-shot classification and retrieval on every data set below the folder `data`.
 
-    only_sets: names of sets, or of a paper's list ("freeze-align", "sail"); default: all that are known, and all that
-    are there. A set that is missing or cannot be used has a row without metrics, whose `skipped` says why.
+    only_sets: names of sets, or of a paper's list ("freeze-align", "sail"); default: what is there. A set that was
+    asked for and is missing, or that is known and cannot be used, has a row without metrics, whose `skipped` says why.
     out: folder for the results, a JSON each in CLIP_benchmark's words, and for the features; a set whose result is
     there, by this model and on these data, is not done again. Default: nothing is kept.
     templates: prompts in place of the sets' own: a list, a file, a packaged set's name, or descriptions
-    {class: [sentences]}, which may stand below the sets' names. split: of every set; `val` where a set has no test.
+    {class: [sentences]}, which may stand below the sets' names. split: of every set; default: the one that papers
+    report (docs/datasets.md), `test` where nothing is published, `val` where a set has no test.
 
     Raises UsageError for an unknown set, InputError where nothing at all could be evaluated.
     """
@@ -53,11 +55,12 @@ def suite(
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
         runner = _Runner(model, name, folder, prompts, {"bootstrap": bootstrap, "seed": seed})
-        results = [runner.evaluate(one, path, split) for one, path in chosen.items()]
+        results = [runner.evaluate(one, path, split, only_sets is not None) for one, path in chosen.items()]
     if not any(found["metrics"] for found in results):
-        reasons = [": ".join(found["skipped"][0]) for found in results]
-        there = next((one for one in reasons if not one.endswith(MISSING)), reasons[0])
-        raise InputError(f"{data}: nothing could be evaluated; {there}")
+        reasons = [": ".join(one) for found in results for one in found["skipped"]]
+        reasons += [f"{found['dataset']}: {note}" for found in results for note in found.get("notes", [])]
+        there = [one for one in reasons if not one.endswith(MISSING)] or reasons or ["no data set is there."]
+        raise InputError(f"{data}: nothing could be evaluated; {there[0]}")
     return results
 
 
@@ -72,8 +75,11 @@ class _Runner:
         projectors = [module_digest(head) for head in (model.image_projector, model.text_projector)]
         self.identity = [projectors, [fingerprints(model, modality) for modality in ("image", "text")]]
 
-    def evaluate(self, name: str, path: Path | None, split: str) -> dict[str, Any]:
-        """The result of one set, from `out` where it is there; without metrics where the set cannot be had."""
+    def evaluate(self, name: str, path: Path | None, split: str | None, asked: bool) -> dict[str, Any]:
+        """The result of one set, from `out` where it is there; without metrics where the set cannot be had.
+
+        Something that is merely there, neither asked for nor known, is no gap where it is no data set: a remark.
+        """
         try:
             if path is None:
                 raise InputError(MISSING)
@@ -84,11 +90,12 @@ class _Runner:
             if file.is_file() and (done := read(file)).get("key") == key:
                 return done
             found = self._retrieval(one) if one.task == "zeroshot_retrieval" else self._classify(one, templates)
-            return write(file, found | {"key": key}, dataset=name, model=self.name, task=one.task)
+            found |= {"key": key, "notes": one.notes}
+            return write(file, found, dataset=name, model=self.name, task=one.task)
         except InputError as error:
-            return result(
-                {"metrics": {}, "skipped": [(name, str(error))]}, dataset=name, model=self.name, task="skipped"
-            )
+            gap = asked or name in PUBLIC
+            why = {"skipped": [(name, str(error))]} if gap else {"skipped": [], "notes": [f"left out: {error}"]}
+            return result({"metrics": {}, **why}, dataset=name, model=self.name, task="skipped")
 
     def _templates(self, one: BenchmarkSet) -> Templates:
         given = self.prompts
@@ -104,7 +111,7 @@ class _Runner:
         images = from_store(self.model, one.pairs, store)
         found = zeroshot(
             self.model.project("image", images.features),
-            self._class_embeddings(one.classes, templates),
+            class_embeddings(self.model.encode_text, one.classes, templates),
             images.labels.astype(np.int64),
             classnames=one.classes,
             groups=images.groups,
@@ -113,11 +120,6 @@ class _Runner:
         if len(one.classes) > MOST_CONFUSED:
             found.pop("confusion")
         return found | {"classes": one.classes, "templates": templates, "skipped": skipped(one.pairs, store)}
-
-    def _class_embeddings(self, classes: list[str], templates: Templates) -> np.ndarray:
-        """[C, d]; two classes of one name share an embedding, as they do in CLIP_benchmark."""
-        names = list(dict.fromkeys(classes))
-        return class_embeddings(self.model.encode_text, names, templates)[[names.index(name) for name in classes]]
 
     def _retrieval(self, one: BenchmarkSet) -> dict[str, Any]:
         store = self._store(one)
