@@ -59,7 +59,13 @@ def add_segmentation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stride", type=int, metavar="PX", help="from window to window (half a window)")
     group.add_argument("--threshold", type=float, metavar="P", help="less probable pixels are the class 'background'")
     group.add_argument("--attention", choices=["qk", "qq"], help="of the last block: its own (qk), or among queries")
-    group.add_argument("--alone", action="store_true", default=None, help="last block: attention without MLP, residual")
+    group.add_argument(
+        "--alone",
+        nargs="?",
+        const="attention",
+        choices=["attention", "residual"],
+        help="last block: the attention without MLP and residuals (ClearCLIP's), or with its own residual (SAIL's)",
+    )
     group.add_argument("--no-cls", dest="cls", action="store_false", default=None, help="token heads: patches alone")
 
 

@@ -14,7 +14,7 @@ DATA is pairs (images run through the model), a store (its cached features), or 
 
 tasks:
   retrieval, zeroshot               pairs or a store; zeroshot needs labels
-  suite                             a folder of data sets in CLIP_benchmark's layout
+  suite                             a folder of data sets, as published or as CLIP_benchmark has them
   knn, linear_probe, fewshot        labelled pictures, before and after the projector
   winoground, mmvp, sugarcrepe, aro, whatsup      composition, in the public layouts
   longtext, multilingual            captions by length, by language
@@ -41,6 +41,7 @@ OWN = (
     "precision",
     "images",
     "only_sets",
+    "protocol",
     "out",
     "max_tokens",
     "languages",
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only-sets", metavar="A,B", type=_listed, help="suite: these sets, or a paper's: sail, freeze-align"
     )
+    parser.add_argument("--protocol", metavar="PAPER", help="suite, retrieval, segmentation: as in sail, freeze-align")
     parser.add_argument(
         "--out", metavar="DIR", help="suite, knn, linear_probe, fewshot: keep features, go on from them"
     )

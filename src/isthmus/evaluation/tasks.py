@@ -9,8 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from isthmus.data.pairs import read_pairs
 from isthmus.errors import UsageError, did_you_mean
 from isthmus.evaluation.inputs import embed_for_evaluation, holds_features, zeroshot_labels
+from isthmus.evaluation.protocols import find_protocol
 from isthmus.metrics.results import result
 from isthmus.metrics.retrieval import retrieval as rank
 from isthmus.models.dual_encoder import DualEncoder
@@ -82,22 +84,29 @@ def retrieval(
     *,
     split: str | None = None,
     only: Any = None,
+    protocol: str | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """R@k in both directions, on pairs or on a store's cached features.
 
     split: only this split of the data. only: only these ids (a list, or a Parquet file with an `id` column).
+    protocol: treat the captions of pairs as a paper does (`protocols`).
     bootstrap: resamples of groups behind the 95 % intervals, 0 for none. seed: of the bootstrap and of a validation
     split that the data does not name.
     """
     model, name = opened(model, encoders=not holds_features(data))
+    source, preset = data, find_protocol(protocol)
+    if preset is not None:
+        if holds_features(data):
+            raise UsageError("protocol: changes captions, which a store holds encoded; give the pairs instead.")
+        data = preset.prepared(read_pairs(data) if isinstance(data, str | Path) else data)
     embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
     found = rank(
         embedded.image, embedded.text, embedded.image_of, groups=embedded.groups, bootstrap=bootstrap, seed=seed
     )
     found["skipped"] = embedded.skipped
-    return result(found, dataset=named(data), model=name, task="zeroshot_retrieval")
+    return result(found, dataset=named(source), model=name, task="zeroshot_retrieval")
 
 
 def zeroshot(

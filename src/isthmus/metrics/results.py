@@ -41,6 +41,7 @@ HEADLINE = (
     "miou",
     "pixel_accuracy",
     "mean_class_accuracy",
+    "oracle_class_iou",
     "knn_acc1@10",
     "lp_acc1",
     *(f"fewshot_acc1@{k}" for k in (1, 2, 4, 8, 16)),

@@ -32,7 +32,7 @@ Templates = Sequence[str] | Mapping[str, Sequence[str]]  # prompts with a slot, 
 
 
 def load_templates(name: str | os.PathLike[str]) -> Templates:
-    """Templates by the name of a bundled list (`default`, `clipart`, `simple`) or from a file.
+    """Templates by the name of a bundled list (`default`, `clipart`, `simple`, `imagenet`) or from a file.
 
     A text file has one template a line (blank lines and lines that begin with `#` are skipped); a `.json`
     file is a list of strings. `{}`, or `{c}` as in CLIP_benchmark's files, stands for the class name. A `.json` file
@@ -60,14 +60,20 @@ def load_templates(name: str | os.PathLike[str]) -> Templates:
 
 
 def class_embeddings(
-    encode_text: Callable[[list[str]], np.ndarray], classnames: Sequence[str], templates: Templates
+    encode_text: Callable[[list[str]], np.ndarray],
+    classnames: Sequence[str],
+    templates: Templates,
+    *,
+    padded: int | None = None,
+    renormalise: bool = True,
 ) -> np.ndarray:
-    """Class vectors float32 [C, d], L2-normalised: per class the mean of its normalised prompts, renormalised
-    (Radford et al. 2021, section 3.1.4).
+    """Class vectors float32 [C, d]: per class the mean of its normalised prompts, renormalised (Radford et al. 2021,
+    section 3.1.4).
 
     encode_text: list of N prompts -> [N, d]. templates: each with a slot `{}` for the class name; or, for every
-    class, its own sentences. freeze-align leaves the mean of these as short as it is, which favours classes whose
-    sentences agree; here, as in CLIP_benchmark, a class is a direction.
+    class, its own sentences. padded: repeat the first sentence of a class up to so many. renormalise: False leaves the
+    mean as short as it is, which favours classes whose prompts agree (compare it by `as_dot_products`). Both as
+    freeze-align has them; in CLIP_benchmark a class is a direction, as it is here by default.
     Two classes of one name, as ImageNet has them ("missile", "sunglasses"), share a vector.
     Raises InputError for no class, an empty class name, a template without a slot, or a class without
     sentences.
@@ -80,11 +86,20 @@ def class_embeddings(
     names = list(dict.fromkeys(given))
     number = {name: row for row, name in enumerate(names)}
     chunks = []
-    for start, prompts in _chunks(_prompts(names, templates)):
+    prompts_of = [own + own[:1] * ((padded or 0) - len(own)) for own in _prompts(names, templates)]
+    for start, prompts in _chunks(prompts_of):
         flat = unit_rows(encode_text([prompt for one in prompts for prompt in one]), "prompt embeddings")
         means = torch.stack([each.mean(dim=0) for each in flat.split([len(one) for one in prompts])])
-        chunks.append(unit_rows(means, "class embeddings", first_row=start))
+        chunks.append(unit_rows(means, "class embeddings", first_row=start) if renormalise else means)
     return torch.cat(chunks).float().numpy()[[number[name] for name in given]]
+
+
+def as_dot_products(image_emb: np.ndarray, class_emb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit images [n, d] and class vectors [C, d] of length 1 at most, in one more dimension, float32, where all have
+    length 1 and cosines are what the dot products were.
+    """
+    rest = np.sqrt(np.maximum(0, 1 - np.square(class_emb, dtype=np.float64).sum(axis=1, keepdims=True)))
+    return np.pad(image_emb, ((0, 0), (0, 1))), np.hstack([class_emb, rest]).astype(np.float32)
 
 
 def zeroshot(

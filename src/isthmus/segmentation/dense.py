@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,13 @@ from isthmus.encoders.images import to_pil
 from isthmus.encoders.uri import parse_pool
 from isthmus.errors import UsageError
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.segmentation.attention import last_block
+from isthmus.segmentation.attention import Alone, last_block
+
+Resample = Literal["bicubic", "bilinear"]
+Normalise = Literal["encoder", "clip"]
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 
 class DenseEncoder:
@@ -30,13 +36,23 @@ class DenseEncoder:
         model: with its encoders loaded, each of which gives tokens.
         attention, alone: of the last block, see `attention.last_block`.
         cls: False leaves the class token out where a token head has a slot for it.
+        resample: how pictures are resized; normalise: by the "encoder"'s own mean and deviation, or by "clip"'s.
 
     Raises `UsageError` for an encoder without tokens, or whose own pooling is none of its tokens.
     """
 
-    def __init__(self, model: DualEncoder, *, attention: str = "qk", alone: bool = False, cls: bool = True) -> None:
+    def __init__(
+        self,
+        model: DualEncoder,
+        *,
+        attention: str = "qk",
+        alone: Alone | None = None,
+        cls: bool = True,
+        resample: Resample = "bicubic",
+        normalise: Normalise = "encoder",
+    ) -> None:
         self.model, self.attention, self.alone, self.cls = model, attention, alone, cls
-        self.patches = [PatchTokens(encoder) for encoder in model.encoders["image"]]
+        self.patches = [PatchTokens(encoder, resample, normalise) for encoder in model.encoders["image"]]
         self.by_token = hasattr(model.image_projector, "dense")
         if self.by_token and len(self.patches) > 1:
             raise UsageError("a token head of several encoders side by side has no patches in common.")
@@ -85,7 +101,9 @@ class PatchTokens:
     per channel, is read off what the preprocessing makes of a black and of a white picture.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, resample: Resample = "bicubic", normalise: Normalise = "encoder") -> None:
+        if resample not in FILTERS or normalise not in ("encoder", "clip"):
+            raise UsageError(f"resample {resample!r}, normalise {normalise!r}: bicubic or bilinear, encoder or clip.")
         if encoder.pool is None or not encoder.pools:
             raise UsageError(
                 f"{encoder.uri}: gives no tokens, or its own pooling is not made of them: segmentation needs patches. "
@@ -97,12 +115,15 @@ class PatchTokens:
         black, white = (self._pixels(Image.new("RGB", (256, 256), colour)) for colour in ("black", "white"))
         self.side = black.shape[-1]
         self.low, self.high = black.mean(dim=(0, 2, 3))[:, None, None], white.mean(dim=(0, 2, 3))[:, None, None]
+        self.filter = FILTERS[resample]
+        if normalise == "clip":
+            self.low, self.high = -CLIP_MEAN / CLIP_STD, (1 - CLIP_MEAN) / CLIP_STD
         self.unit = self.side / self._tokens({self.key: black})[0].shape[2]
 
     def __call__(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Patches float32 [N, h, w, D] and class tokens [N, D] (the mean where there is none). One size for all."""
         width, height = (self._snap(edge) for edge in images[0].size)
-        sized = [to_pil(image).resize((width, height), Image.Resampling.BICUBIC) for image in images]
+        sized = [to_pil(image).resize((width, height), self.filter) for image in images]
         pixels = torch.stack([_tensor(image) for image in sized])
         return self._tokens({self.key: self.low + (self.high - self.low) * pixels})
 

@@ -7,6 +7,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from isthmus.metrics.zeroshot import load_templates
+
 THOUSAND = ("imagenetv2", "imagenet_sketch")  # sets with ImageNet's own thousand classes
 OF_IMAGENET = (*THOUSAND, "imagenet-a", "imagenet-r", "objectnet")  # sets that ImageNet's prompts are used for
 
@@ -27,7 +29,9 @@ def class_names(name: str) -> list[str] | None:
 
 def templates(name: str) -> list[str] | None:
     """CLIP's prompts for a data set, with `{}` for the class. None where there are none."""
-    found = _packaged().get("imagenet1k" if name in OF_IMAGENET else name, {}).get("templates")
+    if name == "imagenet1k" or name in OF_IMAGENET:
+        return list(load_templates("imagenet"))
+    found = _packaged().get(name, {}).get("templates")
     return None if found is None else list(found)
 
 

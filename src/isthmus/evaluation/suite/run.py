@@ -15,11 +15,12 @@ from isthmus.encoders.fingerprint import digest, module_digest
 from isthmus.errors import InputError
 from isthmus.evaluation.datasets.registry import PUBLIC
 from isthmus.evaluation.labelled import embedded, fingerprints, from_store, skipped, stored_pairs
+from isthmus.evaluation.protocols import Protocol, find_protocol
 from isthmus.evaluation.suite.sets import BenchmarkSet, choose_sets, open_set
 from isthmus.evaluation.tasks import opened
 from isthmus.metrics.results import read, result, write
 from isthmus.metrics.retrieval import retrieval
-from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
+from isthmus.metrics.zeroshot import Templates, as_dot_products, class_embeddings, load_templates, zeroshot
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import Store
 
@@ -34,6 +35,7 @@ def suite(
     out: str | Path | None = None,
     templates: Any = None,
     split: str | None = None,
+    protocol: str | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -46,16 +48,22 @@ def suite(
     templates: prompts in place of the sets' own: a list, a file, a packaged set's name, or descriptions
     {class: [sentences]}, which may stand below the sets' names. split: of every set; default: the one that papers
     report (docs/datasets.md), `test` where nothing is published, `val` where a set has no test.
+    protocol: evaluate as a paper does, "freeze-align" or "sail" (`protocols`), by default on its sets.
 
     Raises UsageError for an unknown set, InputError where nothing at all could be evaluated.
     """
     model, name = opened(model)
+    preset = find_protocol(protocol)
+    if preset is not None and only_sets is None:
+        only_sets = [preset.name]
     chosen = choose_sets(Path(data), only_sets)
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
-        runner = _Runner(model, name, folder, prompts, {"bootstrap": bootstrap, "seed": seed})
+        runner = _Runner(model, name, folder, prompts, {"bootstrap": bootstrap, "seed": seed}, preset)
         results = [runner.evaluate(one, path, split, only_sets is not None) for one, path in chosen.items()]
+    if preset is not None and results:
+        results[0]["notes"] = [*results[0].get("notes", []), *preset.remarks()]
     if not any(found["metrics"] for found in results):
         reasons = [": ".join(one) for found in results for one in found["skipped"]]
         reasons += [f"{found['dataset']}: {note}" for found in results for note in found.get("notes", [])]
@@ -70,8 +78,17 @@ MISSING = "not there"
 class _Runner:
     """One model on one data set after another."""
 
-    def __init__(self, model: DualEncoder, name: str, out: Path, prompts: Any, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        model: DualEncoder,
+        name: str,
+        out: Path,
+        prompts: Any,
+        options: dict[str, Any],
+        protocol: Protocol | None = None,
+    ) -> None:
         self.model, self.name, self.out, self.prompts, self.options = model, name, out, prompts, options
+        self.protocol = protocol
         projectors = [module_digest(head) for head in (model.image_projector, model.text_projector)]
         self.identity = [projectors, [fingerprints(model, modality) for modality in ("image", "text")]]
 
@@ -83,9 +100,10 @@ class _Runner:
         try:
             if path is None:
                 raise InputError(MISSING)
-            one = open_set(name, path, split)
+            one = self._opened(name, path, split)
             templates = self._templates(one)
-            key = digest([self.identity, self.options, one.task, one.classes, templates, _contents(one)])
+            preset = self.protocol.name if self.protocol else None
+            key = digest([self.identity, self.options, preset, one.task, one.classes, templates, _contents(one)])
             file = self.out / "results" / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', f'{name}_{self.name}')}.json"
             if file.is_file() and (done := read(file)).get("key") == key:
                 return done
@@ -97,8 +115,18 @@ class _Runner:
             why = {"skipped": [(name, str(error))]} if gap else {"skipped": [], "notes": [f"left out: {error}"]}
             return result({"metrics": {}, **why}, dataset=name, model=self.name, task="skipped")
 
+    def _opened(self, name: str, path: Path, split: str | None) -> BenchmarkSet:
+        """The set as the protocol has it."""
+        if self.protocol is None:
+            return open_set(name, path, split)
+        one = open_set(name, path, split or self.protocol.splits.get(name))
+        one.pairs = self.protocol.prepared(one.pairs)
+        return one
+
     def _templates(self, one: BenchmarkSet) -> Templates:
         given = self.prompts
+        if given is None and self.protocol is not None and self.protocol.templates and one.classes:
+            return list(self.protocol.templates)
         if isinstance(given, Mapping) and any(isinstance(value, Mapping) for value in given.values()):
             given = given.get(one.name)
         return one.templates if given is None or one.task == "zeroshot_retrieval" else given
@@ -109,9 +137,16 @@ class _Runner:
     def _classify(self, one: BenchmarkSet, templates: Templates) -> dict[str, Any]:
         store = self._store(one)
         images = from_store(self.model, one.pairs, store)
+        rules: dict[str, Any] = {}
+        if self.protocol is not None and isinstance(templates, Mapping):
+            rules = {"padded": self.protocol.padded, "renormalise": self.protocol.renormalise}
+        pictures = self.model.project("image", images.features)
+        classes = class_embeddings(self.model.encode_text, one.classes, templates, **rules)
+        if not rules.get("renormalise", True):
+            pictures, classes = as_dot_products(pictures, classes)
         found = zeroshot(
-            self.model.project("image", images.features),
-            class_embeddings(self.model.encode_text, one.classes, templates),
+            pictures,
+            classes,
             images.labels.astype(np.int64),
             classnames=one.classes,
             groups=images.groups,

@@ -25,19 +25,10 @@ from isthmus.evaluation.datasets.archive import Listing, PublicSet, Task, letter
 from isthmus.evaluation.datasets.names import class_names, synsets
 from isthmus.evaluation.datasets.names import templates as published_templates
 from isthmus.evaluation.datasets.registry import PUBLIC
+from isthmus.evaluation.protocols import PROTOCOLS
 from isthmus.metrics.zeroshot import load_templates
 
-# What the papers report, to be named in place of their sets.
-LISTS = {
-    "freeze-align": (
-        *("imagenet1k", "imagenetv2", "imagenet-a", "caltech101", "pets", "cars", "flowers", "food101", "sun397"),
-        *("fgvc_aircraft", "dtd", "cub", "eurosat", "ucf101", "fashion_mnist", "flickr30k", "mscoco_captions"),
-    ),
-    "sail": (
-        *("food101", "cifar10", "cifar100", "sun397", "cars", "fgvc_aircraft", "dtd", "pets", "caltech101"),
-        *("flowers", "imagenet1k", "imagenetv2", "flickr30k", "mscoco_captions"),
-    ),
-}
+LISTS = {name: protocol.sets for name, protocol in PROTOCOLS.items()}  # to be named in place of their sets
 CLASSES, TEMPLATES, TYPE = "classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"
 FALLBACK = "default"  # our own templates, for sets that bring none
 
