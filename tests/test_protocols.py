@@ -14,6 +14,8 @@ from isthmus.api import evaluate
 from isthmus.cli import main
 from isthmus.data.pairs import pairs_from_lists
 from isthmus.errors import UsageError
+from isthmus.evaluation.datasets.aro_symmetric import symmetric_relations
+from isthmus.evaluation.datasets.compositional import read_aro
 from isthmus.evaluation.protocols import FREEZE_ALIGN, PROTOCOLS, SAIL, find_protocol, plain_words
 from isthmus.evaluation.segmentation import Tally, oracle_ious, segmentation
 from isthmus.evaluation.suite import find_sets, open_set, suite
@@ -59,7 +61,7 @@ def test_a_protocol_chooses_sets_splits_and_captions(tmp_path: Path) -> None:
     assert pets["templates"] == ["photo of {}"]
     whole = suite(toy_model(), tmp_path / "data", only_sets=["coco"], split="val2017", bootstrap=0)
     assert whole[0]["n"]["texts"] == 12
-    with pytest.raises(UsageError, match="No protocol 'sial'.*Did you mean 'sail'"):
+    with pytest.raises(UsageError, match=r"No protocol 'sial'.*Did you mean 'sail'"):
         suite(toy_model(), tmp_path / "data", protocol="sial")
 
 
@@ -134,7 +136,7 @@ def test_sail_s_segmentation_settings_are_one_preset(tmp_path: Path) -> None:
     assert found["templates"] == load_templates("imagenet") and len(found["templates"]) == 80
     assert any("antialiasing" in note for note in found["notes"])
     theirs = segmentation(colour_model(), tmp_path, protocol="freeze-align", bootstrap=0)
-    assert (theirs["options"]["size"], theirs["templates"]) == (256, ("{}",))
+    assert (theirs["options"]["size"], theirs["templates"]) == (256, ["{}"])
     assert 0 < theirs["metrics"]["oracle_class_iou"] <= 1
 
 
@@ -150,16 +152,10 @@ def test_clip_s_mean_and_deviation_in_the_place_of_the_encoder_s_own() -> None:
 
 
 def test_a_long_picture_is_bounded_and_its_windows_are_low() -> None:
-    seen = []
     segmenter = Segmenter(colour_model(), list(COLOURS), ["{}"], size=64, window=64, stride=32, longest=128)
-    encode = segmenter.dense.__class__.__call__
-    segmenter.dense.__class__.__call__ = lambda self, images: (
-        seen.extend(i.size for i in images) or encode(self, images)
-    )
-    try:
-        scores = segmenter.scores(Image.new("RGB", (400, 100)))
-    finally:
-        segmenter.dense.__class__.__call__ = encode
+    seen, dense = [], segmenter.dense
+    segmenter.dense = lambda images: seen.extend(image.size for image in images) or dense(images)
+    scores = segmenter.scores(Image.new("RGB", (400, 100)))
     assert scores.shape[1:] == (32, 128)
     assert set(seen) == {(64, 32)}
     with pytest.raises(UsageError, match="longest: bounds an image on which a window slides"):
@@ -184,6 +180,19 @@ def test_the_iou_with_classes_told_by_hand() -> None:
     assert metrics["oracle_class_iou"] == pytest.approx((0.8 + 0) / 2)
     assert metrics["oracle_class_iou_by_class"] == pytest.approx((0.8 + 0) / 2)
     assert metrics["miou"] == 1
+
+
+def test_relations_of_aro_with_and_without_the_symmetric_ones(tmp_path: Path) -> None:
+    box = {"bbox_x": 0, "bbox_y": 0, "bbox_w": 2, "bbox_h": 2, "image_path": "a.jpg"}
+    rows = [
+        {**box, "true_caption": "a", "false_caption": "b", "relation_name": r} for r in ("near", "on", "beside", "in")
+    ]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "visual_genome_relation.json").write_text(json.dumps(rows))
+    assert len(symmetric_relations()) == 157
+    found = read_aro(tmp_path)
+    assert [question.category for question in found["vg_relation"]] == ["near", "on", "beside", "in"]
+    assert [question.category for question in found["vg_relation_directed"]] == ["on", "in"]
 
 
 def test_every_protocol_says_what_differs() -> None:
