@@ -32,8 +32,8 @@ DEFINITION = (
     "Image features alone, frozen (as the encoder gives them) and projected (in the joint space). knn_acc1@k: the k "
     "nearest training images vote, weighted by exp(cosine / 0.07). lp_acc1: multinomial logistic regression on "
     "standardised features, its ridge chosen on a fifth of the training images. fewshot_acc1@k: the nearest mean, by "
-    f"cosine, of k images of each class, mean over {DRAWS} draws. ci95 = percentile bootstrap over groups of test "
-    "images; it holds no spread of draws. projected_minus_frozen is paired: both see the same resamples."
+    f"cosine, of k images of each class, mean over {DRAWS} draws. ci95 = 95 % intervals over groups of test images "
+    "(docs/intervals.md); it holds no spread of draws. projected_minus_frozen is paired: both see the same resamples."
 )
 Correct = dict[str, np.ndarray]  # metric -> share of right answers of each test image, float64 [m]
 Sides = tuple[Labelled, Labelled, list[tuple[str, str]]]  # train, test, skipped
@@ -150,7 +150,7 @@ def _accuracies(
     def statistic(weights: np.ndarray) -> np.ndarray:
         return weights[unit] @ values / weights[unit].sum()
 
-    return estimate(statistic, list(correct), int(unit.max()) + 1, bootstrap, seed)
+    return estimate(statistic, list(correct), int(unit.max()) + 1, bootstrap, seed, shares=list(correct))
 
 
 def _in_words(compared: dict[str, dict[str, Any]]) -> str:

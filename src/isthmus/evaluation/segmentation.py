@@ -27,8 +27,8 @@ DEFINITION = (
     "Pixels of all images are counted into one confusion matrix; those of value 255 do not count. IoU of a class = "
     "pixels of the class that are given it / pixels that are of the class or are given it; miou = mean over the "
     "classes that occur in truth or prediction; pixel_accuracy = share of pixels given their class; "
-    "mean_class_accuracy = mean over the classes that occur in truth of the share found. ci95 = percentile bootstrap "
-    "over groups of images."
+    "mean_class_accuracy = mean over the classes that occur in truth of the share found. ci95 = 95 % intervals over "
+    "groups of images (docs/intervals.md)."
 )
 ORACLE = (
     " oracle_class_iou, as freeze-align reports it and no other: each class that the truth of an image has (but not "
@@ -84,7 +84,12 @@ class Tally:
         per_group = np.zeros((int(unit.max()) + 1, 3, len(self.classes)), np.int64)
         np.add.at(per_group, unit, np.stack(self.areas))
         values, ci95 = estimate(
-            lambda weights: _metrics(np.tensordot(weights, per_group, 1)), METRICS, len(per_group), bootstrap, seed
+            lambda weights: _metrics(np.tensordot(weights, per_group, 1)),
+            METRICS,
+            len(per_group),
+            bootstrap,
+            seed,
+            shares=METRICS,
         )
         definition = DEFINITION
         if self.told:
@@ -132,7 +137,7 @@ def _told(ious: np.ndarray, unit: np.ndarray, bootstrap: int, seed: int) -> tupl
         by_image = (weight * mean).sum() / images if images else np.nan
         return np.array([by_image, (total[mass > 0] / mass[mass > 0]).mean() if (mass > 0).any() else np.nan])
 
-    return estimate(statistic, TOLD_METRICS, int(unit.max()) + 1, bootstrap, seed)
+    return estimate(statistic, TOLD_METRICS, int(unit.max()) + 1, bootstrap, seed, shares=TOLD_METRICS)
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

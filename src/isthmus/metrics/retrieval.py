@@ -24,7 +24,7 @@ DEFINITION = (
     "text_retrieval (image → text): every image with a caption asks for its captions; recall@k = share whose "
     "best caption has rank ≤ k (hit@k), fraction_recall@k = mean share of its captions with rank ≤ k. "
     "mean_recall@k = mean of both directions' recall@k. Images without a caption are candidates, never "
-    "queries. ci95 = percentile bootstrap over groups of images."
+    "queries. ci95 = 95 % intervals over groups of images (docs/intervals.md)."
 )
 
 
@@ -140,7 +140,8 @@ def score(
     unit = np.unique(np.concatenate([by_text, by_image]), return_inverse=True)[1]
     count = int(unit.max()) + 1
     names, statistic = _statistic(found, list(k), unit[: len(by_text)], unit[len(by_text) :])
-    metrics, ci95 = estimate(statistic, names, count, bootstrap, seed)
+    shares = [name for name in names if "recall" in name]
+    metrics, ci95 = estimate(statistic, names, count, bootstrap, seed, shares=shares)
     n = {"images": found.images, "image_queries": len(by_image), "texts": len(by_text), "groups": count}
     return {
         "metrics": metrics,

@@ -24,7 +24,7 @@ DEFINITION = (
     "An image's class is the one whose embedding (mean of its normalised prompt embeddings, normalised) has "
     "the greatest cosine; of equal ones the first. acc1, acc5 = share of images whose class is the first, "
     "among the first five. mean_per_class_recall = mean over the classes that occur of the share found. "
-    "confusion[true][predicted] counts images. ci95 = percentile bootstrap over groups of images."
+    "confusion[true][predicted] counts images. ci95 = 95 % intervals over groups of images (docs/intervals.md)."
 )
 
 
@@ -142,7 +142,7 @@ def zeroshot(
 
     count = int(unit.max()) + 1
     names = [*(f"acc{k}" for k in cuts), "mean_per_class_recall"]
-    metrics, ci95 = estimate(statistic, names, count, bootstrap, seed)
+    metrics, ci95 = estimate(statistic, names, count, bootstrap, seed, shares=names)
     pairs = np.bincount(labels * classes + nearest[:, 0], minlength=classes**2)
     confusion = pairs.reshape(classes, classes)
     return {
