@@ -144,11 +144,11 @@ def test_clip_s_mean_and_deviation_in_the_place_of_the_encoder_s_own() -> None:
     own, clip = (
         Segmenter(colour_model(), list(COLOURS), ["{}"], normalise=n).dense.patches[0] for n in ("encoder", "clip")
     )
-    assert own.low.flatten().tolist() == pytest.approx([-1, -1, -1])
-    assert clip.low.flatten().tolist() == pytest.approx(
+    assert own.whole.low.flatten().tolist() == pytest.approx([-1, -1, -1])
+    assert clip.whole.low.flatten().tolist() == pytest.approx(
         [-0.48145466 / 0.26862954, -0.4578275 / 0.26130258, -0.40821073 / 0.27577711]
     )
-    assert clip.high[0].item() == pytest.approx((1 - 0.48145466) / 0.26862954)
+    assert clip.whole.high[0].item() == pytest.approx((1 - 0.48145466) / 0.26862954)
 
 
 def test_a_long_picture_is_bounded_and_its_windows_are_low() -> None:

@@ -1,4 +1,4 @@
-"""A projector of pooled features: LayerNorm on each part, then one block or a chain of blocks."""
+"""A projector of pooled features: LayerNorm on each part or on all, then one block or a chain of blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS: dict[str, type[Block]] = {
     "residual": Residual,
     "glu": Glu,
 }
-NORMS = ("layer", "none")
+NORMS = ("layer", "whole", "none")
 
 
 class Projector(nn.Module):
@@ -36,7 +36,8 @@ class Projector(nn.Module):
 
     def _build(self) -> None:
         norm, dropout, _ = self._options.values()
-        self.norm: nn.Module = PartNorm(self.parts) if norm == "layer" else nn.Identity()
+        parts = [sum(self.parts)] if norm == "whole" else self.parts
+        self.norm: nn.Module = nn.Identity() if norm == "none" else PartNorm(parts)
         self.dropout = nn.Dropout(dropout)
         self.blocks = self._chain(self.kind.split("+"), self.parts)
 

@@ -41,7 +41,7 @@ class Slot(nn.Module):
 
     def __init__(self, block: str, inputs: int, width: int, *, norm: str, dropout: float, expand: float | None) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(inputs) if norm == "layer" else nn.Identity()
+        self.norm = nn.Identity() if norm == "none" else nn.LayerNorm(inputs)
         self.dropout = nn.Dropout(dropout)
         self.block = BLOCKS[block]([inputs], width, expand=expand, dropout=dropout)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from isthmus.data.feature_pairs import FeaturePairs
@@ -20,10 +21,14 @@ from isthmus.training.views import check_views
 
 @dataclass(frozen=True)
 class Plan:
-    """The recipe in force for a number of training pairs, and one epoch's batches as slices of the order."""
+    """The recipe in force for a number of training pairs, and one epoch's batches as slices of the order.
+
+    units: what the order is of: the pairs, or the images that have captions (`Optim.unit`).
+    """
 
     recipe: Recipe
     pairs: int
+    units: int
     slices: list[slice]
     changes: tuple[str, ...] = ()  # where a frozen side forces another head than the recipe's, in words
 
@@ -31,16 +36,23 @@ class Plan:
     def of(cls, recipe: Recipe, train: FeaturePairs, frozen: Modality | None = None, processes: int = 1) -> Plan:
         """For these training pairs, of which one side may be frozen in a space that exists, over some processes.
 
-        Raises `UsageError` for a batch of fewer pairs than processes.
+        Raises `UsageError` for a batch of fewer pairs than processes, and for several processes that would share images
+        of unequally many captions.
         """
         pairs, changes = len(train.image_of), list[str]()
         recipe = recipe.resolve(pairs)
         if frozen is not None:
             recipe, changes = adapted(recipe, fixed_width(train, frozen))
-        slices = batch_slices(pairs, recipe.optim.batch, processes)
+        counts = np.unique(train.image_of, return_counts=True)[1]
+        units = pairs if recipe.optim.unit == "pairs" else len(counts)
+        if recipe.optim.unit == "images" and processes > 1 and len(np.unique(counts)) > 1:
+            raise UsageError('optim.unit = "images" on several processes needs as many captions for every image.')
+        slices = batch_slices(units, recipe.optim.batch, processes)
         if slices[0].stop < processes:
-            raise UsageError(f"A batch of {slices[0].stop} pairs cannot be shared by {processes} processes.")
-        return cls(recipe, pairs, slices, tuple(changes))
+            raise UsageError(
+                f"A batch of {slices[0].stop} {recipe.optim.unit} cannot be shared by {processes} processes."
+            )
+        return cls(recipe, pairs, units, slices, tuple(changes))
 
     @property
     def batch(self) -> int:
@@ -55,9 +67,10 @@ class Plan:
         if self.steps == 0:
             return [*self.changes]
         wanted, last = self.recipe.optim.batch, self.slices[-1].stop - self.slices[-1].start
-        if wanted > self.pairs:
-            return [*self.changes, f"batch {wanted:,} → {self.pairs:,} (all pairs)"]
-        short = [f"last batch of every epoch: {last:,} pairs instead of {wanted:,}"] if last != wanted else []
+        unit = self.recipe.optim.unit
+        if wanted > self.units:
+            return [*self.changes, f"batch {wanted:,} → {self.units:,} (all {unit})"]
+        short = [f"last batch of every epoch: {last:,} {unit} instead of {wanted:,}"] if last != wanted else []
         return [*self.changes, *short]
 
 

@@ -34,7 +34,8 @@ class Head:
 
     `width` "auto": the closed form's best on held-out pairs. `expand` None: the kind's own, unless `budget`,
     the parameters of each, sets it. `init`: start from a closed form. `beside`: when training is over, a closed
-    form stands beside the trained head, in the proportion that is best on held-out pairs.
+    form stands beside the trained head, in the proportion that is best on held-out pairs. `norm`: a LayerNorm on each
+    part of the features, such as CLS and the mean of patches ("layer"), one over all of them ("whole"), or none.
     """
 
     image: str = "linear"
@@ -43,7 +44,7 @@ class Head:
     expand: float | None = within(None, 1e-6)
     budget: int | None = within(None, 1)
     dropout: float = within(0.0, 0, 0.99)
-    norm: Literal["layer", "none"] = "layer"
+    norm: Literal["layer", "whole", "none"] = "layer"
     init: Literal["random", "cca", "ridge", "procrustes"] = "random"
     beside: Literal["none", "cca", "ridge", "procrustes"] = "none"
 
@@ -75,6 +76,8 @@ class Loss:
 class Optim:
     """How it learns. `warmup` below 1 is a share of all steps, else a count; `clip` = 0 does not clip.
 
+    unit: what a batch counts: "pairs" of a caption and its image, or "images", each with all of its captions, which are
+        then positives of one image and no negatives (SAIL).
     shuffle: "pairs", any pair next to any other; "blocks" where the store is larger than memory (`order.block_order`).
     """
 
@@ -89,6 +92,7 @@ class Optim:
     betas: tuple[float, float] = within((0.9, 0.999), 0, 0.999999)
     clip: float = within(0.0, 0)
     batch: int = within(1024, 2)
+    unit: Literal["pairs", "images"] = "pairs"
     epochs: int = within(20, 0)
     shuffle: Literal["pairs", "blocks"] = "pairs"
     precision: Literal["auto", "float32", "bf16"] = "auto"

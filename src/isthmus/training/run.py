@@ -81,7 +81,7 @@ class Run:
         torch.manual_seed(seed)
         self.joint = build_joint(self.plan.recipe, self.plan.batch, train, self.val, frozen).to(self.device).train()
         self.processes.as_first(self.joint.state_dict().values())
-        self.batches = Batches(train, self.recipe.loss.positives, self.device)
+        self.batches = Batches(train, self.recipe.loss.positives, self.device, self.recipe.optim.unit)
         self.order, self.order_epoch = np.empty(0, dtype=np.int64), -1
         self.state = State(precision=choose_precision(self.recipe.optim.precision, self.device))
         self.best: dict[str, Tensor] | None = None
@@ -104,12 +104,12 @@ class Run:
         self.since = time.monotonic(), 0
 
     def step(self) -> int:
-        """Take one step and return how many pairs it saw."""
-        captions = self.next_captions()
+        """Take one step and return how many pairs, or images with all of their captions, it saw."""
+        units = self.next_units()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.state.step, self.steps, self.recipe.optim)
         torch.manual_seed(step_seed(self.seed, self.state.step, self.processes.rank))  # dropout
-        image, text, groups = self.batches.take(self.processes.own(captions))
+        image, text, groups = self.batches.take(self.processes.own(units))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.state.precision == "bf16"):
             x, y = self.joint(image, text)
             loss = self.joint.loss(x, y, groups, self.processes.group)
@@ -123,20 +123,20 @@ class Run:
         self.state.step += 1
         self.state.loss_sum += loss.item()
         self.state.loss_steps += 1
-        self.since = self.since[0], self.since[1] + len(captions)
-        return len(captions)
+        self.since = self.since[0], self.since[1] + len(units) * self.plan.pairs // self.plan.units
+        return len(units)
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
         """Made when first needed: torch takes over a second for it, and a closed form needs none."""
         return build_optimizer(self.joint, self.recipe.optim)
 
-    def next_captions(self) -> np.ndarray:
-        """Rows int64 [batch] of the captions of the next step."""
+    def next_units(self) -> np.ndarray:
+        """Numbers int64 [batch] of the pairs, or of the images with captions, of the next step."""
         epoch, position = divmod(self.state.step, len(self.slices))
         if epoch != self.order_epoch:
             order = ORDERS[self.recipe.optim.shuffle]
-            self.order, self.order_epoch = order(self.plan.pairs, self.seed, epoch), epoch
+            self.order, self.order_epoch = order(self.plan.units, self.seed, epoch), epoch
         return self.order[self.slices[position]]
 
     def check_finite(self, *values: Tensor) -> None:
@@ -148,9 +148,9 @@ class Run:
             )
 
     def seen(self) -> int:
-        """Pairs seen so far, epoch upon epoch."""
+        """Pairs, or images, seen so far, epoch upon epoch."""
         epoch, position = divmod(self.state.step, len(self.slices))
-        return epoch * self.plan.pairs + self.slices[position].start
+        return epoch * self.plan.units + self.slices[position].start
 
     def finished(self) -> bool:
         return self.state.step >= self.steps or self.out_of_patience()
@@ -285,7 +285,8 @@ class Run:
     def cost(self) -> dict[str, Any]:
         """Pairs seen, seconds and floating-point operations of the heads' training (`isthmus.models.ledger`)."""
         widths = [*self.recipe.loss.matryoshka, self.joint.image.width]
-        chosen = {"pairs_seen": self.seen(), "batch": self.plan.batch, "widths": widths}
+        pairs_seen = self.seen() * self.plan.pairs // self.plan.units
+        chosen = {"pairs_seen": pairs_seen, "batch": self.plan.batch, "widths": widths}
         return training_cost(self.joint.image, self.joint.text, **chosen, seconds=self.state.seconds)  # type: ignore[arg-type]
 
     def stopped(self) -> str | None:

@@ -59,7 +59,8 @@ def train_projectors(
 ) -> Trained:
     """Train an image and a text projector on cached features; the features are only read.
 
-    One epoch visits every caption once, with its image: an image with five captions is seen five times. The
+    One epoch visits every caption once, with its image: an image with five captions is seen five times, or, where
+    the recipe's `optim.unit` is "images", once with all of them. The
     order and the dropout of a step are pure functions of the seed and the step, so that a resumed run ends in
     the same bits as one that was never interrupted (same machine, same number of threads and processes).
 
@@ -100,7 +101,7 @@ def train_projectors(
         run.start(resume, log)
         seconds_before = run.state.seconds
         with Progress(
-            progress and run.processes.first, total=run.recipe.optim.epochs * run.plan.pairs, done=run.seen()
+            progress and run.processes.first, total=run.recipe.optim.epochs * run.plan.units, done=run.seen()
         ) as shown:
             while not run.finished():
                 late = max_seconds is not None and time.monotonic() - began >= max_seconds
