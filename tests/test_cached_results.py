@@ -14,7 +14,7 @@ import isthmus as ist
 from isthmus.errors import InputError
 from isthmus.files import read_cached, write_sealed
 from isthmus.metrics.results import kept, read, write
-from isthmus.selection.choice import first_choice
+from isthmus.store.opening import first_choice
 
 SHAPES: list[Any] = [
     None,

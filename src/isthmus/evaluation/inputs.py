@@ -12,7 +12,7 @@ import numpy as np
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.groups import by_appearance, whole_groups
 from isthmus.data.images import BadImage, content_hash, decode
-from isthmus.data.labels import class_names
+from isthmus.data.labels import check_classes, class_names
 from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError
 from isthmus.evaluation.labelled import stored_pairs
@@ -122,7 +122,7 @@ def label_classes(
     """Rows int64 [q] of the images with a label, their classes int64 [q]; the classes' names [C] and embeddings
     float32 [C, d]; the prompts behind these.
 
-    Raises `InputError` where no image has a label, or a label is not among `classes`.
+    Raises `InputError` where no image has a label, a label is not among `classes`, or these are no names.
     """
     named = [(row, label) for row, label in enumerate(embedded.labels or []) if label]
     if not named:
@@ -132,8 +132,9 @@ def label_classes(
     unknown = sorted(set(labels) - set(names))
     if unknown:
         raise InputError(f"Label {unknown[0]!r} is not among the {len(names)} class names.")
+    check_classes(names, "the labels" if classes is None else "the class names", given=classes is not None)
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
-    number = {name: row for row, name in enumerate(names)}
+    number = {name: row for row, name in reversed(list(enumerate(names)))}  # of one name the first, as ties go
     truth = np.array([number[label] for label in labels])
     return labelled, truth, names, class_embeddings(encode_text, names, prompts), prompts
 

@@ -69,6 +69,7 @@ SHARED = {
     "images": "the folder of images, where it is not in its usual place",
     "report": "also write an HTML page with plots there",
     "bootstrap": "resamples of groups behind the 95 % intervals, 0 for none (1,000)",
+    "protocol": "as a paper evaluates: sail, freeze-align",
     "seed": "of all that is drawn at random (0)",
 }
 

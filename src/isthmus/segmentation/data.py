@@ -21,6 +21,7 @@ from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import InputError
 
 IGNORE = 255  # a pixel that belongs to no class and does not count
+BACKGROUND = "background"
 CLASSES = "classes.txt"
 LAYOUT = "expected images/, masks/ (PNG, the same names) and classes.txt, or a table of pairs with a column `mask`"
 
