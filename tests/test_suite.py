@@ -236,6 +236,27 @@ def test_a_paper_s_list_stands_for_its_sets(data: Path) -> None:
         choose_sets(data, ["caltec101"])
 
 
+def test_a_folder_that_is_no_set_has_a_remark_and_no_row(data: Path) -> None:
+    (data / "notes").mkdir()
+    (data / "notes" / "read.me").write_text("hello")
+    results = suite(toy_model(), data, bootstrap=0)
+    assert [result["dataset"] for result in results] == ["pets", "flickr30k"]
+    assert any("notes: no images" in note for note in results[0]["notes"])
+    assert not any(result["skipped"] for result in results), "nobody asked for it"
+    (skipped,) = [r for r in suite(toy_model(), data, only_sets=["notes", "pets"], bootstrap=0) if r["skipped"]]
+    assert skipped["dataset"] == "notes"
+
+
+def test_half_a_known_set_is_a_gap_that_is_said(data: Path) -> None:
+    (data / "food-101" / "meta").mkdir(parents=True)
+    (data / "food-101" / "meta" / "classes.txt").write_text("apple_pie\n")
+    gaps = {
+        result["dataset"]: result["skipped"] for result in suite(toy_model(), data, bootstrap=0) if result["skipped"]
+    }
+    assert list(gaps) == ["food101"]
+    assert "meta/test.txt: is missing" in gaps["food101"][0][1]
+
+
 def test_two_folders_of_one_set_are_refused(data: Path) -> None:
     captioned_set(data / "flickr")
     with pytest.raises(InputError, match=r"flickr and wds_flickr30k both are flickr30k"):
