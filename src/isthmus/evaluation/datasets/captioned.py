@@ -17,7 +17,8 @@ def captioned(root: Path, folders: Sequence[str], captions: Mapping[str, list[st
     if missing:
         places, rest = ", ".join(map(str, there)), among(len(missing), len(found))
         raise InputError(
-            f"{missing[0]}: is in none of {places}, {rest} pictures that {source} lists; is the archive extracted whole?"
+            f"{missing[0]}: is in none of {places}, {rest} pictures that {source} lists; is the archive extracted "
+            "whole?"
         )
     bare = [name for name, texts in captions.items() if not texts]
     if bare:
