@@ -16,7 +16,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["isthmus", "tarfile", "csv"]):
-    from isthmus.data import intake, pairs, tables, webdataset  # noqa: F401
+    from isthmus.data import pairs, records, tables, webdataset  # noqa: F401
     from isthmus.store import manifest, shards
 
 import pyarrow as pa

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from isthmus.losses import naive
+
 
 def unit(n: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """[n, d] random unit vectors."""
@@ -17,6 +19,28 @@ def saturated(n: int, d: int, seed: int, clusters: int = 8, spread: float = 0.02
     centre = unit(clusters, d, seed)[torch.arange(n) % clusters]
     x = F.normalize(centre + spread * unit(n, d, seed + 1))
     return x, F.normalize(x + pair * unit(n, d, seed + 2))
+
+
+def on_grid(t: Tensor) -> Tensor:
+    """`t`, entries up to 1, rounded to multiples of 2⁻¹¹.
+
+    A product of two then has 22 bits, a sum of them up to 2 has 23, and a scale that is a power of two adds none: the
+    logits are exact in fp32, in whatever order a processor adds them up.
+    """
+    return (t * 2**11).round() / 2**11
+
+
+def sizes(name: str, x: Tensor, y: Tensor, scale: float, *bias: float) -> list[Tensor]:
+    """How much is added up for what `with_gradients` gives: the sums of absolute values, of its shapes, in fp64.
+
+    All gradients are sums over pairs of p, the gradient of a logit, times something. Where pull and push cancel, the
+    sum is far smaller than this, and keeps as many digits fewer.
+    """
+    logits = (scale * x @ y.T).requires_grad_()
+    loss = getattr(naive, name)(logits, torch.eye(len(y), dtype=logits.dtype), 1.0, *bias)
+    p = torch.autograd.grad(loss, logits)[0].abs()
+    ends = [(p * (x.abs() @ y.abs().T)).sum(), *[p.sum()] * len(bias)]
+    return [loss.detach() + p.sum(), scale * p @ y.abs(), scale * p.T @ x.abs(), *ends]
 
 
 def with_gradients(loss, x: Tensor, y: Tensor, *scalars: float) -> list[Tensor]:

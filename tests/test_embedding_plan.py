@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.embedding import embed, units
+from isthmus.embedding import embed, work_plan
 from isthmus.embedding.work_plan import caption_batches, cut, even_batches, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
 from isthmus.encoders.callables import from_callable
@@ -40,7 +40,7 @@ def gossip(modality: str, fail_at: int | None = None) -> Encoder:
 
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "LEAST_ITEMS", 24)
+    monkeypatch.setattr(work_plan, "LEAST_ITEMS", 24)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def run(table: Path, out: Path, image: Encoder | None = None, text: Encoder | No
     embed(table, image or gossip("image"), text or gossip("text"), out=out, batch_size=7, max_skip=0.5, **options)
 
 
-def planned(needed: np.ndarray, ends: np.ndarray) -> list[units.Unit]:
+def planned(needed: np.ndarray, ends: np.ndarray) -> list[work_plan.Unit]:
     keys = to_keys(text_hash(str(i)) for i in range(len(needed)))
     return list(cut(list(range(len(needed))), keys, needed[None], ends))
 
@@ -65,10 +65,10 @@ def planned(needed: np.ndarray, ends: np.ndarray) -> list[units.Unit]:
 def test_units_are_whole_batches_and_never_too_many(sizes: list[int], most: int) -> None:
     ends = np.cumsum(sizes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(units, "MOST_UNITS", most)
+        patch.setattr(work_plan, "MOST_UNITS", most)
         found = planned(np.ones(ends[-1], bool), ends)
     assert len(found) <= most and [len(batch) for unit in found for batch in unit.batches()] == sizes
-    assert all(len(unit.items) >= units.LEAST_ITEMS for unit in found[:-1])
+    assert all(len(unit.items) >= work_plan.LEAST_ITEMS for unit in found[:-1])
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=200), st.integers(1, 30))
@@ -99,9 +99,9 @@ def test_batches_of_captions_are_as_large_as_their_cost_allows(lengths: list[int
     start = 0
     for stop in caption_batches(captions, None).tolist():
         cost = (stop - start) * len(captions[stop - 1])
-        assert stop - start == 1 or (cost <= units.BATCH_CHARACTERS and stop - start <= units.MOST_CAPTIONS)
+        assert stop - start == 1 or (cost <= work_plan.BATCH_CHARACTERS and stop - start <= work_plan.MOST_CAPTIONS)
         if stop < len(captions):
-            assert (stop - start + 1) * len(captions[stop]) > units.BATCH_CHARACTERS or stop - start == 256
+            assert (stop - start + 1) * len(captions[stop]) > work_plan.BATCH_CHARACTERS or stop - start == 256
         start = stop
     assert start == len(captions)
     np.testing.assert_array_equal(caption_batches(captions, 7), even_batches(len(captions), 7))

@@ -20,7 +20,7 @@ import torch
 
 from isthmus.cli import main
 from isthmus.data.pairs import pairs_from_lists, read_pairs
-from isthmus.embedding import embed, units
+from isthmus.embedding import embed, work_plan
 from isthmus.encoders.callables import from_callable
 from isthmus.errors import InputError, UsageError
 from isthmus.store import open_store
@@ -45,7 +45,7 @@ def ray():
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Many units, and one thread, so that this machine has room for two workers of as many threads."""
-    monkeypatch.setattr(units, "LEAST_ITEMS", 24)
+    monkeypatch.setattr(work_plan, "LEAST_ITEMS", 24)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,31 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_what_differs(tmp_path, 
     with pytest.raises(InputError, match=message) as error:
         train(tmp_path, **options)
     assert f"Remove {tmp_path / 'checkpoint'} to start anew" in str(error.value)
+
+
+def test_a_run_with_compiled_losses_is_not_resumed_without_and_the_other_way_round(monkeypatch, tmp_path):
+    compiled, eager = tmp_path / "compiled", tmp_path / "eager"
+    train(compiled, max_seconds=0)
+    monkeypatch.setenv("ISTHMUS_COMPILE", "0")
+    train(eager, max_seconds=0)
+    with pytest.raises(InputError, match=r"losses is 'compiled' there, 'not compiled \(.*ISTHMUS_COMPILE=0\)' here"):
+        train(compiled)
+    monkeypatch.delenv("ISTHMUS_COMPILE")
+    with pytest.raises(InputError, match=r"losses is 'not compiled \(.*\)' there, 'compiled' here"):
+        train(eager)
+    train(compiled)
+
+
+def test_a_run_that_goes_on_elsewhere_says_why_its_last_bits_may_differ(monkeypatch, tmp_path):
+    train(tmp_path, max_seconds=0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OTHER")
+    with pytest.warns(UserWarning, match=r"processor is '\w+' there, 'OTHER' here; threads is 1 there, 7 here"):
+        train(tmp_path)
+    with warnings.catch_warnings():  # nothing is left to go on with
+        warnings.simplefilter("error")
+        monkeypatch.undo()
+        train(tmp_path)
 
 
 def test_other_features_are_refused(tmp_path):

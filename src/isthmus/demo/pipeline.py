@@ -39,8 +39,8 @@ from isthmus.embedding import embed
 from isthmus.encoders import Encoder, load_encoders
 from isthmus.encoders.base import Modality
 from isthmus.errors import InputError
-from isthmus.evaluation import results as results_file
 from isthmus.files import read_json, write_json
+from isthmus.metrics import results as results_file
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report import Picture
 from isthmus.store import Store, open_store

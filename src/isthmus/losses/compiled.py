@@ -24,8 +24,11 @@ from isthmus.files import atomic_path, cache_dir
 
 SOURCE = Path(__file__).with_name("sweeps.c")
 # native: the cache is keyed by the processor. No trapping, no errno: loops over conditions and roundings vectorise.
-FLAGS = ["-std=c11", "-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-fPIC"]
-WIDE = ["-mprefer-vector-width=512"]  # compilers use half the width of AVX-512 by themselves
+# contract: a product and its sum in one instruction, with one rounding.
+FLAGS = ["-std=c11", "-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-ffp-contract=fast"]
+FLAGS += ["-fopenmp", "-fPIC"]
+WIDE = "-mprefer-vector-width=512"  # compilers use half the width of AVX-512 by themselves
+NARROW = "-mno-avx512f"  # where torch is kept from AVX-512 (ATEN_CPU_CAPABILITY), so are the sweeps
 LEAST = 1 << 16  # numbers of a tile below which the call costs more than the sweep saves
 NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -75,10 +78,15 @@ class Compiled:
 
 def compiled(tile: Tensor) -> Compiled | None:
     """The compiled sweeps for a tile; None where the eager ones are to be used."""
-    if tile.device.type != "cpu" or tile.numel() < LEAST or os.environ.get("ISTHMUS_COMPILE") == "0":
+    if tile.device.type != "cpu" or tile.numel() < LEAST or tile.dtype not in NAMES:
         return None
-    name, library = NAMES.get(tile.dtype), _library()
-    return Compiled(library, name) if name and library else None
+    loaded = library()
+    return Compiled(loaded, NAMES[tile.dtype]) if loaded else None
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled sweeps; None where they cannot be had or are not wanted."""
+    return None if os.environ.get("ISTHMUS_COMPILE") == "0" else _library()
 
 
 @functools.cache
@@ -93,7 +101,9 @@ def _library() -> ctypes.CDLL | None:
 def _build() -> Path:
     """Path of the library for this source, processor and OpenMP; OSError or SubprocessError where there is none."""
     openmp, processor = _openmp(), _processor()
-    flags = [*FLAGS, *(WIDE if "avx512f" in processor else [])]
+    flags = FLAGS
+    if "avx512f" in processor:
+        flags = [*FLAGS, WIDE if torch.backends.cpu.get_cpu_capability() == "AVX512" else NARROW]
     parts = (SOURCE.read_text(), *flags, openmp, processor)
     path = cache_dir() / "compiled" / f"sweeps-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
     if not path.exists():

@@ -36,8 +36,8 @@ def save(folder: Path, state: State, tensors: Tensors) -> None:
 def load(folder: Path, identity: dict[str, Any], device: torch.device) -> tuple[State, Tensors] | None:
     """The checkpoint in `folder`, or None where there is none.
 
-    `identity` says what the run is (recipe, data, seed, version). Raises `InputError` when the checkpoint is
-    of another run (what differs is named) or damaged.
+    `identity` says what the run is: recipe, data, seed, version, and whether its losses are compiled. Raises
+    `InputError` when the checkpoint is of another run (what differs is named) or damaged.
     """
     path = folder / "state.json"
     if not path.exists():
@@ -46,9 +46,7 @@ def load(folder: Path, identity: dict[str, Any], device: torch.device) -> tuple[
         state = read_sealed(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: not a training checkpoint of this version of isthmus. {_remedy(folder)}")
-    differences = list(_differences(state.get("identity"), identity))
-    if differences:
-        what = "; ".join(differences)
+    if what := differences(state.get("identity"), identity):
         raise InputError(f"{folder} holds a checkpoint of another run: {what}. {_remedy(folder)}")
     with _remedied(folder):
         return state, read_tensors(folder / str(state.get("file")), str(state.get("digest")), str(device))
@@ -74,8 +72,12 @@ def _remedied(folder: Path) -> Iterator[None]:
         raise InputError(f"{error} {_remedy(folder)}") from None
 
 
+def differences(saved: Any, wanted: Any) -> str:
+    """What differs between two nested dicts, such as "recipe.optim.lr is 0.001 there, 0.0003 here"; "" for nothing."""
+    return "; ".join(_differences(saved, wanted))
+
+
 def _differences(saved: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    """What differs between two nested dicts, such as "recipe.optim.lr is 0.001 there, 0.0003 here"."""
     if isinstance(saved, dict) and isinstance(wanted, dict):
         for key in sorted(saved.keys() | wanted.keys()):
             yield from _differences(saved.get(key), wanted.get(key), f"{name}.{key}" if name else key)

@@ -7,6 +7,7 @@ follows from the recipe, the data and the seed.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import IsthmusError
+from isthmus.losses import compiled
 from isthmus.models.ledger import training_cost
 from isthmus.precision import choose_precision
 from isthmus.projectors import Projector
@@ -37,6 +39,7 @@ from isthmus.training.validation import validate
 from isthmus.version import __version__
 
 RECORD_STEPS = 100  # a history record at least this often, besides every epoch's end
+LOSSES = {True: "compiled", False: "not compiled (there is no C compiler, or ISTHMUS_COMPILE=0)"}
 
 
 @dataclass
@@ -218,11 +221,25 @@ class Run:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be of this run."""
+        """What must be the same for a checkpoint to be of this run.
+
+        The compiled losses round their sums in another order, and are there or not for reasons nobody looks at: an
+        environment variable, a compiler that was installed meanwhile.
+        """
         choices = {section: values for section, values in self.recipe.to_dict().items() if section in SECTIONS}
         data = {"train": fingerprint(self.train), "val": fingerprint(self.val) if self.val else None}
         together = {"processes": self.processes.size} if self.processes.size > 1 else {}
-        return {"isthmus": __version__, "seed": self.seed, "recipe": choices, "data": data, **together}
+        on_cpu = self.device.type == "cpu" and self.steps > 0
+        losses = {"losses": LOSSES[compiled.library() is not None]} if on_cpu else {}
+        return {"isthmus": __version__, "seed": self.seed, "recipe": choices, "data": data, **losses, **together}
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What else decides the last bits. A run may go on elsewhere: that another thread or processor rounds in
+        another order is said, and no reason to lose the work."""
+        processor = torch.backends.cpu.get_cpu_capability()
+        ours = {"threads": torch.get_num_threads(), "processor": processor, "torch": str(torch.__version__)}
+        return {"device": self.device.type, **ours}
 
     def save(self) -> None:
         if self.out is None or not self.writes:
@@ -232,7 +249,8 @@ class Run:
         tensors |= {f"best.{name}": value for name, value in (self.best or {}).items()}
         if self.state.step:
             tensors |= checkpoint.optimizer_tensors(self.joint, self.optimizer)
-        state = {"step": self.state.step, "identity": self.identity, "run": asdict(self.state)}
+        ours = {"identity": self.identity, "machine": self.machine}
+        state = {"step": self.state.step, **ours, "run": asdict(self.state)}
         checkpoint.save(self.out / "checkpoint", state, tensors)
 
     def restore(self) -> bool:
@@ -246,7 +264,18 @@ class Run:
         self.best = checkpoint.under("best.", tensors) or None
         if self.state.step:
             checkpoint.restore_optimizer(self.joint, self.optimizer, tensors)
+        self.compare_machines(state.get("machine"))
         return True
+
+    def compare_machines(self, saved: Any) -> None:
+        """Warn where the run goes on in other circumstances than those of its checkpoint."""
+        what = checkpoint.differences(saved, self.machine)
+        if what and self.processes.first and not self.finished():
+            warnings.warn(
+                f"{self.out} goes on where sums are rounded in another order: {what}. The model will not be bit for "
+                "bit that of a run without interruption; it is as good.",
+                stacklevel=4,
+            )
 
     # --- the end -------------------------------------------------------------------------------------------
 

@@ -62,7 +62,9 @@ def train_projectors(
     One epoch visits every caption once, with its image: an image with five captions is seen five times, or, where
     the recipe's `optim.unit` is "images", once with all of them. The
     order and the dropout of a step are pure functions of the seed and the step, so that a resumed run ends in
-    the same bits as one that was never interrupted (same machine, same number of threads and processes).
+    the same bits as one that was never interrupted (same machine, same number of threads and processes). On another
+    machine it goes on too, and warns that the last bits may differ; with losses compiled in one of the two only, or
+    with another number of processes, it is refused.
 
     Under `torchrun` each process computes its part of every batch, every row meets all negatives, and the first
     process writes; `out` must be a folder that all of them see.
