@@ -108,7 +108,7 @@ def test_descriptions_padded_and_left_short_are_those_of_freeze_align() -> None:
 
 def test_the_suite_compares_freeze_align_s_descriptions_by_dot_products(tmp_path: Path) -> None:
     labelled_set(tmp_path / "data" / "wds_vtab-pets")
-    names = ["red", "green", "blue", "yellow", "pink"]
+    names = ["red", "green", "blue", "yellow", "grey"]
     file = tmp_path / "vdt.json"
     file.write_text(json.dumps({name: [name, f"a {name} square", "dark"] for name in names}))
     model = toy_model()

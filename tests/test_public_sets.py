@@ -450,7 +450,7 @@ def test_half_of_a_set_of_synsets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="n01440764: is no class of imagenet-r"):
         open_set("imagenet-r", tmp_path / "imagenet-r")
     touch(tmp_path / "imagenetv2", [f"{i}/0.jpeg" for i in range(700)])
-    with pytest.raises(InputError, match="700: is missing, as are 299 more of the folders 0 to 999"):
+    with pytest.raises(InputError, match="700: is missing, as are 299 more of the 1,000 folders 0 to 999"):
         open_set("imagenetv2", tmp_path / "imagenetv2")
 
 

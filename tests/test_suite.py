@@ -27,7 +27,7 @@ from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import build_projector
 from toys import COLOURS, PLACES, SHADES, picture, pixel_encoder, png, word_encoder
 
-CLASSES = ["red", "green", "blue", "yellow", "pink"]
+CLASSES = ["red", "green", "blue", "yellow", "grey"]
 TEMPLATES = ["a {c} square.", "{c}"]
 
 
@@ -199,7 +199,7 @@ def test_a_set_is_done_once_and_again_when_anything_changes(data: Path, tmp_path
     again = suite(model, data, **options, templates=["{}"])
     assert again[0]["key"] != first[0]["key"]
     assert len(seen) == 32, "features come from the store"
-    (find_sets(data)["pets"] / "classnames.txt").write_text("green\nred\nblue\nyellow\npink\n")
+    (find_sets(data)["pets"] / "classnames.txt").write_text("green\nred\nblue\nyellow\ngrey\n")
     swapped = suite(model, data, **options)
     assert swapped[0]["classes"][0] == "green"
     with torch.no_grad():
@@ -255,6 +255,25 @@ def test_a_paper_s_list_stands_for_its_sets(data: Path) -> None:
         choose_sets(data, ["caltec101"])
 
 
+def test_a_folder_that_is_no_set_has_a_remark_and_no_row(data: Path) -> None:
+    (data / "notes").mkdir()
+    (data / "notes" / "read.me").write_text("hello")
+    results = suite(toy_model(), data, bootstrap=0)
+    assert [result["dataset"] for result in results] == ["pets", "flickr30k"]
+    assert any("notes: no images" in note for note in results[0]["notes"])
+    assert not any(result["skipped"] for result in results), "nobody asked for it"
+    (skipped,) = [r for r in suite(toy_model(), data, only_sets=["notes", "pets"], bootstrap=0) if r["skipped"]]
+    assert skipped["dataset"] == "notes"
+
+
+def test_half_a_known_set_is_a_gap_that_is_said(data: Path) -> None:
+    (data / "food-101" / "meta").mkdir(parents=True)
+    (data / "food-101" / "meta" / "classes.txt").write_text("apple_pie\n")
+    (gap,) = [result for result in suite(toy_model(), data, bootstrap=0) if result["skipped"]]
+    assert gap["dataset"] == "food101"
+    assert "meta/test.txt: is missing" in gap["skipped"][0][1]
+
+
 def test_two_folders_of_one_set_are_refused(data: Path) -> None:
     captioned_set(data / "flickr")
     with pytest.raises(InputError, match=r"flickr and wds_flickr30k both are flickr30k"):
@@ -285,7 +304,7 @@ def test_what_is_wrong_with_a_set_is_named(data: Path) -> None:
 
 def test_descriptions_are_class_specific_prompts_as_in_clip_benchmark(data: Path, tmp_path: Path) -> None:
     sentences = {"red": ["red like blood", "scarlet", "red"], "green": ["grass green"], "blue": ["sky", "the sea"]}
-    sentences |= {"yellow": ["yellow as the sun"], "pink": ["a pig"]}
+    sentences |= {"yellow": ["yellow as the sun"], "grey": ["ash"]}
     model, peer = toy_model(), oracles.clip_benchmark("zeroshot_classification")
     theirs = peer.zero_shot_classifier(peer_model(model), Tokens, list(sentences), sentences, "cpu", amp=False).T
     assert class_embeddings(model.encode_text, list(sentences), sentences) == pytest.approx(theirs.numpy(), abs=1e-6)

@@ -180,10 +180,15 @@ def listed(root: Path, names: Iterable[str], labels: Iterable[int], classes: Seq
     missing = [name for name in ids if not (root / name).is_file()]
     if missing:
         raise InputError(
-            f"{root / missing[0]}: is missing, as are {len(missing) - 1:,} more of the {len(ids):,} pictures that "
-            f"{source} lists; is the archive extracted whole?"
+            f"{root / missing[0]}: is missing, {among(len(missing), len(ids))} pictures that {source} lists; is the "
+            "archive extracted whole?"
         )
     return Listing([root / name for name in ids], ids, numbers, classes)
+
+
+def among(missing: int, total: int) -> str:
+    """Of how many one is missing, and how many more are, in words."""
+    return f"one of the {total:,}" if missing == 1 else f"as are {missing - 1:,} more of the {total:,}"
 
 
 def in_folders(root: Path, folders: Sequence[str], classes: Sequence[str]) -> Listing:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.archive import Listing, json_of
+from isthmus.evaluation.datasets.archive import Listing, among, json_of
 
 
 def captioned(root: Path, folders: Sequence[str], captions: Mapping[str, list[str]], source: Path) -> Listing:
@@ -15,9 +15,10 @@ def captioned(root: Path, folders: Sequence[str], captions: Mapping[str, list[st
     found = {name: next((f / name for f in there if (f / name).is_file()), None) for name in captions}
     missing = [name for name, path in found.items() if path is None]
     if missing:
+        places, rest = ", ".join(map(str, there)), among(len(missing), len(found))
         raise InputError(
-            f"{missing[0]}: is in none of {', '.join(map(str, there))}, as are {len(missing) - 1:,} more of the "
-            f"{len(found):,} pictures that {source} lists; is the archive extracted whole?"
+            f"{missing[0]}: is in none of {places}, {rest} pictures that {source} lists; is the archive extracted "
+            "whole?"
         )
     bare = [name for name, texts in captions.items() if not texts]
     if bare:

@@ -11,6 +11,7 @@ from isthmus.errors import InputError
 from isthmus.evaluation.datasets.archive import (
     Listing,
     PublicSet,
+    among,
     in_folders,
     lines,
     listed,
@@ -66,8 +67,8 @@ def _by_synset(name: str, folder: Path) -> Listing:
         raise InputError(f"{folder / foreign[0]}: is no class of {name}; is this another set of ImageNet?")
     if missing:
         raise InputError(
-            f"{folder / missing[0]}: is missing, as are {len(missing) - 1} more of the {len(wanted)} classes; is the "
-            "archive extracted whole?"
+            f"{folder / missing[0]}: is missing, {among(len(missing), len(wanted))} classes; is the archive extracted "
+            "whole?"
         )
     return in_folders(folder, wanted, class_names(name) or [])
 

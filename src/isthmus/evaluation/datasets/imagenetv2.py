@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.archive import Listing, PublicSet, in_folders, subfolders
+from isthmus.evaluation.datasets.archive import Listing, PublicSet, among, in_folders, subfolders
 from isthmus.evaluation.datasets.names import class_names
 
 
@@ -16,7 +16,7 @@ def read(root: Path, split: str) -> Listing:
     missing = sorted(set(wanted) - set(subfolders(root)), key=int)
     if missing:
         raise InputError(
-            f"{root / missing[0]}: is missing, as are {len(missing) - 1} more of the folders 0 to 999; is the archive "
+            f"{root / missing[0]}: is missing, {among(len(missing), len(wanted))} folders 0 to 999; is the archive "
             "extracted whole?"
         )
     return in_folders(root, wanted, classes)

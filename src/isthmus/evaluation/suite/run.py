@@ -70,14 +70,22 @@ def suite(
         check_owned(folder, {"results", "features"})
         runner = _Runner(model, name, folder, prompts, {"bootstrap": bootstrap, "seed": seed}, preset)
         results = [runner.evaluate(one, path, split, only_sets is not None) for one, path in chosen.items()]
-    if preset is not None and results:
-        results[0]["notes"] = [*results[0].get("notes", []), *preset.remarks()]
+    return _without_odd(results, data, preset.remarks() if preset else [])
+
+
+def _without_odd(results: list[Result], data: str | Path, remarks: list[str]) -> list[Result]:
+    """The results without what is no data set; that, and `remarks`, are said beside the first one. Raises `InputError`
+    where nothing has a metric.
+    """
+    odd = [found for found in results if not found["metrics"] and not found["skipped"]]
+    told = [note for found in odd for note in found["notes"]]
     if not any(found["metrics"] for found in results):
-        reasons = [": ".join(one) for found in results for one in found["skipped"]]
-        reasons += [f"{found['dataset']}: {note}" for found in results for note in found.get("notes", [])]
+        reasons = [*(": ".join(one) for found in results for one in found["skipped"]), *told]
         there = [one for one in reasons if not one.endswith(MISSING)] or reasons or ["no data set is there."]
         raise InputError(f"{data}: nothing could be evaluated; {there[0]}")
-    return results
+    sets = [found for found in results if found not in odd]
+    sets[0]["notes"] = [*sets[0].get("notes", []), *remarks, *told]
+    return sets
 
 
 MISSING = "not there"
@@ -120,7 +128,7 @@ class _Runner:
             return write(file, found, dataset=name, model=self.name, task=one.task)
         except InputError as error:
             gap = asked or name in PUBLIC
-            why = {"skipped": [(name, str(error))]} if gap else {"skipped": [], "notes": [f"left out: {error}"]}
+            why = {"skipped": [(name, str(error))]} if gap else {"skipped": [], "notes": [f"no data set: {error}"]}
             return result({"metrics": {}, **why}, dataset=name, model=self.name, task="skipped")
 
     def _opened(self, name: str, path: Path, split: str | None) -> BenchmarkSet:
