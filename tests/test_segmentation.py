@@ -155,7 +155,7 @@ def test_an_encoder_without_tokens_is_refused() -> None:
 # --- attention --------------------------------------------------------------------------------------------
 
 
-def naive_last_block(block: Any, state: torch.Tensor, attention: str, alone: bool) -> torch.Tensor:
+def naive_last_block(block: Any, state: torch.Tensor, attention: str, alone: str | None) -> torch.Tensor:
     """The block of DINOv2 step by step."""
     normed, inner = block.norm1(state), block.attention
     heads = 2
@@ -165,17 +165,19 @@ def naive_last_block(block: Any, state: torch.Tensor, attention: str, alone: boo
     key = query if attention == "qq" else key
     weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(dim=-1)
     mixed = block.layer_scale1(inner.o_proj((weights @ value).transpose(1, 2).flatten(2)))
-    if alone:
+    if alone == "attention":
         return mixed
     state = state + mixed
+    if alone == "residual":
+        return block.norm2(state)
     return state + block.layer_scale2(block.mlp(block.norm2(state)))
 
 
 @pytest.mark.parametrize("layer", [1, 3, None])
 @pytest.mark.parametrize("attention", ["qk", "qq"])
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("alone", [None, "attention", "residual"])
 def test_the_last_block_is_changed_as_the_papers_say(
-    vit: Encoder, layer: int | None, attention: str, alone: bool
+    vit: Encoder, layer: int | None, attention: str, alone: str | None
 ) -> None:
     view = vit.at(layer, "cls+mean")
     inputs = vit.preprocess(pictures(2))
@@ -198,6 +200,8 @@ def test_a_network_without_attention_says_so() -> None:
         DenseEncoder(colour_model(), attention="qq")
     with pytest.raises(UsageError, match="no attention 'vv'"):
         DenseEncoder(colour_model(), attention="vv")
+    with pytest.raises(UsageError, match="alone 'mlp'"):
+        DenseEncoder(colour_model(), alone="mlp")
 
 
 # --- labels -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Temporary files that are locked while they are written, so that the next writer knows those of a killed run."""
+"""Temporary files, locked while they are written, so that the next writer knows those of a run that was killed."""
 
 from __future__ import annotations
 

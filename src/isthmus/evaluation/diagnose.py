@@ -46,7 +46,8 @@ DEFINITION = (
     "skewness, share never found (antihubs). ece = expected calibration error, 15 bins, of the probability of the "
     "first answer: softmax over all candidates at the model's scale (sigmoid of the pair's logit where it was trained "
     "with one). abstain = least score to answer at for the precision wanted, chosen on half of the groups, measured on "
-    "the other. seen = images that the training data hold too. ci95 = percentile bootstrap over groups of images."
+    "the other. seen = images that the training data hold too. ci95 = 95 % intervals over groups of images "
+    "(docs/intervals.md)."
 )
 
 

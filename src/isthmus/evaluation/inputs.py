@@ -14,7 +14,7 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.folders import readable
 from isthmus.data.groups import by_appearance, whole_groups
 from isthmus.data.images import BadImage
-from isthmus.data.labels import class_names
+from isthmus.data.labels import check_classes, class_names
 from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
 from isthmus.errors import InputError, UsageError, did_you_mean
@@ -155,22 +155,15 @@ def label_classes(
     """Rows int64 [q] of the images with a label, their classes int64 [q]; the classes' names [C] and embeddings
     float32 [C, d]; the prompts behind these.
 
-    Raises `InputError` where no image has a label, or a label is not among `classes`.
+    Raises `InputError` where no image has a label, a label is not among `classes`, or these are no names.
     """
     names, number = match_labels(embedded.labels or [], class_names(classes), embedded.class_folders)
     named = [(row, label) for row, label in enumerate(embedded.labels or []) if label]
+    check_classes(names, "the labels" if classes is None else "the class names", given=classes is not None)
     labelled = np.array([row for row, _ in named], np.int64)
     truth = np.array([number[label] for _, label in named])
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
-    return labelled, truth, names, repeated_embeddings(encode_text, names, prompts), prompts
-
-
-def repeated_embeddings(
-    encode_text: Callable[[list[str]], np.ndarray], names: Sequence[str], templates: Templates
-) -> np.ndarray:
-    """`class_embeddings` [C, d]; two classes of one name share an embedding, as they do in CLIP_benchmark."""
-    distinct = list(dict.fromkeys(names))
-    return class_embeddings(encode_text, distinct, templates)[[distinct.index(name) for name in names]]
+    return labelled, truth, names, class_embeddings(encode_text, names, prompts), prompts
 
 
 def match_labels(
@@ -188,8 +181,7 @@ def match_labels(
         return there, {label: row for row, label in enumerate(there)}
     by_name = {name: row for row, name in reversed(list(enumerate(names)))}
     if by_name.keys() >= {*there}:
-        distinct = list(dict.fromkeys(names))  # a name that stands there twice is one class
-        return distinct, {name: row for row, name in enumerate(distinct)}
+        return list(names), by_name  # of a name that stands there twice the first, as ties go
     if all(re.fullmatch(r"\d+(\.0)?", label) for label in there):  # pandas writes 1.0 where a label is missing
         numbers = {label: int(float(label)) for label in there}
         if max(numbers.values()) < len(names):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.labels import check_classes
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.tables import Frame
 from isthmus.errors import InputError
@@ -29,8 +30,8 @@ DEFINITION = (
     "Image features alone, frozen (as the encoder gives them) and projected (in the joint space). knn_acc1@k: the k "
     "nearest training images vote, weighted by exp(cosine / 0.07). lp_acc1: multinomial logistic regression on "
     "standardised features, its ridge chosen on a fifth of the training images. fewshot_acc1@k: the nearest mean, by "
-    f"cosine, of k images of each class, mean over {DRAWS} draws. ci95 = percentile bootstrap over groups of test "
-    "images; it holds no spread of draws. projected_minus_frozen is paired: both see the same resamples."
+    f"cosine, of k images of each class, mean over {DRAWS} draws. ci95 = 95 % intervals over groups of test images "
+    "(docs/intervals.md); it holds no spread of draws. projected_minus_frozen is paired: both see the same resamples."
 )
 Correct = dict[str, np.ndarray]  # metric -> share of right answers of each test image, float64 [m]
 Probed = FeaturePairs | Pairs | Frame | str | Path
@@ -52,8 +53,8 @@ def frozen_and_projected(
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
         train, test, left_out = _sides(model, data, split, folder)
-    if len(np.unique(train.labels)) < 2:
-        raise InputError(f"{named(data)}: a probe needs training images of two labels or more.")
+    for part in (train, test):
+        check_classes([str(label) for label in np.unique(part.labels)], named(data), read=False)
     frozen = answer(train, test)
     projected = answer(_projected(model, train), _projected(model, test))
     counts = {"train": len(train.labels), "test": len(test.labels), "classes": len(np.unique(train.labels))}
@@ -85,7 +86,7 @@ def _accuracies(
     def statistic(weights: np.ndarray) -> np.ndarray:
         return weights[unit] @ values / weights[unit].sum()
 
-    return estimate(statistic, list(correct), int(unit.max()) + 1, bootstrap, seed)
+    return estimate(statistic, list(correct), int(unit.max()) + 1, bootstrap, seed, shares=list(correct))
 
 
 def _in_words(compared: dict[str, dict[str, Any]]) -> str:
@@ -129,7 +130,7 @@ def _labelled_pairs(data: Any, split: str) -> Pairs:
         inside = sorted(child.parent.name for child in path.glob(f"*/{CLASSES}"))
         if inside:
             raise InputError(f"{path}: holds data sets; a probe takes one of them: {', '.join(inside)}.")
-        one = open_set(path.name, path, split)
+        one = open_set(canonical(path.name), path, split)
         if one.task != "zeroshot_classification":
             raise InputError(f"{path}: a set for retrieval; a probe needs labels.")
         return one.pairs

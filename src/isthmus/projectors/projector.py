@@ -1,4 +1,4 @@
-"""A projector of pooled features: LayerNorm on each part, then one block or a chain of blocks."""
+"""A projector of pooled features: LayerNorm on each part or on all, then one block or a chain of blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = Registry(
     },
     noun="kind of projector",
 )
-NORMS = ("layer", "none")
+NORMS = ("layer", "whole", "none")
 BATCH = 8192
 
 
@@ -43,7 +43,8 @@ class Projector(nn.Module):
 
     def _build(self) -> None:
         norm, dropout, _ = self._options.values()
-        self.norm: nn.Module = PartNorm(self.parts) if norm == "layer" else nn.Identity()
+        parts = [sum(self.parts)] if norm == "whole" else self.parts
+        self.norm: nn.Module = nn.Identity() if norm == "none" else PartNorm(parts)
         self.dropout = nn.Dropout(dropout)
         self.blocks = self._chain(self.kind.split("+"), self.parts)
 

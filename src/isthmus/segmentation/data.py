@@ -23,6 +23,7 @@ from isthmus.data.text import json_lines
 from isthmus.errors import InputError
 
 IGNORE = 255  # a pixel that belongs to no class and does not count
+BACKGROUND = "background"
 CLASSES = "classes.txt"
 LAYOUT = "expected images/, masks/ (PNG, the same names) and classes.txt, or a table of pairs with a column `mask`"
 

@@ -17,6 +17,7 @@ from isthmus.files import write_atomic
 from isthmus.metrics.zeroshot import Templates, load_templates
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report.contact_sheet import check_image_name
+from isthmus.segmentation.attention import Alone
 from isthmus.segmentation.labels import Segmenter
 from isthmus.segmentation.overlay import overlay
 
@@ -51,7 +52,7 @@ def segment(
     stride: int | None = None,
     threshold: float | None = None,
     attention: Literal["qk", "qq"] = "qk",
-    alone: bool = False,
+    alone: Alone | None = None,
     cls: bool = True,
     out: str | Path | None = None,
     mask: str | Path | None = None,
