@@ -40,7 +40,7 @@ def load_encoder(
         return _checked(uri, modality)
     parsed = EncoderURI.parse(uri)
     if parsed.several:
-        raise UsageError(f"{parsed}: layer={parsed.layer} names several encoders: use load_encoders.")
+        raise UsageError(f"{parsed}: names several layers, and so several encoders: use load_encoders.")
     encoder = _load_backbone(parsed.backbone(), modality, device, trust_remote_code, fetch)
     return encoder.at(parsed.layer, parsed.pool)  # type: ignore[arg-type]
 
