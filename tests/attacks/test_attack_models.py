@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_ready import save_clip
+from test_pretrained import save_clip
 
 from isthmus.encoders import load_encoder
 from isthmus.encoders.vetting import check_folder

@@ -12,7 +12,7 @@ import torch
 from isthmus.encoders.base import Encoder, Modality
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
-from isthmus.errors import UsageError
+from isthmus.errors import UsageError, caught
 
 
 def load_encoder(
@@ -93,7 +93,8 @@ def _load_backbone(
             stacklevel=3,
         )
     load = SOURCES.find(uri.source)
-    encoder: Encoder = load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)
+    with caught(uri):
+        encoder: Encoder = load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)
     return _checked(encoder, modality, uri)
 
 
