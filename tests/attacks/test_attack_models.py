@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_pretrained import save_clip
 
 from isthmus.encoders import load_encoder
 from isthmus.encoders.vetting import check_folder
 from isthmus.errors import InputError
 from isthmus.models.dual_encoder import DualEncoder
+from test_pretrained import save_clip
 from tiny_encoders import edit_json, save_bert, save_router, save_sentence_pipeline
 
 CODE = """
