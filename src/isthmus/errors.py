@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+PANIC = "PanicException"  # of Rust code, by name: there is no class to import, and it is no Exception
 
 
 class IsthmusError(Exception):
@@ -64,3 +68,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     same = [one for one in known if meant is not None and meant in (one, one.rpartition(".")[2])]
     near = same[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
+
+
+@contextmanager
+def caught(what: Any, failure: str = "cannot be loaded") -> Iterator[None]:
+    """Turn whatever a library raises on files from strangers, which is anything, into an `InputError` about `what`.
+
+    Our own errors, an interrupt and an exit pass.
+    """
+    try:
+        yield
+    except IsthmusError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{what}: {failure}: {said[:1000]}") from error

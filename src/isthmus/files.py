@@ -201,10 +201,10 @@ def file_digest(path: Path, size: int = 16) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=size)).hexdigest()
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file; a missing or damaged one is an `InputError` that names it."""
+def read_json(path: str | os.PathLike[str], most: int = MAX_JSON) -> Any:
+    """Read a JSON file of `most` bytes at most; a missing, damaged or larger one is an `InputError` that names it."""
     try:
-        return json.loads(regular(path, MAX_JSON).read_text(encoding="utf-8-sig"))
+        return json.loads(regular(path, most).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except InputError:

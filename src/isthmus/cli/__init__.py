@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from isthmus.cache import give_home
 from isthmus.cli import common
-from isthmus.errors import IsthmusError, UsageError
+from isthmus.errors import PANIC, IsthmusError, UsageError
 from isthmus.registry import DEMO, Registry
 from isthmus.version import __version__
 
@@ -111,4 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         what = f"{type(error).__module__}.{type(error).__name__}".removeprefix("builtins.")
         common.say(f"isthmus {args.command}: unexpected {what}: {error} (--debug shows where)", error=True)
+        return FAILED
+    except BaseException as error:
+        if type(error).__name__ != PANIC or args.debug:
+            raise
+        common.say(f"isthmus {args.command}: a library broke on what it was given: {error}", error=True)
         return FAILED

@@ -11,12 +11,10 @@ from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from isthmus.cache import in_reach
 from isthmus.encoders import modules
 from isthmus.encoders.uri import EncoderURI, is_path
-from isthmus.errors import InputError, IsthmusError, OfflineError, UsageError
+from isthmus.errors import InputError, OfflineError, UsageError, caught
 from isthmus.files import file_digest, read_json
 
 # Some networks of transformers fetch compute kernels by themselves where the package `kernels` is there.
@@ -30,8 +28,6 @@ AGAIN = "There are no weights at all: fetch the model again, or save it again."
 UNREAD = "Pickled weights can run code and are not read."
 # Configuration, tokenizers and cards: fetched first, because they say which weight files are needed.
 SMALL = ["*.json", "*.jsonl", "*.txt", "*.model", "*.py", "*.jinja", "README.md"]
-# What the libraries raise on files they cannot use.
-UNREADABLE = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
 # Entries of configurations that say who saved them and how, and nothing about the features.
 INCIDENTAL = {
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"),
@@ -90,11 +86,8 @@ def loading(uri: EncoderURI) -> Iterator[None]:
     logging.disable_progress_bar()
     constants.HF_HUB_OFFLINE = True
     try:
-        yield
-    except IsthmusError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{uri}: cannot be loaded: {' '.join(str(error).split())}") from error
+        with caught(uri):
+            yield
     finally:
         constants.HF_HUB_OFFLINE = offline_before
         logging.set_verbosity(verbosity)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.encoder_record import EncoderRecord, check_count
 from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder, load_recorded
+from isthmus.encoders.limits import check_limits
 from isthmus.encoders.modality import spec_of
 from isthmus.errors import InputError, UsageError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
@@ -102,9 +103,11 @@ def read_config(path: Path, kind: str, needed: Sequence[str], modalities: Sequen
     missing = {"encoders", "weights", *needed} - set(config)
     if missing:
         raise InputError(f"{file}: not an isthmus model ({', '.join(sorted(missing))} missing).")
+    check_limits(file, {name: value for name, value in config.items() if name != "summary"})
     for modality in modalities:
         if not _are_records(config["encoders"], modality):
             raise InputError(f"{file}: no list of {modality} encoders with uri, fingerprint and width.")
+        check_count(file, config["encoders"][modality])
     return config
 
 
