@@ -219,7 +219,8 @@ class Run:
             record["loss"] = state.loss_sum / state.loss_steps
             record |= {name: total / state.loss_steps for name, total in state.loss_sums.items()}
             record["lr"] = self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["factor"]
-            record[f"{self.plan.unit}s_per_second"] = round(self.since[1] / max(now - self.since[0], 1e-9))
+            seen = self.since[1] * self.objective.items / self.plan.items
+            record[f"{self.objective.unit}s_per_second"] = round(seen / max(now - self.since[0], 1e-9))
         record |= self.objective.facts() | metrics
         self.history.append(record)
         state.loss_sum, state.loss_steps, state.loss_sums, self.since = 0.0, 0, {}, (now, 0)
