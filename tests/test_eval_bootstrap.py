@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, ttest_1samp
 
 from isthmus.errors import InputError
-from isthmus.metrics.bootstrap import estimate, paired_bootstrap, replicates, weighted_median
+from isthmus.metrics.bootstrap import estimate, interval, paired_bootstrap, replicates, weighted_median
 from isthmus.metrics.retrieval import ranks
 
 
@@ -25,6 +26,38 @@ def test_the_interval_of_a_share_is_that_of_the_binomial():
     half = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
     assert values == {"share": pytest.approx(0.3)}
     assert ci95["share"] == pytest.approx([0.3 - half, 0.3 + half], abs=0.003)
+
+
+@pytest.mark.parametrize("right", [0, 20])
+def test_a_share_at_an_end_has_the_exact_interval(right):
+    hits = np.arange(20) < right
+    bounds = estimate(lambda w: np.array([np.average(hits, weights=w)]), ["m"], 20, 300, 0, shares=["m"])[1]["m"]
+    exact = 1 - 0.025 ** (1 / 20)
+    assert bounds == pytest.approx([0, exact] if right == 0 else [1 - exact, 1])
+
+
+def test_the_interval_of_single_answers_is_wilson_s_with_student_s_quantile():
+    """Against the formula on the counts, which the bootstrap's variance only estimates."""
+    n, right = 200, 12
+    hits = np.arange(n) < right
+    low, high = estimate(lambda w: np.array([np.average(hits, weights=w)]), ["m"], n, 4000, 0, shares=["m"])[1]["m"]
+    wilson = binomtest(right, n).proportion_ci(method="wilson")
+    assert [low, high] == pytest.approx([wilson.low, wilson.high], abs=0.003)
+
+
+def test_other_statistics_are_wider_for_few_groups():
+    values = np.array([1.0, 2.0, 4.0, 5.0, 9.0])
+    statistic = lambda w: np.array([np.average(values, weights=w)])  # noqa: E731
+    low, high = estimate(statistic, ["m"], 5, 4000, 0)[1]["m"]
+    plain = np.ravel(interval(replicates(statistic, 5, 4000, 0)))
+    assert low < plain[0] and high > plain[1]
+
+
+def test_a_difference_has_student_s_interval():
+    gain = np.array([0.0, 0.5, 0.2, 0.9, 0.4, 0.1])
+    low, high = paired_bootstrap(gain, np.zeros(6), resamples=8000)["ci95"]
+    theirs = ttest_1samp(gain, 0).confidence_interval()
+    assert [low, high] == pytest.approx([theirs.low, theirs.high], abs=0.02)
 
 
 @pytest.mark.parametrize("seed", range(20))

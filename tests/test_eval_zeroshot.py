@@ -152,8 +152,8 @@ def test_bad_input_is_named(change, message):
         zeroshot(**(good | change))
 
 
-@pytest.mark.parametrize("names", [[], ["cat", ""], ["cat", "dog", "cat"]])
-def test_class_names_are_there_and_differ(names):
+@pytest.mark.parametrize("names", [[], ["cat", ""]])
+def test_class_names_are_there(names):
     with pytest.raises(InputError, match="class"):
         class_embeddings(lambda prompts: np.ones((len(prompts), 2)), names, ["{}"])
 

@@ -16,7 +16,11 @@ def strikes(folder: Path, how: str, every: int, *cases: str) -> int:
     here = Path(__file__).parent
     run = subprocess.run(
         [sys.executable, str(here / "fault_cases.py"), str(folder), how, str(every), *cases],
-        env={**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")]),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
     )

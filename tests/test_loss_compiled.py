@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
+import stat
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from isthmus.losses import compiled, infonce, sigmoid, sweeps
+from isthmus.losses import compiled, infonce, library, sigmoid, sweeps
 from isthmus.losses.gradients import ROWS, add_
 from isthmus.losses.tiles import Tiles
 from losses_cases import on_grid, saturated, sizes, unit, with_gradients
@@ -142,14 +145,78 @@ def test_without_a_compiler_the_losses_run_as_they_are(monkeypatch, tmp_path) ->
             compiled._library.cache_clear()
             assert compiled._library() is None
             assert compiled.compiled(tile_of(torch.float32, 5.0)[1]) is None
-        assert not list(tmp_path.rglob("*sweeps*"))
+        assert not list(tmp_path.rglob("*.so*"))
     finally:
         compiled._library.cache_clear()
 
 
-def test_it_is_built_once(monkeypatch, tmp_path) -> None:
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache in which the sweeps are compiled."""
     monkeypatch.setenv("ISTHMUS_CACHE", str(tmp_path))
-    path = compiled._build()
-    assert [path] == list((tmp_path / "compiled").iterdir())
+    compiled._load()
+    return tmp_path / "sweeps"
+
+
+def library_in(cache: Path) -> Path:
+    (path,) = cache.glob("*.so")
+    return path
+
+
+def test_it_is_built_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = library_in(cache).read_bytes()
     monkeypatch.setattr(compiled, "_run", lambda *command: pytest.fail("built again"))
-    assert compiled._build() == path
+    compiled._load()
+    assert library_in(cache).read_bytes() == written and stat.S_IMODE(cache.stat().st_mode) == 0o700
+
+
+DAMAGES = {
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "changed": lambda data: data[:5000] + bytes([data[5000] ^ 1]) + data[5001:],
+    "without its digest": lambda data: data[:-32],
+    "another": lambda data: b"no library at all, and longer than a digest",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_library_is_built_again_and_never_loaded(cache: Path, damage: str) -> None:
+    path = library_in(cache)
+    written = path.read_bytes()
+    path.write_bytes(DAMAGES[damage](written))
+    assert compiled._load() is not None
+    assert library.intact(library_in(cache).read_bytes())
+
+
+def test_a_library_is_not_loaded_from_a_folder_open_to_others(cache: Path) -> None:
+    cache.chmod(0o770)
+    with pytest.raises(OSError, match="this user alone"):
+        compiled._load()
+
+
+def test_a_library_is_not_loaded_from_another_users_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(OSError, match="this user alone"):
+        compiled._load()
+
+
+def test_a_library_is_not_loaded_from_a_linked_folder(cache: Path) -> None:
+    cache.rename(cache.with_name("elsewhere"))
+    cache.symlink_to(cache.with_name("elsewhere"))
+    with pytest.raises(OSError, match="this user alone"):
+        compiled._load()
+
+
+def test_a_linked_library_is_built_again(cache: Path) -> None:
+    path = library_in(cache)
+    path.rename(cache.parent / "planted.so")
+    path.symlink_to(cache.parent / "planted.so")
+    assert compiled._load() is not None and not path.is_symlink()
+
+
+def test_what_a_killed_compiler_left_goes_with_the_next_build(cache: Path) -> None:
+    library_in(cache).unlink()
+    for name in (".tmp-01234567-sweeps.so", ".tmp-01234567-sweeps.so.o"):
+        (cache / name).write_bytes(b"half")
+    compiled._load()
+    assert not list(cache.glob(".tmp-*"))

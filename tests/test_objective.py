@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+import isthmus as ist
+from isthmus.encoders import load_encoder
 from isthmus.errors import InputError, UsageError
+from isthmus.evaluation.tasks import TASKS
+from isthmus.models.loading import KINDS
 from isthmus.training.fit import Fitting, fit
 from isthmus.training.freezing import digest
 from isthmus.training.recipe import OBJECTIVES, load_recipe
 from isthmus.training.run import Run
 from isthmus.training.stages import fit_stages
-from toy_objective import ClassifierObjective, LabelledStates
+from tiny_encoders import save_dinov2
+from toy_objective import ClassifierObjective, ClassifierRecipe, LabelledStates
+from toys import picture
 
 RECIPE = """
 objective = "classifier"
@@ -42,13 +49,18 @@ optim.epochs = 6
 """
 
 
+PLACES = ((OBJECTIVES, "classifier", ""), (KINDS, "classifier", ":ClassifierModel"), (TASKS, "labels", ":labels"))
+
+
 @pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an entry point of another package does."""
-    monkeypatch.setitem(OBJECTIVES.__dict__, "own", {**OBJECTIVES.own, "classifier": "toy_objective"})
-    OBJECTIVES.__dict__.pop("_entries", None)
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the entry points of another package do."""
+    for registry, name, attribute in PLACES:
+        monkeypatch.setattr(registry, "own", {**registry.own, name: f"toy_objective{attribute}"})
+        registry.__dict__.pop("_entries", None)
     yield
-    OBJECTIVES.__dict__.pop("_entries", None)
+    for registry, *_ in PLACES:
+        registry.__dict__.pop("_entries", None)
 
 
 def states(seed: int, items: int = 96) -> LabelledStates:
@@ -65,10 +77,13 @@ def objective() -> ClassifierObjective:
     return ClassifierObjective(states(0), states(1))
 
 
-def recipe(tmp_path: Path, text: str = RECIPE, **changes: str):
-    path = tmp_path / "toy.toml"
-    path.write_text(text)
-    return load_recipe(path, [f"{key}={value}" for key, value in changes.items()])
+def recipe_file(tmp_path: Path, text: str = RECIPE) -> str:
+    (tmp_path / "toy.toml").write_text(text)
+    return str(tmp_path / "toy.toml")
+
+
+def recipe(tmp_path: Path, text: str = RECIPE) -> ClassifierRecipe:
+    return load_recipe(recipe_file(tmp_path, text))
 
 
 def trained(tmp_path: Path, how: Fitting, text: str = RECIPE) -> Run:
@@ -90,6 +105,30 @@ def test_two_stages_learn_and_what_is_frozen_stays_bit_for_bit(tmp_path: Path) -
     for name, value in first.module.body.state_dict().items():  # buffers of the frozen BatchNorm among them
         assert torch.equal(run.module.body.state_dict()[name], value), name
     assert not torch.equal(first.module.head.weight, run.module.head.weight)
+
+
+def test_a_classifier_of_layer_states_trains_and_is_saved_loaded_and_evaluated(tmp_path: Path) -> None:
+    save_dinov2(tmp_path / "dinov2")
+    encoder = load_encoder(f"hf:{tmp_path / 'dinov2'}")
+    colours = [
+        (colour, shade, place) for colour in ("red", "blue") for shade in ("dark", "pale") for place in ("left", "top")
+    ]
+    items = [picture(*one) for one in colours]
+    truth = [int(colour == "blue") for colour, *_ in colours]
+    held = LabelledStates.of(encoder, items, truth)
+    model = ist.train((held, held), recipe=recipe_file(tmp_path), overrides=["optim.epochs=30"], out=tmp_path / "model")
+    found = ist.load_model(tmp_path / "model")
+    assert found.kind == "classifier" and found.describe() == "a classifier of 2 classes"
+    assert (found.predict(items) == model.predict(items)).all()
+    assert ist.evaluate(found, "labels", (items, truth))["metrics"]["acc1"] > 0.9
+    assert all(one["ok"] for one in ist.doctor(tmp_path / "model"))
+    with pytest.raises(InputError, match="kind 'classifier', not 'dual_encoder'"):
+        ist.DualEncoder.from_pretrained(tmp_path / "model")
+
+
+def test_an_option_that_the_objective_does_not_take_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="objective = 'classifier' takes no 'image'"):
+        ist.train((states(0), states(1)), recipe=recipe_file(tmp_path), image="hf:some")
 
 
 def test_checkpoints_hold_no_frozen_parameters(tmp_path: Path) -> None:

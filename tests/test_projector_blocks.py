@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from isthmus.errors import UsageError
-from isthmus.projectors import KINDS, build_projector, solve_expand
+from isthmus.projectors import KINDS, build_projector, from_config, solve_expand
 
 
 def size(*modules) -> int:
@@ -79,6 +79,16 @@ def test_glu_gates_with_relu6_and_clamps():
         torch.nn.init.constant_(layer.weight, weight)
     x = torch.tensor([[-1.0], [2.0], [50.0], [4e3]])
     torch.testing.assert_close(projector(x), torch.tensor([[0.0], [2 * 4], [6 * 100], [6 * 1e3]]))
+
+
+def test_one_norm_over_all_parts_or_one_on_each():
+    x = torch.cat([torch.randn(5, 6), 100 * torch.randn(5, 4)], dim=1)
+    whole = build_projector("linear", [6, 4], 3, norm="whole")
+    torch.testing.assert_close(whole.norm(x), torch.nn.functional.layer_norm(x, (10,)))
+    assert whole.norm(x)[:, :6].std(dim=1).max() < 0.1, "the large part drowns the small one, as published"
+    apart = build_projector("linear", [6, 4], 3).norm(x)
+    assert apart[:, :6].std(dim=1).min() > 0.5
+    assert from_config(whole.config()).norm.parts == [10]
 
 
 def test_sails_layers_start_from_xavier_weights_and_zero_biases():

@@ -17,7 +17,7 @@ FORBIDDEN = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudp
 NETWORK = {"socket", "ssl", "http", "urllib.request", "requests", "httpx", "aiohttp", "ftplib", "fsspec"}
 # Ray moves work between its processes by cloudpickle, in memory; the hub and pip are what the user names.
 CLOUDPICKLE, HUB = "isthmus/ray_data.py", "isthmus/encoders/hub.py"
-PIP, CONVERTER = "isthmus_demo/encoders/wheels.py", "isthmus_demo/encoders/wheel_conversion.py"
+PIP, CONVERTER = "isthmus_demo/encoders/download.py", "isthmus_demo/encoders/wheel_conversion.py"
 COMPILER = "isthmus/losses/compiled.py"  # runs the machine's own, on one file of ours
 
 

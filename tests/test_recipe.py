@@ -149,6 +149,7 @@ def test_sail_is_the_published_recipe():
     assert (loss.min_scale, loss.max_scale, loss.learn) == (1, 100, "log")
     assert (optim.name, optim.lr, optim.weight_decay, optim.decay_all) == ("lion", 1e-5, 1e-4, True)
     assert (optim.betas, optim.batch, optim.epochs) == ((0.9, 0.99), 32_768, 100)
+    assert (optim.unit, head.norm) == ("images", "whole")
     assert (optim.schedule, optim.warmup, optim.min_lr) == ("cosine", 0.1, 0)
     assert (recipe.stop.patience, recipe.stop.restore_best) == (0, False)
 

@@ -155,7 +155,7 @@ def test_an_encoder_without_tokens_is_refused() -> None:
 # --- attention --------------------------------------------------------------------------------------------
 
 
-def naive_last_block(block: Any, state: torch.Tensor, attention: str, alone: bool) -> torch.Tensor:
+def naive_last_block(block: Any, state: torch.Tensor, attention: str, alone: str | None) -> torch.Tensor:
     """The block of DINOv2 step by step."""
     normed, inner = block.norm1(state), block.attention
     heads = 2
@@ -165,17 +165,19 @@ def naive_last_block(block: Any, state: torch.Tensor, attention: str, alone: boo
     key = query if attention == "qq" else key
     weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(dim=-1)
     mixed = block.layer_scale1(inner.o_proj((weights @ value).transpose(1, 2).flatten(2)))
-    if alone:
+    if alone == "attention":
         return mixed
     state = state + mixed
+    if alone == "residual":
+        return block.norm2(state)
     return state + block.layer_scale2(block.mlp(block.norm2(state)))
 
 
 @pytest.mark.parametrize("layer", [1, 3, None])
 @pytest.mark.parametrize("attention", ["qk", "qq"])
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("alone", [None, "attention", "residual"])
 def test_the_last_block_is_changed_as_the_papers_say(
-    vit: Encoder, layer: int | None, attention: str, alone: bool
+    vit: Encoder, layer: int | None, attention: str, alone: str | None
 ) -> None:
     view = vit.at(layer, "cls+mean")
     inputs = vit.preprocess(pictures(2))
@@ -198,6 +200,8 @@ def test_a_network_without_attention_says_so() -> None:
         DenseEncoder(colour_model(), attention="qq")
     with pytest.raises(UsageError, match="no attention 'vv'"):
         DenseEncoder(colour_model(), attention="vv")
+    with pytest.raises(UsageError, match="alone 'mlp'"):
+        DenseEncoder(colour_model(), alone="mlp")
 
 
 # --- labels -----------------------------------------------------------------------------------------------
@@ -403,7 +407,7 @@ def test_masks_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     mask.unlink()
     refused(r"images/deep/1\.png: its mask .*1\.png is missing")
     (folder / "classes.txt").unlink()
-    refused("classes.txt: cannot be read as class names")
+    refused("classes.txt: no such file")
     with pytest.raises(InputError, match="has no folder images/"):
         read_masked_images(tmp_path, ["a"])
     (folder / "pairs.jsonl").write_text('{"image": "images/deep/0.png"}')
@@ -449,7 +453,7 @@ def test_the_overlay_shows_the_classes_colours() -> None:
 def saved(monkeypatch: pytest.MonkeyPatch) -> str:
     model = colour_model()
     monkeypatch.setattr(DualEncoder, "from_pretrained", classmethod(lambda cls, path, **options: model))
-    return "model"
+    return "."  # a folder that is there
 
 
 def test_the_command_writes_overlay_mask_and_shares(saved: str, tmp_path: Path, capsys: Any) -> None:
@@ -469,12 +473,13 @@ def test_the_command_says_what_is_wrong(saved: str, tmp_path: Path, capsys: Any)
     def failed(*arguments: str) -> tuple[int, str]:
         return main(["segment", saved, *arguments]), capsys.readouterr().err
 
-    assert failed("gone.png", "cat") == (1, "isthmus segment: gone.png: cannot be read (No such file or directory).\n")
+    assert failed("gone.png", "cat") == (1, "isthmus segment: gone.png: no such file or folder.\n")
     (tmp_path / "bad.png").write_bytes(b"broken")
     assert failed(str(tmp_path / "bad.png"), "cat")[0] == 1
-    assert failed("a.png", "cat", "cat")[0] == 2
-    assert failed("a.png", "cat", "--out", "a.txt")[0] == 2
-    assert failed("a.png", "cat", "--mask", "a.jpg")[0] == 2
+    a = str(tmp_path / "bad.png")
+    assert failed(a, "cat", "cat")[0] == 2
+    assert failed(a, "cat", "--out", "a.txt")[0] == 2
+    assert failed(a, "cat", "--mask", "a.jpg")[0] == 2
 
 
 def test_the_evaluation_command_takes_the_same_options(saved: str, tmp_path: Path, capsys: Any) -> None:
@@ -484,3 +489,24 @@ def test_the_evaluation_command_takes_the_same_options(saved: str, tmp_path: Pat
     assert "miou" in (printed := capsys.readouterr().out) and "green" in printed
     assert json.loads((tmp_path / "r.json").read_text())["options"]["window"] == 24
     assert main([*command, "--threshold", "0.5"]) == 2
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_table_of_masks_with_names_of_its_own(tmp_path: Path, form: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    Image.new("L", (4, 3), 1).save(tmp_path / "m.png")
+    (tmp_path / "classes.txt").write_text("\ufeffbackground\r\nflag\r\n", encoding="utf-8")
+    row = {"filepath": "a.png", "mask": "m.png", "caption": "two\nlines"}
+    table = tmp_path / f"t.{form}"
+    if form == "parquet":
+        pq.write_table(pa.table({name: pa.array([value]).dictionary_encode() for name, value in row.items()}), table)
+    elif form == "jsonl":
+        table.write_text("\ufeff" + json.dumps(row), encoding="utf-8")
+    else:
+        table.write_text('\ufefffilepath;mask;caption\r\na.png;m.png;"two\nlines"\r\n', encoding="utf-8", newline="")
+    masked = read_masked_images(table)
+    assert masked.classes == ["background", "flag"] and masked.ids == ["a.png"]
+    assert (masked.mask(0, (4, 3)) == 1).all()

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import os
-import shutil
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,8 @@ import oracles
 from isthmus.cli import main
 from isthmus.encoders import from_callable
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.suite import LISTS, SETS, find_sets, names, open_set, suite
+from isthmus.evaluation.datasets.registry import PUBLIC
+from isthmus.evaluation.suite import LISTS, find_sets, open_set, suite
 from isthmus.evaluation.suite.sets import canonical, choose_sets
 from isthmus.metrics.zeroshot import class_embeddings, load_templates
 from isthmus.models.dual_encoder import DualEncoder
@@ -140,6 +140,8 @@ def test_of_two_classes_of_one_name_the_first_is_found(tmp_path: Path) -> None:
     assert [row[:4] for row in found["confusion"][:4]] == once["confusion"]
     assert np.sum(once["confusion"], axis=0)[0] > 0
     assert found["metrics"]["acc1"] == once["metrics"]["acc1"]
+    assert found["per_class"][4]["precision"] is None, "never given: a tie goes to the first"
+    assert found["chance"]["acc1"] == 1 / 5
 
 
 def clip_benchmark_build(files: list[str], output: Path) -> None:
@@ -165,11 +167,13 @@ def test_the_files_load_in_clip_benchmark_s_build(data: Path, tmp_path: Path) ->
 
 def test_missing_sets_have_a_row_and_a_reason(data: Path, capsys, monkeypatch) -> None:
     results = suite(toy_model(), data, bootstrap=0)
-    assert [result["dataset"] for result in results] == list(SETS)
-    missing = {result["dataset"] for result in results if not result["metrics"]}
-    assert missing == set(SETS) - {"pets", "flickr30k"}
+    assert [result["dataset"] for result in results] == ["pets", "flickr30k"], "only what is there"
+    results = suite(toy_model(), data, only_sets=["imagenet", "pets"], bootstrap=0)
     assert results[0]["skipped"] == [["imagenet1k", "not there"]]
     monkeypatch.setattr("isthmus.models.dual_encoder.DualEncoder.from_pretrained", lambda *a, **k: toy_model())
+    for name in ("m", "n"):
+        (data / name).mkdir()
+    monkeypatch.chdir(data)
     assert main(["eval", "m", "suite", "--data", str(data), "--only-sets", "pets,cars", "--bootstrap", "0"]) == 3
     printed = capsys.readouterr().out
     assert "skipped cars: not there" in printed
@@ -198,7 +202,7 @@ def test_a_set_is_done_once_and_again_when_anything_changes(data: Path, tmp_path
     again = suite(model, data, **options, templates=["{}"])
     assert again[0]["key"] != first[0]["key"]
     assert len(seen) == 32, "features come from the store"
-    (find_sets(data)["pets"] / "classnames.txt").write_text("green\nred\nblue\nyellow\npink\n")
+    (find_sets(data)["pets"] / "classnames.txt").write_text("green\nred\nblue\nyellow\ngrey\n")
     swapped = suite(model, data, **options)
     assert swapped[0]["classes"][0] == "green"
     with torch.no_grad():
@@ -224,10 +228,11 @@ def test_image_folders_are_classes_in_the_order_of_their_names(tmp_path: Path) -
 def test_a_table_of_captions_or_of_labels_is_a_set(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(picture("red", "dark", "left")))
     (tmp_path / "coco.csv").write_text("image,caption\na.png,a red square\n")
-    (tmp_path / "kinds.csv").write_text("image,label\na.png,square\n")
+    (tmp_path / "b.png").write_bytes(png(picture("blue", "dark", "left")))
+    (tmp_path / "kinds.csv").write_text("image,label\na.png,square\nb.png,circle\n")
     assert open_set("mscoco_captions", find_sets(tmp_path)["mscoco_captions"]).task == "zeroshot_retrieval"
     kinds = open_set("kinds", find_sets(tmp_path)["kinds"])
-    assert (kinds.task, kinds.classes) == ("zeroshot_classification", ["square"])
+    assert (kinds.task, kinds.classes) == ("zeroshot_classification", ["circle", "square"])
     assert kinds.templates == load_templates("default")
 
 
@@ -247,10 +252,29 @@ def test_sets_go_by_several_names(name: str, expected: str) -> None:
 
 
 def test_a_paper_s_list_stands_for_its_sets(data: Path) -> None:
-    assert set(choose_sets(data, ["sail"])) == set(LISTS["sail"]) <= set(SETS)
-    assert set(LISTS["freeze-align"]) <= set(SETS)
+    assert set(choose_sets(data, ["sail"])) == set(LISTS["sail"]) <= set(PUBLIC)
+    assert set(LISTS["freeze-align"]) <= set(PUBLIC)
     with pytest.raises(UsageError, match="Did you mean 'caltech101'"):
         choose_sets(data, ["caltec101"])
+
+
+def test_a_folder_that_is_no_set_has_a_remark_and_no_row(data: Path) -> None:
+    (data / "notes").mkdir()
+    (data / "notes" / "read.me").write_text("hello")
+    results = suite(toy_model(), data, bootstrap=0)
+    assert [result["dataset"] for result in results] == ["pets", "flickr30k"]
+    assert any("notes: no images" in note for note in results[0]["notes"])
+    assert not any(result["skipped"] for result in results), "nobody asked for it"
+    (skipped,) = [r for r in suite(toy_model(), data, only_sets=["notes", "pets"], bootstrap=0) if r["skipped"]]
+    assert skipped["dataset"] == "notes"
+
+
+def test_half_a_known_set_is_a_gap_that_is_said(data: Path) -> None:
+    (data / "food-101" / "meta").mkdir(parents=True)
+    (data / "food-101" / "meta" / "classes.txt").write_text("apple_pie\n")
+    (gap,) = [result for result in suite(toy_model(), data, bootstrap=0) if result["skipped"]]
+    assert gap["dataset"] == "food101"
+    assert "meta/test.txt: is missing" in gap["skipped"][0][1]
 
 
 def test_two_folders_of_one_set_are_refused(data: Path) -> None:
@@ -274,7 +298,8 @@ def test_what_is_wrong_with_a_set_is_named(data: Path) -> None:
     labelled_set(folder, classes=["red", "green", "blue"])
     assert "the label '3' of test/0/s0000024 is outside of the 3 classes" in only(data)
     (folder / "classnames.txt").unlink()
-    assert "no classnames.txt" in only(data)
+    labelled_set(data / "mine").joinpath("classnames.txt").unlink()
+    assert "no classnames.txt" in only(data, "mine")
     (folder / "test").rename(folder / "train")
     (folder / "classnames.txt").write_text("red\n")
     assert "has train, but no test" in only(data)
@@ -296,21 +321,6 @@ def test_descriptions_are_class_specific_prompts_as_in_clip_benchmark(data: Path
     file.write_text('{"red": "red"}')
     with pytest.raises(InputError, match="list of sentences"):
         suite(model, data, only_sets=["pets"], templates=file)
-
-
-def test_lists_come_from_open_clip_s_file_without_its_package(tmp_path: Path, monkeypatch) -> None:
-    lists = oracles.file_from_wheel(*oracles.OPEN_CLIP, "open_clip/zero_shot_metadata.py")
-    (tmp_path / "open_clip").mkdir()
-    shutil.copy(lists, tmp_path / "open_clip")
-    (tmp_path / "open_clip" / "__init__.py").write_text("raise ImportError('no torchvision')")
-    monkeypatch.syspath_prepend(tmp_path)
-    names._open_clip.cache_clear()
-    try:
-        assert names.known_classes("imagenetv2")[:2] == ["tench", "goldfish"]
-        assert len(names.known_templates("imagenet-a")) == 80
-        assert "a bad photo of a {}." in names.known_templates("imagenet1k")
-    finally:
-        names._open_clip.cache_clear()
 
 
 def test_damaged_pictures_are_named_and_the_rest_is_scored(tmp_path: Path) -> None:

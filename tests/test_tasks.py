@@ -24,12 +24,14 @@ from isthmus.registry import Registry
 HEAVY = ("torch", "transformers", "pyarrow", "numpy", "PIL")
 TASK = '''
 """A task of another package."""
+from typing import Literal
 import torch  # heavy on purpose: help must not need it
 from isthmus.evaluation.tasks import task
 
 
 @task(primary="score")
-def colours(model, data, *, shade: str = "red", levels: int = 3, plain: bool = False):
+def colours(model, data, *, shade: str = "red", levels: int = 3, plain: bool = False,
+            mix: Literal["add", "over"] | None = None):
     """How colourful a model is.
 
     Args:
@@ -38,7 +40,8 @@ def colours(model, data, *, shade: str = "red", levels: int = 3, plain: bool = F
         levels: how many (3).
     """
     metrics = {"score": levels / 10, "other": 1.0}
-    return {"model": str(model), "dataset": str(data), "task": "colours", "metrics": metrics, "shade": shade}
+    return {"model": str(model), "dataset": str(data), "task": "colours", "metrics": metrics,
+            "shade": shade, "mix": mix}
 '''
 LOSS = """
 import torch
@@ -130,7 +133,8 @@ def test_the_help_of_all_lists_tasks_and_none_of_their_options(capsys: pytest.Ca
 
 def test_an_option_of_another_task_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "model", "retrieval", "data", "--max-tokens", "3"]) == 2
-    assert "retrieval takes no 'max_tokens': it takes split, only, bootstrap, seed." in capsys.readouterr().err
+    takes = "split, only, protocol, bootstrap, seed"
+    assert f"retrieval takes no 'max_tokens': it takes {takes}." in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:
         main(["eval", "model", "retrieval", "data", "--no-such-option"])
     assert end.value.code == 2
@@ -149,6 +153,9 @@ def test_a_task_of_another_package_runs_is_listed_and_has_help(
     assert main(["eval", "model", "colours", "data", "--seed", "3"]) == 2  # not passed over in silence
     assert "takes no 'seed'" in capsys.readouterr().err
     assert ist.evaluate("model", "colours", "data", levels=2)["metrics"]["score"] == 0.2
+    for given, read in ((["--mix"], "add"), (["--mix", "over"], "over")):
+        assert main(["eval", "model", "colours", "data", "--json", "-", *given]) == 0
+        assert f'"mix": "{read}"' in capsys.readouterr().out
 
 
 def test_another_package_cannot_replace_a_task_of_ours_nor_break_the_others(

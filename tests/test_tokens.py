@@ -12,9 +12,11 @@ from PIL import Image
 
 import isthmus as ist
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.pairs import pairs_from_lists
 from isthmus.embedding import plan
 from isthmus.encoders import load_encoder
 from isthmus.encoders.pooling import average_grid, pool_tokens
+from isthmus.encoders.whole import WholePictures
 from isthmus.errors import InputError, UsageError
 from isthmus.files import read_sealed, write_sealed
 from isthmus.models.dual_encoder import DualEncoder
@@ -22,7 +24,8 @@ from isthmus.projectors import TokenProjector, build_projector, from_config
 from isthmus.projectors import tokens as tokens_module
 from isthmus.selection.candidates import from_store
 from isthmus.training import load_recipe, train_projectors
-from isthmus.training.contrastive.pixels import live_split, random_crop
+from isthmus.training.contrastive.pixels import PixelFeatures, live_split, random_crop
+from test_segmentation import PatchColours
 from tiny_encoders import TEXTS, pictures, save_bert, save_dinov2
 from toys import picture, pixel_encoder, write_pairs
 
@@ -393,17 +396,33 @@ def test_pictures_are_augmented_anew_at_every_step_and_the_same_when_it_is_repea
     np.testing.assert_array_equal(val.image.gather([0, 1]), val.image.gather([0, 1]))
 
 
+def test_the_encoder_sees_a_crop_whole_and_not_without_its_border() -> None:
+    """The encoder's own preprocessing cuts a border off: the white frame of a crop must arrive."""
+    encoder = PatchColours()  # takes the centre 32 × 32 of 40 × 40
+    framed = Image.new("RGB", (40, 40), "white")
+    framed.paste(Image.new("RGB", (36, 36), "black"), (2, 2))
+    whole = WholePictures(encoder)
+    assert whole.side == 32
+    seen, own = whole([framed.resize((32, 32))])["pixels"][0], encoder.preprocess([framed])["pixels"][0]
+    assert seen[:, 0].mean() > 0.8 and own[:, 0].mean() < -0.9
+    exact = torch.tensor(np.array(framed)).permute(2, 0, 1) / 127.5 - 1
+    torch.testing.assert_close(whole([framed])["pixels"][0], exact)
+    live = PixelFeatures(pairs_from_lists([framed] * 2, ["a", "b"]), ["0", "1"], encoder, "crop")
+    prepared = live._prepare([0, 1], [4, 5])["pixels"]
+    torch.testing.assert_close(prepared, whole([random_crop(framed, seed, 32) for seed in (4, 5)])["pixels"])
+
+
 def test_a_random_crop_is_a_square_part_of_the_picture() -> None:
     rows, columns = np.mgrid[0:40, 0:60]
     picture = Image.fromarray(np.stack([rows * 4, columns * 4, 0 * rows], -1).astype(np.uint8))
     shares, flips = [], 0
     for seed in range(60):
-        crop = np.asarray(random_crop(picture, seed)).astype(float)
-        assert crop.shape[0] == crop.shape[1]
+        crop = np.asarray(random_crop(picture, seed, 30)).astype(float)
+        assert crop.shape == (30, 30, 3)
         high, wide = (np.ptp(crop[..., band]) / 4 for band in (0, 1))
         shares.append(high * wide / (40 * 60))
         flips += crop[0, 0, 1] > crop[0, -1, 1]
-        assert np.array_equal(crop, np.asarray(random_crop(picture, seed)))
+        assert np.array_equal(crop, np.asarray(random_crop(picture, seed, 30)))
     assert 0.1 < min(shares) < 0.35 and 0.7 < max(shares) <= 1.0
     assert 15 < flips < 45
 

@@ -278,6 +278,55 @@ def test_captions_of_one_image_do_not_push_it_apart():
     assert losses["pair"] > math.log(2)
 
 
+def uneven(seed: int = 0) -> FeaturePairs:
+    """Nine images, of which number 4 has no caption, with one to three captions each, in no order."""
+    rng = np.random.default_rng(seed)
+    image_of = np.array([0, 8, 1, 1, 2, 3, 3, 3, 5, 6, 7, 7, 0])
+    return FeaturePairs.from_arrays(rng.normal(size=(9, 24)), rng.normal(size=(13, 16)), image_of)
+
+
+def test_a_step_of_images_has_each_once_with_all_of_its_captions():
+    pairs = uneven()
+    batches = Batches(pairs, "pair", torch.device("cpu"), "images")
+    image, text, (of_image, of_text) = batches.take(np.array([3, 0, 7]))  # of those with captions: images 3, 0, 8
+    np.testing.assert_array_equal(image.numpy(), pairs.image[[3, 0, 8]].astype(np.float32))
+    np.testing.assert_array_equal(text.numpy(), pairs.text[[5, 6, 7, 0, 12, 1]].astype(np.float32))
+    assert of_image.tolist() == [3, 0, 8]
+    assert of_text.tolist() == [3, 3, 3, 0, 0, 8]
+
+
+def test_sail_s_step_is_its_loss_over_all_images_and_both_captions():
+    """Its own formula: each image against all raw captions and all others, siblings being its positives."""
+    pairs = shared_latent(12, captions=2)
+    recipe = load_recipe("sail").resolve(24)
+    batches = Batches(pairs, recipe.loss.positives, torch.device("cpu"), recipe.optim.unit)
+    image, text, groups = batches.take(np.arange(12))
+    joint = Joint(torch.nn.Linear(24, 8), torch.nn.Linear(16, 8), recipe.loss, scale=20.0, batch=12)
+    x, y = joint(image, text)
+    ours = joint.loss(x, y, groups)
+    raw, extra = y[0::2], y[1::2]
+    sign = 2 * torch.eye(12).repeat(1, 2) - 1
+    logits = joint.scale() * torch.cat([x @ raw.T, x @ extra.T], dim=1) + joint.bias
+    sail = -torch.nn.functional.logsigmoid(sign * logits).mean()
+    assert ours.item() == pytest.approx(sail.item(), rel=1e-5)
+    shuffled = batches.take(np.random.default_rng(0).permutation(12))
+    assert joint.loss(*joint(*shuffled[:2]), shuffled[2]).item() == pytest.approx(sail.item(), rel=1e-5)
+
+
+def test_an_epoch_of_images_visits_each_once(monkeypatch):
+    seen = []
+    take = Batches.take
+    monkeypatch.setattr(Batches, "take", lambda self, units: seen.append(units.tolist()) or take(self, units))
+    recipe = load_recipe("sail", ["optim.batch=3", "optim.epochs=2", "head.width=8", "head.expand=1"])
+    trained = train_projectors(uneven(), None, recipe)
+    assert [len(units) for units in seen] == [3, 3, 2, 3, 3, 2]
+    assert sorted(unit for units in seen[:3] for unit in units) == list(range(8))
+    assert trained.summary["steps"] == 6
+    assert trained.summary["deviations"] == ["last batch of every epoch: 2 images instead of 3"]
+    planned = plan_training(uneven(), None, load_recipe("sail"))
+    assert planned["deviations"] == ["batch 32,768 → 8 (all images)"]
+
+
 def test_batches_read_from_disk_equal_those_in_memory(monkeypatch):
     captions = np.array([5, 0, 299])
     in_memory = Batches(TRAIN, "equal", torch.device("cpu")).take(captions)

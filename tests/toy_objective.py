@@ -1,12 +1,14 @@
 """An objective of another kind than pairs, in few lines: the class of an item from the states of an encoder's layers.
 
-What the design of the trainer is measured by: see test_objective.py.
+It trains in stages, resumes, is saved, loaded and evaluated by the same parts as the dual encoder: what the design of
+the trainer is measured by. See test_objective.py, which registers it as another package would.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,8 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isthmus.encoders import Encoder
+from isthmus.evaluation.tasks import task
+from isthmus.metrics.results import Result, result
+from isthmus.models.saved import WEIGHTS, check_encoders, load_encoders_of, read_config, read_weights, write_model
+from isthmus.training.fit import Fitting
 from isthmus.training.objective import Objective
 from isthmus.training.recipe import Recipe
+from isthmus.training.stages import fit_stages
 from isthmus.training.values import within
 
 
@@ -44,6 +52,7 @@ class LayerClassifier(nn.Module):
 
     def __init__(self, layers: int, width: int, hidden: int, classes: int) -> None:
         super().__init__()
+        self.sizes = {"layers": layers, "width": width, "hidden": hidden, "classes": classes}
         self.mix = nn.Parameter(torch.zeros(layers))
         self.body = nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.Dropout(0.1), nn.ReLU())
         self.head = nn.Linear(hidden, classes)
@@ -56,14 +65,17 @@ class LayerClassifier(nn.Module):
 
 @dataclass
 class LabelledStates:
-    """States float32 [N, L, T, D], mask bool [N, T], labels int64 [N]."""
+    """States float32 [N, L, T, D], mask bool [N, T], labels int64 [N]; the encoder they are of, if any."""
 
     states: Tensor
     mask: Tensor
     labels: Tensor
+    encoder: Encoder | None = None
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @classmethod
+    def of(cls, encoder: Encoder, items: list[Any], labels: list[int]) -> LabelledStates:
+        found = encoder.states(items)
+        return cls(found.values.float(), found.mask, torch.tensor(labels), encoder)  # type: ignore[union-attr, arg-type]
 
 
 class ClassifierObjective(Objective):
@@ -77,7 +89,7 @@ class ClassifierObjective(Objective):
 
     @property
     def items(self) -> int:
-        return len(self.train)
+        return len(self.train.labels)
 
     def fingerprint(self) -> dict[str, Any]:
         return {"labels": self.train.labels.tolist(), "sum": float(self.train.states.sum())}
@@ -87,17 +99,13 @@ class ClassifierObjective(Objective):
         return LayerClassifier(layers, width, self.plan.recipe.classifier.hidden, int(self.train.labels.max()) + 1)
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        index = torch.from_numpy(rows)
-        return self.train.states[index], self.train.mask[index], self.train.labels[index]
+        return self.train.states[rows], self.train.mask[rows], self.train.labels[rows]
 
     def losses(self, batch: Any, group: Any) -> dict[str, Tensor]:
         states, mask, labels = batch
         logits = self.module(states, mask)
-        smoothing = self.plan.recipe.classifier.smoothing
-        return {
-            "loss": F.cross_entropy(logits, labels, label_smoothing=smoothing),
-            "mistakes": (logits.argmax(1) != labels).float().mean(),
-        }
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.plan.recipe.classifier.smoothing)
+        return {"loss": loss, "mistakes": (logits.argmax(1) != labels).float().mean()}
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -110,3 +118,57 @@ class ClassifierObjective(Objective):
 
     def result(self) -> LayerClassifier:
         return self.module  # type: ignore[return-value]
+
+
+class ClassifierModel:
+    """A frozen encoder and what was trained on its states."""
+
+    kind = "classifier"
+
+    def __init__(self, classifier: LayerClassifier, encoder: Encoder, summary: dict[str, Any]) -> None:
+        self.classifier, self.encoder, self.summary = classifier.eval(), encoder, summary
+        self.records = {encoder.modality: [encoder.record()]}
+
+    def describe(self) -> str:
+        return f"a classifier of {self.classifier.sizes['classes']} classes"
+
+    @torch.inference_mode()
+    def predict(self, items: list[Any]) -> np.ndarray:
+        found = self.encoder.states(items)
+        return self.classifier(found.values.float(), found.mask).argmax(1).numpy()  # type: ignore[union-attr]
+
+    def save_pretrained(self, path: Path) -> Path:
+        shared = {"records": self.records, "summary": self.summary, "own": {"classifier": self.classifier.sizes}}
+        card = lambda file: file.write_text(f"# {self.describe()}\n")  # noqa: E731
+        return write_model(path, self.kind, weights=dict(self.classifier.state_dict()), card=card, **shared)
+
+    @classmethod
+    def from_pretrained(cls, path: Path, encoder: Encoder | None = None, **options: Any) -> ClassifierModel:
+        config = read_config(path, cls.kind, ["classifier"], [])
+        ((modality, records),) = config["encoders"].items()
+        encoder = encoder or load_encoders_of(config["encoders"])[modality][0]
+        check_encoders([encoder], records)
+        classifier = LayerClassifier(**config["classifier"])
+        classifier.load_state_dict(read_weights(path / WEIGHTS, config["weights"]))
+        return cls(classifier, encoder, config["summary"])
+
+
+recipe = ClassifierRecipe
+
+
+def train(store: tuple[LabelledStates, LabelledStates], choices: ClassifierRecipe, how: Fitting) -> ClassifierModel:
+    run, stages = fit_stages(lambda _: ClassifierObjective(*store), choices, how)
+    model = ClassifierModel(run.objective.result(), store[0].encoder, {"stages": stages})  # type: ignore[arg-type]
+    if how.out is not None:
+        model.save_pretrained(how.out)
+    return model
+
+
+@task(primary="acc1", columns=("acc1",))
+def labels(model: ClassifierModel, data: tuple[list[Any], list[int]]) -> Result:
+    """The share of items whose class is told."""
+    found = {
+        "metrics": {"acc1": float((model.predict(data[0]) == np.array(data[1])).mean())},
+        "n": {"items": len(data[1])},
+    }
+    return result(found, dataset="toy", model=model.kind, task="classification")

@@ -10,9 +10,11 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from isthmus.curation import curate
+from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.images import MAX_PIXELS
 from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.tables import Frame
 from isthmus.embedding import embed as _embed
 from isthmus.encoders import Encoder, load_encoder
 from isthmus.errors import UsageError
@@ -52,7 +54,7 @@ __all__ = [
 
 
 def embed(
-    pairs: Pairs | str | Path,
+    pairs: Pairs | Frame | str | Path,
     image: str | Encoder | Sequence[str | Encoder] | None = None,
     text: str | Encoder | Sequence[str | Encoder] | None = None,
     *,
@@ -68,6 +70,11 @@ def embed(
     engine: Literal["local", "ray"] = "local",
     states_dtype: Literal["float16", "int8"] = "float16",
     progress: bool = False,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
 ) -> Store:
     """Write the features of `pairs` by every named encoder into a store and open it.
 
@@ -95,6 +102,11 @@ def embed(
         engine=engine,
         states_dtype=states_dtype,
         progress=progress,
+        columns=columns,
+        images=images,
+        split=split,
+        pages=pages,
+        range=range,
     )
     return open_store(out)
 
@@ -251,6 +263,8 @@ def _given(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+Model = DualEncoder | str | Path
+Evaluated = Data | Store | MaskedImages | Questions
 One = Literal["retrieval", "zeroshot", "segmentation", "diagnose"]
 Several = Literal[
     "suite",
@@ -269,9 +283,9 @@ Several = Literal[
 
 @overload
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: One,
-    data: Data | Store | MaskedImages,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -281,9 +295,9 @@ def evaluate(
 
 @overload
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: Several,
-    data: Data | Store | Questions,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -293,9 +307,9 @@ def evaluate(
 
 @overload
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: str,
-    data: Data | Store | MaskedImages | Questions,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -304,9 +318,9 @@ def evaluate(
 
 
 def evaluate(
-    model: DualEncoder | str | Path,
+    model: Model,
     task: str,
-    data: Data | Store | MaskedImages | Questions,
+    data: Evaluated,
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -324,10 +338,11 @@ def evaluate(
     Args:
         model: a `DualEncoder`, its folder, or the URI of a pretrained one (`hf:openai/clip-vit-base-patch32`).
         task: one of `isthmus eval --help`, to which other packages may add.
-        data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a folder.
+        data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a data frame or a
+            folder.
         device, trust_remote_code: for loading a model that is given by its folder or URI.
-        options: the task's own, `split`, `bootstrap`, `seed`, `classes`, …: `isthmus eval MODEL TASK --help`, or the
-            signature of the task's function.
+        options: the task's own, `split`, `bootstrap`, `seed`, `classes`, …, and where its data are pairs those of
+            `read_pairs`: `isthmus eval MODEL TASK --help`, or the signature of the task's function.
 
     Returns:
         A `Result`, CLIP_benchmark's dictionary: dataset, model, pretrained, task, metrics, language, and our additions

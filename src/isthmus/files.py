@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import InputError
+from isthmus.owned import check_owned, regular
+from isthmus.temporary import TEMPORARY, temporary_beside
 
-TEMPORARY = ".tmp-"
 PENDING = "pending"
 SEAL, SEAL_BYTES = "seal", 16
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-
-def cache_dir() -> Path:
-    """Where converted encoders and fetched data live: `$ISTHMUS_CACHE`, else `~/.cache/isthmus`."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("ISTHMUS_CACHE") or Path(base) / "isthmus")
+MAX_JSON = 2**29  # bytes; parsed, it takes several times as much
+_REMEDIES = {
+    "What was written before is kept: make room and run the same command again.": ("ENOSPC", "EDQUOT", "EFBIG"),
+    "Choose another folder, or make this one writable.": ("EACCES", "EPERM", "EROFS"),
+    "The disk, or the connection to it, fails: see to it and run the same command again.": (
+        *("EIO", "EREMOTEIO", "ESTALE", "ENXIO", "ENODEV", "ETIMEDOUT", "ENOTCONN"),
+    ),
+    "This file system has no locks, or no more of them: choose a folder on another one.": ("ENOLCK", "EOPNOTSUPP"),
+}
+REMEDIES = {getattr(errno, code, None): remedy for remedy, codes in _REMEDIES.items() for code in codes}
 
 
 @contextmanager
@@ -36,29 +39,24 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    aside = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with temporary_beside(path) as aside:
             yield aside
             sync_file(aside)
             os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
         sync_folder(path.parent)
 
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn a full disk, or a folder that is read-only, while writing `path` into an error with a remedy."""
+    """Turn what the system says while `path` is written, such as that the disk is full, into an error with a remedy."""
     try:
         yield
     except OSError as error:
-        remedies = dict.fromkeys(_FULL, "What was written before is kept: make room and run the same command again.")
-        remedies |= dict.fromkeys(_CLOSED, "Choose another folder, or make this one writable.")
-        if error.errno not in remedies:
+        if error.errno is None or error.errno not in REMEDIES:
             raise
-        raise InputError(f"{path}: {os.strerror(error.errno)}. {remedies[error.errno]}") from error
+        raise InputError(f"{path}: {os.strerror(error.errno)}. {REMEDIES[error.errno]}") from error
 
 
 @contextmanager
@@ -93,7 +91,7 @@ def tidy(folder: Path, below: str = "") -> None:
     """
     roll_forward(folder)
     for path in sorted(folder.glob(f"{below}{TEMPORARY}{'[0-9a-f]' * 8}-*")):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)  # it went with its folder
@@ -104,6 +102,7 @@ def roll_forward(folder: Path) -> None:
     pending = folder / PENDING
     if not pending.is_dir():
         return
+    check_owned(folder, {PENDING, *(path.name for path in pending.iterdir() if path.is_dir())})
     for path in sorted(pending.rglob("*")):
         target = folder / path.relative_to(pending)
         if path.is_dir():
@@ -170,6 +169,18 @@ def read_sealed(path: str | os.PathLike[str]) -> Any:
     return value
 
 
+def read_cached(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None where there is no such file, or its seal is missing or of other values.
+
+    For what can be computed again, which nobody edits on purpose.
+    """
+    try:
+        value = read_json(path)
+        return value if isinstance(value, dict) and value.pop(SEAL, None) == _seal(value) else None
+    except (InputError, RecursionError):
+        return None
+
+
 def _sound(value: dict[str, Any]) -> bool:
     """Whether the seal, which is taken off, is that of the values; a seal whose own name is damaged is not sound."""
     if SEAL in value:
@@ -185,24 +196,18 @@ def _seal(value: dict[str, Any]) -> str:
 
 
 def file_digest(path: Path, size: int = 16) -> str:
-    """BLAKE2b of a file's bytes, `size` bytes as hex digits."""
-    with open(path, "rb") as file:
+    """BLAKE2b of a file's bytes, `size` bytes as hex digits. `InputError` for a pipe or a device."""
+    with open(regular(path), "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=size)).hexdigest()
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file; a missing or damaged one is an `InputError` that names it."""
+def read_json(path: str | os.PathLike[str], most: int = MAX_JSON) -> Any:
+    """Read a JSON file of `most` bytes at most; a missing, damaged or larger one is an `InputError` that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(regular(path, most).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
+    except InputError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """A text file in UTF-8, with a byte order mark or none. `InputError` names one that cannot be read as that."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error}).") from None

@@ -9,7 +9,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from isthmus.errors import InputError
-from isthmus.files import writing
+from isthmus.files import PENDING, writing
+from isthmus.owned import check_owned
 
 LOCK = ".lock"
 
@@ -18,11 +19,13 @@ LOCK = ".lock"
 def alone(folder: Path, doing: str) -> Iterator[None]:
     """Hold the lock of `folder`, which is made where it is missing; a killed process leaves none behind.
 
-    Raises `InputError` where another process holds it; `doing` says what that one does ("writing this store").
+    Raises `InputError` where another process holds it, or it or `pending/` is a link; `doing` says what that process
+    does ("writing this store").
     """
     lock = FileLock(folder / LOCK, timeout=0)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        check_owned(folder, {LOCK, PENDING})
         try:
             lock.acquire()
         except Timeout:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isthmus.errors import InputError
-from isthmus.files import atomic_path, file_digest
+from isthmus.files import file_digest, write_atomic
+from isthmus.owned import regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,17 +16,15 @@ if TYPE_CHECKING:
 MAX_HEADER = 2**20  # bytes; ours take some thousand, and parsed JSON takes ten times its length in memory
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write `tensors` as one file, atomically. Raises `InputError` for a full disk or a read-only folder."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write `tensors` as one file, atomically. Raises `InputError` for a full disk or a read-only folder.
 
-    with atomic_path(path) as aside:
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
-        except SafetensorError as error:  # of a full disk it has only the text
-            code = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
+    By way of bytes: safetensors would write a temporary file under a name and a mode of its own.
+    """
+    from safetensors.torch import save
+
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    write_atomic(path, lambda aside: aside.write_bytes(data))
 
 
 def read_tensors(path: Path, digest: str, device: str = "cpu") -> dict[str, Tensor]:
@@ -56,7 +53,7 @@ def read_header(path: Path, most: int = MAX_HEADER) -> tuple[dict[str, Any], int
     Raises:
         ValueError: no such header, or an absurdly long one.
     """
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > most:
             raise ValueError(f"a header of {length:,} bytes is longer than the {most:,} allowed")

@@ -25,7 +25,7 @@ from isthmus.embedding import embed
 from isthmus.encoders import Encoder, load_encoders
 from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError
-from isthmus.files import read_json, write_json
+from isthmus.files import read_cached, read_sealed, write_json, write_sealed
 from isthmus.metrics import results as results_file
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report import Picture
@@ -234,7 +234,8 @@ def trained(
         "max_seconds": max_seconds,
     }
     note = folder / NOTE
-    if note.is_file() and read_json(note)["identity"] == identity:
+    known = read_cached(note) or {}
+    if known.get("identity") == identity and isinstance(known.get("seconds"), float):
         log(f"           as before, in {folder}")
         return DualEncoder.from_pretrained(folder, load=False)
     note.unlink(missing_ok=True)
@@ -250,7 +251,7 @@ def trained(
         max_seconds=max_seconds,
         resume=False,
     )
-    write_json(note, {"identity": identity, "seconds": time.monotonic() - start})
+    write_sealed(note, {"identity": identity, "seconds": time.monotonic() - start})
     return model
 
 
@@ -297,7 +298,7 @@ def results(
     """The rows of the table."""
     found = []
     for recipe, model in models.items():
-        own, seconds = measured[recipe], read_json(folder / recipe / NOTE)["seconds"]
+        own, seconds = measured[recipe], read_sealed(folder / recipe / NOTE)["seconds"]
         found.append(
             Result(
                 recipe=recipe,

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isthmus.evaluation.tasks import Option
+
+from isthmus.errors import InputError
 
 # Of C0 all but tab and line feed, C1, halves of characters, and what turns the direction of the text around it.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -25,6 +32,62 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """--json and --seed: common to every command that computes something."""
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON ('-': standard output)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (0)")
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser, *, images: str | None = "image_folder") -> None:
+    """How pairs are read; read them with `reading`. images: what --images is called here, None where it is another."""
+    group = parser.add_argument_group("reading pairs (docs/formats.md)")
+    group.add_argument("--columns", metavar="FIELD=COLUMN,…", help="of a table, as in image=filepath,caption=title")
+    if images:
+        group.add_argument(
+            "--images", metavar="DIR", dest=images, help="the folder of a table's images, if not its own"
+        )
+        group.add_argument("--split", metavar="NAME", help="only this split: train, val or test")
+    group.add_argument("--range", metavar="LOW:HIGH", help="of grey with more than 8 bits, as 0:4095 for 12 bits in 16")
+    group.add_argument(
+        "--pages", metavar="all|N", help="of a TIFF with several pages: every one, or the N-th (the first)"
+    )
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `read_pairs` that were given."""
+    named = ("columns", "split", "range", "pages")
+    given = {name: getattr(args, name) for name in named if getattr(args, name, None) is not None}
+    folder = getattr(args, "image_folder", None)
+    return given if folder is None else given | {"images": folder}
+
+
+def read_told(path: str, **options: Any) -> Any:
+    """Pairs, with their remarks printed before anything is done with them."""
+    from isthmus.data.pairs import read_pairs
+
+    pairs = read_pairs(path, **options)
+    tell(pairs.notes)
+    return pairs
+
+
+def tell(notes: list[str], told: list[str] | None = None) -> None:
+    """Print remarks, other than those that were `told` already."""
+    for note in notes:
+        if note not in (told or []):
+            say(f"  note: {note}", error=True)
+
+
+def check_paths(*paths: str | None) -> None:
+    """InputError for a path that does not exist, before anything slow is imported. URIs and patterns pass."""
+    for path in paths:
+        if path is None or re.match(r"[a-z_]{2,}:", path) or os.path.lexists(path) or set(path) & set("{*?["):
+            continue
+        folder, name = os.path.split(path)
+        there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+        near = difflib.get_close_matches(name, there[:10_000], n=1, cutoff=0.7)
+        hint = f" Did you mean {os.path.join(folder, near[0])!r}?" if near else ""
+        raise InputError(f"{path}: no such file or folder.{hint}")
+
+
+def file_names(*names: str) -> list[str]:
+    """Those of names, which may be of something packaged, that can only be files."""
+    return [name for name in names if os.path.dirname(name) or name.endswith((".toml", ".txt", ".json"))]
 
 
 def add_templates_argument(parser: argparse.ArgumentParser) -> None:
@@ -52,19 +115,56 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_option(parser: argparse.ArgumentParser, option: Option, *, hidden: bool = False) -> None:
+    """An option of a task as the command line has it."""
+    name = option.name.replace("_", "-")
+    text = option.help.rstrip(".").replace("%", "%%")
+    shown: dict[str, Any] = {"dest": option.name, "default": None, "help": argparse.SUPPRESS if hidden else text}
+    parser.add_argument(f"--no-{name}" if option.default == "True" else f"--{name}", **shown, **_parsed(option))
+    if "Prompts" in option.kind:
+        text = argparse.SUPPRESS if hidden else "{class: [sentences]} in place of templates"
+        parser.add_argument("--descriptions", metavar="JSON", help=text)
+
+
+def _parsed(option: Option) -> dict[str, Any]:
+    """How argparse reads the kinds of options that `isthmus.evaluation.tasks` lists."""
+    if "Prompts" in option.kind:
+        return {"nargs": "+", "metavar": "NAME|FILE|PROMPT"}
+    if "Path" in option.kind:
+        return {"metavar": "PATH"}
+    if option.choices:
+        bare = {"nargs": "?", "const": option.choices[0]} if option.default == "None" else {}
+        return {"choices": option.choices, **bare}
+    simple: dict[str, dict[str, Any]] = {
+        "bool": {"action": "store_false" if option.default == "True" else "store_true"},
+        "int": {"type": int, "metavar": "N"},
+        "float": {"type": float, "metavar": "X"},
+        "Sequence[int]": {"type": numbers, "metavar": "1,2"},
+        "Sequence[str]": {"type": names, "metavar": "A,B"},
+    }
+    return simple.get(option.kind[0], {"metavar": "NAME"})
+
+
+def names(text: str) -> list[str]:
+    """`a,b` as a list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """`1,2` as a list; ValueError for what is no whole number."""
+    return [int(name) for name in names(text)]
+
+
 SEGMENTING = ("size", "window", "stride", "threshold", "attention", "alone", "cls")
 
 
 def add_segmentation_arguments(parser: argparse.ArgumentParser) -> None:
-    """How an image is segmented; read them with `segmentation_options`."""
-    group = parser.add_argument_group("segmentation")
-    group.add_argument("--size", type=int, metavar="PX", help="shorter side as the encoder sees it (its own)")
-    group.add_argument("--window", type=int, metavar="PX", help="slide a square over the image (the whole at once)")
-    group.add_argument("--stride", type=int, metavar="PX", help="from window to window (half a window)")
-    group.add_argument("--threshold", type=float, metavar="P", help="less probable pixels are the class 'background'")
-    group.add_argument("--attention", choices=["qk", "qq"], help="of the last block: its own (qk), or among queries")
-    group.add_argument("--alone", action="store_true", default=None, help="last block: attention without MLP, residual")
-    group.add_argument("--no-cls", dest="cls", action="store_false", default=None, help="token heads: patches alone")
+    """How an image is segmented, as the task takes it; read them with `segmentation_options`."""
+    from isthmus.evaluation.tasks import describe
+
+    for option in describe("segmentation").options:
+        if option.name in SEGMENTING:
+            add_option(parser, option)
 
 
 def segmentation_options(args: argparse.Namespace) -> dict[str, Any]:

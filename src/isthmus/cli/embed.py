@@ -5,8 +5,9 @@ example:
                 --text-encoder st:sentence-transformers/all-roberta-large-v1 --out store/
 
 With `?layer=4,8,12&pool=states` the states of these layers are stored, sequences of tokens.
-Run it again to go on where it stopped. PAIRS is a Parquet, CSV or JSONL table with `image` and `caption`
-columns, a folder of images with same-stem .txt files, WebDataset tars, or a saved Hugging Face dataset.
+Run it again to go on where it stopped. PAIRS is a Parquet, CSV or JSONL table with `image` and `caption` columns, a
+folder of images with same-stem .txt files, WebDataset tars, a saved Hugging Face dataset, COCO's captions, Karpathy's
+splits, or another of the formats in docs/formats.md.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the plan, in float32: counts, bytes, memory, time"
     )
+    common.add_reading_arguments(parser)
     common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
 
@@ -47,18 +49,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    common.check_paths(args.pairs, args.only, args.image_folder)
     from isthmus.embedding import embed, plan
 
+    pairs = common.read_told(args.pairs, max_pixels=args.max_pixels, **common.reading(args))
     options = {"device": args.device, "trust_remote_code": args.trust_remote_code}
     options |= {"encoders": args.encoder, "states_dtype": args.states_dtype}
     if args.dry_run:
         options |= {"only": args.only, "batch_size": args.batch_size}
-        planned = plan(args.pairs, args.image_encoder, args.text_encoder, **options)
+        planned = plan(pairs, args.image_encoder, args.text_encoder, **options)
         common.say(planned)
         common.write_result(args, asdict(planned))
         return 0
+    told = pairs.notes
     report = embed(
-        args.pairs,
+        pairs,
         args.image_encoder,
         args.text_encoder,
         out=args.out,
@@ -72,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         **options,
     )
     common.say(report)
+    common.tell(report.notes, told)
     common.print_skipped(report.store, report.skipped)
     common.write_result(args, asdict(report))
     return 3 if report.skipped else 0

@@ -3,6 +3,7 @@
 example:
   isthmus eval model/ retrieval test.parquet --json result.json
   isthmus eval model/ retrieval store/ --split test
+  isthmus eval model/ retrieval dataset_flickr30k.json --images flickr30k-images/ --split test
   isthmus eval model/ zeroshot labelled.parquet --classes classnames.txt --templates 'a drawing of {}.'
   isthmus eval model/ winoground winoground/ --images winoground/images
   isthmus eval model/ longtext Urban1k/ --report lengths.html
@@ -27,12 +28,14 @@ from isthmus.errors import UsageError
 if TYPE_CHECKING:
     from isthmus.evaluation.tasks import Option
 
+READING = ("columns", "images", "pages", "range")  # options of reading pairs
+
 
 class Help(argparse.Action):
     """`--help`: after the name of a task the task's own options, else the tasks and what all of them take."""
 
-    def __init__(self, option_strings: list[str], dest: str) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="show this help message and exit")
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
         from isthmus.evaluation.tasks import TASKS
@@ -63,29 +66,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "\n".join([parser.epilog or "", "", *lines])
     for option in options.values():  # any task's: `evaluate` says which of them the one named does not take
         with suppress(argparse.ArgumentError):  # one that all commands have, such as --seed
-            _add(parser, option, hidden=True)
+            common.add_option(parser, option, hidden=True)
     parser.set_defaults(options=list(options.values()))
 
 
 def run(args: argparse.Namespace) -> int:
+    data: list[Any] = [*args.data, *args.more_data]
+    if not data:
+        raise UsageError("DATA is missing: pairs, a store, or what the task reads.")
+    common.check_paths(args.model, *args.beside, *data, *_paths(args))
     from isthmus.api import evaluate
     from isthmus.evaluation.tasks import find_task
     from isthmus.metrics.results import details, table
 
-    data = [*args.data, *args.more_data]
-    if not data:
-        raise UsageError("DATA is missing: pairs, a store, or what the task reads.")
     given = _given(args)
+    if args.task in ("retrieval", "zeroshot"):  # whose data are always pairs: read once, whatever the models
+        reading = {name: given.pop(name) for name in READING if name in given}
+        data = [_told(one, reading) for one in data]
+    told = [note for one in data if not isinstance(one, str) for note in one.notes]
     results = []
     for model, one in product([args.model, *args.beside], data):
         loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
         found = evaluate(model, args.task, one, **loading, **given)
         results += found if isinstance(found, list) else [found]
+    for found in results if told else ():
+        found["notes"] = [note for note in found["notes"] if note not in told]
     common.say(table(results, find_task(args.task).columns))
     if below := details(results):
         common.say("\n" + below)
     common.write_result(args, results[0] if len(results) == 1 else results)
     return 3 if any(result.get("skipped") for result in results) else 0
+
+
+def _paths(args: argparse.Namespace) -> list[str]:
+    """What the options name that can only be a file or a folder that exists."""
+    given = [getattr(args, name, None) for name in ("only", "images", "against", "classes", "descriptions")]
+    return [path for path in given if path] + common.file_names(*args.templates or [])
+
+
+def _told(path: str, reading: dict[str, Any]) -> Any:
+    """Pairs, whose remarks are printed now; a store as it is."""
+    from isthmus.store.opening import holds_features
+
+    if not holds_features(path):
+        return common.read_told(path, captions="optional", **reading)
+    if reading:
+        raise UsageError(f"{path}: a store, which holds features: {', '.join(reading)} are for reading pairs.")
+    return path
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
@@ -118,44 +145,5 @@ def _task_parser(name: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("data", metavar="DATA", nargs="+", help="what the task reads")
     for option in described.options:
-        _add(parser, option)
+        common.add_option(parser, option)
     return parser
-
-
-def _add(parser: argparse.ArgumentParser, option: Option, *, hidden: bool = False) -> None:
-    """An option of a task as the command line has it."""
-    name = option.name.replace("_", "-")
-    text = option.help.rstrip(".").replace("%", "%%")
-    shown: dict[str, Any] = {"dest": option.name, "default": None, "help": argparse.SUPPRESS if hidden else text}
-    parser.add_argument(f"--no-{name}" if option.default == "True" else f"--{name}", **shown, **_parsed(option))
-    if "Prompts" in option.kind:
-        text = argparse.SUPPRESS if hidden else "{class: [sentences]} in place of templates"
-        parser.add_argument("--descriptions", metavar="JSON", help=text)
-
-
-def _parsed(option: Option) -> dict[str, Any]:
-    """How argparse reads the kinds of options that `isthmus.evaluation.tasks` lists."""
-    if "Prompts" in option.kind:
-        return {"nargs": "+", "metavar": "NAME|FILE|PROMPT"}
-    if "Path" in option.kind:
-        return {"metavar": "PATH"}
-    if option.choices:
-        return {"choices": option.choices}
-    simple: dict[str, dict[str, Any]] = {
-        "bool": {"action": "store_false" if option.default == "True" else "store_true"},
-        "int": {"type": int, "metavar": "N"},
-        "float": {"type": float, "metavar": "X"},
-        "Sequence[int]": {"type": numbers, "metavar": "1,2"},
-        "Sequence[str]": {"type": names, "metavar": "A,B"},
-    }
-    return simple.get(option.kind[0], {"metavar": "NAME"})
-
-
-def names(text: str) -> list[str]:
-    """`a,b` as a list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def numbers(text: str) -> list[int]:
-    """`1,2` as a list; ValueError for what is no whole number."""
-    return [int(name) for name in names(text)]

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_paths(args.store, args.only, args.pixels, args.init, *common.file_names(args.recipe))
     from isthmus.api import train, training_plan
     from isthmus.training.processes import Processes
 

@@ -23,9 +23,11 @@ import numpy as np
 
 from isthmus.errors import InputError, UsageError
 from isthmus.files import atomic_path
+from isthmus.owned import regular
 
 FORMAT = "isthmus-topk/1"
 MAX_ROWS = 2**32
+MAX_HEAD = 2**28  # bytes of the line of JSON
 SLACK = 0.25  # of K, in a buffer beside the K best
 TILE_SCORES = 2**20  # scores looked at together: early on all of them are candidates
 SIGN, ROW_BITS = np.int32(-(2**31)), np.uint64(32)
@@ -148,8 +150,8 @@ class TopK:
     @classmethod
     def load(cls, path: str | os.PathLike[str], about: dict[str, Any]) -> TopK:
         """What `save` wrote. Raises InputError where it is damaged, or about other rows or concepts."""
-        with open(path, "rb") as file:
-            head = _read_head(Path(path), file.readline())
+        with open(regular(path), "rb") as file:
+            head = _read_head(Path(path), file.readline(MAX_HEAD))
             start = file.tell()
             if head.pop("digest", None) != _digest(head, _blocks(file)):
                 raise InputError(f"{path}: truncated or damaged. Remove it to start anew.")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Required, TypedDict
+
+from isthmus.errors import InputError
+
+MAX_ENCODERS = 1000  # of one model or store; a record for each layer of each
 
 
 class EncoderRecord(TypedDict, total=False):
@@ -30,3 +35,9 @@ class EncoderRecord(TypedDict, total=False):
     prefix: int
     stored: str
     preprocessing: dict[str, Any]
+
+
+def check_count(file: Path, records: Any) -> None:
+    """Refuse a list of more encoders than any model or store holds."""
+    if isinstance(records, list) and len(records) > MAX_ENCODERS:
+        raise InputError(f"{file}: {len(records):,} encoders, more than the {MAX_ENCODERS:,} that it may have.")

@@ -11,9 +11,11 @@ import numpy as np
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.groups import components, whole_groups
-from isthmus.data.matrix import Matrix, check_finite, take
+from isthmus.data.matrix import Matrix, as_matrix, check_finite, take
 from isthmus.data.splits import assign_splits
 from isthmus.errors import InputError
+
+SIDES = ("image", "text")  # of pairs, each called by the modality that it is of unless its encoders say another
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +51,15 @@ class FeaturePairs:
         """The number of images."""
         return self.image.shape[0]
 
+    @property
+    def records(self) -> dict[str, list[EncoderRecord]]:
+        """What is known of the encoders of each side."""
+        return {side: getattr(self, f"{side}_encoder") for side in SIDES}
+
+    def modality(self, side: str) -> str:
+        """What a side's features are of: as its encoders' records say, else what the side is called."""
+        return next((record["modality"] for record in self.records[side] if "modality" in record), side)
+
     @classmethod
     def from_arrays(
         cls,
@@ -66,14 +77,16 @@ class FeaturePairs:
     ) -> FeaturePairs:
         """Pairs from features that exist already.
 
-        image [N, Dx], text [M, Dy]: float matrices. image_of [M]: default one caption per image, in order.
-        ids [N]: default the row numbers. groups [N]: what must stay together when data are split; None is a
+        image [N, Dx], text [M, Dy]: float matrices, torch's tensors too. image_of [M]: default one caption per image,
+        in order. ids [N]: default the row numbers. groups [N]: what must stay together when data are split; None is a
         group of its own. captions [M]: the texts; equal ones share a loss group. image_keys [N], text_keys
         [M]: what makes two images or captions equal, such as content hashes; default every image on its own,
-        and the captions. check: look at every value for NaN and infinity. fields: others of this class.
+        and the captions. check: look at every value for NaN, infinity and what is too large to compute with. fields:
+        others of this class.
         Raises `InputError` naming the row where features or lengths are wrong.
         """
-        n, m = (_length(name, matrix) for name, matrix in (("image", image), ("text", text)))
+        image, text = as_matrix(image), as_matrix(text)
+        n, m = (_length(name, matrix) for name, matrix in zip(SIDES, (image, text), strict=True))
         owner = _owners(image_of, n, m)
         names = [str(row) for row in range(n)] if ids is None else _distinct("ids", ids)
         text_keys = _keys(text_keys if text_keys is not None else captions, m)
@@ -81,8 +94,8 @@ class FeaturePairs:
         _check_lengths(n, "images", ids=names, groups=groups, image_keys=image_keys, labels=labels, splits=splits)
         _check_lengths(m, "captions", captions=captions, text_keys=text_keys, lang=lang)
         if check:
-            check_finite("image", image)
-            check_finite("text", text)
+            for name, matrix in zip(SIDES, (image, text), strict=True):
+                check_finite(name, matrix)
         image_group, text_group = components(_keys(image_keys, n), text_keys, owner)
         pairs = cls(
             image=image,
@@ -138,9 +151,8 @@ class FeaturePairs:
         return {name: self.subset(named == name) for name in ("train", "val", "test") if (named == name).any()}
 
     def _check_parts(self) -> None:
-        both = (("image", self.image_parts, self.image), ("text", self.text_parts, self.text))
-        for name, parts, matrix in both:
-            width = matrix.shape[1]
+        for name in SIDES:
+            parts, width = getattr(self, f"{name}_parts"), getattr(self, name).shape[1]
             if sum(parts) != width:
                 raise InputError(f"{name} features are {width} wide, but parts {parts} add up to {sum(parts)}.")
 
@@ -163,7 +175,7 @@ def _owners(image_of: Sequence[int] | np.ndarray | None, n: int, m: int) -> np.n
         if n != m:
             raise InputError(f"{n} images but {m} captions: say which image each caption describes (image_of).")
         return np.arange(n)
-    owner = np.asarray(image_of)
+    owner = np.asarray(as_matrix(image_of))
     _check_lengths(m, "captions", image_of=owner)
     if owner.dtype.kind not in "iu":
         raise InputError(f"image_of must hold row numbers of images (integers), not {owner.dtype}.")

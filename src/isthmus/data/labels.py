@@ -1,19 +1,52 @@
-"""Names of classes: as a list, or from a file with one a line."""
+"""Names of classes: as a list, or from a file with one a line; and names that are none."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from isthmus.data.text import read_entries
 from isthmus.errors import InputError
+
+SYNSET = re.compile(r"n\d{8}")
+# Words in the names of folders that hold a data set's parts, not a class.
+CONTAINERS = {
+    *("train", "training", "test", "testing", "val", "valid", "validation", "trainval", "dev", "splits", "partitions"),
+    *("image", "images", "img", "imgs", "jpg", "jpeg", "jpegimages", "png", "photo", "photos", "picture", "pictures"),
+    *("frames", "data", "dataset", "meta", "metadata", "annotation", "annotations", "label", "labels", "list", "lists"),
+    *("mask", "masks", "segmentation", "segmentations", "attributes", "parts", "imdb", "devkit"),
+}
 
 
 def class_names(classes: str | Path | Sequence[str] | None) -> list[str]:
     """Class names as given, or from a file with one a line."""
-    if not isinstance(classes, str | Path):
-        return list(classes or [])
-    try:
-        lines = Path(classes).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{classes}: cannot be read as class names, one a line ({error}).") from None
-    return [line.strip() for line in lines if line.strip()]
+    return read_entries(classes) if isinstance(classes, str | Path) else list(classes or [])
+
+
+def check_classes(names: Sequence[str], place: str, *, given: bool = False, read: bool = True) -> None:
+    """`InputError` for names from which no honest score can come: a single class, containers, ids.
+
+    place: whose names they are, for the message. given: somebody wrote the names down, so that numbers are meant
+    ("0" to "9"); else they are labels or folders. read: a text encoder will read them; a probe does not, to which ids
+    are as good as words.
+    """
+    different = list(dict.fromkeys(names))
+    if len(different) < 2:
+        alone = f"only {different[0]!r}" if different else "none"
+        raise InputError(f"{place}: classification needs two classes or more, here is {alone}. {ADVICE}")
+    contained = [name for name in different if CONTAINERS & set(re.split(r"[^a-z]+", name.lower()))]
+    if 2 * len(contained) > len(different) and not given:
+        some = ", ".join(contained[:4])
+        raise InputError(f"{place}: {some} are folders that hold pictures, not classes. {ADVICE}")
+    ids = [name for name in different if SYNSET.fullmatch(name)]
+    if not given and all(name.isdecimal() for name in different):
+        ids = different
+    if ids and read:
+        raise InputError(
+            f"{place}: {ids[0]!r} is an id, not a name that a text encoder could read; give the names in that order "
+            "(classnames.txt beside the data, or --classes)."
+        )
+
+
+ADVICE = "Expected a folder for each class, labels, or a public set as its authors publish it (docs/datasets.md)."

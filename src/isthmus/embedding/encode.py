@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from isthmus.data.images import BadImage, content_hash, decode
+from isthmus.data.images import BadImage
 from isthmus.data.pairs import Pairs
 from isthmus.data.ragged import Ragged, join_ragged
 from isthmus.embedding.networks import Network
@@ -43,7 +43,7 @@ def hash_images(pairs: Pairs, rows: Sequence[int]) -> list[tuple[int, str | None
 
     def read(row: int) -> tuple[int, str | None, str | None]:
         try:
-            return row, content_hash(pairs.read_bytes(row)), None
+            return row, pairs.content_hash(pairs.read_bytes(row)), None
         except BadImage as error:
             return row, None, error.reason
 
@@ -117,9 +117,9 @@ def _item(pairs: Pairs, unit: Unit, i: int) -> Any:
     if isinstance(item, str):
         return item
     data = pairs.read_bytes(int(item))
-    if content_hash(data) != unit.keys[i].tobytes().hex():
+    if pairs.content_hash(data) != unit.keys[i].tobytes().hex():
         raise BadImage("changed while it was being embedded; run the same command again.")
-    return decode(data, max_pixels=pairs.max_pixels)
+    return pairs.picture(int(item), data)
 
 
 def in_order(

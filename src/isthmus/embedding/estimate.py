@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from isthmus.data.pairs import Pairs
 from isthmus.data.ragged import Ragged
+from isthmus.data.tables import Frame
 from isthmus.embedding.networks import by_network, load_all, states_bytes
 from isthmus.embedding.run import chosen_pairs, readable
 from isthmus.embedding.work_plan import caption_batches, image_batches, unit_items
@@ -58,7 +60,7 @@ class _Sample:
 
 
 def plan(
-    pairs: Pairs | str | Path,
+    pairs: Pairs | Frame | str | Path,
     image: str | Encoder | Sequence[str | Encoder] | None = None,
     text: str | Encoder | Sequence[str | Encoder] | None = None,
     *,
@@ -68,9 +70,10 @@ def plan(
     states_dtype: str = "float16",
     device: str | None = None,
     trust_remote_code: bool = False,
+    **reading: Any,
 ) -> EmbedPlan:
     """What `embed` with the same arguments would cost; encodes a small sample and writes nothing."""
-    pairs = chosen_pairs(pairs, only)
+    pairs = chosen_pairs(pairs, only, **reading)
     sides = load_all(image, text, encoders, device=device, trust_remote_code=trust_remote_code)
     distinct = list(dict.fromkeys(pairs.captions["caption"].to_pylist()))
     counts = {"image": len(pairs), "text": len(distinct)}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.ragged import Ragged
 from isthmus.encoders import Encoder, encode_views, load_encoders
 from isthmus.encoders.base import Inputs
@@ -52,12 +53,12 @@ def load_all(image: Any, text: Any, encoders: Any = (), **options: Any) -> dict[
     """
     found = {
         modality: load(given, modality, **options)
-        for modality, given in (("image", image), ("text", text))
+        for modality, given in zip(SIDES, (image, text), strict=True)
         if given is not None
     }
     listed = [encoders] if isinstance(encoders, str | Encoder) else list(encoders)
     for encoder in load_encoders(listed, **options) if listed else ():
-        if encoder.modality not in ("image", "text"):
+        if encoder.modality not in SIDES:
             raise UsageError(f"{encoder.uri}: pairs hold images and captions, nothing of modality {encoder.modality}.")
         found.setdefault(encoder.modality, []).append(encoder)
     if not found:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from isthmus.data.images import MAX_PIXELS, BadImage
 from isthmus.data.pairs import Pairs
+from isthmus.data.tables import Frame
 from isthmus.embedding.content_index import Contents
 from isthmus.embedding.engines import check_engine, encode_all, hash_all
 from isthmus.embedding.networks import Network, by_network, choose_autocast, load_all, states_bytes
@@ -33,13 +34,14 @@ STATES_DTYPES = ("float16", "int8")
 
 @dataclass
 class EmbedReport:
-    """What `embed` did: counts of images, captions and newly encoded items, and what was skipped and why."""
+    """What `embed` did: counts of images, captions and newly encoded items, what was skipped and why, and remarks."""
 
     store: str
     images: int = 0
     captions: int = 0
     encoded: dict[str, int] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         new = ", ".join(f"{count:,} {modality}s" for modality, count in self.encoded.items())
@@ -50,7 +52,7 @@ class EmbedReport:
 
 
 def embed(
-    pairs: Pairs | str | Path,
+    pairs: Pairs | Frame | str | Path,
     image: str | Encoder | Sequence[str | Encoder] | None = None,
     text: str | Encoder | Sequence[str | Encoder] | None = None,
     *,
@@ -66,6 +68,7 @@ def embed(
     engine: str = "local",
     states_dtype: str = "float16",
     progress: bool = False,
+    **reading: Any,
 ) -> EmbedReport:
     """Write the features of `pairs` by every named encoder into the store `out`.
 
@@ -74,7 +77,7 @@ def embed(
     Views of one network (layers, poolings) share one forward pass.
 
     Args:
-        pairs: a table, folder or tar files (see `read_pairs`), or `Pairs`.
+        pairs: a table, folder, tar files or data frame (see `read_pairs`), or `Pairs`.
         image, text: encoders or their URIs, one or several. With `layer=4,8&pool=states` in a URI, the states of these
             layers are stored, sequences of tokens (`Store.states`).
         encoders: more of them, each of its own modality.
@@ -89,6 +92,7 @@ def embed(
         engine: "local", or "ray": the workers of a Ray cluster, which read the images by the same paths. On
             machines of one type, with the same number of threads, the store is the same byte for byte.
         states_dtype: what states are stored in: "float16", or "int8" with a scale for each token.
+        reading: how pairs are read, where they are not `Pairs` yet: `columns`, `images`, `split`, `pages`, `range`.
 
     Raises:
         InputError: nothing to embed, or more than `max_skip` of the pairs were skipped (the store is
@@ -97,7 +101,7 @@ def embed(
     check_engine(engine)
     if states_dtype not in STATES_DTYPES:
         raise UsageError(f"states_dtype={states_dtype!r}: float16 or int8." + did_you_mean(states_dtype, STATES_DTYPES))
-    pairs = chosen_pairs(pairs, only, max_pixels)
+    pairs = chosen_pairs(pairs, only, max_pixels=max_pixels, **reading)
     options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
     sides = load_all(image, text, encoders, **options)
     samples = {"image": lambda: readable(pairs, range(SAMPLE)), "text": lambda: _some_captions(pairs)}
@@ -125,9 +129,9 @@ def embed(
     return report
 
 
-def chosen_pairs(pairs: Pairs | str | Path, only: Any, max_pixels: int = MAX_PIXELS) -> Pairs:
-    """The pairs that `only` names, read if need be."""
-    pairs = open_pairs(pairs, max_pixels=max_pixels)
+def chosen_pairs(pairs: Pairs | Frame | str | Path, only: Any, **reading: Any) -> Pairs:
+    """The pairs that `only` names, read if need be (`read_pairs`)."""
+    pairs = open_pairs(pairs, **reading)
     return pairs if only is None else pairs.subset(read_ids(only))
 
 
@@ -176,7 +180,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.contents = Contents(self.pairs, self.writer)
         self.encoded: dict[str, int] = {}
-        self.costs: dict[str, list[list[dict[str, Any]]]] = {"image": [], "text": []}
+        self.costs: dict[str, list[list[dict[str, Any]]]] = {}
 
     def hash_images(self) -> None:
         """The plan of work needs every content hash, so that equal images have one place in it."""
@@ -230,7 +234,7 @@ class _Run:
         skipped = [*self.pairs.skipped, *self.contents.skipped]
         self.writer.finish(self.images, self.captions, skipped)
         rows = self.images.num_rows, self.captions.num_rows
-        return EmbedReport(str(self.writer.path), *rows, self.encoded, skipped)
+        return EmbedReport(str(self.writer.path), *rows, self.encoded, skipped, self.pairs.notes)
 
     def _bar(self, what: str, total: int, done: int) -> tqdm:
         return tqdm(desc=what, total=total, initial=done, unit="it", disable=not self.progress)

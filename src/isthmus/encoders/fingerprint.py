@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isthmus.cache import cache_dir
 from isthmus.errors import InputError
-from isthmus.files import cache_dir, read_sealed, write_sealed
+from isthmus.files import read_cached, write_sealed
 from isthmus.weights import read_header
 
 
@@ -71,11 +72,8 @@ def _state(path: Path) -> list[Any]:
 
 def _remembered(file: Path) -> str | None:
     """The digest in a cache file; None where there is none or it is damaged."""
-    with suppress(InputError):
-        held = read_sealed(file)
-        found = held.get("digest") if isinstance(held, dict) else None
-        return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found) else None
-    return None
+    found = (read_cached(file) or {}).get("digest")
+    return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found) else None
 
 
 def module_digest(module: nn.Module) -> str:

@@ -29,6 +29,13 @@ from isthmus.encoders.vetting import check_folder
 from isthmus.errors import InputError, UsageError
 
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+INPUTS = {  # main inputs of models, and the modality of each
+    "pixel_values": "image",
+    "input_ids": "text",
+    "input_values": "audio",
+    "input_features": "audio",
+    "pixel_values_videos": "video",
+}
 PREFIX_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
 UNMASKED = ("siglip_text_model", "siglip2_text_model")  # trained on full length with padding, without a mask
 
@@ -52,9 +59,9 @@ def from_folder(
     network, missing = _load_network(folder, uri, trust_remote_code)
     network, modality = _tower(network, modality, uri)
     _refuse_missing(missing, uri)
-    build: Any = HFImageEncoder
+    build: Any = ENCODERS[modality]
     if modality == "text":
-        build = partial(HFTextEncoder, trained_pooler=not any("pooler" in name.split(".") for name in missing))
+        build = partial(build, trained_pooler=not any("pooler" in name.split(".") for name in missing))
     encoder: Encoder = build(folder, uri, network, device, trust_remote_code)
     encoder.licence, encoder.revision = hub.licence_of(folder), hub.revision_of(folder)
     return encoder
@@ -62,11 +69,14 @@ def from_folder(
 
 def _load_network(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tuple[nn.Module, set[str]]:
     """The network without a task head, and the names of the weights its files lack."""
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
 
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     with hub.loading(uri):
         config = AutoConfig.from_pretrained(folder, **shared)
+        known = MODEL_MAPPING.get(type(config), ())
+        for model in known if isinstance(known, tuple) else (known,):
+            _modality_of(model, uri)  # before weights are read, and whatever auto class would take them
     shared |= {"use_safetensors": True, "output_loading_info": True, "dtype": uri.dtype or "float32"}
     with hub.loading(uri):
         auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
@@ -196,6 +206,9 @@ class HFTextEncoder(Encoder):
         return Output(pooled=pooled, tokens=result.last_hidden_state, mask=mask, layers=states)
 
 
+ENCODERS: dict[Modality, type[Encoder]] = {"image": HFImageEncoder, "text": HFTextEncoder}
+
+
 def run_network(
     network: nn.Module, blocks: Sequence[nn.Module], inputs: Inputs, layers: bool
 ) -> tuple[Sequence[Tensor], Any]:
@@ -300,7 +313,22 @@ def _tower(network: Any, modality: Modality | None, uri: EncoderURI) -> tuple[An
         if modality is None:
             raise UsageError(f"{uri}: has two towers: pass modality='image' or modality='text'.")
         return (network.vision_model if modality == "image" else network.text_model), modality
-    return network, "text" if hasattr(network.config, "vocab_size") else "image"
+    return network, _modality_of(network, uri)
+
+
+def _modality_of(model: Any, uri: EncoderURI) -> Modality:
+    """What a model of transformers, or its class, encodes: by its main input, which code from elsewhere may not state.
+
+    Raises `UsageError` for audio and whatever else has no encoder here.
+    """
+    takes = inspect.signature(model.forward).parameters
+    stated = [model.main_input_name] if isinstance(model.main_input_name, str) else list(model.main_input_name)
+    name = next((known for known in (*stated, *INPUTS) if known in takes), stated[0])
+    modality = INPUTS.get(name)
+    if modality not in ENCODERS:
+        what = f"is made for {modality or 'something else'}: its main input is {name}. That is not supported yet;"
+        raise UsageError(f"{uri}: {what} hf: loads models of {' and '.join(ENCODERS)}.")
+    return modality
 
 
 def _refuse_missing(missing: set[str], uri: EncoderURI) -> None:

@@ -13,7 +13,7 @@ from isthmus.encoders.base import Encoder
 from isthmus.encoders.modality import Modality, spec_of
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
-from isthmus.errors import UsageError
+from isthmus.errors import UsageError, caught
 
 
 def load_encoder(
@@ -96,7 +96,8 @@ def _load_backbone(
     if modality is not None:
         spec_of(modality)
     load = SOURCES.find(uri.source)
-    encoder: Encoder = load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)
+    with caught(uri):
+        encoder: Encoder = load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)
     return _checked(encoder, modality, uri)
 
 

@@ -37,6 +37,8 @@ def pool_tokens(
 def _pool(tokens: Tensor, part: str, mask: Tensor, prefix: int, length: int | None) -> Tensor:
     if part == "tokens":
         return _aligned(tokens, mask, length or tokens.shape[1]).flatten(1)
+    if (part == "patches" or grid_side(part)) and not mask.all():
+        raise InputError(f"pool={part}: these images differ in their number of patches: use pool=mean.")
     if part == "patches":
         return tokens[:, prefix:].flatten(1)
     if side := grid_side(part):

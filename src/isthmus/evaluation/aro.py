@@ -24,10 +24,5 @@ def aro(
     """Accuracy on those of ARO's four sets that are there.
 
     ARO's published numbers for relations and attributes are means over categories.
-
-    Args:
-        images: the folder of images, where it is not in its usual place.
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap.
     """
     return evaluate_set(model, read_aro, data, images, bootstrap, seed)

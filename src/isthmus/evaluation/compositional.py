@@ -17,7 +17,7 @@ from isthmus.data.images import BadImage
 from isthmus.errors import InputError
 from isthmus.evaluation.datasets.questions import NONE, Picture, Question, Questions
 from isthmus.evaluation.inputs import Given, opened
-from isthmus.metrics.bootstrap import replicates
+from isthmus.metrics.bootstrap import replicates, share_interval
 from isthmus.metrics.results import Result, result
 from isthmus.metrics.scores import group_vector, unit_rows
 
@@ -36,7 +36,7 @@ MATCHING = (
 )
 COMMON = (
     "A tie is no answer; `ties` counts the questions that one decided. chance = expectation of random scores. ci95 = "
-    "percentile bootstrap over groups of questions that share pictures; exact where all are right, or none."
+    "95 % intervals over groups of questions that share pictures (docs/intervals.md)."
 )
 
 
@@ -215,24 +215,21 @@ def _summary(
 
     width = 2 + len(categories)  # all, mean over categories, each category
     values = statistic(np.ones(count))
-    bounds = np.full((2, len(tallies), width), np.nan)
-    if bootstrap > 0 and count > 1:
-        drawn = np.where(np.isnan(values), 0, replicates(statistic, count, bootstrap, seed))
-        bounds = np.nanquantile(drawn, [0.025, 0.975], axis=0).reshape(2, -1, width)
-    values = values.reshape(-1, width)
+    drawn = replicates(statistic, count, bootstrap, seed) if bootstrap > 0 and count > 1 else np.empty((0, len(values)))
+    drawn, values = drawn.reshape(len(drawn), len(tallies), width), values.reshape(-1, width)
     found: dict[str, Any] = {part: {} for part in ("metrics", "ci95", "chance", "ties")}
     rows: list[dict[str, Any]] = [{"category": category} for category in categories]
     for k, (name, tally) in enumerate(tallies.items()):
         many = len(categories) > 1 and name == "accuracy"  # of the others nobody reports the mean
-        _enter(found, name, 0, values[k], bounds[:, k], shares[k])
+        _enter(found, name, 0, values[k], drawn[:, k], shares[k])
         if many:
-            _enter(found, f"mean_per_category_{name}", 1, values[k], bounds[:, k], shares[k])
+            _enter(found, f"mean_per_category_{name}", 1, values[k], drawn[:, k], shares[k])
         found["ties"][name] = sum(tally.tied)
         for i, row in enumerate(rows):
             if not np.isnan(values[k, 2 + i]):
                 row.setdefault("n", int((shares[k].number == i).sum()))
                 line: dict[str, Any] = row.setdefault("scores", {part: {} for part in ("metrics", "ci95", "chance")})
-                _enter(line, name, 2 + i, values[k], bounds[:, k], shares[k])
+                _enter(line, name, 2 + i, values[k], drawn[:, k], shares[k])
     return {**found, "per_category": [{"category": r["category"], "n": r["n"], **r["scores"]} for r in rows]}
 
 
@@ -266,15 +263,11 @@ class _Shares:
 
 
 def _enter(
-    found: dict[str, Any], name: str, column: int, values: np.ndarray, bounds: np.ndarray, share: _Shares
+    found: dict[str, Any], name: str, column: int, values: np.ndarray, drawn: np.ndarray, share: _Shares
 ) -> None:
-    """Value, chance and interval of one column. Where none is right, or all are, no resample differs: the interval is
-    then the exact one of so many independent groups (Clopper and Pearson 1934), not [0, 0].
-    """
+    """Value, chance and interval of one column of shares."""
     found["metrics"][name] = value = float(values[column])
     found["chance"][name] = float(share.expected()[column])
-    if np.isnan(bounds[0, column]):
-        return
-    reach = 1 - 0.025 ** (1 / share.units()[column])
-    exact = {0.0: [0.0, reach], 1.0: [1 - reach, 1.0]}
-    found["ci95"][name] = exact.get(value, bounds[:, column].tolist())
+    bounds = share_interval(value, drawn[:, column], int(share.units()[column])) if len(drawn) else None
+    if bounds:
+        found["ci95"][name] = bounds

@@ -8,12 +8,23 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.columns import Columns
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.diagnosis.audit import audit, recall_by_novelty
 from isthmus.evaluation.diagnosis.findings import Findings
-from isthmus.evaluation.inputs import Data, Embedded, Given, embed_for_evaluation, label_classes, named, opened
+from isthmus.evaluation.inputs import (
+    Data,
+    Embedded,
+    Given,
+    embed_for_evaluation,
+    label_classes,
+    named,
+    opened,
+    read_first,
+)
 from isthmus.evaluation.pages.diagnosis import write_report
 from isthmus.evaluation.tasks import Prompts, task
 from isthmus.metrics.bootstrap import estimate
@@ -35,7 +46,8 @@ DEFINITION = (
     "skewness, share never found (antihubs). ece = expected calibration error, 15 bins, of the probability of the "
     "first answer: softmax over all candidates at the model's scale (sigmoid of the pair's logit where it was trained "
     "with one). abstain = least score to answer at for the precision wanted, chosen on half of the groups, measured on "
-    "the other. seen = images that the training data hold too. ci95 = percentile bootstrap over groups of images."
+    "the other. seen = images that the training data hold too. ci95 = 95 % intervals over groups of images "
+    "(docs/intervals.md)."
 )
 
 
@@ -53,6 +65,10 @@ def diagnose(
     templates: Prompts | None = None,
     split: str | None = None,
     only: str | Path | Sequence[str] | None = None,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
@@ -63,17 +79,11 @@ def diagnose(
 
     Args:
         against: the training data, pairs or a store: which evaluated images do they hold too?
-        report: also write an HTML page with plots there.
         precision: the share of right answers that the threshold to abstain is for (0.9).
         k: of the k-occurrences (10).
         near: the least cosine, of encoder features, at which an image counts as one of the training data's (0.95).
-        classes: names of the classes, in a file with one a line; default: the labels that occur.
-        templates: prompts with a {} slot, a file of them, or the name of a packaged set.
-        split: only this split of the data: train, val or test.
-        only: only the ids in this Parquet file (column `id`).
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap, and of a validation split that the data does not name.
     """
+    data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     _check(precision, k, near, against)
     cached = holds_features(data) and (against is None or holds_features(against))
     model, name = opened(model, encoders=not cached or classes is not None or templates is not None)
@@ -118,9 +128,10 @@ def _geometry(found: Findings, embedded: Embedded, resampling: dict[str, int]) -
         return np.array([np.average(distance, weights=weights[unit])])
 
     found.add(*estimate(alignment, ["alignment"], int(unit.max()) + 1, *resampling.values()))
-    for modality, emb in (("image", embedded.image), ("text", embedded.text)):
+    for side in SIDES:
+        emb = getattr(embedded, side)
         some = evenly(len(emb), SPREAD)
-        found.metrics[f"{modality}_uniformity"] = uniformity(emb[some])
+        found.metrics[f"{side}_uniformity"] = uniformity(emb[some])
 
 
 def _answers(found: Findings, model: DualEncoder, embedded: Embedded, resampling: dict[str, int]) -> None:
@@ -128,8 +139,8 @@ def _answers(found: Findings, model: DualEncoder, embedded: Embedded, resampling
     image, text, owner = embedded.image, embedded.text, embedded.image_of
     asking = np.unique(owner)
     to_image, to_text = top_k(text, image, found.k), top_k(image[asking], text, found.k)
-    for side, (_, index), items in (("image", to_image, len(image)), ("text", to_text, len(text))):
-        found.counts[side] = occurrences(index, items)
+    for side, (_, index) in zip(SIDES, (to_image, to_text), strict=True):
+        found.counts[side] = occurrences(index, len(getattr(embedded, side)))
         hubs = hubness(found.counts[side], len(index), index.shape[1])
         found.metrics |= {f"{side}_hub_{name}": value for name, value in hubs.items()}
     directions = (

@@ -25,11 +25,6 @@ def mmvp(
     """Pair accuracy on MMVP-VLM, with a line per visual pattern.
 
     A pair is right where both statements find their image: Winoground's image score. Text and group score beside it.
-
-    Args:
-        images: the folder of images, where it is not in its usual place.
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap.
     """
     results = evaluate_set(model, read_mmvp, data, images, bootstrap, seed)
     for found in results:

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from isthmus.data.images import BadImage
 from isthmus.errors import InputError
 from isthmus.evaluation.inputs import Given, named, opened
+from isthmus.evaluation.protocols import find_protocol
 from isthmus.evaluation.tasks import Prompts, task
 from isthmus.metrics.bootstrap import estimate
 from isthmus.metrics.results import Result, result
 from isthmus.metrics.scores import group_vector
 from isthmus.metrics.zeroshot import load_templates
-from isthmus.segmentation.data import IGNORE, MaskedImages, read_masked_images
+from isthmus.segmentation.data import BACKGROUND, IGNORE, MaskedImages, read_masked_images
 
 DEFINITION = (
     "Pixels of all images are counted into one confusion matrix; those of value 255 do not count. IoU of a class = "
     "pixels of the class that are given it / pixels that are of the class or are given it; miou = mean over the "
     "classes that occur in truth or prediction; pixel_accuracy = share of pixels given their class; "
-    "mean_class_accuracy = mean over the classes that occur in truth of the share found. ci95 = percentile bootstrap "
-    "over groups of images."
+    "mean_class_accuracy = mean over the classes that occur in truth of the share found. ci95 = 95 % intervals over "
+    "groups of images (docs/intervals.md)."
 )
+ORACLE = (
+    " oracle_class_iou, as freeze-align reports it and no other: each class that the truth of an image has (but not "
+    "background) is told to the model, its scores over the image are scaled to 0 … 1, those above 0.4 are the class; "
+    "mean IoU over these classes, then over images (oracle_class_iou), or over a class's images, then over classes "
+    "(oracle_class_iou_by_class). It compares with no mIoU."
+)
+TOLD = 0.4  # freeze-align's threshold on a class's scaled scores
+TOLD_METRICS = ("oracle_class_iou", "oracle_class_iou_by_class")
 METRICS = ("miou", "pixel_accuracy", "mean_class_accuracy")
 
 
@@ -39,15 +51,23 @@ class Tally:
         self.classes = list(classes)
         self.total = np.zeros((len(classes), len(classes)), np.int64)
         self.areas: list[np.ndarray] = []
+        self.told: list[np.ndarray] = []
 
-    def add(self, truth: np.ndarray, predicted: np.ndarray) -> None:
-        """Count an image: uint8 of one shape each; pixels whose truth is 255 are left out.
+    def add(self, truth: np.ndarray, predicted: np.ndarray, scores: Tensor | None = None) -> None:
+        """Count an image: uint8 of one shape each; pixels whose truth is 255 are left out. scores [C, h, w], if given,
+        are judged with the classes told (`oracle_ious`).
 
         Raises `InputError` for shapes that differ, and for any other value that no class has.
         """
         confusion = confusion_matrix(truth, predicted, len(self.classes))
         self.total += confusion
         self.areas.append(_areas(confusion))
+        if scores is not None:
+            self.told.append(oracle_ious(scores, truth, skip=self.background))
+
+    @property
+    def background(self) -> int | None:
+        return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else None
 
     def scores(self, *, groups: np.ndarray | None = None, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
         """mIoU and accuracies of all that was counted.
@@ -64,8 +84,17 @@ class Tally:
         per_group = np.zeros((int(unit.max()) + 1, 3, len(self.classes)), np.int64)
         np.add.at(per_group, unit, np.stack(self.areas))
         values, ci95 = estimate(
-            lambda weights: _metrics(np.tensordot(weights, per_group, 1)), METRICS, len(per_group), bootstrap, seed
+            lambda weights: _metrics(np.tensordot(weights, per_group, 1)),
+            METRICS,
+            len(per_group),
+            bootstrap,
+            seed,
+            shares=METRICS,
         )
+        definition = DEFINITION
+        if self.told:
+            told, told_ci95 = _told(np.stack(self.told), unit, bootstrap, seed)
+            values, ci95, definition = values | told, ci95 | told_ci95, DEFINITION + ORACLE
         sizes = {"images": len(self.areas), "pixels": int(self.total.sum()), "classes": len(self.classes)}
         return {
             "metrics": values,
@@ -73,9 +102,42 @@ class Tally:
             "n": {**sizes, "groups": len(per_group)},
             "confusion": self.total,
             "per_category": _per_class(_areas(self.total), self.classes),
-            "definition": DEFINITION,
+            "definition": definition,
             "seed": seed,
         }
+
+
+def oracle_ious(scores: Tensor, truth: np.ndarray, skip: int | None = None) -> np.ndarray:
+    """IoU of each class that `truth` has, told so, float64 [C]; NaN for the others and for the class `skip`.
+
+    scores: [C, h, w]; truth: uint8 [H, W]. Scores of a class are interpolated and scaled to 0 … 1 over the image; those
+    above 0.4 are the class. freeze-align does so on 256 × 256 pixels, and counts those of value 255 as background.
+    """
+    found = np.full(len(scores), np.nan)
+    for label in set(np.unique(truth).tolist()) - {IGNORE, skip}:
+        fine = F.interpolate(scores[None, label : label + 1], size=truth.shape, mode="bilinear")[0, 0]
+        low, high = fine.min(), fine.max()
+        given, true = ((fine - low) > TOLD * (high - low)).numpy(), truth == label
+        found[label] = (given & true).sum() / (given | true).sum()
+    return found
+
+
+def _told(ious: np.ndarray, unit: np.ndarray, bootstrap: int, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Means over images, and over classes, of IoUs [n, C] with NaN where a class is not in an image."""
+    there = ~np.isnan(ious)
+    filled, some = np.where(there, ious, 0.0), there.any(axis=1)
+    if not some.any():
+        return {}, {}
+    mean = np.divide(filled.sum(axis=1), there.sum(axis=1), out=np.zeros(len(ious)), where=some)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        weight = weights[unit].astype(np.float64)
+        mass, total = weight @ there, weight @ filled
+        images = (weight * some).sum()
+        by_image = (weight * mean).sum() / images if images else np.nan
+        return np.array([by_image, (total[mass > 0] / mass[mass > 0]).mean() if (mass > 0).any() else np.nan])
+
+    return estimate(statistic, TOLD_METRICS, int(unit.max()) + 1, bootstrap, seed, shares=TOLD_METRICS)
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -92,21 +154,22 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
     return np.bincount(true * classes + given, minlength=classes**2).reshape(classes, classes)
 
 
-@task(primary="miou", columns=METRICS)
+@task(primary="miou", columns=(*METRICS, "oracle_class_iou"))
 def segmentation(
     model: Given,
     data: str | Path | MaskedImages,
     *,
     classes: str | Path | Sequence[str] | None = None,
-    templates: Prompts = "default",
+    templates: Prompts | None = None,
     split: str | None = None,
     size: int | None = None,
     window: int | None = None,
     stride: int | None = None,
     threshold: float | None = None,
     attention: Literal["qk", "qq"] = "qk",
-    alone: bool = False,
+    alone: Literal["attention", "residual"] | None = None,
     cls: bool = True,
+    protocol: str | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
@@ -116,25 +179,25 @@ def segmentation(
 
     Args:
         classes: names in the order of the masks' values, in a file with one a line; default: classes.txt.
-        templates: prompts with a {} slot, a file of them, or the name of a packaged set.
         split: only these rows of a table.
         size: pixels of the shorter side as the encoder sees it (its own).
         window: slide a square of so many pixels over the image (default: the whole at once).
         stride: pixels from window to window (half a window).
         threshold: less probable pixels are the class 'background'.
         attention: of the last block: its own (qk), or among queries (qq).
-        alone: last block: attention without MLP and residual.
+        alone: last block: the attention without MLP and residuals (ClearCLIP's), or with its own residual (SAIL's).
         cls: token heads: patches alone, without the class token.
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap.
     """
     from isthmus.segmentation import Segmenter
 
     masked = data if isinstance(data, MaskedImages) else read_masked_images(data, classes, split=split)
     model, name = opened(model)
+    given: dict[str, Any] = {"size": size, "window": window, "stride": stride, "threshold": threshold}
+    given |= {"attention": attention, "alone": alone, "cls": cls, "templates": templates}
+    preset = find_protocol(protocol)
+    options = with_defaults(segmentation, given, preset.segmentation if preset else {})
+    templates = options.pop("templates") or "default"
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
-    options: dict[str, Any] = {"size": size, "window": window, "stride": stride, "threshold": threshold}
-    options |= {"attention": attention, "alone": alone, "cls": cls}
     segmenter = Segmenter(model, masked.classes, prompts, **options)
     tally, rows, skipped = Tally(masked.classes), [], list(masked.pairs.skipped)
     for index in tqdm(range(len(masked)), unit="image", disable=None):
@@ -143,13 +206,21 @@ def segmentation(
         except BadImage as error:
             skipped.append((masked.ids[index], error.reason))
             continue
-        tally.add(masked.mask(index, image.size), segmenter(image))
+        scores = segmenter.scores(image)
+        tally.add(masked.mask(index, image.size), segmenter.labels(scores, image.height, image.width), scores)
         rows.append(index)
     if not rows:
         raise InputError(f"None of the {len(masked):,} images could be read; the first: {skipped[:1]}.")
     found = tally.scores(groups=masked.groups[rows], bootstrap=bootstrap, seed=seed)
     found |= {"classes": masked.classes, "templates": prompts, "options": options, "skipped": skipped}
+    found["notes"] = preset.remarks() if preset else []
     return result(found, dataset=named(data), model=name, task="zeroshot_segmentation")
+
+
+def with_defaults(task: Any, given: dict[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """`given`, in which what is left at the task's own default is the preset's."""
+    own = {name: parameter.default for name, parameter in inspect.signature(task).parameters.items()}
+    return {**given, **{name: value for name, value in preset.items() if given.get(name) == own.get(name)}}
 
 
 def _areas(confusion: np.ndarray) -> np.ndarray:

@@ -21,11 +21,5 @@ def sugarcrepe(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
-    """Accuracy on each of SugarCrepe's files.
-
-    Args:
-        images: the folder of images, where it is not in its usual place.
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap.
-    """
+    """Accuracy on each of SugarCrepe's files."""
     return evaluate_set(model, read_sugarcrepe, data, images, bootstrap, seed)

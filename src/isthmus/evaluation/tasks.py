@@ -1,21 +1,21 @@
 """Evaluation tasks: the registry, and what a task's own file says of it.
 
 A task is one function of a model and data. Its name, its docstring and its signature are all that the command line,
-the help and the tables of results are made of:
+the help and the tables of results are made of. `inputs.opened` loads the model that `Given` may only name:
 
     @task(primary="mean_recall@1")
     def retrieval(model: Given, data: Data, *, split: str | None = None, bootstrap: int = 1000) -> Result:
         \"\"\"R@k in both directions.
 
         Args:
-            split: only this split of the data.
-            bootstrap: resamples behind the intervals.
+            split: train, val, test or whatever the data name.
         \"\"\"
 
 Every parameter after `*` is an option: `--split NAME`, `--bootstrap N`. It may be `int`, `float`, `str`, `bool` (a
-flag: `--x`, or `--no-x` where True is the default), `Literal["a", "b"]`, `Path` or a union with it (a path),
-`Sequence[str]` or `Sequence[int]` (`a,b`), or `Prompts`; `| None` is left aside. One name means one kind of option in
-every task. Of the help, nothing is imported: the file is read as it stands.
+flag: `--x`, or `--no-x` where True is the default), `Literal["a", "b"]` (where None is the default, the flag without a
+value is the first), `Path` or a union with it (a path), `Sequence[str]` or `Sequence[int]` (`a,b`), or `Prompts`;
+`| None` is left aside. One name means one kind of option in every task; what those in `SHARED` mean need not be said
+again. For the help, nothing is imported: the file is read as it stands.
 """
 
 from __future__ import annotations
@@ -58,7 +58,23 @@ TASKS = Registry(
 # What an option of a task can be; `Prompts` is a list of prompts with a `{}` slot, the file or the name of a set of
 # them, or descriptions {class: [sentences]}.
 Prompts = str | Path | Sequence[str] | Mapping[str, Sequence[str]]
-TaskOption = str | Path | int | float | bool | Sequence[str] | Sequence[int] | Mapping[str, object] | None
+TaskOption = str | Path | int | float | bool | Sequence[str] | Sequence[float] | Mapping[str, object] | None
+
+# Options that mean the same in most tasks: their help, where a docstring leaves them out.
+SHARED = {
+    "split": "only this split of the data: train, val or test",
+    "only": "only the ids in this Parquet file (column `id`)",
+    "classes": "names of the classes, in a file with one a line; default: the labels that occur",
+    "templates": "prompts with a {} slot, a file of them, or the name of a packaged set",
+    "images": "the folder of images, where it is not in its usual place",
+    "columns": "which column of a table is which field: image=filepath,caption=title",
+    "pages": "of a TIFF with several pages: all, or the N-th (the first)",
+    "range": "black and white of grey with more than 8 bits: 0:4095 for 12 bits in 16",
+    "report": "also write an HTML page with plots there",
+    "bootstrap": "resamples of groups behind the 95 % intervals, 0 for none (1,000)",
+    "protocol": "as a paper evaluates: sail, freeze-align",
+    "seed": "of all that is drawn at random (0)",
+}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -138,7 +154,7 @@ def describe(name: str) -> Described:
     except (OSError, SyntaxError, ValueError, StopIteration) as error:
         raise UsageError(f"The task {name!r}: its source cannot be read ({entry.value}).") from error
     docstring = ast.get_docstring(function) or ""
-    helps = _helps(docstring)
+    helps = SHARED | _helps(docstring)
     arguments = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
     options = [
         Option(one.arg, _kind(one.annotation), ast.unparse(default) if default else "", helps.get(one.arg, ""))

@@ -21,11 +21,5 @@ def whatsup(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
-    """Accuracy on those of What's Up's six sets that are there.
-
-    Args:
-        images: the folder of images, where it is not in its usual place.
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap.
-    """
+    """Accuracy on those of What's Up's six sets that are there."""
     return evaluate_set(model, read_whatsup, data, images, bootstrap, seed)

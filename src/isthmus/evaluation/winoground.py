@@ -21,11 +21,5 @@ def winoground(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
-    """Text, image, group and matching score on Winoground, with a line per tag.
-
-    Args:
-        images: the folder of images, where it is not in its usual place.
-        bootstrap: resamples of groups behind the 95 % intervals, 0 for none (1,000).
-        seed: of the bootstrap.
-    """
+    """Text, image, group and matching score on Winoground, with a line per tag."""
     return evaluate_set(model, read_winoground, data, images, bootstrap, seed)

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from isthmus.cache import cache_dir
 from isthmus.errors import IsthmusError
-from isthmus.files import atomic_path, cache_dir
+from isthmus.losses.library import load
 
 SOURCE = Path(__file__).with_name("sweeps.c")
 # native: the cache is keyed by the processor. No trapping, no errno: loops over conditions and roundings vectorise.
@@ -92,32 +93,32 @@ def library() -> ctypes.CDLL | None:
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     try:
-        return ctypes.CDLL(str(_build()), mode=os.RTLD_NOW)
+        return _load()
     except (OSError, subprocess.SubprocessError, IsthmusError) as error:
         log.info("The losses run uncompiled: %s", error)
         return None
 
 
-def _build() -> Path:
-    """Path of the library for this source, processor and OpenMP; OSError or SubprocessError where there is none."""
+def _load() -> ctypes.CDLL:
+    """The library for this source, processor and OpenMP; OSError or SubprocessError where there is none."""
     openmp, processor = _openmp(), _processor()
     flags = FLAGS
     if "avx512f" in processor:
         flags = [*FLAGS, WIDE if torch.backends.cpu.get_cpu_capability() == "AVX512" else NARROW]
     parts = (SOURCE.read_text(), *flags, openmp, processor)
-    path = cache_dir() / "compiled" / f"sweeps-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-        if compiler is None:
-            raise OSError("no C compiler")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as aside:
-            _run(compiler, *flags, "-c", str(SOURCE), "-o", f"{aside}.o")
-            try:  # linked apart: with -fopenmp a second OpenMP, whose threads fight with torch's, would be loaded
-                _run(compiler, "-shared", f"{aside}.o", openmp, "-o", str(aside))
-            finally:
-                Path(f"{aside}.o").unlink()
-    return path
+    name = f"sweeps-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
+    return load(cache_dir() / "sweeps" / name, functools.partial(_build, flags, openmp))
+
+
+def _build(flags: list[str], openmp: str, path: Path) -> None:
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise OSError("no C compiler")
+    _run(compiler, *flags, "-c", str(SOURCE), "-o", f"{path}.o")
+    try:  # linked apart: with -fopenmp a second OpenMP, whose threads fight with torch's, would be loaded
+        _run(compiler, "-shared", f"{path}.o", openmp, "-o", str(path))
+    finally:
+        Path(f"{path}.o").unlink()
 
 
 def _run(*command: str) -> None:

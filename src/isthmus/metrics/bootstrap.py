@@ -1,8 +1,12 @@
-"""Percentile bootstrap over groups: near-duplicates are drawn together, lest they feign precision."""
+"""Intervals by a bootstrap over groups: near-duplicates are drawn together, lest they feign precision.
+
+How often they hold the truth, by size and kind: docs/intervals.md, from benchmarks/coverage_study.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,18 +33,67 @@ def interval(values: np.ndarray, level: float = 0.95) -> np.ndarray:
     return np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
+def share_interval(share: float, drawn: np.ndarray, groups: int) -> list[float] | None:
+    """95 % interval of a share (or a mean of shares, such as an IoU): Wilson's (1927) for as many independent answers
+    as would vary like the replicates `drawn` [B], with Student's t for the normal's quantile.
+
+    Where none of the groups is right, or all are, no replicate differs: the interval is the exact one of so many
+    answers (Clopper and Pearson 1934). None for a single group that is neither.
+    """
+    reach = 1 - 0.025 ** (1 / groups)
+    if share <= 0 or share >= 1:
+        return [0.0, reach] if share <= 0 else [1 - reach, 1.0]
+    if groups < 2:
+        return None
+    variance = float(np.nanvar(drawn)) * groups / (groups - 1)
+    size = share * (1 - share) / variance if variance > 0 else groups
+    t = _t(groups)
+    middle = (share + t * t / (2 * size)) / (1 + t * t / size)
+    half = t / (1 + t * t / size) * math.sqrt(share * (1 - share) / size + (t / (2 * size)) ** 2)
+    return [middle - half, middle + half]
+
+
+def wide_interval(drawn: np.ndarray, groups: int) -> list[float]:
+    """95 % interval of any other statistic: percentiles of the replicates [B], wider for few groups as Student's t is
+    than the normal (Hesterberg 2015, "expanded percentile").
+    """
+    from scipy.special import ndtr
+
+    tail = float(ndtr(-_t(groups) * math.sqrt(groups / (groups - 1))))
+    return [float(bound) for bound in np.nanquantile(drawn, [tail, 1 - tail])]
+
+
+def _t(groups: int) -> float:
+    """The 97.5 % quantile of Student's t for so many groups."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(groups - 1, 0.975))
+
+
 def estimate(
-    statistic: Statistic, names: Sequence[str], groups: int, resamples: int, seed: int
+    statistic: Statistic,
+    names: Sequence[str],
+    groups: int,
+    resamples: int,
+    seed: int,
+    *,
+    shares: Collection[str] = (),
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """The named values on the data as they are, and their 95 % intervals.
+    """The named values on the data as they are, and their 95 % intervals: `share_interval` for those among `shares`,
+    `wide_interval` for the others.
 
     There are no intervals ({}) without resamples, or with a single group, which shows no spread.
     """
-    values = dict(zip(names, statistic(np.ones(groups, dtype=np.int64)).tolist(), strict=True))
+    found = statistic(np.ones(groups, dtype=np.int64))
+    values = dict(zip(names, found.tolist(), strict=True))
     if resamples < 1 or groups < 2:
         return values, {}
-    low, high = interval(replicates(statistic, groups, resamples, seed))
-    return values, {name: [float(a), float(b)] for name, a, b in zip(names, low, high, strict=True)}
+    drawn = replicates(statistic, groups, resamples, seed)
+    ci95 = {}
+    for i, (name, value) in enumerate(values.items()):
+        bounds = share_interval(value, drawn[:, i], groups) if name in shares else wide_interval(drawn[:, i], groups)
+        ci95[name] = [float(bound) for bound in bounds or []]
+    return values, ci95
 
 
 def weighted_median(sorted_values: np.ndarray, weights: np.ndarray) -> float:
@@ -64,8 +117,8 @@ def paired_bootstrap(
     mean of the directions' means, as `mean_recall@k` does. `groups` has the same shape as `a`; the ids of all
     directions are one set. Without it every query is its own group, which is right for one array only.
 
-    Returns {"difference": mean of a − mean of b, "ci95": [low, high] or None with a single group,
-    "n": {"queries", "groups"}, "seed"}. Raises InputError where the arrays do not match.
+    Returns {"difference": mean of a − mean of b, "ci95": [low, high] (Student's t with the bootstrap's standard error)
+    or None with a single group, "n": {"queries", "groups"}, "seed"}. Raises InputError where the arrays do not match.
     """
     parts_a, parts_b = _parts(a), _parts(b)
     if [part.shape for part in parts_a] != [part.shape for part in parts_b]:
@@ -84,10 +137,14 @@ def paired_bootstrap(
         return np.array([np.mean(means)])
 
     count = int(joined.max()) + 1
-    values, ci95 = estimate(mean_gain, ["difference"], count, resamples, seed)
+    difference = float(mean_gain(np.ones(count, dtype=np.int64))[0])
+    ci95 = None
+    if resamples > 0 and count > 1:
+        error = replicates(mean_gain, count, resamples, seed).std() * math.sqrt(count / (count - 1))
+        ci95 = [difference - _t(count) * float(error), difference + _t(count) * float(error)]
     return {
-        "difference": values["difference"],
-        "ci95": ci95.get("difference"),
+        "difference": difference,
+        "ci95": ci95,
         "n": {"queries": len(joined), "groups": count},
         "seed": seed,
     }

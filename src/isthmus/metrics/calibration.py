@@ -67,7 +67,7 @@ def reliability(
         return np.array([np.abs(hit - sure).sum() / size.sum(), accuracy, mean, mean - accuracy])
 
     names = ["ece", "accuracy", "confidence", "overconfidence"]
-    metrics, ci95 = estimate(statistic, names, int(unit.max()) + 1, bootstrap, seed)
+    metrics, ci95 = estimate(statistic, names, int(unit.max()) + 1, bootstrap, seed, shares=["accuracy"])
     size, sure, hit = _binned(place, np.ones(len(place)), confidence, right, bins)
     rows = [
         {"low": b / bins, "high": (b + 1) / bins, "n": int(n), "confidence": sure[b] / n, "accuracy": hit[b] / n}

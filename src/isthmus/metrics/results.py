@@ -10,7 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from isthmus.errors import InputError
-from isthmus.files import read_json, write_json
+from isthmus.files import read_cached, read_sealed, write_sealed
 
 OPTIONAL = (
     "pretrained",
@@ -85,18 +85,28 @@ def result(
 
 
 def write(path: str | os.PathLike[str], evaluation: dict[str, Any], **origin: Any) -> Result:
-    """Write `result(evaluation, **origin)` to `path` as JSON, atomically, and return it."""
+    """Write `result(evaluation, **origin)` to `path` as JSON, atomically and sealed, and return it."""
     written = result(evaluation, **origin)
-    write_json(path, written)
+    write_sealed(path, cast(dict, written))
     return written
 
 
 def read(path: str | os.PathLike[str]) -> Result:
     """A results file, of ours or of CLIP_benchmark; InputError names one that is neither."""
-    found = read_json(path)
+    found = read_sealed(path)
     if not isinstance(found, dict) or not isinstance(found.get("metrics"), dict):
         raise InputError(f"{path}: is not a results file: it has no `metrics`.")
     return cast(Result, found)
+
+
+def kept(path: str | os.PathLike[str], key: str) -> Result | None:
+    """What `write` put there, if it was computed from what `key` stands for and not a byte of it has changed since."""
+    found = read_cached(path)
+    if found is None or found.get("key") != key:
+        return None
+    metrics, told = found.get("metrics"), [found.get(name) for name in ("dataset", "model", "task")]
+    numbers = isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
+    return cast(Result, found) if numbers and all(isinstance(one, str) for one in told) else None
 
 
 def table(results: Sequence[Result], metrics: Sequence[str] = (), tablefmt: str = "simple") -> str:

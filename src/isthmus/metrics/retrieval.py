@@ -24,7 +24,7 @@ DEFINITION = (
     "text_retrieval (image → text): every image with a caption asks for its captions; recall@k = share whose "
     "best caption has rank ≤ k (hit@k), fraction_recall@k = mean share of its captions with rank ≤ k. "
     "mean_recall@k = mean of both directions' recall@k. Images without a caption are candidates, never "
-    "queries. ci95 = percentile bootstrap over groups of images."
+    "queries. ci95 = 95 % intervals over groups of images (docs/intervals.md)."
 )
 
 
@@ -118,7 +118,7 @@ def retrieval(
     k: the cut-offs. bootstrap: resamples, 0 for none. tile: captions, and images, scored at a time.
     Embeddings may be memory-mapped: they are read part by part, and n × m scores are never held.
 
-    Returns {"metrics", "ci95", "n", "definition", "bootstrap", "seed"}. Keys of `metrics`, with j in k:
+    Returns {"metrics", "ci95", "chance", "n", "definition", "bootstrap", "seed"}. Keys of `metrics`, with j in k:
     image_retrieval_recall@j, text_retrieval_recall@j, text_retrieval_fraction_recall@j, mean_recall@j (shares
     0–1), image_retrieval_median_rank, text_retrieval_median_rank. A caption has one image, so that
     text → image needs no fraction. `ci95` holds [low, high] under the same keys.
@@ -140,16 +140,32 @@ def score(
     unit = np.unique(np.concatenate([by_text, by_image]), return_inverse=True)[1]
     count = int(unit.max()) + 1
     names, statistic = _statistic(found, list(k), unit[: len(by_text)], unit[len(by_text) :])
-    metrics, ci95 = estimate(statistic, names, count, bootstrap, seed)
+    shares = [name for name in names if "recall" in name]
+    metrics, ci95 = estimate(statistic, names, count, bootstrap, seed, shares=shares)
     n = {"images": found.images, "image_queries": len(by_image), "texts": len(by_text), "groups": count}
     return {
         "metrics": metrics,
         "ci95": ci95,
+        "chance": _chance(found, k),
         "n": n,
         "definition": DEFINITION,
         "bootstrap": bootstrap,
         "seed": seed,
     }
+
+
+def _chance(found: Ranks, k: Sequence[int]) -> dict[str, float]:
+    """Recall of a random order: k of n images; and that one of an image's c captions is among k of m."""
+    own = np.unique(found.image_of, return_counts=True)[1]
+    captions, chance = len(found.image_of), {}
+    for j in k:
+        drawn = min(j, captions)
+        others = captions - own[:, None] - np.arange(drawn)
+        none = (np.maximum(others, 0) / (captions - np.arange(drawn))).prod(axis=1)
+        chance[f"image_retrieval_recall@{j}"] = min(1.0, j / found.images)
+        chance[f"text_retrieval_recall@{j}"] = float(1 - none.mean())
+        chance[f"mean_recall@{j}"] = (min(1.0, j / found.images) + float(1 - none.mean())) / 2
+    return chance
 
 
 def _check_cutoffs(k: Sequence[int]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from isthmus.data.text import read_text, split_lines
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import read_json
 from isthmus.metrics.bootstrap import estimate
@@ -24,7 +25,7 @@ DEFINITION = (
     "An image's class is the one whose embedding (mean of its normalised prompt embeddings, normalised) has "
     "the greatest cosine; of equal ones the first. acc1, acc5 = share of images whose class is the first, "
     "among the first five. mean_per_class_recall = mean over the classes that occur of the share found. "
-    "confusion[true][predicted] counts images. ci95 = percentile bootstrap over groups of images."
+    "confusion[true][predicted] counts images. ci95 = 95 % intervals over groups of images (docs/intervals.md)."
 )
 
 
@@ -32,7 +33,7 @@ Templates = Sequence[str] | Mapping[str, Sequence[str]]  # prompts with a slot, 
 
 
 def load_templates(name: str | os.PathLike[str]) -> Templates:
-    """Templates by the name of a bundled list (`default`, `clipart`, `simple`) or from a file.
+    """Templates by the name of a bundled list (`default`, `clipart`, `simple`, `imagenet`) or from a file.
 
     A text file has one template a line (blank lines and lines that begin with `#` are skipped); a `.json`
     file is a list of strings. `{}`, or `{c}` as in CLIP_benchmark's files, stands for the class name. A `.json` file
@@ -53,36 +54,50 @@ def load_templates(name: str | os.PathLike[str]) -> Templates:
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
             raise InputError(f'{path}: expected a JSON list of strings, like ["a photo of a {{}}."].')
         return _checked([(f"entry {i}", entry) for i, entry in enumerate(entries)], str(path))
-    try:
-        return _checked(_lines(path.read_text(encoding="utf-8")), str(path))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text ({error}).") from None
+    return _checked(_lines(read_text(path)), str(path))
 
 
 def class_embeddings(
-    encode_text: Callable[[list[str]], np.ndarray], classnames: Sequence[str], templates: Templates
+    encode_text: Callable[[list[str]], np.ndarray],
+    classnames: Sequence[str],
+    templates: Templates,
+    *,
+    padded: int | None = None,
+    renormalise: bool = True,
 ) -> np.ndarray:
-    """Class vectors float32 [C, d], L2-normalised: per class the mean of its normalised prompts, renormalised
-    (Radford et al. 2021, section 3.1.4).
+    """Class vectors float32 [C, d]: per class the mean of its normalised prompts, renormalised (Radford et al. 2021,
+    section 3.1.4).
 
     encode_text: list of N prompts -> [N, d]. templates: each with a slot `{}` for the class name; or, for every
-    class, its own sentences. freeze-align leaves the mean of these as short as it is, which favours classes whose
-    sentences agree; here, as in CLIP_benchmark, a class is a direction.
-    Raises InputError for no class, an empty or repeated class name, a template without a slot, or a class without
+    class, its own sentences. padded: repeat the first sentence of a class up to so many. renormalise: False leaves the
+    mean as short as it is, which favours classes whose prompts agree (compare it by `as_dot_products`). Both as
+    freeze-align has them; in CLIP_benchmark a class is a direction, as it is here by default.
+    Two classes of one name, as ImageNet has them ("missile", "sunglasses"), share a vector.
+    Raises InputError for no class, an empty class name, a template without a slot, or a class without
     sentences.
     """
-    names = [str(name).strip() for name in classnames]
-    if not names:
+    given = [str(name).strip() for name in classnames]
+    if not given:
         raise InputError("There are no class names.")
-    for i, name in enumerate(names):
-        if not name or name in names[:i]:
-            raise InputError(f"class {i}: its name {name!r} is empty or repeated.")
+    if "" in given:
+        raise InputError(f"class {given.index('')}: its name is empty.")
+    names = list(dict.fromkeys(given))
+    number = {name: row for row, name in enumerate(names)}
     chunks = []
-    for start, prompts in _chunks(_prompts(names, templates)):
+    prompts_of = [own + own[:1] * ((padded or 0) - len(own)) for own in _prompts(names, templates)]
+    for start, prompts in _chunks(prompts_of):
         flat = unit_rows(encode_text([prompt for one in prompts for prompt in one]), "prompt embeddings")
         means = torch.stack([each.mean(dim=0) for each in flat.split([len(one) for one in prompts])])
-        chunks.append(unit_rows(means, "class embeddings", first_row=start))
-    return torch.cat(chunks).float().numpy()
+        chunks.append(unit_rows(means, "class embeddings", first_row=start) if renormalise else means)
+    return torch.cat(chunks).float().numpy()[[number[name] for name in given]]
+
+
+def as_dot_products(image_emb: np.ndarray, class_emb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit images [n, d] and class vectors [C, d] of length 1 at most, in one more dimension, float32, where all have
+    length 1 and cosines are what the dot products were.
+    """
+    rest = np.sqrt(np.maximum(0, 1 - np.square(class_emb, dtype=np.float64).sum(axis=1, keepdims=True)))
+    return np.pad(image_emb, ((0, 0), (0, 1))), np.hstack([class_emb, rest]).astype(np.float32)
 
 
 def zeroshot(
@@ -102,10 +117,10 @@ def zeroshot(
     labels: int [n], the class of each image. classnames: [C], for the table. groups: ids [n] of
     near-duplicates, the unit of the bootstrap; default: every image its own. tile: images scored at a time.
 
-    Returns {"metrics": {"acc1", "acc5" (from 5 classes on), "mean_per_class_recall"}, "ci95": same keys,
-    "n": {"images", "classes", "groups"}, "confusion": int64 [C, C] (true, predicted), "per_class":
-    [{"class", "n", "recall", "precision"}] (None where the denominator is 0), "definition", "bootstrap",
-    "seed"}. Raises InputError, naming the row, for embeddings, labels or ids that do not fit.
+    Returns {"metrics": {"acc1", "acc5" (from 5 classes on), "mean_per_class_recall"}, "ci95" and "chance" (of a
+    class drawn at random): same keys, "n": {"images", "classes", "groups"}, "confusion": int64 [C, C] (true,
+    predicted), "per_class": [{"class", "n", "recall", "precision"}] (None where the denominator is 0), "definition",
+    "bootstrap", "seed"}. Raises InputError, naming the row, for embeddings, labels or ids that do not fit.
     """
     classes = len(class_emb)
     labels = index_vector(labels, len(image_emb), classes, "labels")
@@ -125,12 +140,13 @@ def zeroshot(
 
     count = int(unit.max()) + 1
     names = [*(f"acc{k}" for k in cuts), "mean_per_class_recall"]
-    metrics, ci95 = estimate(statistic, names, count, bootstrap, seed)
+    metrics, ci95 = estimate(statistic, names, count, bootstrap, seed, shares=names)
     pairs = np.bincount(labels * classes + nearest[:, 0], minlength=classes**2)
     confusion = pairs.reshape(classes, classes)
     return {
         "metrics": metrics,
         "ci95": ci95,
+        "chance": {name: (int(name[3:]) if name in ("acc1", "acc5") else 1) / classes for name in names},
         "n": {"images": len(labels), "classes": classes, "groups": count},
         "confusion": confusion,
         "per_class": _per_class(confusion, classnames or [str(i) for i in range(classes)]),
@@ -191,7 +207,7 @@ def _descriptions(entries: dict[str, Any], path: Path) -> dict[str, list[str]]:
 
 def _lines(text: str) -> list[tuple[str, str]]:
     """(where, template) of every line that holds one."""
-    lines = ((f"line {number}", line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    lines = ((f"line {number}", line.strip()) for number, line in enumerate(split_lines(text), start=1))
     return [(where, line) for where, line in lines if line and not line.startswith("#")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,17 +13,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.images import decode
 from isthmus.data.matrix import Computed, Matrix, rows, rows_at_once
+from isthmus.data.sources import cell_bytes
 from isthmus.encoders import Encoder
-from isthmus.errors import InputError, UsageError
+from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate
 from isthmus.models.card import write_card
 from isthmus.models.outputs import quantize, shorten
 from isthmus.models.pretrained import is_uri, pretrained_parts
 from isthmus.models.saved import (
     DUAL,
-    MODALITIES,
     WEIGHTS,
     Records,
     check_encoders,
@@ -31,6 +33,7 @@ from isthmus.models.saved import (
     read_config,
     read_weights,
     saved_width,
+    take_number,
     write_model,
 )
 from isthmus.projectors import Head
@@ -109,7 +112,7 @@ class DualEncoder(nn.Module):
         width: int | None = None,
         precision: str = "float32",
     ) -> Any:
-        """Paths, PIL images, encoded bytes or tensors [3, H, W] to [N, d] float32, L2-normalised.
+        """Paths, PIL images, encoded bytes, arrays [H, W, 3] or tensors [3, H, W] to [N, d] float32, L2-normalised.
 
         width: the first so many dimensions alone, normalised again. precision: "int8" or "binary" for fewer bytes
         (`isthmus.models.outputs.quantize`, which also says how to compare them).
@@ -148,7 +151,7 @@ class DualEncoder(nn.Module):
 
     def project(self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False) -> Any:
         """Cached encoder features [N, D] to the joint space: [N, d] float32, L2-normalised in fp32."""
-        projector = self._projector(modality)
+        projector = self.projector(modality)
         width = sum(projector.parts)
         if features.shape[1] != width:
             raise InputError(f"{modality} features are {features.shape[1]} wide, this model takes {width}.")
@@ -161,8 +164,12 @@ class DualEncoder(nn.Module):
         shape = (features.shape[0], self.width)
         return Computed(shape, lambda index: self.project(modality, rows(features, index)))
 
-    def _projector(self, modality: str) -> Head:
-        return self.image_projector if modality == "image" else self.text_projector
+    def projector(self, modality: str) -> Head:
+        """The head of a side. Raises `UsageError` for a side that there is not."""
+        if modality not in SIDES:
+            raise UsageError(f"no side {modality!r} of a dual encoder." + did_you_mean(modality, SIDES))
+        head: Head = getattr(self, f"{modality}_projector")
+        return head
 
     def similarity(self, image_emb: Any, text_emb: Any) -> Any:
         """Cosine similarities [N, M] of embeddings that `encode_*` returned (NumPy or torch alike)."""
@@ -180,7 +187,7 @@ class DualEncoder(nn.Module):
         They replace a model that is there all at once. The encoders are referenced by URI, revision and
         fingerprint, never copied. Raises `InputError` for a full disk or a read-only folder.
         """
-        own: dict[str, Any] = {"projectors": {m: self._projector(m).config() for m in MODALITIES}}
+        own: dict[str, Any] = {"projectors": {m: self.projector(m).config() for m in SIDES}}
         if self._width is not None:
             own["width"] = self._width
         return write_model(
@@ -244,18 +251,20 @@ class DualEncoder(nn.Module):
             parts = pretrained_parts(str(path), device=device, trust_remote_code=trust_remote_code)
             return cls(**parts).to(parts["encoders"]["image"][0].device)
         path = Path(path)
-        config = read_config(path, cls.kind, ["projectors"], MODALITIES)
+        config = read_config(path, cls.kind, ["projectors"], SIDES)
         weights = read_weights(locate(path, WEIGHTS), config["weights"])
         projectors = empty_projectors(path, config["projectors"])
-        scale, bias = weights.pop("scale"), weights.pop("bias", None)
-        records: Records = {m: config["encoders"][m] for m in MODALITIES}
+        scale, bias = (take_number(weights, name, path / WEIGHTS) for name in ("scale", "bias"))
+        if scale is None:
+            raise InputError(f"{path / WEIGHTS}: no scale. Copy or train the model again.")
+        records: Records = {m: config["encoders"][m] for m in SIDES}
         if load and encoders is None:
             encoders = load_encoders_of(records, device=device, trust_remote_code=trust_remote_code)
         model = cls(
             projectors["image"],
             projectors["text"],
-            scale=scale.item(),
-            bias=None if bias is None else bias.item(),
+            scale=scale,
+            bias=bias,
             records=records,
             encoders=encoders,
             summary=config.get("summary"),
@@ -277,16 +286,18 @@ def _finished(emb: np.ndarray, width: int | None, precision: str, as_tensor: boo
 
 
 def _as_list(items: Any) -> list[Any]:
-    if isinstance(items, (str, bytes, Path, Image.Image)):
+    single = isinstance(items, (str, bytes, bytearray, os.PathLike, Image.Image, dict))
+    if single or getattr(items, "ndim", 0) in (2, 3):  # an array or tensor of one picture
         return [items]
     return list(items)
 
 
 def _open_image(item: Any) -> Any:
-    """Paths and encoded bytes are decoded as pairs are; PIL images and tensors pass as they are."""
-    if isinstance(item, (str, Path)):
-        try:
-            return decode(Path(item).read_bytes())
-        except (OSError, InputError) as error:
-            raise InputError(f"{item}: {error}") from None
-    return decode(item) if isinstance(item, bytes) else item
+    """Paths and encoded bytes are decoded as pairs are; PIL images, arrays and tensors pass as they are."""
+    if isinstance(item, Image.Image) or hasattr(item, "ndim"):
+        return item
+    try:
+        return decode(cell_bytes(item))
+    except InputError as error:
+        named = isinstance(item, str | os.PathLike) and str(item) not in str(error)
+        raise InputError(f"{item}: {error}" if named else str(error)) from None

@@ -18,13 +18,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from isthmus.data.encoder_record import EncoderRecord
+from isthmus.errors import InputError
 from isthmus.files import writing
+from isthmus.owned import regular
 from isthmus.store.shards import shard_folder, shard_paths
 
 if TYPE_CHECKING:
     from isthmus.encoders import Encoder
 
 LEDGER = "ledger.jsonl"
+MAX_LEDGER = 2**26  # bytes
 ROWS = 2  # of ones, on which a head's operations are counted
 
 
@@ -66,16 +69,25 @@ def timed(store: Path, entry: dict[str, Any], device: str) -> Iterator[dict[str,
 
 def entries(store: Path) -> list[dict[str, Any]]:
     """The lines of a store's ledger; those that cannot be read are left out: it is a record, nothing depends on it."""
-    path, found = store / LEDGER, []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    try:
+        lines = regular(store / LEDGER, MAX_LEDGER).read_text(encoding="utf-8", errors="replace").splitlines()
+    except (OSError, InputError):
+        return []
+    found = []
     for line in lines:
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(entry, dict) and isinstance(entry.get("encoders"), list):
+        if isinstance(entry, dict) and _usable(entry):
             found.append(entry)
     return found
+
+
+def _usable(entry: dict[str, Any]) -> bool:
+    encoders = entry.get("encoders")
+    counted = all(isinstance(entry.get(name), int | float) for name in ("items", "seconds"))
+    return counted and isinstance(encoders, list) and all(isinstance(one, dict) for one in encoders)
 
 
 def features_cost(store: Path | None, record: EncoderRecord) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder, hub, load_encoder, openclip
-from isthmus.encoders.modality import Modality
+from isthmus.encoders.modality import Modality, spec_of
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, UsageError
@@ -24,7 +25,6 @@ from isthmus.projectors.blocks import set_linear
 
 DUAL = ("hf", "open_clip", "st")  # sources that have dual encoders
 TYPES = ("clip", "siglip")  # of those of transformers
-MODALITIES: tuple[Modality, ...] = ("image", "text")
 
 
 def is_uri(name: Any) -> bool:
@@ -46,10 +46,9 @@ def pretrained_parts(uri: str, **options: Any) -> dict[str, Any]:
         raise UsageError(f"{uri}: {parsed.source} has no dual encoders; {', '.join(DUAL)} have.")
     if parsed.layer is not None or parsed.pool is not None:
         raise UsageError(f"{uri}: layer and pool lead past a pretrained model's own projections: leave them out.")
-    own = {"image": replace(parsed, max_tokens=None, prompt=None), "text": replace(parsed, size=None)}
-    towers = {modality: load_encoder(own[modality], modality=modality, **options) for modality in MODALITIES}
+    towers = {modality: load_encoder(_of(parsed, modality), modality=modality, **options) for modality in SIDES}
     tensors = _last_tensors(parsed, fetch=options.get("fetch", True))
-    projectors = {m: _linear(towers[m], tensors.get(f"{NAMES[m]}_projection.weight")) for m in MODALITIES}
+    projectors = {m: _linear(towers[m], tensors.get(f"{NAMES[m]}_projection.weight")) for m in SIDES}
     if projectors["image"].width != projectors["text"].width:
         raise UsageError(f"{uri}: its towers end {projectors['image'].width} and {projectors['text'].width} wide.")
     bias = tensors.get("logit_bias")
@@ -58,10 +57,16 @@ def pretrained_parts(uri: str, **options: Any) -> dict[str, Any]:
         "text_projector": projectors["text"],
         "scale": tensors.get("logit_scale", torch.zeros(())).exp().item(),
         "bias": None if bias is None else bias.item(),
-        "records": {m: [towers[m].record()] for m in MODALITIES},
-        "encoders": {m: [towers[m]] for m in MODALITIES},
+        "records": {m: [towers[m].record()] for m in SIDES},
+        "encoders": {m: [towers[m]] for m in SIDES},
         "summary": {"ready": str(parsed)},
     }
+
+
+def _of(uri: EncoderURI, modality: Modality) -> EncoderURI:
+    """Without the options of the other tower."""
+    others: dict[str, Any] = {option: None for side in SIDES if side != modality for option in spec_of(side).options}
+    return replace(uri, **others)
 
 
 NAMES = {"image": "visual", "text": "text"}

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.encoder_record import EncoderRecord, check_count
+from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder, load_recorded
-from isthmus.encoders.modality import Modality, spec_of
+from isthmus.encoders.limits import check_limits
+from isthmus.encoders.modality import spec_of
 from isthmus.errors import InputError, UsageError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
 from isthmus.projectors import Head, from_config
@@ -22,7 +24,6 @@ FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DIGEST_BYTES = 32
 DUAL = "dual_encoder"  # the kind of a model whose configuration names none
-MODALITIES: tuple[Modality, ...] = ("image", "text")  # of a dual encoder
 Records = dict[str, list[EncoderRecord]]  # by modality, of the encoders side by side
 
 
@@ -102,9 +103,11 @@ def read_config(path: Path, kind: str, needed: Sequence[str], modalities: Sequen
     missing = {"encoders", "weights", *needed} - set(config)
     if missing:
         raise InputError(f"{file}: not an isthmus model ({', '.join(sorted(missing))} missing).")
+    check_limits(file, {name: value for name, value in config.items() if name != "summary"})
     for modality in modalities:
         if not _are_records(config["encoders"], modality):
             raise InputError(f"{file}: no list of {modality} encoders with uri, fingerprint and width.")
+        check_count(file, config["encoders"][modality])
     return config
 
 
@@ -148,21 +151,26 @@ def empty_projectors(path: Path, configs: Any) -> dict[str, Head]:
     """
     try:
         with torch.device("meta"):
-            return {m: from_config({"padded": spec_of(m).padded, **configs[m]}) for m in MODALITIES}
+            return {m: from_config({"padded": spec_of(m).padded, **configs[m]}) for m in SIDES}
     except (UsageError, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"{path / CONFIG}: its projectors cannot be made ({error}).") from None
 
 
 def read_weights(path: Path, digest: Any) -> dict[str, Tensor]:
-    """The tensors, float32, `scale` and perhaps `bias` among them."""
+    """The tensors, those of floating point as float32. Raises `InputError` for one that is not finite."""
     try:
         weights = read_tensors(path, str(digest))
     except InputError as error:
         raise InputError(f"{error} Copy or train the model again.") from None
     for name, tensor in weights.items():
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: {name} is not made of finite numbers. Train the model again.")
-    single = [name for name in ("scale", "bias") if name in weights and weights[name].numel() != 1]
-    if "scale" not in weights or single:
-        raise InputError(f"{path}: no scale, or not a single number. Copy or train the model again.")
-    return {name: tensor.float() for name, tensor in weights.items()}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+
+
+def take_number(weights: dict[str, Tensor], name: str, path: Path) -> float | None:
+    """Take a single number out of the weights; None where it is not there, `InputError` where it is more than one."""
+    tensor = weights.pop(name, None)
+    if tensor is not None and tensor.numel() != 1:
+        raise InputError(f"{path}: {name} is not a single number. Copy or train the model again.")
+    return None if tensor is None else tensor.item()

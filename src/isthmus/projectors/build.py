@@ -33,7 +33,8 @@ def build_projector(
         parts: widths of what stands side by side in the features: [1024, 1024] for CLS and mean of a ViT-L, one
             width per token for a token head.
         width: d of the joint space.
-        norm: "layer" normalises each part on its own; "none" takes the features as they are.
+        norm: "layer" normalises each part on its own, "whole" all of them as one vector (SAIL); "none" takes the
+            features as they are.
         dropout: share of the normalised features dropped in training (and inside "residual").
         expand: hidden units per feature for "mlp" (default 4) and "glu" (8), per output for "parallel" (1).
             See `solve_expand`.

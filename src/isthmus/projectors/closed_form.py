@@ -354,7 +354,7 @@ def _check_startable(kind: str, projector: Projector) -> None:
             f"init = {kind!r} makes no sense for {projector.kind!r}: it has no linear branch from the "
             "features to the joint space. Use linear or parallel, or a random start."
         )
-    if not isinstance(projector.norm, PartNorm):
+    if not isinstance(projector.norm, PartNorm) or projector.norm.parts != projector.parts:
         raise UsageError(f"init = {kind!r} needs norm = 'layer': closed forms are fitted on normalised features.")
 
 

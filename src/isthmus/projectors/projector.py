@@ -1,4 +1,4 @@
-"""A projector of pooled features: LayerNorm on each part, then one block or a chain of blocks."""
+"""A projector of pooled features: LayerNorm on each part or on all, then one block or a chain of blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = Registry(
     },
     noun="kind of projector",
 )
-NORMS = ("layer", "none")
+NORMS = ("layer", "whole", "none")
 BATCH = 8192
 
 
@@ -43,7 +43,8 @@ class Projector(nn.Module):
 
     def _build(self) -> None:
         norm, dropout, _ = self._options.values()
-        self.norm: nn.Module = PartNorm(self.parts) if norm == "layer" else nn.Identity()
+        parts = [sum(self.parts)] if norm == "whole" else self.parts
+        self.norm: nn.Module = nn.Identity() if norm == "none" else PartNorm(parts)
         self.dropout = nn.Dropout(dropout)
         self.blocks = self._chain(self.kind.split("+"), self.parts)
 
@@ -103,9 +104,11 @@ def project(
 ) -> Tensor:
     """Unit rows float32 [n, d] of all features [n, D] on the CPU, computed on `device`, normalised in fp32.
 
-    head: in the mode it is in. width: the first so many of its dimensions alone. batch_size: rows at once, at most.
+    head: in the mode it is in; without a `width` it keeps that of the features. width: the first so many dimensions
+    alone. batch_size: rows at once, at most.
     """
-    out = torch.empty(matrix.shape[0], width or int(head.width))  # type: ignore[arg-type]
+    own: Any = getattr(head, "width", matrix.shape[1])
+    out = torch.empty(matrix.shape[0], width or own)
     batch = min(batch_size, rows_at_once(matrix.shape[1]))
     for start in range(0, len(out), batch):
         features = torch.from_numpy(rows(matrix, slice(start, start + batch))).to(device)

@@ -43,7 +43,7 @@ class Slot(nn.Module):
 
     def __init__(self, block: str, inputs: int, width: int, *, norm: str, dropout: float, expand: float | None) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(inputs) if norm == "layer" else nn.Identity()
+        self.norm = nn.Identity() if norm == "none" else nn.LayerNorm(inputs)
         self.dropout = nn.Dropout(dropout)
         made = Identity if block == "identity" else KINDS.find(block)
         self.block: Block = made([inputs], width, expand=expand, dropout=dropout)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +19,27 @@ from isthmus.errors import UsageError
 ATTENTIONS = ("qk", "qq")
 QUERIES_AND_KEYS = (("q_proj", "k_proj"), ("query", "key"))  # names of the two projections in transformers
 LAYER_SCALES = ("layer_scale1", "ls1")
+SECOND_NORMS = ("norm2", "layernorm_after", "layer_norm2")  # what stands between the first residual and the MLP
+Alone = Literal["attention", "residual"]
 
 
 @contextmanager
-def last_block(encoder: Encoder, attention: str = "qk", *, alone: bool = False) -> Iterator[None]:
+def last_block(encoder: Encoder, attention: str = "qk", *, alone: Alone | None = None) -> Iterator[None]:
     """Change the block behind which this view's tokens are read, while the context lasts. Not for several threads.
 
     attention: "qk" is the network's own; "qq" lets each token attend to those with similar queries, itself first
         (SCLIP: Wang et al. 2023, arXiv 2312.01597).
-    alone: keep only the attention's output, without the residual and the MLP behind it (ClearCLIP: Lan et al. 2024,
-        arXiv 2407.12442).
+    alone: "attention" keeps only the attention's output, without both residuals and the MLP (ClearCLIP: Lan et al.
+        2024, arXiv 2407.12442); "residual" what SAIL's code keeps under that name: the normalised sum of the
+        attention and its residual, without the MLP and the second residual.
 
-    Raises `UsageError` for an unknown attention, and for a network without blocks or separable queries and keys.
+    Raises `UsageError` for an unknown attention or part, and for a network without blocks, separable queries and
+    keys, or, for "residual", a norm before the MLP.
     """
     if attention not in ATTENTIONS:
         raise UsageError(f"no attention {attention!r}: there are {', '.join(ATTENTIONS)}.")
+    if alone not in (None, "attention", "residual"):
+        raise UsageError(f"alone {alone!r}: is attention (ClearCLIP's) or residual (SAIL's).")
     handles = []
     try:
         if attention == "qq" or alone:
@@ -41,8 +47,10 @@ def last_block(encoder: Encoder, attention: str = "qk", *, alone: bool = False) 
             child, module = _attention(encoder, block)
             if attention == "qq":
                 handles.append(_compare_queries(module))
-            if alone:
+            if alone == "attention":
                 handles += _leave_attention_alone(block, child)
+            elif alone == "residual":
+                handles += _leave_residual_alone(encoder, block)
         yield
     finally:
         for handle in handles:
@@ -97,3 +105,21 @@ def _leave_attention_alone(block: nn.Module, attention: nn.Module) -> list[Any]:
         return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
     return [attention.register_forward_hook(keep), block.register_forward_hook(replace)]
+
+
+def _leave_residual_alone(encoder: Encoder, block: nn.Module) -> list[Any]:
+    norm = next((getattr(block, name) for name in SECOND_NORMS if hasattr(block, name)), None)
+    if norm is None:
+        raise UsageError(
+            f"{encoder.uri}: {type(block).__name__} has no norm before its MLP ({', '.join(SECOND_NORMS)})."
+        )
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        seen[:] = [output]
+
+    def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        changed = seen.pop()
+        return changed if isinstance(output, Tensor) else (changed, *output[1:])
+
+    return [norm.register_forward_hook(keep), block.register_forward_hook(replace)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,16 @@ from isthmus.encoders import Encoder
 from isthmus.encoders.base import Inputs
 from isthmus.encoders.images import to_pil
 from isthmus.encoders.uri import parse_pool
+from isthmus.encoders.whole import WholePictures
 from isthmus.errors import UsageError
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.segmentation.attention import last_block
+from isthmus.segmentation.attention import Alone, last_block
+
+Resample = Literal["bicubic", "bilinear"]
+Normalise = Literal["encoder", "clip"]
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 
 class DenseEncoder:
@@ -30,13 +37,23 @@ class DenseEncoder:
         model: with its encoders loaded, each of which gives tokens.
         attention, alone: of the last block, see `attention.last_block`.
         cls: False leaves the class token out where a token head has a slot for it.
+        resample: how pictures are resized; normalise: by the "encoder"'s own mean and deviation, or by "clip"'s.
 
     Raises `UsageError` for an encoder without tokens, or whose own pooling is none of its tokens.
     """
 
-    def __init__(self, model: DualEncoder, *, attention: str = "qk", alone: bool = False, cls: bool = True) -> None:
+    def __init__(
+        self,
+        model: DualEncoder,
+        *,
+        attention: str = "qk",
+        alone: Alone | None = None,
+        cls: bool = True,
+        resample: Resample = "bicubic",
+        normalise: Normalise = "encoder",
+    ) -> None:
         self.model, self.attention, self.alone, self.cls = model, attention, alone, cls
-        self.patches = [PatchTokens(encoder) for encoder in model.encoders["image"]]
+        self.patches = [PatchTokens(encoder, resample, normalise) for encoder in model.encoders["image"]]
         self.by_token = hasattr(model.image_projector, "dense")
         if self.by_token and len(self.patches) > 1:
             raise UsageError("a token head of several encoders side by side has no patches in common.")
@@ -81,11 +98,12 @@ class DenseEncoder:
 class PatchTokens:
     """One encoder's patches on their grid, at its layer.
 
-    Its preprocessing resizes and crops; here an image is taken whole, at any size. What remains, a scale and an offset
-    per channel, is read off what the preprocessing makes of a black and of a white picture.
+    Its preprocessing resizes and crops; here an image is taken whole, at any size (`WholePictures`).
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, resample: Resample = "bicubic", normalise: Normalise = "encoder") -> None:
+        if resample not in FILTERS or normalise not in ("encoder", "clip"):
+            raise UsageError(f"resample {resample!r}, normalise {normalise!r}: bicubic or bilinear, encoder or clip.")
         if encoder.pool is None or not encoder.pools:
             raise UsageError(
                 f"{encoder.uri}: gives no tokens, or its own pooling is not made of them: segmentation needs patches. "
@@ -94,40 +112,35 @@ class PatchTokens:
         self.encoder, self.pool = encoder, parse_pool(encoder.pool)
         if "last" in self.pool:
             raise UsageError(f"{encoder.uri}: pool={encoder.pool} stands for no patch.")
-        black, white = (self._pixels(Image.new("RGB", (256, 256), colour)) for colour in ("black", "white"))
-        self.side = black.shape[-1]
-        self.low, self.high = black.mean(dim=(0, 2, 3))[:, None, None], white.mean(dim=(0, 2, 3))[:, None, None]
-        self.unit = self.side / self._tokens({self.key: black})[0].shape[2]
+        self.whole, self.filter = WholePictures(encoder), FILTERS[resample]
+        if normalise == "clip":
+            self.whole.low, self.whole.high = -CLIP_MEAN / CLIP_STD, (1 - CLIP_MEAN) / CLIP_STD
+        self.unit = self.side / self._tokens(self.whole.black)[0].shape[2]
+
+    @property
+    def side(self) -> int:
+        """Pixels of the encoder's own square input."""
+        return self.whole.side
 
     def __call__(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Patches float32 [N, h, w, D] and class tokens [N, D] (the mean where there is none). One size for all."""
         width, height = (self._snap(edge) for edge in images[0].size)
-        sized = [to_pil(image).resize((width, height), Image.Resampling.BICUBIC) for image in images]
-        pixels = torch.stack([_tensor(image) for image in sized])
-        return self._tokens({self.key: self.low + (self.high - self.low) * pixels})
-
-    def _pixels(self, image: Image.Image) -> Tensor:
-        """The one input that is a picture, [1, 3, H, W]."""
-        inputs = self.encoder.preprocess([image])
-        pictures = [key for key, value in inputs.items() if isinstance(value, Tensor) and value.ndim == 4]
-        if len(pictures) != 1 or len(inputs) != 1:
-            raise UsageError(f"{self.encoder.uri}: its inputs are not one tensor [N, 3, H, W], but {list(inputs)}.")
-        self.key = pictures[0]
-        return inputs[self.key]
+        sized = [to_pil(image).resize((width, height), self.filter) for image in images]
+        return self._tokens(self.whole(sized))
 
     def _tokens(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         encoder = self.encoder
         try:
             output = encoder.run(inputs, layers=encoder.layer is not None)
         except (RuntimeError, AssertionError, ValueError) as error:
-            shape = tuple(inputs[self.key].shape[-2:])
+            shape = tuple(inputs[self.whole.key].shape[-2:])
             raise UsageError(f"{encoder.uri}: cannot take {shape[1]} × {shape[0]} pixels ({error}).") from error
         tokens = output.tokens if encoder.layer is None else output.layers[encoder.layer]
         assert tokens is not None
         tokens = tokens.float()
         patches = tokens[:, output.prefix :]
         cls = tokens[:, 0] if output.prefix else patches.mean(dim=1)
-        return patches.unflatten(1, grid_shape(patches.shape[1], *inputs[self.key].shape[-2:])), cls
+        return patches.unflatten(1, grid_shape(patches.shape[1], *inputs[self.whole.key].shape[-2:])), cls
 
     def _snap(self, edge: int) -> int:
         """The nearest whole number of patches, in pixels."""
@@ -144,14 +157,3 @@ def _resampled(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
     if tokens.shape[1:3] == torch.Size(grid):
         return tokens
     return F.interpolate(tokens.permute(0, 3, 1, 2), size=tuple(grid), mode="bilinear").permute(0, 2, 3, 1)
-
-
-def _tensor(image: Image.Image) -> Tensor:
-    """[3, H, W] in 0..1."""
-    return (
-        torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        .view(image.height, image.width, 3)
-        .permute(2, 0, 1)
-        .float()
-        / 255
-    )

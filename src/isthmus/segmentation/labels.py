@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from isthmus.encoders.images import to_pil
 from isthmus.errors import UsageError
 from isthmus.metrics.zeroshot import Templates, class_embeddings
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.segmentation.dense import DenseEncoder
+from isthmus.segmentation.attention import Alone
+from isthmus.segmentation.data import BACKGROUND
+from isthmus.segmentation.dense import FILTERS, DenseEncoder, Normalise, Resample
 
-BACKGROUND = "background"
 WINDOWS_AT_ONCE = 8
 NUMBERS_AT_ONCE = 64_000_000  # of scores per pixel and class, in memory at a time
 
@@ -35,7 +37,8 @@ class Segmenter:
         stride: pixels from window to window; default half a window.
         threshold: where no class has a probability (softmax of the model's logits over the classes) of at least this,
             the pixel is `background`, which then must be among the classes and is not named by its text.
-        attention, alone, cls: see `DenseEncoder`.
+        longest: pixels that the image's longer side has at most, where a window slides; default any.
+        attention, alone, cls, resample, normalise: see `DenseEncoder`.
 
     Raises `UsageError` for sizes, thresholds and attentions that make no sense, or an encoder without tokens.
     """
@@ -51,10 +54,15 @@ class Segmenter:
         stride: int | None = None,
         threshold: float | None = None,
         attention: str = "qk",
-        alone: bool = False,
+        alone: Alone | None = None,
         cls: bool = True,
+        longest: int | None = None,
+        resample: Resample = "bicubic",
+        normalise: Normalise = "encoder",
     ) -> None:
-        self.dense = DenseEncoder(model, attention=attention, alone=alone, cls=cls)
+        own: dict[str, Any] = {"resample": resample, "normalise": normalise}
+        self.dense = DenseEncoder(model, attention=attention, alone=alone, cls=cls, **own)
+        self.longest, self.filter = longest, FILTERS[resample]
         self.classes, self.scale, self.threshold = list(classes), model.scale, threshold
         self.window = window
         self.size = size or max(self.dense.side, window or 0)
@@ -68,7 +76,11 @@ class Segmenter:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """The class of every pixel, uint8 [H, W] of the image as it is."""
-        label, probability = self.classify(self.scores(image), image.height, image.width)
+        return self.labels(self.scores(image), image.height, image.width)
+
+    def labels(self, scores: Tensor, height: int, width: int) -> np.ndarray:
+        """The class of every pixel, uint8 [height, width], of `scores`."""
+        label, probability = self.classify(scores, height, width)
         if self.background is not None and self.threshold is not None:
             label[probability < self.threshold] = self.background
         return label
@@ -99,23 +111,27 @@ class Segmenter:
         return label.numpy(), torch.exp(self.scale * best - total).numpy()
 
     def _whole(self, image: Image.Image) -> Tensor:
-        return self._cosines([image.resize((self.size, self.size), Image.Resampling.BICUBIC)])[0]
+        return self._cosines([image.resize((self.size, self.size), self.filter)])[0]
 
     def _slid(self, image: Image.Image, window: int) -> Tensor:
         """The mean of the windows' scores at every pixel of the resized image."""
         factor = self.size / min(image.size)
-        width, height = (max(window, round(edge * factor)) for edge in image.size)
-        resized = image.resize((width, height), Image.Resampling.BICUBIC)
-        corners = list(product(_steps(height, window, self.stride), _steps(width, window, self.stride)))
+        least = window
+        if self.longest is not None and factor * max(image.size) > self.longest:
+            factor, least = self.longest / max(image.size), 1
+        width, height = (max(least, round(edge * factor)) for edge in image.size)
+        resized = image.resize((width, height), self.filter)
+        tall, wide = min(window, height), min(window, width)
+        corners = list(product(_steps(height, tall, self.stride), _steps(width, wide, self.stride)))
         total = torch.zeros(len(self.classes), height, width)
         count = torch.zeros(height, width)
         for start in range(0, len(corners), WINDOWS_AT_ONCE):
             some = corners[start : start + WINDOWS_AT_ONCE]
-            crops = [resized.crop((x, y, x + window, y + window)) for y, x in some]
-            fine = F.interpolate(self._cosines(crops), size=(window, window), mode="bilinear")
+            crops = [resized.crop((x, y, x + wide, y + tall)) for y, x in some]
+            fine = F.interpolate(self._cosines(crops), size=(tall, wide), mode="bilinear")
             for (y, x), scores in zip(some, fine, strict=True):
-                total[:, y : y + window, x : x + window] += scores
-                count[y : y + window, x : x + window] += 1
+                total[:, y : y + tall, x : x + wide] += scores
+                count[y : y + tall, x : x + wide] += 1
         return total / count
 
     def _cosines(self, images: Sequence[Image.Image]) -> Tensor:
@@ -127,11 +143,14 @@ class Segmenter:
         return out.scatter_reduce(1, index, cosines, "amax")
 
     def _check(self, size: int | None, stride: int | None) -> None:
-        for name, value in (("size", size), ("window", self.window), ("stride", stride)):
+        sizes = (("size", size), ("window", self.window), ("stride", stride), ("longest", self.longest))
+        for name, value in sizes:
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: a number of pixels, at least 1.")
         if self.window is None and stride is not None:
             raise UsageError("stride: is the step of a sliding window; say of how many pixels (window).")
+        if self.window is None and self.longest is not None:
+            raise UsageError("longest: bounds an image on which a window slides; say of how many pixels (window).")
         if self.window is not None and (self.window > self.size or self.stride > self.window):
             raise UsageError(
                 f"window {self.window}: at most the size ({self.size}) and at least the stride ({self.stride})."

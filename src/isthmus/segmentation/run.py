@@ -11,11 +11,13 @@ import numpy as np
 from PIL import Image
 
 from isthmus.data.images import decode
+from isthmus.data.sources import read_file
 from isthmus.errors import InputError, UsageError
 from isthmus.files import write_atomic
 from isthmus.metrics.zeroshot import Templates, load_templates
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report.contact_sheet import check_image_name
+from isthmus.segmentation.attention import Alone
 from isthmus.segmentation.labels import Segmenter
 from isthmus.segmentation.overlay import overlay
 
@@ -50,7 +52,7 @@ def segment(
     stride: int | None = None,
     threshold: float | None = None,
     attention: Literal["qk", "qq"] = "qk",
-    alone: bool = False,
+    alone: Alone | None = None,
     cls: bool = True,
     out: str | Path | None = None,
     mask: str | Path | None = None,
@@ -118,8 +120,6 @@ def _check(classes: Sequence[str], out: str | Path | None, mask: str | Path | No
 
 def _opened(path: str | Path) -> Image.Image:
     try:
-        return decode(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+        return decode(read_file(Path(path)))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

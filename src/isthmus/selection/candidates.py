@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.encoder_record import EncoderRecord
-from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.matrix import Chosen, Matrix
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
+from isthmus.data.matrix import Chosen, Matrix, as_matrix
 from isthmus.data.pairs import Pairs
 from isthmus.data.splits import normalise_split
 from isthmus.embedding import embed
@@ -28,9 +28,8 @@ from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids, join, read_ids
 from isthmus.store.opening import open_pairs, open_source
 
-MODALITIES: tuple[Modality, Modality] = ("image", "text")
 BATCH = 8  # images per forward pass: on a CPU, larger batches fall out of its caches
-COST_ITEMS = {"image": 16, "text": 128}
+COST_ITEMS = dict(zip(SIDES, (16, 128), strict=True))
 Log = Callable[[str], None]
 
 
@@ -77,7 +76,7 @@ class Candidates:
 
 def check_any(encoders: Mapping[Modality, Sequence[Any]], failed: Sequence[Mapping[str, str]]) -> None:
     """Raise `InputError` where a modality has no encoder left, with the reasons."""
-    for modality in MODALITIES:
+    for modality in SIDES:
         if not encoders[modality]:
             why = "; ".join(f"{one['encoder']}: {one['reason']}" for one in failed if one["modality"] == modality)
             raise InputError(f"No {modality} encoder can be used. {why or 'None was named.'}")
@@ -101,7 +100,7 @@ def pairs_of(part: FeaturePairs, image: Candidate, text: Candidate) -> FeaturePa
 
 def from_arrays(images: Mapping[str, Any], texts: Mapping[str, Any], **fields: Any) -> Candidates:
     """Features by name; `fields` as in `FeaturePairs.from_arrays` (image_of, groups, labels, splits, …)."""
-    for modality, given in zip(MODALITIES, (images, texts), strict=True):
+    for modality, given in zip(SIDES, (images, texts), strict=True):
         if not isinstance(given, Mapping) or not given:
             raise UsageError(f"Without pairs or a store, give {modality} features as a dictionary: name → array.")
     first = next(iter(images.values())), next(iter(texts.values()))
@@ -110,13 +109,13 @@ def from_arrays(images: Mapping[str, Any], texts: Mapping[str, Any], **fields: A
         FeaturePairs.from_arrays(image, text, **dict(fields))  # checks shapes and values, and names the row
     listed = {
         modality: [_given(name, modality, matrix) for name, matrix in given.items()]
-        for modality, given in zip(MODALITIES, (images, texts), strict=True)
+        for modality, given in zip(SIDES, (images, texts), strict=True)
     }
     return Candidates(_numbered(frame), listed)
 
 
 def _given(name: str, modality: Modality, matrix: Any) -> Candidate:
-    width = matrix.shape[1]
+    matrix, width = as_matrix(matrix), matrix.shape[1]
     return Candidate(name, modality, matrix, [width], {"uri": name, "width": width})
 
 
@@ -139,8 +138,8 @@ def from_store(
     if not isinstance(store, Store):
         raise UsageError("Arrays to select among come by name, {name: [n, width]}, for images and for texts.")
     failed: list[dict[str, str]] = []
-    listed: dict[Modality, list[Candidate]] = {"image": [], "text": []}
-    for modality, wanted in zip(MODALITIES, (image, text), strict=True):
+    listed: dict[Modality, list[Candidate]] = {side: [] for side in SIDES}
+    for modality, wanted in zip(SIDES, (image, text), strict=True):
         records = store.pooled(modality)
         uris = Counter(record["uri"] for record in records)
         for fingerprint in _named(wanted, records):
@@ -154,7 +153,7 @@ def from_store(
             except InputError as error:
                 failed.append(_failure(fingerprint, modality, error))
     check_any(listed, failed)
-    first: Any = [listed[modality][0].matrix for modality in MODALITIES]
+    first: Any = [listed[modality][0].matrix for modality in SIDES]
     frame = _numbered(join(store.path, store.tables(), *first))
     return Candidates(frame if only is None else choose_ids(frame, only), listed, failed, store=store.path)
 
@@ -205,7 +204,7 @@ def from_pairs(
     pairs = open_pairs(pairs)
     pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
     failed: list[dict[str, str]] = []
-    encoders = {m: loaded(given, m, failed, **options) for m, given in zip(MODALITIES, (image, text), strict=True)}
+    encoders = {m: loaded(given, m, failed, **options) for m, given in zip(SIDES, (image, text), strict=True)}
     check_any(encoders, failed)
     skipped = _embed_all(pairs, encoders, store, failed, progress, log)
     check_any(encoders, failed)
@@ -283,7 +282,7 @@ def _embed_all(
 
     Returns what `embed` skipped.
     """
-    networks = {m: by_network(encoders[m]) for m in MODALITIES}
+    networks = {m: by_network(encoders[m]) for m in SIDES}
 
     def attempt(image: list[Encoder], text: list[Encoder]) -> Exception | list[tuple[str, str]]:
         try:
@@ -299,7 +298,7 @@ def _embed_all(
     partner = next((pair for pair, result in tried if not isinstance(result, Exception)), None)
     if partner is None:
         raise found
-    for modality in MODALITIES:
+    for modality in SIDES:
         for views in networks[modality]:
             result = attempt(views, partner[1]) if modality == "image" else attempt(partner[0], views)
             if isinstance(result, Exception):
@@ -319,7 +318,7 @@ def _costs(pairs: Pairs, encoders: Mapping[Modality, Sequence[Encoder]], store: 
     rows = [row for row, id in enumerate(pairs.images["id"].to_pylist()) if id in readable]
     items["image"] = [pairs.decode(row) for row in rows[: COST_ITEMS["image"]]]
     costs: dict[str, Cost] = {}
-    for modality in MODALITIES:
+    for modality in SIDES:
         for views in by_network(encoders[modality]):
             log(f"time {views[0].uri}")
             cost = measure_cost(views[0], items[modality], types.get(views[0].fingerprint, ""))

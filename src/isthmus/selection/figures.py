@@ -34,7 +34,7 @@ def short(name: str) -> str:
 
 def pair_label(row: Told, told: Told) -> str:
     """Both encoders; one of them where the other is always the same."""
-    sides = [side for side in ("image", "text") if len(told["encoders"][side]) > 1] or ["image"]
+    sides = [side for side, listed in told["encoders"].items() if len(listed) > 1] or [next(iter(told["encoders"]))]
     return " × ".join(short(row[side]) for side in sides)
 
 
@@ -88,7 +88,7 @@ def heat_maps(told: Told) -> Figure:
     """Image encoders × text encoders, shaded by the score that ranks and by unbiased CKA."""
     from matplotlib.figure import Figure
 
-    sides = {side: [row["name"] for row in told["encoders"][side]] for side in ("image", "text")}
+    sides = {side: [row["name"] for row in listed] for side, listed in told["encoders"].items()}
     height = 1.6 + 0.24 * len(sides["image"])
     figure = Figure(figsize=(10.5, height), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -125,7 +125,7 @@ def agreement(told: Told) -> Figure:
     from matplotlib.figure import Figure
 
     names = list(told["agreement"])
-    networks = {side: _networks(told, side) for side in ("image", "text")}
+    networks = {side: _networks(told, side) for side in told["encoders"]}
     figure = Figure(figsize=(10.5, 5.6), layout="constrained")
     grid = figure.subplots(2, -(-len(names) // 2), sharey=True, squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
@@ -140,7 +140,7 @@ def agreement(told: Told) -> Figure:
 
 
 def _scatter_panel(axes: Axes, told: Told, name: str, networks: Mapping[str, Mapping[str, str]]) -> None:
-    kinds = [list(dict.fromkeys(networks[side].values())) for side in ("image", "text")]
+    kinds = [list(dict.fromkeys(found.values())) for found in networks.values()]
     several = len(kinds[1]) > 1
     for (i, image), (j, text) in ((a, b) for a in enumerate(kinds[0]) for b in enumerate(kinds[1])):
         own = [
@@ -194,9 +194,9 @@ def layer_curves(told: Told) -> Figure:
 def layered(told: Told) -> list[tuple[str, str]]:
     """(side, network) of every network that at least three layers were read of."""
     found = []
-    for side in ("image", "text"):
+    for side, listed in told["encoders"].items():
         layers: dict[str, set[int]] = {}
-        for row in told["encoders"][side]:
+        for row in listed:
             if row["layer"] is not None:
                 layers.setdefault(row["network"], set()).add(row["layer"])
         found += [(side, network) for network, depths in layers.items() if len(depths) > 2]
@@ -204,7 +204,7 @@ def layered(told: Told) -> list[tuple[str, str]]:
 
 
 def _layer_panel(axes: Axes, told: Told, side: str, network: str) -> None:
-    other = "text" if side == "image" else "image"
+    (other,) = (name for name in told["encoders"] if name != side)
     views = {row["name"]: row for row in told["encoders"][side] if row["network"] == network}
     deepest = max(row["layer"] for row in views.values() if row["layer"] is not None)
     lines: dict[tuple[str, str], list[tuple[float, float, Any]]] = {}

@@ -20,7 +20,7 @@ def write_report(told: Mapping[str, Any], path: str | Path) -> None:
 
 def render(told: Mapping[str, Any]) -> str:
     """The page as HTML."""
-    several = all(len(told["encoders"][side]) > 1 for side in ("image", "text"))
+    several = all(len(listed) > 1 for listed in told["encoders"].values())
     drawn = {
         "bars": figures.bars(told),
         "heat": figures.heat_maps(told) if several else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,16 +15,16 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
 from isthmus.embedding import plan as embedding_plan
 from isthmus.encoders import Encoder
 from isthmus.errors import InputError, IsthmusError, UsageError
-from isthmus.files import read_json, write_json
+from isthmus.files import read_cached, write_sealed
+from isthmus.owned import check_owned
 from isthmus.report.page import on_top
 from isthmus.selection.candidates import (
-    MODALITIES,
     Candidate,
     Candidates,
     check_any,
@@ -36,7 +37,7 @@ from isthmus.selection.candidates import (
     wanted_ids,
 )
 from isthmus.selection.ranking import correlation, cost_of, pareto, ranked, tied_with_first
-from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Score, Scorer
+from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Score, Scorer, check_unimodal
 from isthmus.selection.sides import Side
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids
@@ -74,14 +75,14 @@ class Selection:
     def feature_pairs(self, pair: Mapping[str, Any] | None = None) -> FeaturePairs:
         """Features of a ranked pair (default the first), as `train` takes them."""
         chosen = self.best if pair is None else pair
-        sides = [next(c for c in self.candidates.encoders[m] if c.name == chosen[m]) for m in ("image", "text")]
+        sides = [next(c for c in self.candidates.encoders[m] if c.name == chosen[m]) for m in SIDES]
         return pairs_of(self.candidates.frame, *sides)
 
     def to_dict(self) -> dict[str, Any]:
         """What select.json holds."""
         return {
             **self.facts,
-            "first_choice": {m: self.best[m] for m in ("image", "text")},
+            "first_choice": {m: self.best[m] for m in SIDES},
             "pairs": self.pairs,
             "encoders": self.encoders,
             "agreement": self.agreement,
@@ -188,13 +189,13 @@ def plan(
     """
     if holds_features(data):
         stored = from_store(data, _listed(image), _listed(text))
-        counts = [len(stored.encoders[m]) for m in MODALITIES]
+        counts = [len(stored.encoders[m]) for m in SIDES]
         cost: dict[str, Any] = {"images": len(stored.frame)}
     else:
         pairs = open_pairs(data)
         pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
         failed: list[dict[str, str]] = []
-        views = [loaded(given, m, failed, **options) for m, given in zip(MODALITIES, (image, text), strict=True)]
+        views = [loaded(given, m, failed, **options) for m, given in zip(SIDES, (image, text), strict=True)]
         counts = [len(listed) for listed in views]
         cost = asdict(embedding_plan(pairs, *views))
         cost["failed"] = [f"{one['encoder']}: {one['reason']}" for one in failed]
@@ -289,10 +290,13 @@ class Cache:
 
     def __init__(self, folder: Path | None, scorer: Scorer) -> None:
         self.folder = folder
+        if folder is not None:
+            check_owned(folder.parent, {folder.name})
         part = scorer.train, scorer.val
         told = [[p.image_ids, p.caption_ids, p.bootstrap_group.tolist(), p.labels] for p in part]
         settings = [SCORES_FORMAT, list(scorer.seeds), scorer.bootstrap, scorer.seed, len(scorer.sample)]
-        self.context = _digest([told, settings])
+        self.context, self.bootstrap = _digest([told, settings]), scorer.bootstrap
+        self.names = {name for name in LABELS if name != PROBE or scorer.seeds}
 
     def scores(self, image: Side, text: Side, compute: Callable[[], dict[str, Score]]) -> dict[str, Score]:
         """The scores of a pair, computed unless they are known."""
@@ -301,18 +305,24 @@ class Cache:
             found = compute()
             return {name: asdict(score) | {"replicates": score.replicates.tolist()} for name, score in found.items()}
 
-        kept = self.get(["pair", image.digest, text.digest], fresh)
-        return {name: Score(**(one | {"replicates": np.array(one["replicates"])})) for name, one in kept.items()}
+        def parse(found: dict[str, Any]) -> dict[str, Score]:
+            if set(found) != self.names:
+                raise LookupError(found)
+            return {name: Score.from_dict(one, self.bootstrap) for name, one in found.items()}
 
-    def get(self, key: list[str], compute: Callable[[], Any]) -> Any:
-        """What `compute` gives, from the folder where it is there."""
+        return parse(self.get(["pair", image.digest, text.digest], fresh, parse))
+
+    def get(self, key: list[str], compute: Callable[[], Any], parse: Callable[[Any], Any]) -> Any:
+        """What `compute` gives, from the folder where it is there, unchanged, and such that `parse` can read it."""
         if self.folder is None:
             return compute()
         path = self.folder / f"{_digest([self.context, *key])}.json"
-        if path.is_file():
-            return read_json(path)
+        if held := read_cached(path):
+            with suppress(LookupError, TypeError, ValueError, AttributeError):
+                parse(held["value"])
+                return held["value"]
         value = compute()
-        write_json(path, value)
+        write_sealed(path, {"value": value})
         return value
 
 
@@ -332,7 +342,7 @@ def _encoder_row(candidate: Candidate, cache: Cache, scorer: Scorer, log: Log) -
         "pool": record.get("pool"),
         "width": sum(candidate.parts),
         "cost": {"parameters": cost.parameters, "items_per_second": cost.rate, "licence": cost.licence},
-        "unimodal": cache.get(key, lambda: scorer.unimodal(candidate)),
+        "unimodal": cache.get(key, lambda: scorer.unimodal(candidate), check_unimodal),
     }
 
 
@@ -379,7 +389,7 @@ def _agreement(pairs: list[dict[str, Any]], info: dict[Any, dict[str, Any]], sco
     """Correlation of each cheap score with the probe's R@10 over the pairs; {} without a probe."""
     if not scorer.seeds or len(pairs) < 3:
         return {}
-    families = [[info[m, row[m]]["network"] for row in pairs] for m in ("image", "text")]
+    families = [[info[m, row[m]]["network"] for row in pairs] for m in SIDES]
     probe = [row["scores"][PROBE]["value"] for row in pairs]
     cheap = [name for name in DEFINITIONS if name != PROBE]
     return {
@@ -436,7 +446,7 @@ def write(selection: Selection, out: Path) -> None:
     if home is not None:  # a store of our own moves along with the folder
         inside = home.resolve().is_relative_to(out.resolve())
         told["store"] = str(home.resolve().relative_to(out.resolve()) if inside else home.resolve())
-    write_json(out / SELECTION, told)
+    write_sealed(out / SELECTION, told)
     from isthmus.selection.report import write_report
 
     with on_top():

@@ -61,6 +61,15 @@ class Score:
     replicates: np.ndarray = field(default_factory=lambda: np.empty(0))
     more: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_dict(cls, kept: dict[str, Any], draws: int) -> Score:
+        """From its fields as JSON; TypeError, ValueError or LookupError where that is no score of `draws` draws."""
+        replicates = np.array(kept["replicates"], np.float64)
+        if replicates.shape != (draws,):
+            raise ValueError(f"{replicates.shape} replicates, not {draws}")
+        null = {name: None if kept["null"][name] is None else float(kept["null"][name]) for name in ("mean", "sd")}
+        return cls(float(kept["value"]), float(kept["floor"]), null, replicates, dict(kept["more"]))
+
     def to_dict(self) -> dict[str, Any]:
         told = {"value": self.value, "ci95": ci95(self.replicates), "floor": self.floor, "null": dict(self.null)}
         return told | self.more
@@ -144,6 +153,16 @@ class Scorer:
             for name, hit in correct.items()
         }
         return found | {"n": {"train": len(rows), "val": len(held), "classes": len(np.unique(labels))}}
+
+
+def check_unimodal(found: Any) -> None:
+    """TypeError or LookupError unless `found` is what `Scorer.unimodal` gives."""
+    if found is None:
+        return
+    if set(found["n"]) != {"train", "val", "classes"} or "linear" not in found:
+        raise LookupError("n, linear")
+    for one in (found[name] for name in found if name != "n"):
+        float(one["value"]), one["ci95"]
 
 
 def labelled(part: FeaturePairs) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from isthmus.errors import InputError
 from isthmus.files import PENDING, TEMPORARY
+from isthmus.owned import strangers, what_it_is
 from isthmus.store.journal import FOLDER as JOURNAL
 from isthmus.store.journal import Journal
 from isthmus.store.keys import KeyIndex, to_keys
@@ -35,6 +36,8 @@ def doctor(path: str | Path) -> list[Finding]:
     GB), and changes nothing.
     """
     root = Path(path)
+    if found := list(strangers(root)):  # nothing behind them is opened
+        return [_bad(f"{one}: {what_it_is(one)}; isthmus neither reads nor writes here", "Remove it.") for one in found]
     if not is_store(root):
         unfinished = is_unfinished(root)
         what = "an unfinished store" if unfinished else "not a store (no store.json)"

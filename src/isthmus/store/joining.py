@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.groups import whole_groups
 from isthmus.data.matrix import take
+from isthmus.data.records import text
 from isthmus.data.splits import SPLITS
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate
@@ -22,8 +23,6 @@ from isthmus.store.keys import to_keys
 
 if TYPE_CHECKING:
     from isthmus.store.matrix import FeatureMatrix
-
-PAIR = ("image", "text")
 
 
 def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: FeatureMatrix) -> FeaturePairs:
@@ -62,7 +61,7 @@ def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: Fe
         image_encoder=image.records,
         text_encoder=text.records,
     )
-    return pairs if (first, second) == PAIR else pairs.subset(np.unique(pairs.image_of))
+    return pairs if (first, second) == SIDES else pairs.subset(np.unique(pairs.image_of))
 
 
 def _counterparts(path: Path, tables: dict[str, pa.Table], first: str, second: str) -> np.ndarray | None:
@@ -127,11 +126,13 @@ def choose_ids(pairs: FeaturePairs, only: str | Path | Sequence[str]) -> Feature
 
 
 def read_ids(only: str | Path | Sequence[str]) -> list[str]:
-    """Ids as given, or from the `id` column of a Parquet file (what `isthmus curate` writes)."""
+    """Ids as given, or from the `id` (else `uid`) column of a Parquet file (what `isthmus curate` writes)."""
     if not isinstance(only, str | Path):
         return [str(one) for one in only]
     path = locate(Path(only).parent, Path(only).name)
     try:
-        return pq.read_table(path, columns=["id"], page_checksum_verification=True)["id"].cast(pa.string()).to_pylist()
-    except (OSError, KeyError, pa.ArrowException) as error:
+        column = "id" if "id" in (names := pq.read_schema(path).names) or "uid" not in names else "uid"
+        table = pq.read_table(path, columns=[column], page_checksum_verification=True)
+        return [text(one, f"{only}: row {row}", "id") or "" for row, one in enumerate(table[column].to_pylist())]
+    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         raise InputError(f"{only}: no column `id` can be read from it ({error}).") from None

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from isthmus.data.encoder_record import check_count
 from isthmus.errors import InputError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
 from isthmus.store.disk import write_parquet
@@ -119,6 +120,7 @@ def read_store_json(root: Path) -> dict[str, Any]:
         raise InputError(f"{path}: format {found!r}, this version of isthmus reads {' and '.join(map(repr, FORMATS))}.")
     if not isinstance(described.get("encoders"), list) or not isinstance(described.get("tables"), dict):
         raise InputError(f"{path}: no list of encoders or no tables; the file was changed by hand.")
+    check_count(path, described["encoders"])
     for record in described["encoders"]:
         check_record(record, path)
     for name in other_tables(described):

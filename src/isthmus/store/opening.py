@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.pairs import Pairs, as_pairs, read_pairs
 from isthmus.data.records import Captions
+from isthmus.data.tables import is_frame
 from isthmus.errors import InputError, UsageError
-from isthmus.files import read_json
+from isthmus.files import read_sealed
 from isthmus.store.manifest import is_store, is_unfinished
 from isthmus.store.reader import Store, open_store
 
@@ -33,22 +34,20 @@ def open_source(source: Any, captions: Captions = "optional") -> Store | Feature
     """
     if isinstance(source, Store | FeaturePairs | Pairs):
         return source
-    if not isinstance(source, str | Path):
-        raise UsageError(f"Give pairs, a store or the path of either, not a {type(source).__name__}.")
+    if not isinstance(source, str | Path) and not is_frame(source):
+        raise UsageError(f"Give pairs, a data frame, a store or the path of one, not a {type(source).__name__}.")
     return open_store(source) if holds_features(source) else read_pairs(source, captions=captions)
 
 
 def open_pairs(source: Any, captions: Captions = "required", **options: Any) -> Pairs:
     """Pairs with their pictures, read where they are named; options: those of `read_pairs`.
 
-    Raises `InputError` as `read_pairs` does, and for features alone.
+    Raises `InputError` as `read_pairs` does, and for features alone; `UsageError` for options of what is read already.
     """
-    if isinstance(source, Pairs):
-        return source
     if holds_features(source):
         name = source if isinstance(source, str | Path) else getattr(source, "path", "arrays")
         raise InputError(f"{name}: holds features, and no pictures. Give the pairs that they were made of.")
-    return read_pairs(source, captions=captions, **options)
+    return as_pairs(source, captions=captions, **options)
 
 
 def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -59,10 +58,12 @@ def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[
     folder = Path(folder)
     if not (folder / SELECTION).is_file():
         return folder, named
-    told = read_json(folder / SELECTION)
+    told = read_sealed(folder / SELECTION)
+    if not isinstance(told, dict) or not isinstance(told.get("first_choice"), dict) or "store" not in told:
+        raise InputError(f"{folder / SELECTION}: not what `isthmus select` writes. Run it again.")
     if told["store"] is None:
         raise InputError(
             f"{folder}: a selection among arrays, which are not stored; train `selection.feature_pairs()` in Python."
         )
-    chosen = {side: named.get(side) or told["first_choice"][side] for side in ("image", "text")}
+    chosen = {side: named.get(side) or told["first_choice"][side] for side in told["first_choice"]}
     return folder / told["store"], named | chosen

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from isthmus.data.encoder_record import EncoderRecord
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.store.joining import PAIR, choose_ids, choose_split, join
+from isthmus.owned import check_owned
+from isthmus.store.joining import choose_ids, choose_split, join
 from isthmus.store.keys import KeyIndex, to_keys
 from isthmus.store.manifest import TABLES, is_store, is_unfinished, other_tables, read_store_json, read_table
 from isthmus.store.matrix import FeatureMatrix, Rows
@@ -32,10 +33,11 @@ def open_store(path: str | Path, *, verify: bool = False) -> Store:
             a shard are checked in any case, when its features are first asked for.
 
     Raises:
-        InputError: no store, an unfinished one, another format version, or a damaged table (or shard, if
-            `verify`).
+        InputError: no store, one with a link or a pipe in it, an unfinished one, another format version, or a damaged
+            table (or shard, if `verify`).
     """
     root = Path(path)
+    check_owned(root)
     if not is_store(root):
         unfinished = is_unfinished(root)
         remedy = "run the same `isthmus embed` again to finish it" if unfinished else "`isthmus embed` makes one"
@@ -101,7 +103,7 @@ class Store:
             self._others[modality] = read_table(self.path, modality, self._described)
         return self._others[modality]
 
-    def tables(self, modalities: tuple[str, str] = PAIR) -> dict[str, pa.Table]:
+    def tables(self, modalities: tuple[str, str] = SIDES) -> dict[str, pa.Table]:
         """The tables of all modalities, those of a pair first: as `isthmus.store.joining.join` takes them."""
         return {name: self.table(name) for name in dict.fromkeys((*modalities, *self.modalities))}
 
@@ -159,7 +161,7 @@ class Store:
         text: Which = None,
         only: str | Path | Sequence[str] | None = None,
         seed: int = 0,
-        modalities: tuple[str, str] = PAIR,
+        modalities: tuple[str, str] = SIDES,
     ) -> FeaturePairs:
         """Images, their captions and both features, as training and evaluation take them; or any two modalities.
 

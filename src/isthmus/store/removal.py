@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from isthmus.errors import InputError
 from isthmus.files import tidy
 from isthmus.locking import alone
+from isthmus.owned import check_owned
 from isthmus.store.journal import FOLDER as JOURNAL
 from isthmus.store.keys import KeyIndex, to_keys
 from isthmus.store.manifest import Manifest, commit, is_store, read_manifest
@@ -65,6 +66,7 @@ def _writing(root: Path) -> Iterator[None]:
     """The store's lock, with nothing unfinished behind it."""
     if not is_store(root):  # before anything in the folder is touched
         raise InputError(f"{root}: not a store.")
+    check_owned(root)
     with alone(root, "writing this store"):
         tidy(root, "**/")
         if (root / JOURNAL).is_dir():

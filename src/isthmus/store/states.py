@@ -12,9 +12,11 @@ import torch
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.errors import InputError, UsageError
-from isthmus.store.matrix import CONVERTED_AT_ONCE, Window
+from isthmus.store.matrix import Window
 from isthmus.store.ragged import RaggedShard
 from isthmus.store.shards import AnyShard
+
+SCALED_AT_ONCE = 2048  # tokens of int8: few enough for the cache, enough to be worth all threads
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class StatesMatrix:
         mask = np.arange(tokens) < length[:, None]
         if mask.any():
             self._fill(block, begin, length, torch.from_numpy(out))
-        if not mask.all():
-            np.moveaxis(out, 1, 2)[~mask] = 0
+        for row in np.flatnonzero(length < tokens):  # faster than by a mask
+            out[row, :, length[row] :] = 0
         return out, mask
 
     def _laid_out(self, shards: Sequence[AnyShard], where: np.ndarray) -> _Layer:
@@ -177,19 +179,19 @@ class _Source:
     def gather(self, block: np.ndarray, row: np.ndarray, out: torch.Tensor) -> None:
         """Fill `out` [k, T, D] with T rows of shard `block[i]` each, from row `row[i]` on, which are all there."""
         count, tokens, width = out.shape
-        flat = out.view(count, tokens * width)
         index = self.values.first[block] + row * width
         if self.scale is None:
-            self.values.copy(index, flat)
+            self.values.copy(index, out.view(count, tokens * width))
             return
-        step = max(1, CONVERTED_AT_ONCE // tokens)
+        step = max(1, SCALED_AT_ONCE // tokens)
         factor = self.scale.first[block] + row
         for start in range(0, count, step):
             some = slice(start, start + step)
-            self.values.copy(index[some], flat[some])
-            scale = torch.empty(len(factor[some]), tokens)
+            whole = torch.empty(len(index[some]), tokens * width, dtype=torch.int8)
+            scale = torch.empty(len(index[some]), tokens)
+            self.values.copy(index[some], whole)
             self.scale.copy(factor[some], scale)
-            out[some].mul_(scale[..., None])
+            out[some].copy_(whole.view(-1, tokens, width).float().mul_(scale[..., None]))
 
 
 def backbone_uri(uri: str) -> str:

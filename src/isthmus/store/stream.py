@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.matrix import LARGEST
 from isthmus.data.ragged import Ragged, join_ragged
 from isthmus.errors import InputError
 from isthmus.store.blocks import DamagedShard
@@ -56,9 +57,9 @@ class Stream:
             )
         return features
 
-    def not_finite(self, features: Any) -> np.ndarray:
-        """Which items hold NaN or infinity, int64."""
-        return np.flatnonzero(~np.isfinite(features).all(axis=1))
+    def unusable(self, features: Any) -> np.ndarray:
+        """Which items hold NaN, infinity or values too large to compute with, int64."""
+        return np.flatnonzero(~_usable(features).all(axis=1))
 
     def add(self, keys: np.ndarray, features: Any) -> None:
         """Buffer the items (uint8 [n, 16], features) that are new; write a shard whenever no more fits into one."""
@@ -142,8 +143,8 @@ class RaggedStream(Stream):
             )
         return features
 
-    def not_finite(self, features: Any) -> np.ndarray:
-        tokens = np.flatnonzero(~np.isfinite(features.values).all(axis=1))
+    def unusable(self, features: Any) -> np.ndarray:
+        tokens = np.flatnonzero(~_usable(features.values).all(axis=1))
         return np.unique(np.searchsorted(features.offsets, tokens, side="right") - 1)
 
     def _as_stored(self, features: Any) -> Any:
@@ -168,3 +169,9 @@ class RaggedStream(Stream):
 def stream_of(root: Path, record: dict[str, Any]) -> Stream:
     """The stream of what the encoder of `record` gives: pooled features or states."""
     return (RaggedStream if holds_states(record) else Stream)(root, record)
+
+
+def _usable(values: np.ndarray) -> np.ndarray:
+    """Which numbers can be computed with; none of float16 is too large."""
+    finite = np.isfinite(values)
+    return finite if values.dtype.itemsize <= 2 else finite & (np.abs(values) <= LARGEST)

@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from isthmus.data.matrix import LARGEST
 from isthmus.data.ragged import Ragged
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import tidy
 from isthmus.locking import LOCK, alone
+from isthmus.owned import check_owned
 from isthmus.store.journal import Journal, Row, recall, signed
 from isthmus.store.keys import as_bytes, to_hashes, to_keys
 from isthmus.store.manifest import Manifest, check_modality, check_record, commit, is_store, read_manifest
@@ -34,7 +36,7 @@ class StoreWriter:
     100 bytes each).
 
     Raises on entry:
-        InputError: another process is writing this store, or the folder holds something else.
+        InputError: another process is writing this store, or the folder holds something else, or a link.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -45,6 +47,7 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         if self.path.is_dir() and not _may_write(self.path):
             raise InputError(f"{self.path}: the folder is not empty and is not a store; choose another for the store.")
+        check_owned(self.path)
         self._alone.enter_context(alone(self.path, "writing this store"))
         try:
             tidy(self.path, "**/")
@@ -138,14 +141,14 @@ class StoreWriter:
         stream = self._stream(modality, fingerprint)
         keys = np.asarray(keys, np.uint8)
         features = stream.checked(keys, features)
-        bad = stream.not_finite(features)
+        bad = stream.unusable(features)
         if len(bad):
             some = bad[:5]
             first = [names[row] for row in some] if names else self._journal.names(to_hashes(keys[some]))
             listed = ", ".join(first) + (", …" if len(bad) > len(first) else "")
             raise InputError(
-                f"{stream.record['uri']}: NaN or infinity in the features of {len(bad):,} of "
-                f"{len(features):,} items: {listed}. None of these was stored."
+                f"{stream.record['uri']}: NaN or infinity (or values beyond {LARGEST:.0e}) in the features of "
+                f"{len(bad):,} of {len(features):,} items: {listed}. None of these was stored."
             )
         stream.add(keys, features)
         if sum(other.buffered for other in self._streams.values()) > BUFFER_BYTES:

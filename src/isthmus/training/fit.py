@@ -11,6 +11,7 @@ from typing import Any
 
 from isthmus.errors import InputError, UsageError
 from isthmus.locking import alone
+from isthmus.owned import check_owned
 from isthmus.training.objective import Objective
 from isthmus.training.processes import Processes
 from isthmus.training.progress import Progress, deferred_interrupt
@@ -49,7 +50,7 @@ def fit(objective: Objective, recipe: Recipe, how: Fitting, **stage: Any) -> Run
         run.start(how.resume, how.log)
         before = run.state.seconds
         total = run.recipe.optim.epochs * run.plan.items
-        with Progress(how.progress and run.processes.first, total, run.seen(), objective.unit) as shown:
+        with Progress(how.progress and run.processes.first, total, run.seen(), run.plan.unit) as shown:
             while not run.finished():
                 late = how.max_seconds is not None and time.monotonic() - began >= how.max_seconds
                 if run.processes.any(late or interrupt.pressed, run.device):
@@ -73,4 +74,5 @@ def alone_in(out: Path | None) -> AbstractContextManager[None]:
     """Held by the process that writes: two runs would take each other's checkpoints for their own."""
     if out is None or not Processes().first:
         return nullcontext()
+    check_owned(out, {"checkpoint", "tensorboard"})
     return alone(out / "checkpoint", "training into this folder")

@@ -68,6 +68,16 @@ class Objective(ABC):
     def result(self) -> Any:
         """What training gives back, from the module, which is in eval mode on the CPU."""
 
+    def planned(self, recipe: Recipe, processes: int = 1) -> Plan:
+        """What a recipe comes to on these data. Raises `UsageError` for batches that the processes cannot share."""
+        resolved, changes = self.adapt(recipe.resolve(self.items))
+        count, unit = self.counted(resolved)
+        return Plan.of(resolved, count, changes, processes=processes, unit=unit)
+
+    def counted(self, recipe: Any) -> tuple[int, str]:
+        """How many items batches are cut from, and what one is called, where the recipe in force has a say in it."""
+        return self.items, self.unit
+
     def adapt(self, recipe: Recipe) -> tuple[Recipe, list[str]]:
         """The recipe in force on these data, and in words what that changes."""
         return recipe, []

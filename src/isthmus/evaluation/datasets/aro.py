@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import InputError
+from isthmus.evaluation.datasets.aro_symmetric import symmetric_relations
 from isthmus.evaluation.datasets.questions import (
     NONE,
     Files,
@@ -27,6 +28,9 @@ def read_aro(root: str | Path, images: str | Path | None = None) -> Questions:
     """ARO: `visual_genome_relation.json`, `visual_genome_attribution.json` (beside `images/`, cut to each row's box),
     `coco_order.json` and `flickr30k_order.json`.
 
+    Relations are scored twice: all, and as ARO's published mean has them, without the 157 that are symmetric
+    (`vg_relation_directed`).
+
     ARO draws its shuffled captions anew on every run. A fixed draw of theirs is what is read here: a list of
     `{"image", "caption_options"}` (the first is right), as `json.dump(COCO_Order(…).test_cases, file)` writes it.
     """
@@ -39,6 +43,8 @@ def read_aro(root: str | Path, images: str | Path | None = None) -> Questions:
             rows = enumerate(json_rows(file))
             asked = [_visual_genome(files, row, f"{file}: row {i}", category) for i, row in rows]
             questions[f"vg_{name}"] = _without_rare(asked) if name == "attribution" else asked
+            if name == "relation" and (directed := [q for q in asked if q.category not in symmetric_relations()]):
+                questions["vg_relation_directed"] = directed
     for name, folders in (("coco", ("coco", "images", ".")), ("flickr30k", ("flickr30k", "images", "."))):
         file = root / f"{name}_order.json"
         if file.is_file():

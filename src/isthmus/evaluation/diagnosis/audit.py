@@ -104,4 +104,4 @@ def recall_by_novelty(
             found.append(np.mean(rates))
         return np.array(found)
 
-    return estimate(statistic, list(parts), int(unit.max()) + 1, bootstrap, seed)
+    return estimate(statistic, list(parts), int(unit.max()) + 1, bootstrap, seed, shares=list(parts))

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.matrix import evenly
+from isthmus.encoders.modality import spec_of
 from isthmus.metrics.calibration import FEWEST, precision_curve
 from isthmus.report.figures import INK, PALETTE, drawn
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 POINTS = 1200  # pairs drawn in the map
 LINES = 60  # of them joined by a line
-COLOURS = {"image": PALETTE[4], "text": PALETTE[0]}
-NAMES = {"image": "images", "text": "captions"}
+COLOURS = dict(zip(SIDES, (PALETTE[4], PALETTE[0]), strict=True))
+NAMES = {side: spec_of(side).table for side in SIDES}
 
 
 @drawn
@@ -37,10 +39,9 @@ def map_of_space(image: np.ndarray, text: np.ndarray, image_of: np.ndarray) -> F
     shares = np.pad(values**2 / max(float((values**2).sum()), 1e-30), (0, 2))[:2]
     figure = Figure(figsize=(5.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    sides = {"image": flat[: len(some)], "text": flat[len(some) :]}
+    sides = dict(zip(SIDES, (flat[: len(some)], flat[len(some) :]), strict=True))
     step = max(1, len(some) // LINES)
-    ends = zip(sides["image"][::step], sides["text"][::step], strict=True)
-    for a, b in ends:
+    for a, b in zip(*(points[::step] for points in sides.values()), strict=True):
         axes.plot([a[0], b[0]], [a[1], b[1]], color=INK, alpha=0.3, linewidth=0.6, zorder=1)
     for side, points in sides.items():
         x, y = points.T
@@ -82,7 +83,7 @@ def hubs(counts: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]], k
         axes.hist(values, edges.tolist(), weights=np.full(len(values), 100 / len(values)), color=COLOURS[side])
         axes.axvline(values.mean(), color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_yscale("log")
-        asking = NAMES["text" if side == "image" else "image"]
+        (asking,) = (name for other, name in NAMES.items() if other != side)
         axes.set(xlabel=f"times among the {k} nearest of {asking}", ylabel=f"% of {NAMES[side]}, log scale")
     return figure
 

@@ -24,10 +24,10 @@ class Batches:
 
     Features that are computed as they are asked for (`PixelFeatures`) are computed anew for every batch.
 
-    `positives` as in the recipe: "pair", "equal" or "group".
+    `positives` as in the recipe: "pair", "equal" or "group"; `unit`: "pairs" or "images", see `take`.
     """
 
-    def __init__(self, pairs: FeaturePairs, positives: str, device: torch.device) -> None:
+    def __init__(self, pairs: FeaturePairs, positives: str, device: torch.device, unit: str = "pairs") -> None:
         self.device, self.image_of = device, pairs.image_of
         self._taken: dict[int, Tensor] = {}  # by matrix, the room of its rows
         self.image: Matrix | Tensor = pairs.image
@@ -37,17 +37,33 @@ class Batches:
             self.image = self._rows(pairs.image, np.arange(pairs.image.shape[0]))
             self.text = self._rows(pairs.text, np.arange(pairs.text.shape[0]))
         self.groups = positive_groups(pairs, positives)
+        self.by_image: tuple[np.ndarray, np.ndarray] | None = None
+        if unit == "images":
+            self.by_image = np.argsort(pairs.image_of, kind="stable"), np.unique(pairs.image_of, return_counts=True)[1]
+            if self.groups is None:  # an image and its captions belong together, and nothing else
+                self.groups = np.arange(len(pairs)), pairs.image_of
 
-    def take(self, captions: np.ndarray) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """Of `captions`, int64 [n]: image and text features float32 [n, Dx], [n, Dy], and loss groups.
+    def take(self, units: np.ndarray) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Image and text features float32 [n, Dx], [m, Dy], and loss groups.
 
-        The features are valid until the next call, which takes their memory: fresh pages cost more than the rows.
+        units: int64 [n], of "pairs" the captions, n = m; of "images" numbers among those that have captions, which
+        come with all of theirs. The features are valid until the next call, which takes their memory: fresh pages cost
+        more than the rows.
         """
-        images = self.image_of[captions]
+        images, captions = (self.image_of[units], units) if self.by_image is None else self._whole_images(units)
         groups = None
         if self.groups is not None:
             groups = self._tensor(self.groups[0][images]), self._tensor(self.groups[1][captions])
         return self._rows(self.image, images), self._rows(self.text, captions), groups
+
+    def _whole_images(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of these images, and of all of their captions, image by image."""
+        assert self.by_image is not None
+        order, counts = self.by_image
+        first = np.concatenate([[0], np.cumsum(counts)])[units]
+        own = counts[units]
+        inside = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
+        return self.image_of[order[first]], order[np.repeat(first, own) + inside]
 
     def _rows(self, matrix: Matrix | Tensor, index: np.ndarray) -> Tensor:
         if isinstance(matrix, Tensor):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.matrix import Chosen, evenly
 from isthmus.encoders.modality import Modality, spec_of
 from isthmus.losses import LOSSES, Scale, initial_bias
@@ -137,12 +137,14 @@ def _onto(
 def build_projectors(head: HeadOptions, pairs: FeaturePairs, width: int) -> tuple[Projector, Projector]:
     """The image and the text projector, with random weights."""
 
-    def build(kind: str, parts: list[int], modality: Modality) -> Projector:
+    def build(side: str) -> Projector:
+        kind, parts = getattr(head, side), getattr(pairs, f"{side}_parts")
         expand = head.expand if head.budget is None else solve_expand(kind, parts, width, head.budget)
         options: dict[str, Any] = {"norm": head.norm, "dropout": head.dropout, "expand": expand}
-        return build_projector(kind, parts, width, padded=spec_of(modality).padded, **options)
+        return build_projector(kind, parts, width, padded=spec_of(pairs.modality(side)).padded, **options)
 
-    return build(head.image, pairs.image_parts, "image"), build(head.text, pairs.text_parts, "text")
+    image, text = map(build, SIDES)
+    return image, text
 
 
 def solved_projectors(head: HeadOptions, train: FeaturePairs, val: FeaturePairs | None) -> tuple[Projector, Projector]:

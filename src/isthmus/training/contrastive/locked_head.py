@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.encoders.modality import Modality, spec_of
 from isthmus.errors import UsageError
 from isthmus.projectors import Projector, build_projector, solve_expand
@@ -29,8 +29,7 @@ class LockedHead(nn.Module):
 
 def fixed_width(pairs: FeaturePairs, frozen: Modality) -> int:
     """Width of the space that the frozen side of these pairs lies in."""
-    matrix = pairs.text if frozen == "text" else pairs.image
-    return int(matrix.shape[1])
+    return int(getattr(pairs, frozen).shape[1])
 
 
 def adapted(recipe: ContrastiveRecipe, width: int) -> tuple[ContrastiveRecipe, list[str]]:
@@ -48,12 +47,12 @@ def adapted(recipe: ContrastiveRecipe, width: int) -> tuple[ContrastiveRecipe, l
 
 def build_free(head: HeadOptions, pairs: FeaturePairs, frozen: Modality) -> Projector:
     """The projector that is trained, with random weights."""
-    free = "image" if frozen == "text" else "text"
+    (free,) = (side for side in SIDES if side != frozen)
     kind, parts = getattr(head, free), getattr(pairs, f"{free}_parts")
     width = fixed_width(pairs, frozen)
     expand = head.expand if head.budget is None else solve_expand(kind, parts, width, head.budget)
     options: dict[str, Any] = {"norm": head.norm, "dropout": head.dropout, "expand": expand}
-    return build_projector(kind, parts, width, padded=spec_of(free).padded, **options)
+    return build_projector(kind, parts, width, padded=spec_of(pairs.modality(free)).padded, **options)
 
 
 def start_onto(projector: Projector, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import file_digest
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.models.saved import MODALITIES, WEIGHTS
+from isthmus.models.saved import WEIGHTS
 from isthmus.projectors import Head
 
 
@@ -32,15 +32,15 @@ class LockedTower:
         """
         if init is None or freeze is None:
             raise UsageError("init and freeze (--init MODEL --freeze text) belong together: whose side stays as it is?")
-        if freeze not in MODALITIES:
-            raise UsageError(f"freeze={freeze!r}: image or text." + did_you_mean(freeze, MODALITIES))
+        if freeze not in SIDES:
+            raise UsageError(f"freeze={freeze!r}: {' or '.join(SIDES)}." + did_you_mean(freeze, SIDES))
         given = isinstance(init, str | Path)
         model = DualEncoder.from_pretrained(init, load=False, device="cpu") if given else init
         return cls(model, freeze, str(init) if given else "a model in memory")
 
     @property
     def projector(self) -> Head:
-        return self.model.text_projector if self.side == "text" else self.model.image_projector
+        return self.model.projector(self.side)
 
     @property
     def cut(self) -> int | None:

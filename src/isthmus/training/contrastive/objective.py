@@ -11,6 +11,7 @@ from torch.distributed import ProcessGroup
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.encoders.modality import Modality
+from isthmus.errors import UsageError
 from isthmus.models.ledger import training_cost
 from isthmus.projectors import Projector
 from isthmus.projectors.projector import project
@@ -21,6 +22,7 @@ from isthmus.training.contrastive.recipe import ContrastiveRecipe
 from isthmus.training.contrastive.validation import recalls
 from isthmus.training.objective import Objective
 from isthmus.training.plan import Plan
+from isthmus.training.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]
 
@@ -48,12 +50,27 @@ class ContrastiveObjective(Objective):
     def adapt(self, recipe: Any) -> tuple[ContrastiveRecipe, list[str]]:
         return (recipe, []) if self.frozen is None else adapted(recipe, fixed_width(self.train, self.frozen))
 
+    def planned(self, recipe: Recipe, processes: int = 1) -> Plan:
+        """Raises `UsageError` too for several processes that would share images of unequally many captions."""
+        plan = super().planned(recipe, processes)
+        if plan.unit == "image" and processes > 1:
+            captions = np.unique(self.train.image_of, return_counts=True)[1]
+            if captions.min() < captions.max():
+                raise UsageError('optim.unit = "images" on several processes needs as many captions for every image.')
+        return plan
+
+    def counted(self, recipe: ContrastiveRecipe) -> tuple[int, str]:
+        """Pairs, or images that have captions."""
+        if recipe.optim.unit == "pairs":
+            return super().counted(recipe)
+        return len(np.unique(self.train.image_of)), "image"
+
     def build(self) -> Joint:
         return build_joint(self.plan.recipe, self.plan.batch, self.train, self.val, self.frozen)
 
     def prepare(self, plan: Plan, device: torch.device) -> Joint:
         super().prepare(plan, device)
-        self.batches = Batches(self.train, plan.recipe.loss.positives, device)
+        self.batches = Batches(self.train, plan.recipe.loss.positives, device, plan.recipe.optim.unit)
         return self.module
 
     def fingerprint(self) -> dict[str, Any]:
@@ -85,9 +102,10 @@ class ContrastiveObjective(Objective):
 
     def cost(self, seen: int, seconds: float) -> dict[str, Any]:
         """Pairs seen, seconds and floating-point operations of the heads' training (`isthmus.models.ledger`)."""
+        pairs = seen * self.items // self.plan.items
         image, text = self.module.image, self.module.text
         widths = [*self.plan.recipe.loss.matryoshka, image.width]
-        return training_cost(image, text, pairs_seen=seen, batch=self.plan.batch, widths=widths, seconds=seconds)
+        return training_cost(image, text, pairs_seen=pairs, batch=self.plan.batch, widths=widths, seconds=seconds)
 
     def result(self) -> tuple[Projector, Projector, float, float | None]:
         """Projectors, scale and bias."""

@@ -18,6 +18,7 @@ from isthmus.data.images import BadImage
 from isthmus.data.matrix import OnDemand
 from isthmus.data.pairs import Pairs
 from isthmus.encoders import Encoder, encode_views, load_encoder
+from isthmus.encoders.whole import WholePictures
 from isthmus.errors import InputError, UsageError
 from isthmus.precision import choose_precision
 from isthmus.store.opening import open_pairs
@@ -26,7 +27,6 @@ from isthmus.store.reader import Store
 AT_ONCE = 16  # images per forward pass
 THREADS = 4
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)  # of a crop's area to the image's, and of its sides: freeze-align's
-LARGEST = 512  # pixels of a crop's side on its way to the encoder
 
 
 class PixelFeatures(OnDemand):
@@ -34,7 +34,7 @@ class PixelFeatures(OnDemand):
 
     pictures: where the images are; ids: which of them, row by row. encoder: the view that encodes them.
     augment: "crop" for a random crop and flip, drawn from torch's global generator, so that a step that is repeated
-        sees the same pictures; "none".
+        sees the same pictures; the encoder sees the crop whole, as a square of its own size. "none": its preprocessing.
 
     Raises `InputError` for an id that `pictures` lacks; `gather` for an image that cannot be read.
     """
@@ -47,6 +47,7 @@ class PixelFeatures(OnDemand):
         self.pictures, self.encoder, self.augment = pictures, encoder, augment
         self.ids, self._rows = ids, [place[id] for id in ids]
         self.shape = (len(ids), encoder.width)
+        self._whole = WholePictures(encoder) if augment != "none" else None
         fast = choose_precision("auto", encoder.device) == "bf16"
         self._autocast = torch.bfloat16 if fast and any(True for _ in encoder.network.parameters()) else None
 
@@ -72,8 +73,10 @@ class PixelFeatures(OnDemand):
 
     def _prepare(self, index: list[int], seeds: list[int | None]) -> Any:
         images = [self._image(row) for row in index]
-        pairs = zip(images, seeds, strict=True)
-        return self.encoder.preprocess([image if seed is None else random_crop(image, seed) for image, seed in pairs])
+        if self._whole is None:
+            return self.encoder.preprocess(images)
+        drawn = zip(images, seeds, strict=True)
+        return self._whole([random_crop(image, seed or 0, self._whole.side) for image, seed in drawn])
 
     def _image(self, row: int) -> Image.Image:
         try:
@@ -106,8 +109,10 @@ def live_split(
     return encoded_live(train, pictures, encoder, augment), encoded_live(val, pictures, encoder)
 
 
-def random_crop(image: Image.Image, seed: int) -> Image.Image:
-    """A random part of the image as a square (torchvision's RandomResizedCrop), flipped half of the time."""
+def random_crop(image: Image.Image, seed: int, side: int) -> Image.Image:
+    """A random part of the image as a square of `side` pixels (torchvision's RandomResizedCrop), flipped half of the
+    time.
+    """
     draw = random.Random(seed)
     width, height = image.size
     for _ in range(10):
@@ -119,6 +124,5 @@ def random_crop(image: Image.Image, seed: int) -> Image.Image:
     else:
         w = h = min(width, height)
     left, top = draw.randint(0, width - w), draw.randint(0, height - h)
-    side = min(max(w, h), LARGEST)
     crop = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + w, top + h))
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.random() < 0.5 else crop

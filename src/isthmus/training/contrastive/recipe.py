@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from isthmus.errors import did_you_mean
 from isthmus.losses import LOSSES
-from isthmus.training.recipe import Recipe
+from isthmus.training.recipe import OptimOptions, Recipe
 from isthmus.training.values import within
 
 
@@ -18,7 +18,8 @@ class HeadOptions:
 
     `width` "auto": the closed form's best on held-out pairs. `expand` None: the kind's own, unless `budget`,
     the parameters of each, sets it. `init`: start from a closed form. `beside`: when training is over, a closed
-    form stands beside the trained head, in the proportion that is best on held-out pairs.
+    form stands beside the trained head, in the proportion that is best on held-out pairs. `norm`: a LayerNorm on each
+    part of the features, such as CLS and the mean of patches ("layer"), one over all of them ("whole"), or none.
     """
 
     image: str = "linear"
@@ -27,7 +28,7 @@ class HeadOptions:
     expand: float | None = within(None, 1e-6)
     budget: int | None = within(None, 1)
     dropout: float = within(0.0, 0, 0.99)
-    norm: Literal["layer", "none"] = "layer"
+    norm: Literal["layer", "whole", "none"] = "layer"
     init: Literal["random", "cca", "ridge", "procrustes"] = "random"
     beside: Literal["none", "cca", "ridge", "procrustes"] = "none"
 
@@ -56,6 +57,14 @@ class LossOptions:
 
 
 @dataclass(frozen=True)
+class ContrastiveOptim(OptimOptions):
+    """How it learns, with what a batch counts. `unit`: "pairs" of a caption and its image, or "images", each with all
+    of its captions, which are then positives of one image and no negatives (SAIL)."""
+
+    unit: Literal["pairs", "images"] = "pairs"
+
+
+@dataclass(frozen=True)
 class DataOptions:
     """What the encoder sees. `augment` "crop": a random part of each picture, flipped half of the time, every time
     anew; only where images are encoded while training (`PixelFeatures`)."""
@@ -72,6 +81,7 @@ class ContrastiveRecipe(Recipe):
 
     head: HeadOptions = HeadOptions()
     loss: LossOptions = LossOptions()
+    optim: ContrastiveOptim = ContrastiveOptim()
     data: DataOptions = DataOptions()
 
     def conflicts(self) -> Iterator[str]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.pairs import Pairs
 from isthmus.errors import UsageError
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.ledger import model_ledger
 from isthmus.store import Store, open_store
-from isthmus.store.joining import PAIR, choose_ids
+from isthmus.store.joining import choose_ids
 from isthmus.store.opening import first_choice
 from isthmus.training.contrastive.locked_tower import LockedTower
 from isthmus.training.contrastive.pixels import live_split
@@ -37,7 +37,7 @@ def train(
     val: FeaturePairs | None = None,
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
-    modalities: tuple[str, str] = PAIR,
+    modalities: tuple[str, str] = SIDES,
 ) -> DualEncoder:
     """Train two projectors and return the dual encoder, saved where `how.out` says; arguments as of `isthmus.train`."""
     locked = _locked(init, freeze)
@@ -62,7 +62,7 @@ def plan(
     val: FeaturePairs | None = None,
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
-    modalities: tuple[str, str] = PAIR,
+    modalities: tuple[str, str] = SIDES,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
     locked = _locked(init, freeze)
@@ -78,7 +78,7 @@ def _locked(init: DualEncoder | str | Path | None, freeze: str | None) -> Locked
 def _model(trained: Trained, pairs: FeaturePairs, locked: LockedTower | None, store: Path | None) -> DualEncoder:
     """The model of what was trained, and of the side that was there already."""
     joined = {} if locked is None else {"joined": locked.summary()}
-    records = {"image": pairs.image_encoder, "text": pairs.text_encoder}
+    records = pairs.records
     ledger = model_ledger(store, records, trained.summary["ledger"])
     return DualEncoder(
         locked.projector if locked and locked.side == "image" else trained.image_projector,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.matrix import check_varies
 from isthmus.encoders.modality import Modality
 from isthmus.projectors import Head
 from isthmus.projectors.closed_form import max_width
@@ -20,7 +21,6 @@ from isthmus.training.contrastive.objective import ContrastiveObjective
 from isthmus.training.contrastive.recipe import ContrastiveRecipe
 from isthmus.training.contrastive.views import check_views
 from isthmus.training.fit import Fitting, alone_in, fit
-from isthmus.training.plan import Plan
 
 
 @dataclass
@@ -59,11 +59,11 @@ def train_projectors(
 ) -> Trained:
     """Train an image and a text projector on cached features; the features are only read.
 
-    One epoch visits every caption once, with its image: an image with five captions is seen five times. The
-    order and the dropout of a step are pure functions of the seed and the step, so that a resumed run ends in
-    the same bits as one that was never interrupted (same machine, same number of threads and processes). On another
-    machine it goes on too, and warns that the last bits may differ; with losses compiled in one of the two only, or
-    with another number of processes, it is refused.
+    One epoch visits every caption once, with its image: an image with five captions is seen five times, or, where the
+    recipe's `optim.unit` is "images", once with all of them. The order and the dropout of a step are pure functions of
+    the seed and the step, so that a resumed run ends in the same bits as one that was never interrupted (same machine,
+    same number of threads and processes). On another machine it goes on too, and warns that the last bits may differ;
+    with losses compiled in one of the two only, or with another number of processes, it is refused.
 
     Under `torchrun` each process computes its part of every batch, every row meets all negatives, and the first
     process writes; `out` must be a folder that all of them see.
@@ -92,6 +92,9 @@ def train_projectors(
         IsthmusError: a loss that is not finite; names the step and what to try.
         KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
     """
+    for modality, matrix in (("image", train.image), ("text", train.text)):
+        if not hasattr(matrix, "identity"):  # images that are encoded while training are not looked at before
+            check_varies(modality, matrix)
     objective = ContrastiveObjective(train, val, frozen)
     folder = None if out is None else Path(out)
     how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
@@ -113,7 +116,7 @@ def plan_training(
     width of "auto": at most), and deviations from the recipe.
     """
     objective = ContrastiveObjective(train, val, frozen)
-    plan = Plan.of(*_in_force(objective, recipe))
+    plan = objective.planned(recipe)
     head = plan.recipe.head
     check_views(head, train, frozen)
     width = max_width(head.init, train) if head.width == "auto" else head.width
@@ -121,7 +124,7 @@ def plan_training(
         projectors = build_projectors(head, train, width) if frozen is None else [build_free(head, train, frozen)]
     return {
         "recipe": plan.recipe.to_dict(),
-        "pairs": plan.items,
+        "pairs": objective.items,
         "images": len(train),
         "validation_pairs": 0 if val is None else len(val.image_of),
         "batch": plan.batch,
@@ -129,8 +132,3 @@ def plan_training(
         "parameters": sum(param.numel() for projector in projectors for param in projector.parameters()),
         "deviations": plan.deviations(),
     }
-
-
-def _in_force(objective: ContrastiveObjective, recipe: ContrastiveRecipe) -> tuple[ContrastiveRecipe, int, list[str]]:
-    resolved, changes = objective.adapt(recipe.resolve(objective.items))
-    return resolved, objective.items, changes

@@ -1,0 +1,13 @@
+"""ARO's relations that swapping their objects leaves as true ("next to"), which its published mean leaves out."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+
+@cache
+def symmetric_relations() -> frozenset[str]:
+    """The 157 of ARO's own notebook."""
+    text = resources.files("isthmus.evaluation.datasets").joinpath("aro_symmetric.txt").read_text("utf-8")
+    return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))

@@ -1,0 +1,73 @@
+"""A library compiled here and kept: loaded only from a folder that nobody else can write to, and only as it was built.
+
+Loading runs it, and a truncated one ends the process. So the folder is this user's own, mode 0700, the file ends with
+the SHA-256 of what comes before, and what is loaded is the very file that was checked, whatever its path names by then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from isthmus.cache import check_private
+from isthmus.files import atomic_path, tidy
+from isthmus.locking import LOCK
+
+DIGEST_BYTES = 32
+SECONDS = 120  # that a process waits for another that is compiling
+
+
+def load(path: Path, build: Callable[[Path], None]) -> ctypes.CDLL:
+    """The library at `path`, which `build(path)` makes where it is missing or damaged.
+
+    Raises OSError where the folder is another user's or others can write to it, and what `build` raises.
+    """
+    check_private(path.parent)
+    if not (found := _loaded(path)):
+        with FileLock(path.parent / LOCK, timeout=SECONDS):
+            if not (found := _loaded(path)):
+                tidy(path.parent)
+                _write(path, build)
+                found = _loaded(path)
+    if not found:
+        raise OSError(f"{path}: changed while it was written")
+    return found
+
+
+def _loaded(path: Path) -> ctypes.CDLL | None:
+    """The library; None where there is none, or its digest is of something else."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    with os.fdopen(handle, "rb") as file:
+        if os.fstat(handle).st_uid != os.geteuid():
+            return None
+        data = file.read()
+        if not intact(data):
+            return None
+        # One library in a process: the loader takes a second file under this name for the first.
+        return ctypes.CDLL(f"/proc/self/fd/{handle}", mode=os.RTLD_NOW)
+
+
+def intact(data: bytes) -> bool:
+    """Whether the bytes of a file end with the digest of those before."""
+    return len(data) > DIGEST_BYTES and _digest(data[:-DIGEST_BYTES]) == data[-DIGEST_BYTES:]
+
+
+def _write(path: Path, build: Callable[[Path], None]) -> None:
+    with atomic_path(path) as aside:
+        build(aside)
+        with open(aside, "rb") as file:
+            digest = _digest(file.read())
+        with open(aside, "ab") as file:
+            file.write(digest)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()

@@ -1,0 +1,75 @@
+"""Temporary files, locked while they are written, so that the next writer knows those of a run that was killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # no such locks on this system: leftovers stay
+    fcntl = None  # type: ignore[assignment]
+
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, with the mode that the umask gives, removed at the end if it is still there.
+
+    What killed runs left of the same `path` is removed first.
+    """
+    for left in leftovers(path):
+        _remove_unlocked(left)
+    aside, handle = _claimed(path)
+    try:
+        yield aside
+    finally:
+        os.close(handle)
+        aside.unlink(missing_ok=True)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary files of `path`, in use or not."""
+    name = re.compile(f"{re.escape(TEMPORARY)}[0-9a-f]{{8}}-{re.escape(path.name)}")
+    with os.scandir(path.parent) as entries:
+        return [Path(entry) for entry in entries if name.fullmatch(entry.name)]
+
+
+def _claimed(path: Path) -> tuple[Path, int]:
+    """A new file and the handle whose lock says that it is in use."""
+    while True:
+        aside = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+        handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        _lock(handle)
+        with suppress(FileNotFoundError):  # taken for a leftover before it was locked: another one
+            if os.path.samestat(os.stat(aside), os.fstat(handle)):
+                return aside, handle
+        os.close(handle)
+
+
+def _remove_unlocked(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # gone already, or a link, which `tidy` removes
+        return
+    try:
+        if _lock(handle):
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether the file could be locked; False also where the file system has no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
