@@ -170,13 +170,13 @@ A group is a set of near-duplicates, or a picture with its captions, that is dra
 {table}
 
 **About 95 %** (94 to 97 in the table) is what holds for shares of 200 answers or more, shares over 100 groups, and
-differences of 50 answers or more. It is 91 to 99 % for shares of fewer answers or groups (least, 91, for 1 % of 50), 92 to
-94 % for the mIoU at all of these sizes, and 88 % for differences on 20 answers. It is not near 95 % for means of skewed
-quantities of few groups: no interval that sees five values of one can know its tail.
+differences of 50 answers or more. It is 91 to 99 % for shares of fewer answers or groups (least, 91, for 1 % of 50),
+92 to 94 % for the mIoU at all of these sizes, and 88 % for differences on 20 answers. It is not near 95 % for means of
+skewed quantities of few groups: no interval that sees five values of one can know its tail.
 
-Not looked at: other correlations within groups than 0.5, calibration errors, median ranks. The intervals are of the test
-set's chance alone: another training seed, another choice of hyperparameters, or a test set that is not a sample of what
-you care about are in none of them.
+Not looked at: other correlations within groups than 0.5, calibration errors, median ranks. The intervals are of the
+test set's chance alone: another training seed, another choice of hyperparameters, or a test set that is not a sample
+of what you care about are in none of them.
 """
 
 if __name__ == "__main__":
