@@ -476,7 +476,6 @@ def test_the_command_says_what_is_wrong(saved: str, tmp_path: Path, capsys: Any)
     assert failed("gone.png", "cat") == (1, "isthmus segment: gone.png: cannot be read (No such file or directory).\n")
     (tmp_path / "bad.png").write_bytes(b"broken")
     assert failed(str(tmp_path / "bad.png"), "cat")[0] == 1
-    assert failed("a.png", "cat", "cat")[0] == 2
     assert failed("a.png", "cat", "--out", "a.txt")[0] == 2
     assert failed("a.png", "cat", "--mask", "a.jpg")[0] == 2
 

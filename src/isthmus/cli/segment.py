@@ -75,9 +75,6 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"{path}: not a name of an image file; try {Path(path).with_suffix('.png')}.")
     if args.mask and Path(args.mask).suffix.lower() != ".png":
         raise UsageError(f"--mask {args.mask}: write a PNG; other formats may change the numbers.")
-    repeated = [name for i, name in enumerate(args.classes) if name in args.classes[:i]]
-    if repeated:
-        raise UsageError(f"the class {repeated[0]!r} is named twice.")
 
 
 def _opened(path: str) -> Image.Image:
