@@ -10,7 +10,8 @@ import zipfile
 from pathlib import Path
 from types import ModuleType
 
-from isthmus.files import atomic_path, cache_dir
+from isthmus.cache import cache_dir
+from isthmus.files import atomic_path
 
 OPEN_CLIP = "open-clip-torch==3.3.0", "c549ad5ed6bfc119cc11105033c0a2b9d7a2a4afeb40a58a09aab3da1a0043ce"
 CLIP_BENCHMARK = "clip-benchmark==1.6.2", "6fbfd39b454a036a628b7e227b3d4050015009afe418583f21f27886c74e4998"

@@ -78,10 +78,10 @@ def test_import_makes_a_store_of_arrays(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["eval", "nowhere", "retrieval", "STORE"], 1, "nowhere: not an isthmus model"),
+        (["eval", "nowhere", "retrieval", "STORE"], 1, "nowhere: no such file or folder"),
         (["train", "STORE", "--recipe", "defualt", "--out", "OUT"], 2, "Did you mean 'default'"),
         (["train", "STORE", "--set", "optim.lrr=1", "--out", "OUT"], 2, "Did you mean"),
-        (["train", "nowhere", "--out", "OUT"], 1, "nowhere: not a store"),
+        (["train", "nowhere", "--out", "OUT"], 1, "nowhere: no such file or folder"),
         (["train", "STORE", "--image-encoder", "callable:pixel", "--out", "OUT"], 2, "callable:pixels"),
         (["embed", "nowhere.csv", "--image-encoder", "wheel:x", "--text-encoder", "wheel:x", "--out", "OUT"], 1,
          "nowhere.csv: no such file"),

@@ -18,7 +18,16 @@ from isthmus_demo.encoders import wheels
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-class MeanColour:
+class Recognised:
+    """What a model checks an encoder by."""
+
+    fingerprint = ""
+
+    def recognise(self, fingerprint: str) -> bool:
+        return fingerprint == self.fingerprint
+
+
+class MeanColour(Recognised):
     """An image encoder: the mean red, green and blue of a picture."""
 
     modality, uri, fingerprint, width = "image", "test:colour", "c" * 64, 3
@@ -27,7 +36,7 @@ class MeanColour:
         return np.array([np.asarray(item.convert("RGB")).mean(axis=(0, 1)) / 255 for item in items], np.float32)
 
 
-class ColourWords:
+class ColourWords(Recognised):
     """A text encoder: which colours a text names."""
 
     modality, uri, fingerprint, width = "text", "test:words", "d" * 64, 3
@@ -45,7 +54,7 @@ class Identity(torch.nn.Linear):
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> str:
+def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     encoders = {"image": [MeanColour()], "text": [ColourWords()]}
     records = {
         modality: [{"uri": e.uri, "fingerprint": e.fingerprint, "width": 3} for e in listed]
@@ -53,6 +62,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> str:
     }
     dual = DualEncoder(Identity(), Identity(), scale=1.0, records=records, encoders=encoders)
     monkeypatch.setattr(DualEncoder, "from_pretrained", classmethod(lambda cls, path, **options: dual))
+    (tmp_path / "model").mkdir()
     return "model"
 
 
@@ -141,3 +151,26 @@ def test_fetch_refuses_what_it_does_not_know(capsys) -> None:
     assert main(["fetch", "hf:facebook/dinov2-base"]) == 2
     assert main(["fetch", "wheel:minilm"]) == 2
     assert "minilm-l6" in capsys.readouterr().err
+
+
+def test_a_table_with_columns_of_its_own_is_searched(model, folder, capsys) -> None:
+    rows = "\n".join(f"{name}.png;{name};{'test' if name == 'red' else 'train'}" for name in COLOURS)
+    (folder.parent / "t.csv").write_text(f"where;said;split\n{rows}\n")
+    options = ["--columns", "image=where", "--images", str(folder)]
+    code, ids = search(model, folder.parent / "t.csv", "red", *options)
+    assert (code, ids[0], len(ids)) == (0, "red.png", len(COLOURS))
+    assert "parted by semicolons" in capsys.readouterr().err
+    assert search(model, folder.parent / "t.csv", "red", *options, "--split", "test") == (0, ["red.png"])
+    assert main(["search", model, "t.csv", "red", "--columns", "image=wehre"]) == 1
+    assert "Did you mean 'where'" in capsys.readouterr().err
+    assert main(["search", model, "t.csv", "red", "--columns", "picture"]) == 2
+
+
+def test_pages_and_range_are_options_of_the_command(model, folder, tmp_path) -> None:
+    pages = [Image.new("RGB", (8, 8), colour) for colour in COLOURS.values()]
+    (tmp_path / "scans").mkdir()
+    pages[0].save(tmp_path / "scans" / "a.tif", save_all=True, append_images=pages[1:])
+    assert search(model, tmp_path / "scans", "red")[1] == ["a.tif"]
+    found = search(model, tmp_path / "scans", "red", "--pages", "all")[1]
+    assert found[0] == f"a.tif[{1 + list(COLOURS).index('red')}]" and len(found) == len(COLOURS)
+    assert main(["search", model, str(tmp_path / "scans"), "red", "--range", "9:1"]) == 2

@@ -137,8 +137,7 @@ def test_laion_metadata_is_encoded_as_it_is_read(tmp_path: Path, encoding: Encod
         open_pool(tmp_path)
     path = tmp_path / "part-1.parquet"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"part-1\.parquet: truncated"):
-        open_pool(tmp_path, encoding)
+    assert [name for name, _ in open_pool(tmp_path, encoding).skipped] == ["part-1.parquet"]
 
 
 def test_of_img2dataset_only_what_was_downloaded_is_chosen(tmp_path: Path, encoding: Encoding) -> None:
@@ -198,3 +197,36 @@ def test_rows_without_an_id_column_are_called_by_file_and_row(tmp_path: Path, en
     rows = np.array([9, 0, 4, 5, 3])
     assert pool.ids(rows) == ["part-1:4", "part-0:0", "part-0:4", "part-1:0", "part-0:3"]
     assert pool.captions(rows) == ["red 1 4", "red 0 0", "red 0 4", "red 1 0", "red 0 3"]
+
+
+def test_datacomp_uids_and_captions_of_other_names_and_types(tmp_path: Path, encoding: Encoding) -> None:
+    for number in range(2):
+        columns = {"uid": [f"{number}{row}" for row in range(3)], "url": ["http://x"] * 3}
+        texts = pa.array([f"a red square {number}{row}".encode() for row in range(3)], pa.binary())
+        pq.write_table(pa.table(columns | {"TEXT": texts}), tmp_path / f"{number}.parquet")
+    pool = open_pool(tmp_path, encoding)
+    assert pool.ids(np.arange(6)) == ["00", "01", "02", "10", "11", "12"]
+    assert pool.captions(np.array([4, 0])) == ["a red square 11", "a red square 00"]
+    pq.write_table(pa.table({"uid": ["x"], "words": ["y"]}), tmp_path / "2.parquet")
+    with pytest.raises(InputError, match=r"2\.parquet: no column 'TEXT', which other files of this set have"):
+        open_pool(tmp_path, encoding)
+
+
+def test_embeddings_of_images_alone_are_a_pool(tmp_path: Path) -> None:
+    (tmp_path / "img_emb").mkdir()
+    (tmp_path / "metadata").mkdir()
+    np.save(tmp_path / "img_emb" / "img_emb_0.npy", np.eye(3, dtype=np.float16))
+    pq.write_table(pa.table({"image_path": ["a", "b", "c"]}), tmp_path / "metadata" / "metadata_0.parquet")
+    pool = open_pool(tmp_path)
+    assert (pool.widths, pool.captions(np.arange(3)), pool.ids(np.arange(2))) == ({"image": 3}, [None] * 3, ["a", "b"])
+
+
+def test_a_damaged_file_of_metadata_is_left_out_and_listed(tmp_path: Path, encoding: Encoding) -> None:
+    for number in range(2):
+        pq.write_table(pa.table({"uid": [f"{number}"], "text": ["a red square"]}), tmp_path / f"{number}.parquet")
+    (tmp_path / "1.parquet").write_bytes(b"PAR1 half")
+    pool = open_pool(tmp_path, encoding)
+    assert pool.ids(np.arange(1)) == ["0"] and [name for name, _ in pool.skipped] == ["1.parquet"]
+    (tmp_path / "0.parquet").write_bytes(b"PAR1 half")
+    with pytest.raises(InputError, match=r"0\.parquet: truncated, or not Parquet"):
+        open_pool(tmp_path, encoding)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from isthmus.encoders.pooling import pool_tokens
+from isthmus.errors import InputError
 
 TOKENS = torch.arange(2 * 4 * 3, dtype=torch.float32).reshape(2, 4, 3)
 RIGHT = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]).bool()
@@ -45,3 +47,10 @@ def test_half_precision_is_pooled_in_float32() -> None:
     pooled = pool_tokens(tokens, "mean")
     assert pooled.dtype == torch.float32
     assert pooled.item() == 40.0
+
+
+def test_patches_of_images_that_differ_in_their_number_are_not_taken_with_their_padding() -> None:
+    assert pool_tokens(TOKENS, "patches", torch.ones_like(RIGHT)).shape == (2, 12)
+    for pool in ("patches", "cls+grid4"):
+        with pytest.raises(InputError, match="differ in their number of patches: use pool=mean"):
+            pool_tokens(TOKENS, pool, RIGHT)

@@ -22,6 +22,7 @@ def test_all_parts_are_read() -> None:
     [
         "hf:facebook/dinov2-base",
         "hf:org/name@v1.0?layer=*&pool=cls+mean",
+        "hf:org/name?layer=4,8,-1&pool=states",
         "st:org/name?max_tokens=128&prompt=query: 100%25 of a%26b = c? é",
         "hf:/models/my@folder?trust_remote_code=1",
         "st:./folder?trust_remote_code=0",
@@ -65,6 +66,10 @@ def test_the_backbone_has_neither_layer_nor_pool() -> None:
         ("hf:a/b?dtype=float8", "Did you mean 'float32'"),
         ("hf:a/b?trust_remote_code=maybe", "0 or 1"),
         ("hf:a/b?layer=1&layer=2", "twice"),
+        ("hf:a/b?layer=1,1", "twice"),
+        ("hf:a/b?layer=1,", "whole number"),
+        ("hf:a/b?layer=1,*", "whole number"),
+        ("hf:a/b?pool=cls+states", "cannot be joined"),
         ("callable:mine", "pass the encoder itself"),
     ],
 )

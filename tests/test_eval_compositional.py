@@ -326,7 +326,7 @@ def test_the_command_line_shows_chance_ties_and_what_was_left_out(
     folder = winoground_folder(tmp_path)
     (folder / "images" / "ex_0_img_0.png").unlink()
     monkeypatch.setattr("isthmus.evaluation.compositional.opened", lambda model: (Colours(), "colours"))
-    assert main(["eval", "model", "winoground", str(folder), "--json", str(tmp_path / "out.json")]) == 3
+    assert main(["eval", str(tmp_path), "winoground", str(folder), "--json", str(tmp_path / "out.json")]) == 3
     shown = capsys.readouterr().out
     assert "chance 25.0" in shown and "by category" in shown and "skipped 0: no such file" in shown
     assert "ties, which are no answers: text_score 1" in shown

@@ -310,8 +310,8 @@ def test_the_command_line_shows_a_line_per_language(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("isthmus.evaluation.multilingual.opened", lambda given: (model(), "colours"))
-    assert main(["eval", "colours", "multilingual", str(xtd_folder(tmp_path))]) == 3
+    assert main(["eval", ".", "multilingual", str(xtd_folder(tmp_path))]) == 3
     shown = capsys.readouterr().out
     assert "language" in shown and "skipped ja" in shown
-    assert main(["eval", "colours", "multilingual", str(tmp_path), "--languages", "en,de"]) == 0
-    assert main(["eval", "colours", "multilingual", str(tmp_path), "--languages", "ja"]) == 1
+    assert main(["eval", ".", "multilingual", str(tmp_path), "--languages", "en,de"]) == 0
+    assert main(["eval", ".", "multilingual", str(tmp_path), "--languages", "ja"]) == 1

@@ -124,7 +124,7 @@ def test_a_data_set_of_the_suite_and_a_table_of_pairs_are_probed(tmp_path: Path,
     found = evaluate(toy_model(), "knn", tmp_path / "pairs.csv", bootstrap=0)
     assert found[0]["metrics"] == {"knn_acc1@10": 1.0}
     monkeypatch.setattr("isthmus.models.dual_encoder.DualEncoder.from_pretrained", lambda *a, **k: toy_model())
-    assert main(["eval", "m", "fewshot", str(folder), "--bootstrap", "20"]) == 0
+    assert main(["eval", ".", "fewshot", str(folder), "--bootstrap", "20"]) == 0
     assert "projected minus frozen: fewshot_acc1@1" in capsys.readouterr().out
 
 

@@ -76,6 +76,18 @@ def test_workers_write_the_bytes_that_one_process_writes(ray, table: Path, tmp_p
 
 
 @starts_ray
+def test_workers_write_the_states_that_one_process_writes(ray, table: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(work_plan, "UNIT_BYTES", 40_000)
+    encoders = [f"hf:{save_dinov2(tmp_path / 'vit')}?layer=1,2&pool=states"]
+    encoders += [f"st:{save_sentence_pipeline(tmp_path / 'text')}?layer=2&pool=states"]
+    options = {"encoders": encoders, "batch_size": 7, "max_skip": 0.1, "states_dtype": "int8"}
+    embed(table, out=tmp_path / "local", **options)
+    embed(table, out=tmp_path / "ray", engine="ray", **options)
+    assert snapshot(tmp_path / "ray") == snapshot(tmp_path / "local")
+    assert len(list((tmp_path / "ray").rglob("shard-*"))) > 12
+
+
+@starts_ray
 def test_both_workers_work(ray, table: Path, tmp_path: Path) -> None:
     def tell(images: list) -> np.ndarray:
         (tmp_path / f"worker-{os.getpid()}").touch()

@@ -408,7 +408,7 @@ def test_masks_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     mask.unlink()
     refused(r"images/deep/1\.png: its mask .*1\.png is missing")
     (folder / "classes.txt").unlink()
-    refused("classes.txt: cannot be read as class names")
+    refused("classes.txt: no such file")
     with pytest.raises(InputError, match="has no folder images/"):
         read_masked_images(tmp_path, ["a"])
     (folder / "pairs.jsonl").write_text('{"image": "images/deep/0.png"}')
@@ -454,7 +454,7 @@ def test_the_overlay_shows_the_classes_colours() -> None:
 def saved(monkeypatch: pytest.MonkeyPatch) -> str:
     model = colour_model()
     monkeypatch.setattr(DualEncoder, "from_pretrained", classmethod(lambda cls, path, **options: model))
-    return "model"
+    return "."  # a folder that is there
 
 
 def test_the_command_writes_overlay_mask_and_shares(saved: str, tmp_path: Path, capsys: Any) -> None:
@@ -479,11 +479,12 @@ def test_the_command_says_what_is_wrong(saved: str, tmp_path: Path, capsys: Any)
     def failed(*arguments: str) -> tuple[int, str]:
         return main(["segment", saved, *arguments]), capsys.readouterr().err
 
-    assert failed("gone.png", "cat") == (1, "isthmus segment: gone.png: cannot be read (No such file or directory).\n")
+    assert failed("gone.png", "cat") == (1, "isthmus segment: gone.png: no such file or folder.\n")
     (tmp_path / "bad.png").write_bytes(b"broken")
     assert failed(str(tmp_path / "bad.png"), "cat")[0] == 1
-    assert failed("a.png", "cat", "--out", "a.txt")[0] == 2
-    assert failed("a.png", "cat", "--mask", "a.jpg")[0] == 2
+    a = str(tmp_path / "bad.png")
+    assert failed(a, "cat", "--out", "a.txt")[0] == 2
+    assert failed(a, "cat", "--mask", "a.jpg")[0] == 2
 
 
 def test_the_evaluation_command_takes_the_same_options(saved: str, tmp_path: Path, capsys: Any) -> None:
@@ -493,3 +494,24 @@ def test_the_evaluation_command_takes_the_same_options(saved: str, tmp_path: Pat
     assert "miou" in (printed := capsys.readouterr().out) and "green" in printed
     assert json.loads((tmp_path / "r.json").read_text())["options"]["window"] == 24
     assert main([*command, "--threshold", "0.5"]) == 2
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_table_of_masks_with_names_of_its_own(tmp_path: Path, form: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    Image.new("L", (4, 3), 1).save(tmp_path / "m.png")
+    (tmp_path / "classes.txt").write_text("\ufeffbackground\r\nflag\r\n", encoding="utf-8")
+    row = {"filepath": "a.png", "mask": "m.png", "caption": "two\nlines"}
+    table = tmp_path / f"t.{form}"
+    if form == "parquet":
+        pq.write_table(pa.table({name: pa.array([value]).dictionary_encode() for name, value in row.items()}), table)
+    elif form == "jsonl":
+        table.write_text("\ufeff" + json.dumps(row), encoding="utf-8")
+    else:
+        table.write_text('\ufefffilepath;mask;caption\r\na.png;m.png;"two\nlines"\r\n', encoding="utf-8", newline="")
+    masked = read_masked_images(table)
+    assert masked.classes == ["background", "flag"] and masked.ids == ["a.png"]
+    assert (masked.mask(0, (4, 3)) == 1).all()

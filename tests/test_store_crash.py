@@ -16,6 +16,7 @@ import pytest
 from isthmus.errors import InputError
 from isthmus.store import StoreWriter, doctor, open_store, remove
 from isthmus.store.keys import text_hash, to_keys
+from states_cases import EIGHT, FOUR, embed, expected
 from store_cases import IMAGE, OTHER, TEXT, record, shards_of, snapshot, tables, write
 
 HERE = Path(__file__).parent
@@ -299,3 +300,53 @@ def test_doctor_names_what_does_not_belong(tmp_path):
     assert bad(tmp_path / "missing") == [f"{tmp_path / 'missing'}: not a store (no store.json)"]
     (tmp_path / "images.parquet").write_bytes((tmp_path / "images.parquet").read_bytes()[:-9])
     assert "images.parquet" in bad(tmp_path)[0]
+
+
+def test_states_survive_a_full_disk_and_an_unfinished_run(tmp_path, monkeypatch):
+    embed(tmp_path / "whole", ["a", "b", "c"])
+    store = tmp_path / "store"
+    embed(store, ["a", "b"])
+    before = snapshot(store)
+    real = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        real(path, data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"No space left on device.*make room"):
+        embed(store, ["a", "b", "c"])
+    monkeypatch.undo()
+    assert {name: data for name, data in snapshot(store).items() if "journal" not in name} == before
+    embed(store, ["a", "b", "c"], finish=False)
+    assert open_store(store, verify=True).states("image").shape[0] == 2
+    with pytest.raises(InputError, match="unfinished"):
+        remove(store, ["a"])
+    embed(store, ["a", "b", "c"])
+    for one in (open_store(store), open_store(tmp_path / "whole")):
+        found = one.states("image").gather([0, 1, 2])[0]
+        np.testing.assert_array_equal(found, expected(["a", "b", "c"], (FOUR, EIGHT))[0])
+    assert not bad(store)
+
+
+@pytest.mark.parametrize("moment", range(10))
+def test_a_run_of_states_that_is_killed_at_any_write_is_finished_by_the_same_run(tmp_path, moment):
+    """The process ends without a word, in the middle of one of its writes or renames."""
+    code = (
+        "import os, pathlib, sys, states_cases as cases\n"
+        "left = int(sys.argv[2]); real = os.replace\n"
+        "def replace(a, b):\n"
+        "    global left\n"
+        "    left -= 1\n"
+        "    os._exit(9) if left < 0 else real(a, b)\n"
+        "os.replace = replace\n"
+        "cases.embed(pathlib.Path(sys.argv[1]), list('abcde'), batch=2)\n"
+    )
+    path = tmp_path / "store"
+    embed(tmp_path / "whole", list("abcde"), batch=2)
+    imported = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", code, str(path), str(moment)]
+    run = subprocess.run(command, env={**os.environ, "PYTHONPATH": imported})
+    assert run.returncode == 9
+    embed(path, list("abcde"), batch=2)
+    assert snapshot(path) == snapshot(tmp_path / "whole") and not bad(path)

@@ -127,8 +127,8 @@ def test_metadata_without_its_columns_is_refused(tmp_path):
     laion(tmp_path, sizes=(1,), image_path=[None])
     with pytest.raises(InputError, match="image_path holds nulls"):
         import_clip_retrieval(tmp_path, tmp_path / "store")
-    pq.write_table(pa.table({"image_path": ["a"]}), tmp_path / "metadata/metadata_0000.parquet")
-    with pytest.raises(InputError, match="no column 'caption'"):
+    pq.write_table(pa.table({"caption": ["a"]}), tmp_path / "metadata/metadata_0000.parquet")
+    with pytest.raises(InputError, match="no column 'image_path'"):
         import_clip_retrieval(tmp_path, tmp_path / "store")
     whole = (tmp_path / "metadata/metadata_0000.parquet").read_bytes()
     (tmp_path / "metadata/metadata_0000.parquet").write_bytes(whole[:4] + b"\xff" * 20 + whole[24:])
@@ -210,3 +210,25 @@ def test_a_folder_of_arrays(tmp_path):
     assert pairs.image_ids == ["007", "008"] and pairs.captions == ["eine Katze", "ein Hund"]
     with pytest.raises(InputError, match=r"no image\.npy"):
         import_folder(tmp_path / "store", tmp_path / "other")
+
+
+def test_a_folder_of_images_alone_is_imported(tmp_path):
+    embeddings = laion(tmp_path / "laion")
+    for name in ("metadata_0000", "metadata_0001"):
+        path = tmp_path / "laion" / "metadata" / f"{name}.parquet"
+        pq.write_table(pq.read_table(path).select(["image_path"]), path)
+    for file in (tmp_path / "laion" / "text_emb").iterdir():
+        file.unlink()
+    (tmp_path / "laion" / "text_emb").rmdir()
+    import_folder(tmp_path / "laion", tmp_path / "store", model="x")
+    store = open_store(tmp_path / "store")
+    assert (len(store), store.captions.num_rows) == (5, 0)
+    np.testing.assert_array_equal(store.features("image").gather(np.arange(5)), embeddings["img_emb"])
+
+
+def test_text_features_without_their_captions_are_imported(tmp_path):
+    laion(tmp_path / "laion", sizes=(2,))
+    path = tmp_path / "laion" / "metadata" / "metadata_0000.parquet"
+    pq.write_table(pq.read_table(path).select(["image_path"]), path)
+    import_folder(tmp_path / "laion", tmp_path / "store", model="x")
+    assert open_store(tmp_path / "store").captions["caption"].to_pylist() == [None, None]

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 from isthmus.errors import InputError, UsageError
 from isthmus.store import StoreWriter, doctor, open_store
 from isthmus.store import stream as stream_module
+from isthmus.store.blocks import Block
 from isthmus.store.keys import KeyIndex, text_hash, to_keys
 from isthmus.store.matrix import Rows
-from isthmus.store.shards import Block
 from store_cases import IMAGE, NO_CAPTIONS, OTHER, TEXT, features, shards_of, snapshot, tables, write
 
 

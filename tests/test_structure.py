@@ -73,6 +73,30 @@ def test_the_library_does_not_import_the_demo() -> None:
     assert "isthmus_demo" in set(imports(DEMO / "scenes.py", demo))  # it would be seen
 
 
+NAMED = {  # files whose own the enumeration is: what modalities there are, the two sides of pairs, and files' names
+    "encoders/modality.py",
+    "data/feature_pairs.py",
+    "cli/train.py",  # whose --help loads nothing
+    "store",
+}
+
+
+def listed(path: Path) -> Iterator[int]:
+    """Lines with a literal list, tuple or set that has both image and text."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.List | ast.Tuple | ast.Set):
+            firsts = (item.elts[0] if isinstance(item, ast.Tuple) and item.elts else item for item in node.elts)
+            if {"image", "text"} <= {first.value for first in firsts if isinstance(first, ast.Constant)}:
+                yield node.lineno
+
+
+def test_modalities_are_listed_once() -> None:
+    found = {path.relative_to(LIBRARY): list(listed(path)) for path in LIBRARY.rglob("*.py")}
+    assert list(found[Path("data/feature_pairs.py")])
+    others = {str(path): lines for path, lines in found.items() if lines and not {str(path), path.parts[0]} & NAMED}
+    assert others == {}
+
+
 def test_a_circle_is_noticed(tmp_path: Path) -> None:
     package = tmp_path / "toy"
     for name in ("a", "b"):

@@ -175,6 +175,9 @@ def test_missing_sets_have_a_row_and_a_reason(data: Path, capsys, monkeypatch) -
     results = suite(toy_model(), data, only_sets=["imagenet", "pets"], bootstrap=0)
     assert results[0]["skipped"] == [["imagenet1k", "not there"]]
     monkeypatch.setattr("isthmus.models.dual_encoder.DualEncoder.from_pretrained", lambda *a, **k: toy_model())
+    for name in ("m", "n"):
+        (data / name).mkdir()
+    monkeypatch.chdir(data)
     assert main(["eval", "m", "suite", "--data", str(data), "--only-sets", "pets,cars", "--bootstrap", "0"]) == 3
     printed = capsys.readouterr().out
     assert "skipped cars: not there" in printed

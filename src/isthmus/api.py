@@ -10,9 +10,11 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from isthmus.curation import curate
+from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.images import MAX_PIXELS
 from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.tables import Frame
 from isthmus.embedding import embed as _embed
 from isthmus.encoders import Encoder, load_encoder
 from isthmus.errors import UsageError
@@ -52,11 +54,12 @@ __all__ = [
 
 
 def embed(
-    pairs: Pairs | str | Path,
-    image: str | Encoder | Sequence[str | Encoder],
-    text: str | Encoder | Sequence[str | Encoder],
+    pairs: Pairs | Frame | str | Path,
+    image: str | Encoder | Sequence[str | Encoder] | None = None,
+    text: str | Encoder | Sequence[str | Encoder] | None = None,
     *,
     out: str | Path,
+    encoders: str | Encoder | Sequence[str | Encoder] = (),
     only: str | Path | Sequence[str] | None = None,
     batch_size: int | None = None,
     max_skip: float = 0.01,
@@ -65,7 +68,13 @@ def embed(
     device: str | None = None,
     trust_remote_code: bool = False,
     engine: Literal["local", "ray"] = "local",
+    states_dtype: Literal["float16", "int8"] = "float16",
     progress: bool = False,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
 ) -> Store:
     """Write the features of `pairs` by every named encoder into a store and open it.
 
@@ -82,6 +91,7 @@ def embed(
         image,
         text,
         out=out,
+        encoders=encoders,
         only=only,
         batch_size=batch_size,
         max_skip=max_skip,
@@ -90,7 +100,13 @@ def embed(
         device=device,
         trust_remote_code=trust_remote_code,
         engine=engine,
+        states_dtype=states_dtype,
         progress=progress,
+        columns=columns,
+        images=images,
+        split=split,
+        pages=pages,
+        range=range,
     )
     return open_store(out)
 
@@ -108,6 +124,7 @@ def train(
     val: FeaturePairs | None = None,
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
+    modalities: tuple[str, str] | None = None,
     seed: int = 0,
     max_seconds: float | None = None,
     resume: bool = True,
@@ -140,6 +157,8 @@ def train(
         val: validation pairs where `store` is `FeaturePairs`; a store brings its own validation split.
         init, freeze: a trained model (or its folder), and which side of it ("image" or "text") stays as it is, bit for
             bit: the other side's encoder joins its space. Its features must be those of the model's own encoder.
+        modalities: of the store, which two are joined; default image and text. The first stands in the place of the
+            image in all that is named so here and in the model, the second in that of the text.
         seed: of the order of samples, initial weights, dropout and the validation split.
         max_seconds: stop after this time; the model's summary says at which epoch.
         resume: go on from a checkpoint in `out`.
@@ -155,6 +174,7 @@ def train(
     folder = None if out is None else Path(out)
     how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
     chosen = {"image": image, "text": text, "pixels": pixels, "only": only, "val": val, "init": init, "freeze": freeze}
+    chosen |= {"modalities": modalities}
     return _objective(choices).train(store, choices, how, **_given(choices, chosen))
 
 
@@ -167,6 +187,7 @@ def cross_validate(
     image: str | Sequence[str] | None = None,
     text: str | Sequence[str] | None = None,
     only: str | Path | Sequence[str] | None = None,
+    modalities: tuple[str, str] | None = None,
     seed: int = 0,
     bootstrap: int = 1000,
     max_seconds: float | None = None,
@@ -188,6 +209,7 @@ def cross_validate(
         pairs = store if only is None else choose_ids(store, only)
     else:
         chosen: dict[str, Any] = {"image": image, "text": text, "only": only}
+        chosen |= {} if modalities is None else {"modalities": modalities}
         if isinstance(store, str | Path):
             store, chosen = first_choice(store, chosen)
             store = open_store(store)
@@ -216,11 +238,13 @@ def training_plan(
     only: str | Path | Sequence[str] | None = None,
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
+    modalities: tuple[str, str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
     choices = load_recipe(recipe, overrides)
     chosen = {"image": image, "text": text, "pixels": pixels, "only": only, "init": init, "freeze": freeze}
+    chosen |= {"modalities": modalities}
     return _objective(choices).plan(store, choices, Fitting(seed=seed), **_given(choices, chosen))
 
 
@@ -314,10 +338,11 @@ def evaluate(
     Args:
         model: a `DualEncoder`, its folder, or the URI of a pretrained one (`hf:openai/clip-vit-base-patch32`).
         task: one of `isthmus eval --help`, to which other packages may add.
-        data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a folder.
+        data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a data frame or a
+            folder.
         device, trust_remote_code: for loading a model that is given by its folder or URI.
-        options: the task's own, `split`, `bootstrap`, `seed`, `classes`, …: `isthmus eval MODEL TASK --help`, or the
-            signature of the task's function.
+        options: the task's own, `split`, `bootstrap`, `seed`, `classes`, …, and where its data are pairs those of
+            `read_pairs`: `isthmus eval MODEL TASK --help`, or the signature of the task's function.
 
     Returns:
         A `Result`, CLIP_benchmark's dictionary: dataset, model, pretrained, task, metrics, language, and our additions

@@ -20,14 +20,15 @@ from isthmus.temporary import TEMPORARY, temporary_beside
 PENDING = "pending"
 SEAL, SEAL_BYTES = "seal", 16
 MAX_JSON = 2**29  # bytes; parsed, it takes several times as much
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-
-def cache_dir() -> Path:
-    """Where converted encoders and fetched data live: `$ISTHMUS_CACHE`, else `~/.cache/isthmus`."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("ISTHMUS_CACHE") or Path(base) / "isthmus")
+_REMEDIES = {
+    "What was written before is kept: make room and run the same command again.": ("ENOSPC", "EDQUOT", "EFBIG"),
+    "Choose another folder, or make this one writable.": ("EACCES", "EPERM", "EROFS"),
+    "The disk, or the connection to it, fails: see to it and run the same command again.": (
+        *("EIO", "EREMOTEIO", "ESTALE", "ENXIO", "ENODEV", "ETIMEDOUT", "ENOTCONN"),
+    ),
+    "This file system has no locks, or no more of them: choose a folder on another one.": ("ENOLCK", "EOPNOTSUPP"),
+}
+REMEDIES = {getattr(errno, code, None): remedy for remedy, codes in _REMEDIES.items() for code in codes}
 
 
 @contextmanager
@@ -49,15 +50,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn a full disk, or a folder that is read-only, while writing `path` into an error with a remedy."""
+    """Turn what the system says while `path` is written, such as that the disk is full, into an error with a remedy."""
     try:
         yield
     except OSError as error:
-        remedies = dict.fromkeys(_FULL, "What was written before is kept: make room and run the same command again.")
-        remedies |= dict.fromkeys(_CLOSED, "Choose another folder, or make this one writable.")
-        if error.errno not in remedies:
+        if error.errno is None or error.errno not in REMEDIES:
             raise
-        raise InputError(f"{path}: {os.strerror(error.errno)}. {remedies[error.errno]}") from error
+        raise InputError(f"{path}: {os.strerror(error.errno)}. {REMEDIES[error.errno]}") from error
 
 
 @contextmanager
@@ -202,21 +201,13 @@ def file_digest(path: Path, size: int = 16) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=size)).hexdigest()
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file; a missing or damaged one is an `InputError` that names it."""
+def read_json(path: str | os.PathLike[str], most: int = MAX_JSON) -> Any:
+    """Read a JSON file of `most` bytes at most; a missing, damaged or larger one is an `InputError` that names it."""
     try:
-        return json.loads(regular(path, MAX_JSON).read_text(encoding="utf-8"))
+        return json.loads(regular(path, most).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except InputError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """A text file in UTF-8, with a byte order mark or none. `InputError` names one that cannot be read as that."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error}).") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -10,8 +11,9 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
-from isthmus.data.images import EXTENSIONS
+from isthmus.data.images import EXTENSIONS, FOREIGN
 from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.tables import Frame
 from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.inputs import embed_for_evaluation
 from isthmus.files import write_atomic
@@ -34,12 +36,13 @@ class SearchResult:
     """What `search` found.
 
     hits: best first; of equal images the one that comes first. skipped: (id, reason) of images that could not be read.
-    pairs: the pictures, None where a store's features were searched.
+    notes: remarks on the data. pairs: the pictures, None where a store's features were searched.
     """
 
     query: str
     hits: list[Hit]
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     pairs: Pairs | None = field(default=None, repr=False)
 
     def contact_sheet(self) -> Image.Image:
@@ -60,7 +63,7 @@ class SearchResult:
 
 def search(
     model: DualEncoder | str | Path,
-    images: Pairs | Store | str | Path,
+    images: Pairs | Store | Frame | str | Path,
     query: str | Path | Image.Image,
     *,
     k: int = 20,
@@ -79,33 +82,36 @@ def search(
 
     Args:
         model: a `DualEncoder`, its folder, or the URI of a pretrained one.
-        images: a folder of images, pairs (captions are not needed), or a store, whose cached features are used.
-        query: a text, the path of an image file, or a picture.
+        images: a folder of images, pairs or what `read_pairs` reads (captions are not needed), or a store, whose cached
+            features are used.
+        query: a text, the path of an image file, or a picture. A text that looks like a path begins with a space.
         k: how many images, at most.
         out: also write a contact sheet there, which needs the pictures: not of a store.
         device, trust_remote_code: for loading a model that is given by its folder or URI.
 
     Raises:
         UsageError: k below 1, or a sheet that cannot be written; before anything is encoded.
-        InputError: images that cannot be used, or a query that is named like an image file and is none.
+        InputError: images that cannot be used, or a query that looks like a path and is no file.
     """
     images = images.path if isinstance(images, Store) else images
     cached = holds_features(images)
     _check(k, out, images, cached)
+    check_query(query)
     if isinstance(model, str | Path):
         model = DualEncoder.from_pretrained(model, device=device, trust_remote_code=trust_remote_code)
     asked = _embed_query(model, query)
     pairs = None
     skipped: list[tuple[str, str]] = []
-    if not isinstance(images, Pairs) and cached:
+    notes: list[str] = []
+    if isinstance(images, str | Path) and cached:
         ids, embeddings = _from_store(model, images)
     else:
         pairs = images if isinstance(images, Pairs) else read_pairs(images, captions="optional")
-        embedded = embed_for_evaluation(model, _without_captions(pairs))
-        ids, embeddings, skipped = embedded.image_ids, embedded.image, embedded.skipped
+        embedded = embed_for_evaluation(model, pairs.having(pairs.images, pairs.captions.slice(0, 0)))
+        ids, embeddings, skipped, notes = embedded.image_ids, embedded.image, embedded.skipped, embedded.notes
     scores, rows = (found[0].tolist() for found in top_k(asked, embeddings, k))
     hits = [Hit(score=score, id=ids[row]) for score, row in zip(scores, rows, strict=True)]
-    found = SearchResult("image" if isinstance(query, Image.Image) else str(query), hits, skipped, pairs)
+    found = SearchResult("image" if isinstance(query, Image.Image) else str(query), hits, skipped, notes, pairs)
     if out is not None:
         write_atomic(out, found.contact_sheet().save)
     return found
@@ -121,13 +127,31 @@ def _check(k: int, out: str | Path | None, images: object, cached: bool) -> None
         check_image_name(out)
 
 
+def check_query(query: str | Path | Image.Image) -> None:
+    """Raise `InputError` for a query that looks like a path and is no file."""
+    if isinstance(query, Image.Image) or Path(query).is_file():
+        return
+    if isinstance(query, Path) or looks_like_path(query):
+        raise InputError(
+            f"{query}: no such image, though it looks like a path. Name one that exists, or, if it is a text, "
+            f"begin it with a space: {f' {query}'!r}."
+        )
+
+
+def looks_like_path(query: str) -> bool:
+    """Whether a query was meant for a file: it begins like a path, or ends like a picture or, in one word, any file."""
+    if query[:1].isspace():
+        return False
+    begins = re.match(r"(~|\.{1,2})?[/\\]|[A-Za-z]:[/\\]|file:", query)
+    one_word = re.fullmatch(r"\S*[^\s/]/\S*|\S*\w\.[A-Za-z][A-Za-z0-9]{1,4}", query)
+    return bool(begins or one_word or query.lower().endswith((*EXTENSIONS, *FOREIGN)))
+
+
 def _embed_query(model: DualEncoder, query: str | Path | Image.Image) -> np.ndarray:
     """[1, d]: of a picture or the image file that `query` names, else of the text."""
     if isinstance(query, Image.Image) or Path(query).is_file():
         return model.encode_image([query])
-    if isinstance(query, Path) or query.lower().endswith(EXTENSIONS):
-        raise InputError(f"{query}: no such image. (A query that ends like an image file is taken for one.)")
-    return model.encode_text([query])
+    return model.encode_text([str(query).strip()])
 
 
 def _from_store(model: DualEncoder, path: str | Path) -> tuple[list[str], np.ndarray]:
@@ -135,8 +159,3 @@ def _from_store(model: DualEncoder, path: str | Path) -> tuple[list[str], np.nda
     store = open_store(path)
     features = store.features("image", [record["fingerprint"] for record in model.records["image"]])
     return store.images["id"].to_pylist(), model.project("image", features)
-
-
-def _without_captions(pairs: Pairs) -> Pairs:
-    """The images alone: captions would be encoded for nothing."""
-    return Pairs(pairs.images, pairs.captions.slice(0, 0), pairs.reader, path=pairs.path, skipped=pairs.skipped)

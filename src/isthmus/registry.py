@@ -9,7 +9,7 @@ from typing import Any
 
 from isthmus.errors import UsageError, did_you_mean
 
-DEMO = "isthmus-demo: in a clone of the repository, run `pip install -e ./demo`"
+DEMO = "isthmus-demo: to install it, run `pip install -e ./demo` in a clone of the repository"
 
 
 class Registry:
@@ -39,14 +39,14 @@ class Registry:
             return entry.load()
         except (ImportError, AttributeError) as error:
             package = entry.dist.name if entry.dist else entry.module
-            raise UsageError(f"The {self.noun} {name!r} of the package {package} cannot be loaded: {error}") from error
+            raise UsageError(f"the {self.noun} {name!r} of the package {package} cannot be loaded: {error}") from error
 
     def entry(self, name: str) -> EntryPoint:
         """Where `name` is to be found, without importing it. UsageError: it is unknown, or its package is missing."""
         if name in self._entries:
             return self._entries[name]
         if name in self.elsewhere:
-            raise UsageError(f"The {self.noun} {name!r} comes with the package {self.elsewhere[name]}.")
+            raise UsageError(f"the {self.noun} {name!r} comes with the package {self.elsewhere[name]}.")
         raise UsageError(f"no {self.noun} {name!r}." + did_you_mean(name, self.names()))
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ import pytest
 from isthmus.errors import InputError
 from isthmus.files import file_digest, read_sealed, write_sealed
 from isthmus.store import doctor, import_arrays, import_folder, open_store
+from isthmus.store.ragged import write_ragged
 from isthmus.store.shards import open_shard
+from states_cases import FOUR, embed
 
 
 @pytest.fixture
@@ -216,3 +219,105 @@ def test_other_numpy_files_are_refused(tmp_path):
     np.save(tmp_path / "image.npy", np.asfortranarray(np.ones((3, 2))))
     with pytest.raises(InputError, match="column by column"):
         import_folder(tmp_path, tmp_path / "store")
+
+
+# --- states -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def states(tmp_path) -> Path:
+    """A store whose one ragged shard is of three items."""
+    embed(tmp_path, ["a", "b", "c"], ({**FOUR, "stored": "int8"},))
+    return tmp_path
+
+
+def offsets_as(store: Path, *offsets: int) -> None:
+    """Write these offsets into the shard, with a digest that agrees, as an attacker would."""
+    path = image_shard(store)
+    shard = open_shard(path)
+    held = shard.map()
+    write_ragged(
+        path.parent, "image", shard.fingerprint, shard.keys(), replace(held, offsets=np.array(offsets, np.int64))
+    )
+
+
+def states_refused(store: Path) -> None:
+    with pytest.raises(InputError, match="shard-"):
+        open_store(store).states("image")
+    assert any("shard-" in finding["what"] for finding in doctor(store) if not finding["ok"])
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [(0, 5, 2), (0, 3, 10**6), (1, 2, 3), (0, -1, 2), (-1, 0, 1), (0, 2**62, 2**62), (0, 0, -(2**63)), (5, 0, 0)],
+)
+def test_offsets_out_of_order_overlapping_or_beyond_the_data_are_refused(states, offsets):
+    offsets_as(states, *offsets)
+    states_refused(states)
+
+
+RAGGED_HEADERS = {
+    "more tokens": lambda h: h["values"].update(shape=[10**9, 4]),
+    "wider": lambda h: h["values"].update(shape=[h["values"]["shape"][0] // 2, 8]),
+    "no width": lambda h: h["values"].update(shape=[h["values"]["shape"][0] * 4, 0]),
+    "three dimensions": lambda h: h["values"].update(shape=[h["values"]["shape"][0], 2, 2]),
+    "unsigned": lambda h: h["values"].update(dtype="U8"),
+    "no scale": lambda h: h.pop("scale"),
+    "scale of integers": lambda h: h["scale"].update(dtype="I32"),
+    "scale of halves": lambda h: h["scale"].update(shape=[2 * h["scale"]["shape"][0]], dtype="F16"),
+    "scale in rows": lambda h: h["scale"].update(shape=[h["scale"]["shape"][0], 1]),
+    "no offsets": lambda h: h.pop("offsets"),
+    "offsets of floats": lambda h: h["offsets"].update(dtype="F64"),
+    "fewer offsets": lambda h: h["offsets"].update(shape=[2], data_offsets=[0, 16]),
+    "offsets outside": lambda h: h["offsets"].update(data_offsets=[10**12, 10**12 + 24]),
+    "offsets over the scale": lambda h: h["offsets"].update(data_offsets=h["scale"]["data_offsets"]),
+    "short keys": lambda h: h["keys"].update(shape=[6, 8]),
+    "negative": lambda h: h["values"].update(shape=[-1, -4]),
+    "absurd": lambda h: h["values"].update(shape=[2**62, 2**62]),
+    "no rate": lambda h: describe(h, rate_hz=...),
+    "rate of text": lambda h: describe(h, rate_hz="50"),
+    "rate of zero": lambda h: describe(h, rate_hz=0),
+    "infinite rate": lambda h: describe(h, rate_hz=float("inf")),
+    "another format": lambda h: describe(h, format="isthmus-shard/3"),
+    "pooled": lambda h: describe(h, format="isthmus-shard/1"),
+    "another encoder": lambda h: describe(h, fingerprint="0" * 64),
+    "metadata a list": lambda h: h.update(__metadata__={"isthmus": "[]"}),
+}
+
+
+def describe(header: dict, **changes: object) -> None:
+    """Change what a shard says of itself; ... takes a field away."""
+    described = json.loads(header["__metadata__"]["isthmus"]) | changes
+    kept = {name: value for name, value in described.items() if value is not ...}
+    header["__metadata__"] = {"isthmus": json.dumps(kept)}
+
+
+@pytest.mark.parametrize("name", RAGGED_HEADERS)
+def test_a_ragged_shard_with_a_hostile_header_is_refused(states, name):
+    rewrite(image_shard(states), RAGGED_HEADERS[name])
+    states_refused(states)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 8, 200, -1])
+def test_a_truncated_ragged_shard_is_refused(states, cut):
+    path = image_shard(states)
+    path.write_bytes(path.read_bytes()[:cut])
+    states_refused(states)
+
+
+def test_a_scale_that_is_no_number_is_found_by_the_doctor(states):
+    path = image_shard(states)
+    shard = open_shard(path)
+    held = shard.map()
+    scale = np.array(held.scale)
+    scale[1] = np.nan
+    write_ragged(path.parent, "image", shard.fingerprint, shard.keys(), replace(held, scale=scale))
+    assert any("1 rows hold NaN or infinity" in finding["what"] for finding in doctor(states) if not finding["ok"])
+
+
+def test_a_shard_that_shrinks_while_it_is_open_is_told(states):
+    matrix = open_store(states).states("image")
+    path = image_shard(states)
+    path.write_bytes(path.read_bytes()[: open_shard(path).values.offset + 3])
+    with pytest.raises(InputError, match="changed while it was open"):
+        matrix.gather([0])

@@ -122,9 +122,10 @@ def test_names_that_are_not_text_are_skipped(tmp_path: Path) -> None:
     assert pairs.skipped[0][1] == "its name is not valid UTF-8."
 
 
-def test_the_same_member_twice_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"s\.tar: good\.png stands there twice"):
-        read(tmp_path, good() + good() + END)
+def test_the_same_member_twice_is_skipped(tmp_path: Path) -> None:
+    pairs = read(tmp_path, good() + good("other") + good() + END)
+    assert pairs.images["id"].to_pylist() == ["s/other"]
+    assert [(id, "twice" in reason) for id, reason in pairs.skipped] == [("s/good", True)]
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", gzip.compress(END)])

@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from isthmus.cache import give_home
 from isthmus.cli import common
-from isthmus.errors import IsthmusError, UsageError
+from isthmus.errors import PANIC, IsthmusError, UsageError
 from isthmus.registry import DEMO, Registry
 from isthmus.version import __version__
 
@@ -87,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ten times slower. Read when torch is first imported, in a command. benchmarks/busy_machine.py measures it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        give_home()
         return args.run(args) or DONE
     except KeyboardInterrupt:
         common.say("isthmus: interrupted; run the same command again to go on from here.", error=True)
@@ -99,8 +101,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         common.say(f"isthmus {args.command}: {error}", error=True)
         return error.exit_code
-    except OSError as error:  # a full disk, a read-only folder: the message names the file
+    except OSError as error:  # of a file that we do not write ourselves: what the system says, and of which
         if args.debug:
             raise
         common.say(f"isthmus {args.command}: {error}", error=True)
+        return FAILED
+    except Exception as error:  # of a library, or a fault of ours: one message too
+        if args.debug:
+            raise
+        what = f"{type(error).__module__}.{type(error).__name__}".removeprefix("builtins.")
+        common.say(f"isthmus {args.command}: unexpected {what}: {error} (--debug shows where)", error=True)
+        return FAILED
+    except BaseException as error:
+        if type(error).__name__ != PANIC or args.debug:
+            raise
+        common.say(f"isthmus {args.command}: a library broke on what it was given: {error}", error=True)
         return FAILED

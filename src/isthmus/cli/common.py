@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isthmus.evaluation.tasks import Option
+
+from isthmus.errors import InputError
 
 # Of C0 all but tab and line feed, C1, halves of characters, and what turns the direction of the text around it.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -28,6 +32,62 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """--json and --seed: common to every command that computes something."""
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON ('-': standard output)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (0)")
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser, *, images: str | None = "image_folder") -> None:
+    """How pairs are read; read them with `reading`. images: what --images is called here, None where it is another."""
+    group = parser.add_argument_group("reading pairs (docs/formats.md)")
+    group.add_argument("--columns", metavar="FIELD=COLUMN,…", help="of a table, as in image=filepath,caption=title")
+    if images:
+        group.add_argument(
+            "--images", metavar="DIR", dest=images, help="the folder of a table's images, if not its own"
+        )
+        group.add_argument("--split", metavar="NAME", help="only this split: train, val or test")
+    group.add_argument("--range", metavar="LOW:HIGH", help="of grey with more than 8 bits, as 0:4095 for 12 bits in 16")
+    group.add_argument(
+        "--pages", metavar="all|N", help="of a TIFF with several pages: every one, or the N-th (the first)"
+    )
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `read_pairs` that were given."""
+    named = ("columns", "split", "range", "pages")
+    given = {name: getattr(args, name) for name in named if getattr(args, name, None) is not None}
+    folder = getattr(args, "image_folder", None)
+    return given if folder is None else given | {"images": folder}
+
+
+def read_told(path: str, **options: Any) -> Any:
+    """Pairs, with their remarks printed before anything is done with them."""
+    from isthmus.data.pairs import read_pairs
+
+    pairs = read_pairs(path, **options)
+    tell(pairs.notes)
+    return pairs
+
+
+def tell(notes: list[str], told: list[str] | None = None) -> None:
+    """Print remarks, other than those that were `told` already."""
+    for note in notes:
+        if note not in (told or []):
+            say(f"  note: {note}", error=True)
+
+
+def check_paths(*paths: str | None) -> None:
+    """InputError for a path that does not exist, before anything slow is imported. URIs and patterns pass."""
+    for path in paths:
+        if path is None or re.match(r"[a-z_]{2,}:", path) or os.path.lexists(path) or set(path) & set("{*?["):
+            continue
+        folder, name = os.path.split(path)
+        there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+        near = difflib.get_close_matches(name, there[:10_000], n=1, cutoff=0.7)
+        hint = f" Did you mean {os.path.join(folder, near[0])!r}?" if near else ""
+        raise InputError(f"{path}: no such file or folder.{hint}")
+
+
+def file_names(*names: str) -> list[str]:
+    """Those of names, which may be of something packaged, that can only be files."""
+    return [name for name in names if os.path.dirname(name) or name.endswith((".toml", ".txt", ".json"))]
 
 
 def add_templates_argument(parser: argparse.ArgumentParser) -> None:

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan: rows, concepts, memory")
     _add_cleaning_arguments(parser)
+    common.add_reading_arguments(parser, images=None)
     common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
 
@@ -69,9 +70,12 @@ def _add_cleaning_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_paths(args.pool, args.concepts, args.images, args.balance, *args.against)
     from isthmus.curation.run import curate, plan
     from isthmus.errors import UsageError
 
+    if common.reading(args):
+        args.pool = common.read_told(args.pool, captions="optional", **common.reading(args))
     options = {name: getattr(args, name) for name in ("encoder", "per_concept", "keep", "sides", "seed")}
     options |= {"device": args.device, "trust_remote_code": args.trust_remote_code}
     options |= {"templates": common.templates(args), "shots": args.shots}
@@ -99,7 +103,12 @@ def run(args: argparse.Namespace) -> int:
     common.say(result)
     common.say(f"report: {args.out}/report.html")
     common.write_result(args, {"out": args.out, **result.manifest})
-    return 0
+    skipped = result.manifest["skipped"]
+    for name, reason in skipped[:5]:
+        common.say(f"  skipped {name}: {reason}", error=True)
+    if len(skipped) > 5:
+        common.say(f"  … and {len(skipped) - 5:,} more in {args.out}/manifest.json", error=True)
+    return 3 if skipped else 0
 
 
 def _cleaning(args: argparse.Namespace) -> Any:

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_paths(args.path)
     from isthmus.api import doctor
 
     findings = doctor(args.path, deep=args.deep, device=args.device, trust_remote_code=args.trust_remote_code)

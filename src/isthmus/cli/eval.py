@@ -3,6 +3,7 @@
 example:
   isthmus eval model/ retrieval test.parquet --json result.json
   isthmus eval model/ retrieval store/ --split test
+  isthmus eval model/ retrieval dataset_flickr30k.json --images flickr30k-images/ --split test
   isthmus eval model/ zeroshot labelled.parquet --classes classnames.txt --templates 'a drawing of {}.'
   isthmus eval model/ winoground winoground/ --images winoground/images
   isthmus eval model/ longtext Urban1k/ --report lengths.html
@@ -26,6 +27,8 @@ from isthmus.errors import UsageError
 
 if TYPE_CHECKING:
     from isthmus.evaluation.tasks import Option
+
+READING = ("columns", "images", "pages", "range")  # options of reading pairs
 
 
 class Help(argparse.Action):
@@ -68,24 +71,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    data: list[Any] = [*args.data, *args.more_data]
+    if not data:
+        raise UsageError("DATA is missing: pairs, a store, or what the task reads.")
+    common.check_paths(args.model, *args.beside, *data, *_paths(args))
     from isthmus.api import evaluate
     from isthmus.evaluation.tasks import find_task
     from isthmus.metrics.results import details, table
 
-    data = [*args.data, *args.more_data]
-    if not data:
-        raise UsageError("DATA is missing: pairs, a store, or what the task reads.")
     given = _given(args)
+    if args.task in ("retrieval", "zeroshot"):  # whose data are always pairs: read once, whatever the models
+        reading = {name: given.pop(name) for name in READING if name in given}
+        data = [_told(one, reading) for one in data]
+    told = [note for one in data if not isinstance(one, str) for note in one.notes]
     results = []
     for model, one in product([args.model, *args.beside], data):
         loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
         found = evaluate(model, args.task, one, **loading, **given)
         results += found if isinstance(found, list) else [found]
+    for found in results if told else ():
+        found["notes"] = [note for note in found["notes"] if note not in told]
     common.say(table(results, find_task(args.task).columns))
     if below := details(results):
         common.say("\n" + below)
     common.write_result(args, results[0] if len(results) == 1 else results)
     return 3 if any(result.get("skipped") for result in results) else 0
+
+
+def _paths(args: argparse.Namespace) -> list[str]:
+    """What the options name that can only be a file or a folder that exists."""
+    given = [getattr(args, name, None) for name in ("only", "images", "against", "classes", "descriptions")]
+    return [path for path in given if path] + common.file_names(*args.templates or [])
+
+
+def _told(path: str, reading: dict[str, Any]) -> Any:
+    """Pairs, whose remarks are printed now; a store as it is."""
+    from isthmus.store.opening import holds_features
+
+    if not holds_features(path):
+        return common.read_told(path, captions="optional", **reading)
+    if reading:
+        raise UsageError(f"{path}: a store, which holds features: {', '.join(reading)} are for reading pairs.")
+    return path
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:

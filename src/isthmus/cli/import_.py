@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_paths(args.folder)
     from isthmus.store import import_folder, open_store
 
     import_folder(args.folder, args.out, model=args.model)

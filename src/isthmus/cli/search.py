@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 
 from isthmus.cli import common
+from isthmus.errors import UsageError
 
 SHEET = "sheet.png"
 
@@ -26,20 +27,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, default=20, help="how many images (20)")
     parser.add_argument("--out", metavar="PNG", help=f"the contact sheet ({SHEET})")
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON ('-': standard output)")
+    common.add_reading_arguments(parser)
     common.add_encoder_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_paths(args.model, args.images, args.image_folder)
     from isthmus.api import search
+    from isthmus.image_search import check_query
     from isthmus.store.opening import holds_features
 
+    check_query(args.query)
     stored = holds_features(args.images)
+    reading = common.reading(args)
     sheet = args.out or (None if stored else SHEET)
+    images, told = args.images, []
+    if not stored:
+        images = common.read_told(args.images, captions="optional", **reading)
+        told = images.notes
+    elif reading:
+        raise UsageError(f"{args.images}: a store, which holds features: {', '.join(reading)} are for reading pairs.")
     loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
-    found = search(args.model, args.images, args.query, k=args.k, out=sheet, **loading)
+    found = search(args.model, images, args.query, k=args.k, out=sheet, **loading)
     common.say(found)
     if sheet:
         common.say(f"contact sheet: {sheet}")
+    common.tell(found.notes, told)
     for id, reason in found.skipped:
         common.say(f"  skipped {id}: {reason}", error=True)
     common.write_result(args, found.to_dict())

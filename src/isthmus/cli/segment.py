@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_paths(args.model, args.image)
     from tabulate import tabulate
 
     from isthmus.api import segment

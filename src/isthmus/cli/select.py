@@ -13,6 +13,7 @@ again to go on where it stopped. Test pairs are never looked at. Writes select.j
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 
@@ -30,13 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bootstrap", type=int, default=1000, help="draws behind the intervals (1000); 0: none")
     parser.add_argument("--sample", type=int, default=5000, help="images for training-free scores, at most (5000)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done: encoders, pairs, time")
+    common.add_reading_arguments(parser)
     common.add_encoder_arguments(parser)
     common.add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_paths(args.data, args.only, args.image_folder)
     from isthmus.selection.run import plan, select
 
+    if not os.path.isfile(os.path.join(args.data, "store.json")):
+        args.data = common.read_told(args.data, **common.reading(args))
     named = {"image": args.image_encoders, "text": args.text_encoders, "only": args.only, "limit": args.limit}
     named |= {"seed": args.seed, "device": args.device, "trust_remote_code": args.trust_remote_code}
     if args.dry_run:

@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-encoder", metavar="URI", nargs="+", help="which of the store's; several: side by side")
     parser.add_argument("--text-encoder", metavar="URI", nargs="+", help="which of the store's")
     parser.add_argument(
+        "--modalities", nargs=2, metavar=("A", "B"), help="which two of the store's are joined (image text)"
+    )
+    parser.add_argument(
         "--pixels", metavar="PAIRS", help="encode the images of these pairs while training (--set data.augment=crop)"
     )
     parser.add_argument("--only", metavar="PARQUET", help="train only on the ids in this file")
@@ -44,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_paths(args.store, args.only, args.pixels, args.init, *common.file_names(args.recipe))
     from isthmus.api import train, training_plan
     from isthmus.training.processes import Processes
 
@@ -56,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         "pixels": args.pixels,
         "init": args.init,
         "freeze": args.freeze,
+        "modalities": args.modalities and tuple(args.modalities),
         "seed": args.seed,
     }
     if args.dry_run:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data import text as texts
 from isthmus.errors import InputError, UsageError
 
 TAIL = 0.06  # share of all matches that MetaCLIP's t leaves to entries it does not thin
@@ -85,13 +86,10 @@ def read_entries(source: str | Path | Sequence[str]) -> list[str]:
     """Metadata entries: a list, or a text file with one a line. InputError for an empty or unreadable file."""
     if not isinstance(source, str | Path):
         return list(source)
-    try:
-        lines = [line.strip() for line in Path(source).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: cannot be read as a list of metadata entries ({error}).") from None
-    if not any(lines):
+    entries = texts.read_entries(source)
+    if not entries:
         raise InputError(f"{source}: no metadata entries; one a line is expected.")
-    return [line for line in lines if line]
+    return entries
 
 
 def tail_limit(counts: np.ndarray) -> int:

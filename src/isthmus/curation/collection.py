@@ -14,7 +14,7 @@ from PIL import Image
 
 from isthmus.curation.encoding import Encoding
 from isthmus.curation.pools import Pool, encoded
-from isthmus.data.images import BadImage, content_hash, decode
+from isthmus.data.images import BadImage
 from isthmus.data.matrix import Computed, Matrix
 from isthmus.data.pairs import Pairs
 from isthmus.embedding.encode import THREADS, in_order
@@ -112,7 +112,7 @@ class ImageSpace:
 
     def of_store(self, store: Store) -> Matrix | None:
         """A store's image features [n, d] in this space; None where it lacks an encoder."""
-        uris = {record["fingerprint"]: record["uri"] for record in store.encoders if record["modality"] == "image"}
+        uris = {record["fingerprint"]: record["uri"] for record in store.pooled("image")}
         if not self.fingerprints or any(one not in uris for one in self.fingerprints):
             return None
         return self.encoding.projected("image", store.features("image", [uris[one] for one in self.fingerprints]))
@@ -179,10 +179,10 @@ def _look(pictures: Pairs, row: int | None) -> Look | BadImage | None:
         return None
     try:
         data = pictures.read_bytes(row)
-        image = decode(data, max_pixels=pictures.max_pixels)
+        image = pictures.picture(row, data)
     except BadImage as error:
         return error
-    return Look(content_hash(data), image.size, *_perceived(image))
+    return Look(pictures.content_hash(data), image.size, *_perceived(image))
 
 
 def _perceived(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.matrix import Matrix
 from isthmus.encoders import Encoder, load_encoder, load_recorded
 from isthmus.encoders.modality import Modality
@@ -42,8 +43,8 @@ class Encoding:
 
     def named(self) -> dict[str, list[str]]:
         """Fingerprints by modality, to choose among the encoders of a store."""
-        both = (("text", self.text), ("image", self.image))
-        return {modality: encode.fingerprints for modality, encode in both if encode and encode.fingerprints}
+        both: dict[str, Encode | None] = {side: getattr(self, side) for side in SIDES}
+        return {side: encode.fingerprints for side, encode in both.items() if encode and encode.fingerprints}
 
     def projected(self, modality: str, matrix: Matrix) -> Matrix:
         """Features as they are, or as the dual encoder projects them."""
@@ -64,16 +65,15 @@ def load_encoding(given: Any, **options: Any) -> Encoding:
             return _of_model(model, str(names[0]) if isinstance(names[0], str | Path) else "dual encoder")
         if isinstance(names[0], str):
             towers = _both_towers(names[0], options)
-            return Encoding(side_by_side(towers[:1]), side_by_side(towers[1:]), joint=all(towers), name=names[0])
-    encoders = [load_encoder(one, **options) for one in names]
-    by_modality: dict[str, list[Encoder | None]] = {"text": [], "image": []}
-    for encoder in encoders:
-        by_modality[encoder.modality].append(encoder)
-    for modality, found in by_modality.items():
-        if len(found) > 1:
-            raise UsageError(f"Two {modality} encoders are named; a pool's features come from one.")
-    text, image = (side_by_side(by_modality[modality]) for modality in ("text", "image"))
-    return Encoding(text, image, name=" ".join(map(str, names)))
+            return Encoding(**_sides(towers), joint=len(towers) == len(SIDES), name=names[0])
+    named: dict[str, Encoder] = {}
+    for encoder in (load_encoder(one, **options) for one in names):
+        if encoder.modality not in SIDES:
+            raise UsageError(f"{encoder.uri}: is an encoder of {encoder.modality}; a pool has {' and '.join(SIDES)}.")
+        if encoder.modality in named:
+            raise UsageError(f"Two {encoder.modality} encoders are named; a pool's features come from one.")
+        named[encoder.modality] = encoder
+    return Encoding(**_sides(named), name=" ".join(map(str, names)))
 
 
 def encoding_of(records: dict[str, list[EncoderRecord]], wanted: Sequence[Modality], **options: Any) -> Encoding:
@@ -95,16 +95,19 @@ def encoding_of(records: dict[str, list[EncoderRecord]], wanted: Sequence[Modali
     return Encoding(**found)  # type: ignore[arg-type]
 
 
-def side_by_side(encoders: Sequence[Encoder | None]) -> Encode | None:
+def side_by_side(encoders: Sequence[Encoder]) -> Encode | None:
     """Several encoders of one modality as one; None where there is none."""
-    chosen = [encoder for encoder in encoders if encoder is not None]
-    if not chosen:
+    if not encoders:
         return None
     return Encode(
-        lambda items: np.concatenate([encoder.encode(items) for encoder in chosen], axis=1),
-        sum(encoder.width for encoder in chosen),
-        [encoder.fingerprint for encoder in chosen],
+        lambda items: np.concatenate([encoder.encode(items) for encoder in encoders], axis=1),
+        sum(encoder.width for encoder in encoders),
+        [encoder.fingerprint for encoder in encoders],
     )
+
+
+def _sides(towers: Mapping[str, Encoder]) -> dict[str, Any]:
+    return {side: side_by_side([tower]) for side, tower in towers.items()}
 
 
 def _dual_encoder(name: Any, options: dict[str, Any]) -> DualEncoder | None:
@@ -116,24 +119,22 @@ def _dual_encoder(name: Any, options: dict[str, Any]) -> DualEncoder | None:
 
 
 def _of_model(model: DualEncoder, name: str) -> Encoding:
-    text, image = (
-        Encode(function, model.width, [record["fingerprint"] for record in model.records[modality]])
-        for function, modality in ((model.encode_text, "text"), (model.encode_image, "image"))
-    )
-    return Encoding(text, image, joint=True, name=name, model=model)
+    both: dict[str, Any] = {
+        side: Encode(getattr(model, f"encode_{side}"), model.width, [record["fingerprint"] for record in records])
+        for side, records in model.records.items()
+    }
+    return Encoding(**both, joint=True, name=name, model=model)
 
 
-def _both_towers(uri: str, options: dict[str, Any]) -> list[Encoder | None]:
-    """[text encoder, image encoder] of a name that stands for one of them or for both."""
-    towers: list[Encoder | None] = []
+def _both_towers(uri: str, options: dict[str, Any]) -> dict[str, Encoder]:
+    """The encoders by modality of a name that stands for one of them or for both."""
+    towers: dict[str, Encoder] = {}
     errors: list[UsageError] = []
-    modalities: tuple[Modality, ...] = ("text", "image")
-    for modality in modalities:
+    for modality in SIDES:
         try:
-            towers.append(load_encoder(uri, modality=modality, **options))
+            towers[modality] = load_encoder(uri, modality=modality, **options)
         except UsageError as error:
-            towers.append(None)
             errors.append(error)
-    if not any(towers):
-        raise errors[0]
+    if not towers:
+        raise errors[-1]
     return towers

@@ -14,12 +14,15 @@ import pyarrow.parquet as pq
 
 from isthmus.curation.encoding import Encoding
 from isthmus.curation.pools import Side
+from isthmus.data.cells import as_captions
+from isthmus.data.columns import SPELLINGS
 from isthmus.errors import InputError
 from isthmus.store.clip_retrieval import embedding_block, partitions
 from isthmus.store.matrix import Rows
 
-CAPTION_COLUMNS = ("caption", "TEXT", "text")
-ID_COLUMNS = ("id", "SAMPLE_ID", "sample_id", "key", "image_path")
+CAPTION_COLUMNS = ("caption", *SPELLINGS["caption"])
+ID_COLUMNS = ("id", "uid", "sample_id", "key", "image_path")
+PICTURES = {"image", "img", "jpg", "png", "webp", "filepath", "file_path", "file_name", "filename", "img_path"}
 EXACT_FLOATS = 2.0**53  # beyond, float64 no longer holds every whole number
 
 
@@ -44,8 +47,18 @@ class ParquetRows:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def columns(self, number: int = 0) -> list[str]:
-        return _opened(self.files[number]).schema_arrow.names
+    def column(self, names: Sequence[str]) -> str | None:
+        """The first of `names`, in any case, that the files have. Raises `InputError` for a file that lacks it."""
+        columns = [_opened(path).schema_arrow.names for path in self.files]
+        spelled = [{name.lower(): name for name in reversed(one)} for one in columns]
+        wanted = next((name for name in names if any(name in one for one in spelled)), None)
+        if wanted is None:
+            return None
+        found = next(one[wanted] for one in spelled if wanted in one)
+        for path, one in zip(self.files, columns, strict=True):
+            if found not in one:
+                raise InputError(f"{path}: no column {found!r}, which other files of this set have.")
+        return found
 
     def take(self, index: np.ndarray, columns: Sequence[str]) -> pa.Table:
         """These rows, in this order. A row group is read once per call."""
@@ -103,6 +116,7 @@ class ClipRetrievalPool:
         for side, name in (("caption", "text_emb"), ("image", "img_emb")):
             if (folder / name).is_dir():
                 self._rows[side] = Rows([embedding_block(folder, name, k, rows) for k, rows in counts.items()])  # type: ignore[index]
+        self._caption = self.table.column(["caption"])
         if not self._rows:
             raise InputError(f"{folder}: neither img_emb/ nor text_emb/.")
         self.widths = {side: found.blocks[0].shape[1] for side, found in self._rows.items()}
@@ -118,7 +132,7 @@ class ClipRetrievalPool:
         return out
 
     def captions(self, index: np.ndarray) -> list[str | None]:
-        return self.table.take(index, ["caption"])["caption"].to_pylist()
+        return _captions(self.table, index, self._caption)
 
     def ids(self, index: np.ndarray) -> list[str]:
         return ids_as_text(self.table.take(index, ["image_path"])["image_path"], self.name)
@@ -130,24 +144,27 @@ class ClipRetrievalPool:
 class MetadataPool:
     """Metadata tables with a caption column, LAION's or img2dataset's; captions are encoded as they are scored.
 
-    Captions: `caption`, `TEXT` or `text`. Ids: `id`, `SAMPLE_ID`, `sample_id`, `key` or `image_path`, else
+    Captions: `caption`, `TEXT` or another usual name. Ids: `id`, `uid`, `SAMPLE_ID`, `key` or `image_path`, else
     `file:row`; img2dataset's become `shard/key`, the ids that its tars have here. Rows without a caption, and those
-    that img2dataset could not download, are never chosen.
+    that img2dataset could not download, are never chosen. A damaged file is left out and listed in `skipped`.
     """
 
     def __init__(self, path: Path, files: Sequence[Path], encoding: Encoding) -> None:
         if encoding.text is None:
             raise InputError(f"{path}: captions without features; name a text encoder for them (--encoder URI).")
+        broken = {file: reason for file in files if (reason := _damage(file))}
+        files = [file for file in files if file not in broken]
+        if not files:
+            raise InputError(next(iter(broken.values())))
+        self.skipped = [(file.name, reason) for file, reason in broken.items()]
         self.name, self.table, self.encode = str(path), ParquetRows(files), encoding.text
         self.pairs = len(self.table)
-        columns = self.table.columns()
-        captions = [name for name in CAPTION_COLUMNS if name in columns]
-        if not captions:
-            known = ", ".join(CAPTION_COLUMNS)
-            raise InputError(f"{files[0]}: no caption column ({known}) among {', '.join(columns)}.")
-        self.caption = captions[0]
-        self.id = next((name for name in ID_COLUMNS if name in columns), None)
-        self.downloaded = "status" in columns and "key" in columns
+        self.caption = self.table.column(CAPTION_COLUMNS)
+        if self.caption is None:
+            columns = ", ".join(_opened(files[0]).schema_arrow.names)
+            raise InputError(f"{files[0]}: no caption column (caption, text, title, …) among {columns}.")
+        self.id = self.table.column(ID_COLUMNS)
+        self.downloaded = self.table.column(["status"]) == "status" and self.table.column(["key"]) == "key"
         self.widths: dict[Side, int] = {"caption": self.encode.width}
         self.fingerprint = _fingerprint(files, encoding.name)
 
@@ -168,7 +185,7 @@ class MetadataPool:
         return out
 
     def captions(self, index: np.ndarray) -> list[str | None]:
-        return self.table.take(index, [self.caption])[self.caption].to_pylist()
+        return _captions(self.table, index, self.caption)
 
     def ids(self, index: np.ndarray) -> list[str]:
         if self.id is None:
@@ -183,11 +200,28 @@ class MetadataPool:
 
 
 def metadata_files(path: Path) -> list[Path]:
-    """Parquet files with a caption and no `image` column, at `path` or in that folder: metadata, not pairs."""
+    """Parquet files none of which has a column of pictures, at `path` or in that folder: metadata, not pairs."""
     found = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * (path.suffix == ".parquet")
-    if not found or "image" in _opened(found[0]).schema_arrow.names:
-        return []
-    return found
+    whole = [file for file in found if _damage(file) is None]
+    pictures = any(PICTURES & {name.lower() for name in _opened(file).schema_arrow.names} for file in whole)
+    return [] if pictures else found
+
+
+def _damage(path: Path) -> str | None:
+    """Why a file cannot be opened, if so."""
+    try:
+        _opened(path)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _captions(table: ParquetRows, index: np.ndarray, column: str | None) -> list[str | None]:
+    """The caption of every row, its first where it has several; None where it has none."""
+    if column is None:
+        return [None] * len(index)
+    cells = [as_captions(cell) for cell in table.take(index, [column])[column].to_pylist()]
+    return [cell[0] if cell and isinstance(cell[0], str) else None for cell in cells]
 
 
 def ids_as_text(column: pa.ChunkedArray, where: str) -> list[str]:
@@ -202,7 +236,10 @@ def ids_as_text(column: pa.ChunkedArray, where: str) -> list[str]:
         if (np.abs(values) >= EXACT_FLOATS).any() or (values != np.floor(values)).any():
             raise InputError(f"{where}: ids are floats, which do not hold them exactly; save them as text or int64.")
         return [str(int(value)) for value in values]
-    return column.cast(pa.string()).to_pylist()
+    try:
+        return column.cast(pa.string()).to_pylist()
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"{where}: its ids are no texts ({error}).") from None
 
 
 def _opened(path: Path) -> pq.ParquetFile:

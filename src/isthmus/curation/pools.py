@@ -61,6 +61,7 @@ class MatrixPool:
     row i is row i. names [U]: ids of the pairs. unit int64 [rows]: whose each row is; None: row i is pair i.
     texts: captions by row. usable: bool [rows], rows that may be chosen; None: all.
     records: of the encoders of a store, by modality. opened: the store, pairs or `FeaturePairs` behind it, if any.
+    notes: remarks on the data, for the user. skipped: (id, reason) of what was left out while reading.
     """
 
     name: str
@@ -73,6 +74,8 @@ class MatrixPool:
     records: dict[str, list[EncoderRecord]] = field(default_factory=dict)
     fingerprint: str = ""
     opened: Any = None
+    notes: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pairs = len(self.names)
@@ -111,6 +114,14 @@ def side_names(pool: Pool, sides: str) -> tuple[Side, ...]:
                 "embed the pairs first (isthmus embed)."
             )
     return wanted
+
+
+def reading_notes(pairs: Pairs) -> list[str]:
+    """Remarks on pairs, and in one more what was left out of them as they were read."""
+    if not pairs.skipped:
+        return pairs.notes
+    first = ": ".join(pairs.skipped[0])
+    return [*pairs.notes, f"{pairs.path}: {len(pairs.skipped):,} were left out while reading; the first: {first}"]
 
 
 class RowNumbers(Sequence[str]):

@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from isthmus.curation.encoding import Encode, Encoding
 from isthmus.curation.phrases import frequent_phrases, words_of
-from isthmus.curation.pools import Pool, Side, encoded
+from isthmus.curation.pools import Pool, Side, encoded, reading_notes
 from isthmus.curation.scan import Scorer, normalised, scan, spread
 from isthmus.data.matrix import Matrix, rows
 from isthmus.data.pairs import read_pairs
+from isthmus.data.text import read_entries
 from isthmus.errors import InputError, UsageError
 from isthmus.metrics.zeroshot import class_embeddings, load_templates
 from isthmus.store.opening import holds_features
@@ -81,7 +82,7 @@ def make_prototypes(
         return from_names(list(concepts), encoding, templates, source="names")
     path = Path(concepts)
     if path.suffix == ".txt":
-        return from_names(_read_names(path), encoding, templates, source=str(path))
+        return from_names(read_entries(path), encoding, templates, source=str(path))
     return from_labelled(path, encoding, templates, shots=shots, seed=seed)
 
 
@@ -114,7 +115,7 @@ def from_labelled(
     Which images, where a class has more, is a hash of (seed, id). In a joint space the means stand for captions
     too; else the names of the classes do, where there is a text encoder.
     """
-    labels, ids, features = _labelled(path, encoding)
+    labels, ids, features, notes = _labelled(path, encoding)
     classes = sorted({label for label in labels if label})
     if not classes:
         raise InputError(f"{path}: no image has a label (column `label`, or one folder per class).")
@@ -126,7 +127,7 @@ def from_labelled(
             members[label].append(row)
     means = [_mean_direction(rows(features, np.array(members[name]))) for name in classes]
     kept = {name: mean for name, mean in zip(classes, means, strict=True) if mean is not None}
-    notes = [f"{name}: none of its images can be used." for name in classes if name not in kept]
+    notes += [f"{name}: none of its images can be used." for name in classes if name not in kept]
     few = [name for name in classes if len(members[name]) < shots]
     if few:
         notes.append(f"{len(few)} of {len(classes)} classes have fewer than {shots} images.")
@@ -187,35 +188,25 @@ def _text_prototypes(names: Sequence[str], encode: Encode, templates: Any) -> np
     return class_embeddings(encode, names, prompts)
 
 
-def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[str], Matrix]:
-    """Labels, ids and image features of labelled images; a folder stands for a class where there is no label.
+def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[str], Matrix, list[str]]:
+    """Labels, ids and image features of labelled images, and remarks on them.
 
     Images of a test split lose their label: they are there to measure with.
     """
     if holds_features(path):
         store = open_store(path)
         features = encoding.projected("image", store.features("image", encoding.named().get("image")))
-        return _training_labels(store.images), store.images["id"].to_pylist(), features
+        return _training_labels(store.images), store.images["id"].to_pylist(), features, []
     if encoding.image is None:
         raise InputError(f"{path}: labelled images need the image encoder of the pool's features (--encoder URI).")
     pairs = read_pairs(path, captions="optional")
     ids, labels = pairs.images["id"].to_pylist(), _training_labels(pairs.images)
-    if path.is_dir() and not any(labels):
-        labels = [Path(one).parent.name or None for one in ids]
-    return labels, ids, encoded(pairs, encoding.image)
+    return labels, ids, encoded(pairs, encoding.image), reading_notes(pairs)
 
 
 def _training_labels(images: pa.Table) -> list[str | None]:
     both = zip(images["label"].to_pylist(), images["split"].to_pylist(), strict=True)
     return [None if split == "test" else label for label, split in both]
-
-
-def _read_names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as names of concepts, one a line ({error}).") from None
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _mean_direction(features: np.ndarray) -> np.ndarray | None:

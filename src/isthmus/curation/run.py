@@ -114,6 +114,7 @@ def curate(
     if concepts is None:
         result = all_left(opened, cleaned)
         add_sources(result, sources, seed)
+        _say_left_out(result, opened)
         return _finished(result, started, out, cleaned, images)
     encoding = _completed(opened, concepts, encoding, sides, options)
     prototypes, chosen_sides = _prototypes(
@@ -140,6 +141,7 @@ def curate(
     if repeated:
         result.manifest["notes"].append(f"{repeated:,} rows repeat an id; each id was chosen once.")
     add_sources(result, sources, seed)
+    _say_left_out(result, opened)
     result.manifest["before"] = _before(opened, scorer, prototypes)
     return _finished(result, started, out, cleaned, images, (opened, selection, prototypes.names))
 
@@ -304,6 +306,12 @@ def _before(pool: Pool, scorer: Scorer, prototypes: Prototypes) -> dict[str, Any
     """How the pool itself spreads over the concepts: each row counts for its nearest."""
     counts, seen = nearest_counts(pool, scorer)
     return {"rows": seen, "nearest": dict(zip(prototypes.names, counts.tolist(), strict=True))}
+
+
+def _say_left_out(result: Curated, pool: Pool) -> None:
+    """What reading the pool has to say, and what it left out, into the manifest."""
+    result.manifest["notes"] += getattr(pool, "notes", [])
+    result.manifest["skipped"] = [list(one) for one in getattr(pool, "skipped", [])]
 
 
 def _finished(

@@ -13,6 +13,8 @@ from isthmus.curation.pools import MODALITY, SIDES, MatrixPool, Pool, RowNumbers
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import Matrix
 from isthmus.data.pairs import Pairs
+from isthmus.data.tables import is_frame
+from isthmus.data.text import read_lines
 from isthmus.errors import InputError
 from isthmus.store.arrays import open_npy
 from isthmus.store.opening import holds_features, open_source
@@ -33,13 +35,13 @@ def open_pool(source: Any, encoding: Encoding | None = None) -> Pool:
         InputError: nothing that can be read there (names the file), or captions without an encoder.
     """
     encoding = encoding or Encoding()
-    if not isinstance(source, str | Path | Store | FeaturePairs | Pairs):
+    if not isinstance(source, str | Path | Store | FeaturePairs | Pairs) and not is_frame(source):
         return source
     if isinstance(source, str | Path) and not holds_features(source):
         path = Path(source)
         if (path / "metadata").is_dir():
             return ClipRetrievalPool(path)
-        if any((path / f"{name}.npy").is_file() for name in ("image", "text")):
+        if any((path / f"{name}.npy").is_file() for name in MODALITY.values()):
             return _from_arrays(path)
         if files := metadata_files(path):
             return MetadataPool(path, files, encoding)
@@ -102,8 +104,10 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
         usable=~splits[owner] if splits.any() else None,
         fingerprint=digest([*ids, *captions, encoding.name], {}),
         opened=pairs,
+        notes=pairs.notes,
+        skipped=pairs.skipped,
     )
 
 
 def _lines(path: Path) -> list[str] | None:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+    return read_lines(path) if path.is_file() else None

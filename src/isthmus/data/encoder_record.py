@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Required, TypedDict
+
+from isthmus.errors import InputError
+
+MAX_ENCODERS = 1000  # of one model or store; a record for each layer of each
 
 
 class EncoderRecord(TypedDict, total=False):
@@ -10,7 +15,8 @@ class EncoderRecord(TypedDict, total=False):
 
     fingerprint: 64 hex digits that differ when anything that decides the features differs. parts: widths of what
     stands side by side in the features. licence: of the weights, where it is known. compute_dtype: of the forward
-    pass; bfloat16_cosine: of its features with float32's, on a sample.
+    pass; bfloat16_cosine: of its features with float32's, on a sample. Of states of a layer: rate_hz, tokens per second
+    where time runs; prefix, how many leading tokens are no patches of an image; stored, "int8" where they are.
     """
 
     uri: Required[str]
@@ -25,4 +31,13 @@ class EncoderRecord(TypedDict, total=False):
     licence: str | None
     compute_dtype: str
     bfloat16_cosine: float
+    rate_hz: float | None
+    prefix: int
+    stored: str
     preprocessing: dict[str, Any]
+
+
+def check_count(file: Path, records: Any) -> None:
+    """Refuse a list of more encoders than any model or store holds."""
+    if isinstance(records, list) and len(records) > MAX_ENCODERS:
+        raise InputError(f"{file}: {len(records):,} encoders, more than the {MAX_ENCODERS:,} that it may have.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.groups import components, whole_groups
-from isthmus.data.matrix import Matrix, check_finite, take
+from isthmus.data.matrix import Matrix, as_matrix, check_finite, take
 from isthmus.data.splits import assign_splits
 from isthmus.errors import InputError
 
@@ -77,13 +77,15 @@ class FeaturePairs:
     ) -> FeaturePairs:
         """Pairs from features that exist already.
 
-        image [N, Dx], text [M, Dy]: float matrices. image_of [M]: default one caption per image, in order.
-        ids [N]: default the row numbers. groups [N]: what must stay together when data are split; None is a
+        image [N, Dx], text [M, Dy]: float matrices, torch's tensors too. image_of [M]: default one caption per image,
+        in order. ids [N]: default the row numbers. groups [N]: what must stay together when data are split; None is a
         group of its own. captions [M]: the texts; equal ones share a loss group. image_keys [N], text_keys
         [M]: what makes two images or captions equal, such as content hashes; default every image on its own,
-        and the captions. check: look at every value for NaN and infinity. fields: others of this class.
+        and the captions. check: look at every value for NaN, infinity and what is too large to compute with. fields:
+        others of this class.
         Raises `InputError` naming the row where features or lengths are wrong.
         """
+        image, text = as_matrix(image), as_matrix(text)
         n, m = (_length(name, matrix) for name, matrix in zip(SIDES, (image, text), strict=True))
         owner = _owners(image_of, n, m)
         names = [str(row) for row in range(n)] if ids is None else _distinct("ids", ids)
@@ -173,7 +175,7 @@ def _owners(image_of: Sequence[int] | np.ndarray | None, n: int, m: int) -> np.n
         if n != m:
             raise InputError(f"{n} images but {m} captions: say which image each caption describes (image_of).")
         return np.arange(n)
-    owner = np.asarray(image_of)
+    owner = np.asarray(as_matrix(image_of))
     _check_lengths(m, "captions", image_of=owner)
     if owner.dtype.kind not in "iu":
         raise InputError(f"image_of must hold row numbers of images (integers), not {owner.dtype}.")

@@ -1,23 +1,90 @@
-"""Bytes to 8-bit RGB pictures, safely: six formats, a pixel cap read from the header, one kind of error."""
+"""Pictures, however they come, to 8-bit RGB, safely: a pixel cap read from the header, one kind of error."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import threading
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 from PIL.ExifTags import Base
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, UsageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+# Of each format that is read, the endings its files have. AVIF and HEIC where this machine can.
+ENDINGS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    **({"AVIF": (".avif", ".avifs")} if features.check("avif") else {}),
+    **({"HEIF": (".heic", ".heif", ".hif")} if find_spec("pillow_heif") else {}),
+}
+FORMATS = tuple(ENDINGS)
+EXTENSIONS = tuple(ending for endings in ENDINGS.values() for ending in endings)
+NAMED = ", ".join({"WEBP": "WebP", "HEIF": "HEIC"}.get(name, name) for name in FORMATS)
+CONVERT = "Convert it to PNG or JPEG first"
+# Pictures and arrays that are not read, by ending: what they are, and what to do.
+FOREIGN = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC is read with pip install 'isthmus[heif]'."),
+    **dict.fromkeys((".avif", ".avifs"), "AVIF is not read by this Pillow; a newer one can."),
+    **dict.fromkeys(
+        (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".jpm"), f"JPEG 2000 is not a format that is read. {CONVERT}."
+    ),
+    ".jxl": f"JPEG XL is not a format that is read. {CONVERT}.",
+    **dict.fromkeys(
+        (
+            ".raw",
+            ".dng",
+            ".cr2",
+            ".cr3",
+            ".nef",
+            ".nrw",
+            ".arw",
+            ".orf",
+            ".rw2",
+            ".raf",
+            ".pef",
+            ".srw",
+            ".3fr",
+            ".erf",
+        ),
+        f"a camera's raw data is not a picture yet. {CONVERT}.",
+    ),
+    **dict.fromkeys((".npy", ".npz"), "an array: give it to isthmus.data.pairs.pairs_from_lists (uint8 [H, W, 3])."),
+    **dict.fromkeys(
+        (
+            *(".svg", ".psd", ".ico", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".exr", ".hdr", ".pcx", ".dds"),
+            ".dib",
+        ),
+        f"a picture in a format that is not read. {CONVERT}.",
+    ),
+}
+FOREIGN = {ending: why for ending, why in FOREIGN.items() if ending not in EXTENSIONS}
+MAGIC = (
+    (b"version https://git-lfs", "a Git LFS pointer and not the picture: git lfs pull fetches it."),
+    (b"\0\0\0\x0cjP  ", FOREIGN[".jp2"]),
+    (b"\xff\x4f\xff\x51", FOREIGN[".jp2"]),
+    (b"\xff\x0a", FOREIGN[".jxl"]),
+    (b"\0\0\0\x0cJXL ", FOREIGN[".jxl"]),
+    (b"\x93NUMPY", FOREIGN[".npy"]),
+    (b"8BPS", "a Photoshop file. " + CONVERT + "."),
+    (b"<?xml", "XML or SVG, and no image of pixels."),
+    (b"<svg", "SVG, and no image of pixels."),
+    (b"<!DOCTYPE", "a web page and not a picture: what it was fetched from did not give one."),
+    (b"<html", "a web page and not a picture: what it was fetched from did not give one."),
+)
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024**2
 
+TWELVE_BITS = 4_095
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CALLABLE_ROUTE = "turn it into an encoder's input yourself, with isthmus.encoders.from_callable"
 UPRIGHT = {
@@ -46,26 +113,95 @@ def content_hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in `data` as upright 8-bit RGB; the first frame of an animation.
+def parse_range(given: Any) -> tuple[float, float] | None:
+    """`"0:4095"`, `"4095"`, 4095 or (0, 4095) as (black, white). Raises `UsageError`."""
+    if given is None:
+        return None
+    low, colon, high = given.rpartition(":") if isinstance(given, str) else ("", "", given)
+    parts = given if isinstance(given, tuple | list) else (low if colon else 0, high)
+    try:
+        black, white = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        black, white = 0.0, 0.0
+    if not -np.inf < black < white < np.inf:
+        raise UsageError(f"--range {given!r}: write LOW:HIGH, as in 0:4095 for 12 bits, the lower value first.")
+    return black, white
 
-    The number of pixels is checked on the header, before anything is decompressed. Orientation (EXIF) is
-    applied, transparency is laid on white, 16-bit grey is divided by 257, CMYK and palettes are converted;
-    colour profiles are not applied. `data`: JPEG, PNG, WebP, GIF, TIFF or BMP. Raises `BadImage`.
+
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    range: tuple[float, float] | None = None,
+    remark: Callable[[str], Any] = lambda remark: None,
+) -> Image.Image:
+    """The picture in `data` as upright 8-bit RGB; the first frame of an animation, the first page of a TIFF.
+
+    The number of pixels is checked on the header, before anything is decompressed; what follows is `to_rgb`.
+    `data`: JPEG, PNG, WebP, GIF, TIFF, BMP; AVIF and HEIC where Pillow can. remark: is told what a user should know
+    of the picture, such as pages that are left out. Raises `BadImage`.
     """
     try:
-        image = _open(data)
-        _check_size(image, max_pixels)
-        image.load()
-        turn = _orientation(image)
-        picture = _to_rgb(image)
-        return picture if turn is None else picture.transpose(turn)
+        return _decoded(data, max_pixels, range, remark)
     except BadImage:
         raise
-    except UnidentifiedImageError:
-        raise BadImage(_why_unidentified(data)) from None
+    except UnidentifiedImageError as error:
+        problem: Exception = error
     except Exception as error:  # hostile bytes reach Pillow's parsers, which raise nearly anything
+        problem = error
+    bare = _without_texts(data)
+    if bare is not None:  # texts and profiles of a PNG, too long or damaged, are no part of its pixels
+        return decode(bare, max_pixels=max_pixels, range=range, remark=remark)
+    if isinstance(problem, UnidentifiedImageError):
+        raise BadImage(_why_unidentified(data)) from None
+    raise BadImage(f"damaged image: {problem or type(problem).__name__}.") from problem
+
+
+def _decoded(data: bytes, max_pixels: int, range: Any, remark: Callable[[str], Any]) -> Image.Image:
+    image = open_image(data)
+    _check_size(image, max_pixels)
+    if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+        remark("a TIFF of several pages, of which the first is taken (--pages)")
+    return to_rgb(image, range=range, remark=remark)
+
+
+def to_rgb(
+    image: Image.Image, *, range: tuple[float, float] | None = None, remark: Callable[[str], Any] = lambda remark: None
+) -> Image.Image:
+    """An opened picture as upright 8-bit RGB: every way in leads through here, so that one picture is one input.
+
+    Orientation (EXIF) is applied, transparency laid on white, CMYK and palettes are converted; colour profiles are
+    not applied. 16-bit grey is divided by 257, unless `range` (black, white) says which values count; with it, grey of
+    32 bits and of floating point is read too. Raises `BadImage`.
+    """
+    image = upright(image)
+    return _converted(image, range, remark)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An opened picture turned as its EXIF says. Raises `BadImage` for one that cannot be loaded."""
+    try:
+        image.load()  # first, as Pillow itself turns a TIFF when it is loaded
+    except Exception as error:  # as in `decode`; also a picture whose file is closed
         raise BadImage(f"damaged image: {error or type(error).__name__}.") from error
+    turn = _orientation(image)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        turned.info.pop(name, None)  # else the next one to look there would turn it again
+    return turned
+
+
+def from_array(array: np.ndarray) -> Image.Image:
+    """A picture from uint8 [H, W], [H, W, 1 to 4] (grey, with alpha, RGB, RGBA), uint16 [H, W] or bool [H, W]."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16, np.bool_)
+    colour = array.ndim == 3 and array.dtype == np.uint8 and array.shape[2] in (2, 3, 4)
+    if not (grey or colour) or not array.size:
+        raise BadImage(f"an array of {array.dtype} {list(array.shape)} is not a picture: uint8 [H, W, 3].")
+    return Image.fromarray(np.ascontiguousarray(array * np.uint8(255) if array.dtype == np.bool_ else array))
 
 
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -74,7 +210,7 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises `BadImage`, also for a picture with several bands, whose pixels are colours and no numbers.
     """
     try:
-        image = _open(data)
+        image = open_image(data)
         _check_size(image, max_pixels)
         if len(image.getbands()) > 1 or image.mode == "F":
             raise BadImage(
@@ -89,9 +225,13 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise BadImage(f"damaged image: {error or type(error).__name__}.") from error
 
 
-def _open(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     """Parse the header. Pillow's own pixel cap is a global; ours is an argument, checked right after."""
     with _opening:
+        if "HEIF" in FORMATS and "HEIF" not in Image.OPEN:
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
         cap, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(io.BytesIO(data), formats=FORMATS)
@@ -115,11 +255,15 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise BadImage(f"floating-point pixels have no fixed range: {CALLABLE_ROUTE}.")
-    if image.mode.startswith("I"):
-        return _eight_bits(image).convert("RGB")
+def _converted(image: Image.Image, range: Any, remark: Callable[[str], Any]) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image if type(image) is Image.Image else image.copy()
+    if image.mode == "F" and range is None:
+        raise BadImage(f"floating-point pixels have no fixed range: name it (--range), or {CALLABLE_ROUTE}.")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _eight_bits(image, range, remark).convert("RGB")
+    if image.mode == "LAB":
+        raise BadImage(f"its pixels are in the LAB colour space, which is not read. {CONVERT}.")
     if not image.has_transparency_data:
         return image.convert("RGB")
     picture = image.convert("RGBA")
@@ -127,17 +271,40 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, picture).convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey v to round(v / 257), which sends 65,535 to 255 and every 8-bit value to itself."""
+def _eight_bits(image: Image.Image, range: Any, remark: Callable[[str], Any]) -> Image.Image:
+    """16-bit grey v to round(v / 257), which sends 65,535 to 255 and every 8-bit value to itself; or by `range`."""
     values = np.asarray(image)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65_535:
-        raise BadImage(f"integer pixels from {low} to {high} exceed 16 bits: {CALLABLE_ROUTE}.")
-    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    low, high = values.min(), values.max()
+    if range is not None:
+        black, white = range
+        scaled = (np.nan_to_num(values.astype(np.float64)).clip(black, white) - black) / (white - black)
+        grey = np.floor(255 * scaled + 0.5).astype(np.uint8)
+    elif low < 0 or high > 65_535:
+        raise BadImage(
+            f"integer pixels from {low} to {high} exceed 16 bits: name their range (--range), or {CALLABLE_ROUTE}."
+        )
+    else:
+        if high <= TWELVE_BITS:
+            remark("grey of 16 bits in which nothing exceeds 4,095: where it holds 12 bits, say so (--range 0:4095)")
+        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     transparent: Any = image.info.get("transparency")
-    if transparent is not None:
+    if isinstance(transparent, int):
         grey[values == transparent] = 255
     return Image.fromarray(grey)
+
+
+def _without_texts(data: bytes) -> bytes | None:
+    """A PNG without its texts and colour profile; None where it has none, or this is no PNG."""
+    if data[:8] != PNG_MAGIC:
+        return None
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(data[at:end])
+        at = end
+    bare = b"".join([*kept, data[at:]])
+    return bare if len(bare) < len(data) else None
 
 
 def _why_unidentified(data: bytes) -> str:
@@ -147,7 +314,13 @@ def _why_unidentified(data: bytes) -> str:
         bands = _tiff_bands(data)
         what = f"a TIFF of {bands} bands" if bands else "a TIFF with an unusual or damaged layout"
         return f"{what} cannot be read as RGB: {CALLABLE_ROUTE}."
-    return "not a JPEG, PNG, WebP, GIF, TIFF or BMP image, or its header is damaged."
+    begins = data[:64].lstrip()
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+        return FOREIGN.get(".heic", "damaged HEIC image.")
+    for magic, what in MAGIC:
+        if begins[: len(magic)].lower() == magic.lower() or data.startswith(magic):
+            return what
+    return f"not a {NAMED} image, or its header is damaged."
 
 
 def _tiff_bands(data: bytes) -> int | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from isthmus.data.text import read_entries
 from isthmus.errors import InputError
 
 SYNSET = re.compile(r"n\d{8}")
@@ -20,13 +21,7 @@ CONTAINERS = {
 
 def class_names(classes: str | Path | Sequence[str] | None) -> list[str]:
     """Class names as given, or from a file with one a line."""
-    if not isinstance(classes, str | Path):
-        return list(classes or [])
-    try:
-        lines = Path(classes).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{classes}: cannot be read as class names, one a line ({error}).") from None
-    return [line.strip() for line in lines if line.strip()]
+    return read_entries(classes) if isinstance(classes, str | Path) else list(classes or [])
 
 
 def check_classes(names: Sequence[str], place: str, *, given: bool = False, read: bool = True) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from isthmus.errors import InputError
 
 TILE_BYTES = 64 * 1024**2
+LARGEST = 1e15  # whose square, summed over a row, float32 still holds
 
 
 class OnDemand(Protocol):
@@ -33,6 +34,8 @@ Matrix = np.ndarray | OnDemand  # features [n, width]: an array, a memory-mapped
 
 def rows(matrix: Matrix, index: np.ndarray | slice) -> np.ndarray:
     """Rows of a feature matrix as float32 [len(index), width], whatever kind of matrix it is."""
+    if hasattr(matrix, "detach"):  # a tensor of torch, whose `gather` is another thing
+        matrix = as_matrix(matrix)
     if not isinstance(matrix, np.ndarray):
         return matrix.gather(np.arange(*index.indices(matrix.shape[0])) if isinstance(index, slice) else index)
     return np.asarray(matrix[index], dtype=np.float32)
@@ -48,14 +51,42 @@ def evenly(n: int, most: int) -> np.ndarray:
     return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
 
 
+def as_matrix(matrix: Any) -> Matrix:
+    """A tensor of torch, on any device, as an array; whatever else as it is."""
+    if not hasattr(matrix, "detach"):
+        return matrix
+    matrix = matrix.detach().cpu()
+    return (matrix.float() if matrix.is_floating_point() and matrix.itemsize < 4 else matrix).numpy()
+
+
 def check_finite(name: str, matrix: Matrix) -> None:
-    """Raise `InputError` with the first row that holds NaN or infinity; reads 64 MiB at a time."""
+    """Raise `InputError` with the first row that holds NaN, infinity or a value beyond `LARGEST`; 64 MiB at a time."""
     height = rows_at_once(matrix.shape[1])
     for start in range(0, matrix.shape[0], height):
-        bad = ~np.isfinite(rows(matrix, slice(start, start + height))).all(axis=1)
+        largest = np.abs(rows(matrix, slice(start, start + height))).max(axis=1)
+        bad = ~(largest <= LARGEST)
         if bad.any():
-            row = start + int(np.argmax(bad))
-            raise InputError(f"{name} features: row {row} holds NaN or infinity. Embed it again or leave it out.")
+            row = int(np.argmax(bad))
+            if np.isfinite(largest[row]):
+                what = f"a value of {largest[row]:.0e}, too large to compute with. Scale the features"
+            else:
+                what = "NaN or infinity. Embed it again or leave it out"
+            raise InputError(f"{name} features: row {start + row} holds {what}.")
+
+
+def check_varies(name: str, matrix: Matrix) -> None:
+    """Raise `InputError` where all rows are the same, from which nothing can be learned; stops at a difference."""
+    first, start, some = rows(matrix, slice(0, 1)), 0, 2
+    while start < matrix.shape[0]:
+        tile = rows(matrix, slice(start, min(start + some, matrix.shape[0])))
+        if np.abs(tile - first).max() > 1e-6 * np.abs(first).max() + 1e-12:
+            return
+        start, some = start + some, min(2 * some, rows_at_once(matrix.shape[1]))
+    if matrix.shape[0] > 1:
+        raise InputError(
+            f"all {matrix.shape[0]:,} {name} features are the same: nothing can be learned from them. Are all "
+            f"{'images' if name == 'image' else 'captions'} the same?"
+        )
 
 
 class Chosen(OnDemand):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,37 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from isthmus.data import tables, webdataset
-from isthmus.data.images import EXTENSIONS, MAX_PIXELS, decode
-from isthmus.data.records import Captions, Intake, encodable
-from isthmus.data.sources import Column, Items, Source
+from isthmus.data.captions_json import read_json_file, read_json_lines
+from isthmus.data.captions_text import read_text_table
+from isthmus.data.cells import is_inline
+from isthmus.data.columns import Columns, parse_columns
+from isthmus.data.delimited import read_delimited
+from isthmus.data.folders import read_folder
+from isthmus.data.gathering import Gathered, Reading
+from isthmus.data.images import MAX_PIXELS, content_hash, decode, parse_range
+from isthmus.data.pages import with_pages
+from isthmus.data.records import Captions, Intake
+from isthmus.data.sources import Items, Source
 from isthmus.data.splits import normalise_split
-from isthmus.errors import InputError
+from isthmus.errors import InputError, UsageError
 
-READERS = {
+READERS: dict[str, Callable[[Path, Gathered], None]] = {
     ".parquet": tables.read_parquet,
-    ".csv": tables.read_csv,
-    ".tsv": tables.read_csv,
-    ".jsonl": tables.read_jsonl,
-    ".ndjson": tables.read_jsonl,
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
+    ".tab": read_delimited,
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".jsonlines": read_json_lines,
+    ".json": read_json_file,
+    ".arrow": tables.read_arrow_table,
+    ".feather": tables.read_arrow_table,
+    ".txt": read_text_table,
+    ".token": read_text_table,
 }
+BINARY = (tables.read_parquet, tables.read_arrow_table)  # not read from .gz
+READING = ("columns", "images", "pages", "range")  # options that only reading can honour
+REMARKS = 1_000  # images of which it is remembered that a remark holds for them
 
 
 class Pairs:
@@ -34,7 +53,8 @@ class Pairs:
               image's number in `reader`).
     captions: table of caption_id (`id#k`, k-th caption of the image as written), id, caption, lang.
     skipped:  (id, reason) of images and captions left out while reading; an id with `#k` is a caption's.
-    notes:    remarks for the user, such as columns that are not used.
+    notes:    remarks for the user, such as columns that are not used; those on pictures come as they are decoded.
+    class_folders: the folders that labels come from, sorted; empty where they come from elsewhere.
     """
 
     def __init__(
@@ -47,13 +67,27 @@ class Pairs:
         skipped: Sequence[tuple[str, str]] = (),
         notes: Sequence[str] = (),
         max_pixels: int = MAX_PIXELS,
+        range: tuple[float, float] | None = None,
+        class_folders: Sequence[str] = (),
     ) -> None:
         self.images, self.captions, self.reader = images, captions, reader
-        self.path, self.skipped, self.notes, self.max_pixels = path, list(skipped), list(notes), max_pixels
+        self.path, self.skipped, self.max_pixels, self.range = path, list(skipped), max_pixels, range
+        self.class_folders = list(class_folders)
+        self._notes = list(notes)
+        self._remarks: dict[str, set[str]] = {}
         self._source = images["source"].to_numpy()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks on the data as it was read, then on the pictures that have been decoded so far."""
+        told = [
+            f"{len(known):,}{' or more' if len(known) == REMARKS else ''} images are {remark}; the first: {min(known)}."
+            for remark, known in sorted(self._remarks.items())
+        ]
+        return self._notes + told
 
     def read_bytes(self, row: int) -> bytes:
         """The encoded image (JPEG, PNG, …) of a row. Thread-safe. Raises `BadImage`."""
@@ -61,11 +95,26 @@ class Pairs:
 
     def signatures(self) -> list[str | None]:
         """A word per image that changes when its file does, so that a later run need not read it again."""
-        return [self.reader.signature(index) for index in self._source.tolist()]
+        found = [self.reader.signature(index) for index in self._source.tolist()]
+        return found if self.range is None else [one and f"{one}:{self.range}" for one in found]
+
+    def content_hash(self, data: bytes) -> str:
+        """What tells the picture in `data` from others, given how it is decoded here."""
+        return content_hash(data if self.range is None else data + repr(self.range).encode())
 
     def decode(self, row: int) -> Image.Image:
         """The image of a row as 8-bit RGB (`isthmus.data.images.decode`). Raises `BadImage`."""
-        return decode(self.read_bytes(row), max_pixels=self.max_pixels)
+        return self.picture(row, self.read_bytes(row))
+
+    def picture(self, row: int, data: bytes) -> Image.Image:
+        """The picture that the bytes of a row are, as `decode` gives it. Raises `BadImage`."""
+
+        def remark(text: str) -> None:
+            known = self._remarks.setdefault(text, set())
+            if len(known) < REMARKS:
+                known.add(self.images["id"][row].as_py())
+
+        return decode(data, max_pixels=self.max_pixels, range=self.range, remark=remark)
 
     def subset(self, ids: Iterable[str]) -> Pairs:
         """The images with these ids and their captions, in the order they have here."""
@@ -86,44 +135,95 @@ class Pairs:
 
     def _where(self, rows: pa.ChunkedArray) -> Pairs:
         images = self.images.filter(rows)
-        captions = self.captions.filter(pc.is_in(self.captions["id"], images["id"]))
-        return Pairs(
-            images,
-            captions,
-            self.reader,
-            path=self.path,
-            skipped=self.skipped,
-            notes=self.notes,
-            max_pixels=self.max_pixels,
-        )
+        return self.having(images, self.captions.filter(pc.is_in(self.captions["id"], images["id"])))
+
+    def having(self, images: pa.Table, captions: pa.Table | None = None) -> Pairs:
+        """These pairs with other tables of images and captions; the images are read and decoded as they are here."""
+        pairs = copy(self)
+        pairs.images, pairs._source = images, images["source"].to_numpy()
+        pairs.captions = self.captions if captions is None else captions
+        return pairs
 
 
 def read_pairs(
-    path: str | os.PathLike[str],
+    path: Any,
     *,
     split: str | None = None,
     captions: Captions = "required",
+    columns: str | Columns | None = None,
+    images: str | os.PathLike[str] | None = None,
+    pages: str | int | None = None,
+    range: Any = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Pairs:
-    """Read pairs from a table, a folder of images, WebDataset tars or a saved Hugging Face dataset.
+    """Read pairs from a table, a folder or tars, in any of the forms of docs/formats.md.
 
-    Table (`.parquet`, `.csv`, `.tsv`, `.jsonl`): `image` (a path relative to the table, or bytes), `caption`
-    or `captions`; optional `id`, `lang`, `split`, `label`, `group`. Folder: images at any depth, captions in
-    a `.txt` of the same stem, one per line. Tars: one file, a folder, or a pattern (`{000..012}.tar`,
-    `*.tar`). The default id is the path as written, `shard/key` in tars, the row number for bytes.
+    Table (Parquet, CSV, TSV, JSON Lines, JSON, Arrow, a data frame): `image` (a path relative to the table, or bytes),
+    `caption` or `captions`; optional `id`, `lang`, `split`, `label`, `group`; other usual spellings are recognised and
+    said. Rows of one image are joined. Folder: images at any depth, captions in a `.txt` of the same stem, one per
+    line; `metadata.jsonl` or `.csv`; Parquet files; class folders. Tars: one file, a folder, or a pattern
+    (`{000..012}.tar`, `*.tar`). COCO's captions and Karpathy's splits as JSON. The default id is the path as written,
+    `shard/key` in tars, the row number for bytes.
 
-    split: keep only this one. captions: `"optional"` also takes images without any, as search does.
+    Args:
+        split: keep only this one.
+        captions: `"optional"` also takes images without any, as search does.
+        columns: which column of a table is which field: `"image=filepath,caption=title"`, or such a mapping.
+        images: the folder that a table's images are in, where that is not the table's own.
+        pages: of TIFF files with several: "all", each an image with the id `id[page]`, or a number from 1; the first
+            is the default.
+        range: (black, white) of grey with more than 8 bits, as (0, 4095) for 12 bits in 16.
+        max_pixels: larger images are bad images.
+
     Raises `InputError`, naming file and row, if the data cannot be used; single bad rows go to `.skipped`.
-    An image that is missing or damaged shows when it is read.
+    An image that is missing or damaged shows when it is read. `UsageError` for an option that makes no sense.
     """
-    path = os.fspath(path)
-    intake, reader, notes = _read(path, captions)
-    images, texts = intake.tables()
+    into = Gathered.empty(Reading(captions, parse_columns(columns), images))
+    values = parse_range(range)
+    if isinstance(path, str | os.PathLike):
+        path = os.fspath(path)
+        _read(path, into)
+    elif tables.is_frame(path):
+        tables.read_frame(path, into)
+    else:
+        raise UsageError(f"Pairs are read from a path or a data frame, not from a {type(path).__name__}.")
+    found = gathered_pairs(path if isinstance(path, str) else "table", into)
+    found.max_pixels, found.range = max_pixels, values
+    if pages is not None:
+        paged, texts, reader = with_pages(found.images, found.captions, found.reader, pages)
+        found = found.having(paged, texts)
+        found.reader = reader
+    return found.filter(split=split) if split else found
+
+
+def gathered_pairs(path: str, into: Gathered) -> Pairs:
+    """What was gathered, as pairs. Raises `InputError` where nothing is left."""
+    images, texts = into.intake.tables()
+    skipped = into.intake.skipped
     if not len(images):
-        why = f"nothing of it can be used, beginning with {': '.join(intake.skipped[0])}" if intake.skipped else ""
-        raise InputError(f"{path}: {why or 'it is empty.'}")
-    pairs = Pairs(images, texts, reader, path=Path(path), skipped=intake.skipped, notes=notes, max_pixels=max_pixels)
-    return pairs.filter(split=split) if split else pairs
+        why = f"nothing of it can be used, beginning with {': '.join(skipped[0])}" if skipped else "it is empty."
+        raise InputError(f"{path}: {why}")
+    if into.intake.joined:
+        into.notes.append(f"{path}: {into.intake.joined:,} rows gave further captions to images of other rows.")
+    return Pairs(
+        images,
+        texts,
+        into.source,
+        path=Path(path),
+        skipped=skipped,
+        notes=into.notes,
+        class_folders=into.folders,
+    )
+
+
+def as_pairs(data: Any, **reading: Any) -> Pairs:
+    """Pairs as they are, or read with the options of `read_pairs`. Raises `UsageError` for options of what is read."""
+    if not isinstance(data, Pairs):
+        return read_pairs(data, **reading)
+    given = [name for name, value in reading.items() if value is not None and name in READING]
+    if given:
+        raise UsageError(f"{', '.join(given)}: options of reading pairs, but these are read already.")
+    return data
 
 
 def pairs_from_lists(
@@ -139,80 +239,57 @@ def pairs_from_lists(
     of strings for each image; ids: default the path, or the position for what has no path; langs: of each image's
     captions, one for all or a list.
     """
+    images = list(images)
+    captions = None if captions is None else list(captions)
+    ids, langs = None if ids is None else list(ids), None if langs is None else list(langs)
     for name, values in (("captions", captions), ("ids", ids), ("langs", langs)):
         if values is not None and len(values) != len(images):
             raise InputError(f"{len(images)} images but {len(values)} {name}; every image needs its own.")
     intake = Intake("optional" if captions is None else "required")
     for row, image in enumerate(images):
-        default_id = os.fspath(image) if isinstance(image, str | os.PathLike) else str(row)
+        known = os.fspath(image) if isinstance(image, str | os.PathLike) else None
         texts = captions[row] if captions is not None else []
         fields: dict[str, Any] = {"captions": list(texts) if isinstance(texts, list | tuple) else [texts]}
         if ids is not None:
             fields["id"] = ids[row]
         if langs is not None:
             fields["lang"] = langs[row]
-        intake.add(f"row {row}", fields, default_id=default_id, source=row)
+        default_id = known if known is not None and not is_inline(known) else str(row)
+        intake.add(f"row {row}", fields, default_id=default_id, source=row, image=known)
     return Pairs(*intake.tables(), Items(images), skipped=intake.skipped)
 
 
-def _read(path: str, captions: Captions) -> tables.Read:
+def _read(path: str, into: Gathered) -> None:
+    """Literal first: a name with brackets or braces that exists is that file or folder."""
     here = Path(path)
     if here.is_dir():
-        return _read_folder(here, captions)
-    if here.suffix.lower() == ".tar" or (any(mark in path for mark in "{*?[") and not here.exists()):
-        return _read_tars(path, captions)
-    if not here.exists():
+        return read_folder(here, into)
+    if here.exists():
+        return _read_file(here, into)
+    if not any(mark in path for mark in "{*?["):
         raise InputError(f"{path}: no such file or folder.")
-    if here.suffix.lower() not in READERS:
+    files, root = webdataset.find_files(path)
+    if all(file.suffix.lower() == ".tar" for file in files):
+        shards = {file.relative_to(root).with_suffix("").as_posix(): file for file in files}
+        webdataset.read_tars(shards, into, webdataset.class_list(root, into))
+    elif all(file.suffix.lower() == ".parquet" for file in files):
+        tables.read_parts(files, root, into)
+    else:
+        for file in files:
+            inside = file.parent.relative_to(root).as_posix()
+            _read_file(file, into.of(within="" if inside == "." else f"{inside}/", split=tables.split_of(file, root)))
+    return None
+
+
+def _read_file(path: Path, into: Gathered) -> None:
+    name = path.name.lower().removesuffix(".gz")
+    reader = READERS.get(Path(name).suffix)
+    if name.endswith(".tar") and name == path.name.lower():
+        webdataset.read_tars({path.stem: path}, into, webdataset.class_list(path.parent, into))
+    elif name.endswith((".tar", ".tgz")):
+        raise InputError(f"{path}: a compressed tar cannot be read in place. Use gunzip on it.")
+    elif reader is None or (name != path.name.lower() and reader in BINARY):
         known = ", ".join([*READERS, ".tar"])
         raise InputError(f"{path}: not a table of pairs. Those are {known} files, or a folder.")
-    return READERS[here.suffix.lower()](here, captions)
-
-
-def _read_folder(folder: Path, captions: Captions) -> tables.Read:
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        return tables.read_saved_dataset(folder, captions)
-    if any(folder.glob("*.tar")) or any(folder.glob("*/*.tar")):
-        return _read_tars(str(folder), captions)
-    return _read_images(folder, captions)
-
-
-def _read_tars(path: str, captions: Captions) -> tables.Read:
-    shards = webdataset.find_shards(path)
-    classes, remarks = webdataset.class_list(Path(path) if Path(path).is_dir() else Path(path).parent)
-    intake, reader, notes = webdataset.read_tars(shards, captions, classes)
-    return intake, reader, remarks + notes
-
-
-def _read_images(folder: Path, captions: Captions) -> tables.Read:
-    """A folder of images, captions in a `.txt` of the same stem; names with a leading dot are left alone."""
-    intake = Intake(captions)
-    paths: list[str] = []
-    for path in _walk(folder):
-        name = path.relative_to(folder).as_posix()
-        if not encodable(name):
-            intake.skip(ascii(name), "its name is not valid UTF-8.")
-            continue
-        try:
-            fields = {"captions": _text_beside(path)}
-        except (OSError, UnicodeDecodeError) as error:
-            intake.skip(name, f"its .txt cannot be read ({error}).")
-            continue
-        intake.add(str(path), fields, default_id=name, source=len(paths))
-        paths.append(name)
-    if not paths and not intake.skipped:
-        raise InputError(f"{folder}: no images ({', '.join(EXTENSIONS)}) nor tars in this folder.")
-    return intake, Column(pa.array(paths, pa.string()), folder), []
-
-
-def _walk(folder: Path) -> Iterable[Path]:
-    for base, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name.lower().endswith(EXTENSIONS):
-                yield Path(base, name)
-
-
-def _text_beside(path: Path) -> str | None:
-    text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8") if text.is_file() else None
+    else:
+        reader(path, into)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from isthmus.data.cells import MAX_EXACT, as_captions, is_nan, plain
 from isthmus.data.splits import normalise_split
 from isthmus.errors import InputError
 
@@ -20,111 +21,185 @@ CAPTIONS = pa.schema([(name, pa.string()) for name in ("caption_id", "id", "capt
 
 
 class Intake:
-    """Collects images and their captions, refuses repeated ids, and says what it left out and why."""
+    """Collects images and their captions, joins rows of one image, and says what it left out and why."""
 
     def __init__(self, captions: Captions = "required") -> None:
         self.captions = captions
         self.skipped: list[tuple[str, str]] = []
+        self.joined = 0  # rows that gave captions to an image that was there already
         self._images: dict[str, list[Any]] = {name: [] for name in IMAGES.names}
         self._captions: dict[str, list[Any]] = {name: [] for name in CAPTIONS.names}
-        self._seen: dict[str, str] = {}
+        self._seen: dict[str, tuple[str, int | None, int, str | None]] = {}  # place, row, captions written, image
+        self._awaiting: dict[str, int] = {}  # images without a usable caption so far: where `skipped` says so
 
-    def add(self, place: str, fields: Mapping[str, Any], *, default_id: str, source: int) -> None:
-        """One image. `place` names it in errors ("pairs.csv, line 3"); `source` is its number in the source.
+    def add(
+        self, place: str, fields: Mapping[str, Any], *, default_id: str, source: int, image: str | None = None
+    ) -> bool:
+        """One image, or more captions of one; whether `source` belongs to an image that was not there before.
 
-        Raises `InputError` where the table is wrong as a whole (a repeated id, an unknown split, an id that
+        `place` names it in errors ("pairs.csv, line 3"); `source` is its number in the source; `image` what tells
+        whether another row of the same id is the same image (its path), None where that cannot be told.
+        Raises `InputError` where the table is wrong as a whole (an id of two images, an unknown split, an id that
         is not text); a row that is merely unusable goes to `skipped`.
         """
         id = text(fields.get("id", default_id), place, "id")
         if id is None:
             raise InputError(f"{place}: the id is empty. Fill it in, or leave the column out.")
-        if id in self._seen:
+        if not encodable(id):
+            self.skip(ascii(id), f"{place}: its id is not valid Unicode.")
+            return False
+        first, row, written, known = self._seen.get(id, (place, None, 0, image))
+        if id in self._seen and (image is None or known != image):
             raise InputError(
-                f"{place}: the id {id!r} stands in {self._seen[id]} already. Ids must differ: put all "
+                f"{place}: the id {id!r} stands in {first} already. Ids must differ: put all "
                 "captions of an image into one row, as a list `captions`, or give an `id` column."
             )
-        self._seen[id] = place
-        captions, dropped = usable_captions(fields)
-        if self.captions == "required" and not captions:
-            return self.skip(id, "no caption." if not dropped else f"no caption: {dropped[0][1]}")
+        again = id in self._seen
+        self.joined += again
+        captions, dropped = usable_captions(fields, written)
+        count = written + len(captions) + len(dropped)
         if self.captions == "required":
-            for k, reason in dropped:
-                self.skip(f"{id}#{k}", reason)
-        self._add_image(place, id, fields, source)
-        self._add_captions(place, id, captions, fields.get("lang"))
+            self._say_dropped(id, captions, dropped, again, row)
+        if self.captions == "optional" or captions:
+            if row is None:
+                row = self._add_image(place, id, fields, source)
+            else:
+                self._check_same(place, row, fields, first)
+            self._add_captions(place, id, captions, fields.get("lang"), written)
+        self._seen[id] = (first, row, count, image)
+        return row is not None and self._images["source"][row] == source
+
+    def _say_dropped(self, id: str, captions: Any, dropped: list[tuple[int, str]], again: bool, row: Any) -> None:
+        """What of a row's captions is left out; an image without any is said once, until another row brings one."""
+        if row is None and not captions:
+            if not again:
+                self._awaiting[id] = len(self.skipped)
+                self.skip(id, "no caption." if not dropped else f"no caption: {dropped[0][1]}")
+            return
+        if id in self._awaiting:
+            self.skipped[self._awaiting.pop(id)] = (self._seen[id][0], f"no caption for {id} in this row.")
+        for k, reason in dropped:
+            self.skip(f"{id}#{k}", reason)
 
     def skip(self, id: str, reason: str) -> None:
         """Leave an image (or a caption, by its caption id) out, and say why."""
         self.skipped.append((id, reason))
 
+    def images_named(self) -> set[str]:
+        """The paths of all images, as they were given."""
+        return {image for _, _, _, image in self._seen.values() if image is not None}
+
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """The images and the captions collected so far."""
         return pa.table(self._images, schema=IMAGES), pa.table(self._captions, schema=CAPTIONS)
 
-    def _add_image(self, place: str, id: str, fields: Mapping[str, Any], source: int) -> None:
+    def _add_image(self, place: str, id: str, fields: Mapping[str, Any], source: int) -> int:
+        for name, value in zip(IMAGES.names, (id, *self._about(place, fields), source), strict=True):
+            self._images[name].append(value)
+        return len(self._images["id"]) - 1
+
+    def _about(self, place: str, fields: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
+        """Group, split and label of a row."""
         split = text(fields.get("split"), place, "split")
         try:
             split = split and normalise_split(split)
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
         group, label = (text(fields.get(name), place, name) for name in ("group", "label"))
-        for name, value in zip(IMAGES.names, (id, group, split, label, source), strict=True):
-            self._images[name].append(value)
+        return group, split, label
 
-    def _add_captions(self, place: str, id: str, captions: list[tuple[int, str]], lang: Any) -> None:
+    def _check_same(self, place: str, row: int, fields: Mapping[str, Any], first: str) -> None:
+        """Rows of one image must not differ in what is said of the image; a later row may fill in what is missing."""
+        for name, value in zip(("group", "split", "label"), self._about(place, fields), strict=True):
+            before = self._images[name][row]
+            if before is None:
+                self._images[name][row] = value
+            elif value is not None and value != before:
+                raise InputError(f"{place}: {name} is {value!r}, but {first}, of the same image, says {before!r}.")
+
+    def _add_captions(self, place: str, id: str, captions: list[tuple[int, str]], lang: Any, written: int) -> None:
+        lang = plain(lang)
         for k, caption in captions:
-            if isinstance(lang, list) and k >= len(lang):
-                raise InputError(f"{place}: {len(lang)} languages for {k + 1} captions or more.")
-            value = text(lang[k] if isinstance(lang, list) else lang, place, "lang")
+            if isinstance(lang, list | tuple) and k - written >= len(lang):
+                raise InputError(f"{place}: {len(lang)} languages for {k - written + 1} captions or more.")
+            value = text(lang[k - written] if isinstance(lang, list | tuple) else lang, place, "lang")
             for name, cell in zip(CAPTIONS.names, (f"{id}#{k}", id, caption, value), strict=True):
                 self._captions[name].append(cell)
 
 
-def usable_captions(fields: Mapping[str, Any]) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+def usable_captions(fields: Mapping[str, Any], first: int = 0) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """((k, caption), …) and ((k, why it cannot be used), …), k counting the captions as they are written.
 
-    `captions` is a list, or one text with a caption per line; `caption` is one text. Only the white space
-    around a caption is removed.
+    `captions` is a list, or one text with a caption per line; `caption` is one text, or a list. Only the white space
+    around a caption is removed. first: the k of the first.
     """
-    written: Any = fields.get("captions")
+    written: Any = plain(fields.get("captions"))
     if written is None:
-        written = [] if fields.get("caption") is None else [fields["caption"]]
-    elif isinstance(written, str):
-        written = [line for line in written.split("\n") if line.strip()]
-    elif not isinstance(written, list):
-        written = [written]
+        written = as_captions(fields.get("caption"))
+    elif isinstance(written, str | bytes):
+        listed = as_captions(written)
+        one = listed[0] if len(listed) == 1 else None
+        written = [line for line in one.split("\n") if line.strip()] if isinstance(one, str) else listed
+    else:
+        written = as_captions(written)
     usable, dropped = [], []
-    for k, caption in enumerate(written):
-        if caption is None:
-            dropped.append((k, "the caption is missing."))
-        elif not isinstance(caption, str):
-            dropped.append((k, f"the caption is {type(caption).__name__}, not text."))
-        elif not caption.strip():
-            dropped.append((k, "the caption is blank."))
-        elif len(caption) > MAX_CAPTION:
-            dropped.append((k, f"the caption has {len(caption):,} characters, more than the {MAX_CAPTION:,} allowed."))
-        elif not encodable(caption):
-            dropped.append((k, "the caption is not valid Unicode."))
-        else:
+    for k, caption in enumerate(written, first):
+        reason = _unusable(caption)
+        if reason is None:
             usable.append((k, caption.strip()))
+        else:
+            dropped.append((k, reason))
     return usable, dropped
 
 
+def _unusable(caption: Any) -> str | None:
+    if caption is None:
+        return "the caption is missing."
+    if isinstance(caption, bytes):
+        return "the caption is bytes that are not UTF-8."
+    if not isinstance(caption, str):
+        return f"the caption is {type(caption).__name__}, not text."
+    if not caption.strip():
+        return "the caption is blank."
+    if len(caption) > MAX_CAPTION:
+        return f"the caption has {len(caption):,} characters, more than the {MAX_CAPTION:,} allowed."
+    return None if encodable(caption) else "the caption is not valid Unicode."
+
+
 def text(value: Any, place: str, name: str) -> str | None:
-    """A short text field: text as it is, an integer in digits, nothing (None, NaN, "") as None."""
-    if value is None or value == "" or value != value:
+    """A short text field: text as it is, a whole number in digits, nothing (None, NaN, "") as None.
+
+    A whole number may come as a float, as pandas makes of integers where one is missing; a truth value is no id.
+    """
+    value = plain(value)
+    if value is None or (isinstance(value, str) and value == "") or is_nan(value):
         return None
-    if isinstance(value, str):
-        if len(value) > MAX_NAME:
-            raise InputError(
-                f"{place}: {name} has {len(value):,} characters, more than the {MAX_NAME:,} allowed: {value[:40]!r}…"
-            )
-        if not encodable(value):
-            raise InputError(f"{place}: {name} is {value!r}, which is not valid Unicode.")
-        return value
+    if isinstance(value, bytes):
+        value = _decoded(value, place, name)
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return text(value[0], place, name)
+    if isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT:
+        return str(int(value))
+    if isinstance(value, bool) and name != "id":
+        return str(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise InputError(f"{place}: {name} is {value!r}, a {type(value).__name__}. Store it as text or an integer.")
+    if not isinstance(value, str):
+        raise InputError(f"{place}: {name} is {value!r}, a {type(value).__name__}. Store it as text or an integer.")
+    if len(value) > MAX_NAME:
+        raise InputError(
+            f"{place}: {name} has {len(value):,} characters, more than the {MAX_NAME:,} allowed: {value[:40]!r}…"
+        )
+    if name != "id" and not encodable(value):  # a row with such an id is left out
+        raise InputError(f"{place}: {name} is {value!r}, which is not valid Unicode.")
+    return value
+
+
+def _decoded(value: bytes, place: str, name: str) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{place}: {name} is bytes that are not UTF-8: {value[:40]!r}.") from None
 
 
 def encodable(value: str) -> bool:

@@ -9,6 +9,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,9 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from isthmus.data.images import MAX_BYTES, BadImage
+from isthmus.data.cells import FETCH, base64_picture, is_inline, is_url
+from isthmus.data.images import MAX_BYTES, BadImage, from_array, to_rgb, upright
+from isthmus.errors import InputError
 
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+# Where data sets keep the images that their lists name, beside the list.
+BESIDE = (
+    *("images", "Images", "image", "imgs", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset"),
+    *("Flickr8k_Dataset", "val2014", "train2014", "val2017", "train2017", "coco"),
+)
+GREY16 = ("I;16",)  # kept as they are, so that a range given by the user applies to them
 
 
 class Source(Protocol):
@@ -58,16 +66,69 @@ def read_file(path: Path) -> bytes:
     return data
 
 
-def cell_bytes(cell: Any, folder: Path) -> bytes:
-    """The bytes behind a table's cell: bytes, a path (relative to `folder`), or `{"bytes": …, "path": …}`."""
+@dataclass(frozen=True)
+class Folders:
+    """Where the images are that cells name by a path: the folders that are tried in turn.
+
+    by_name: a path is also tried by its last part, as the files of a data set lie elsewhere than its lists say.
+    """
+
+    tried: tuple[Path, ...]
+    by_name: bool = False
+
+    @classmethod
+    def beside(cls, table: Path, images: str | os.PathLike[str] | None = None, *, by_name: bool = False) -> Folders:
+        """The folder of a table and those that data sets keep images in, there and (`by_name`) above; or the one that
+        the user names instead. Raises `InputError` where that is none.
+        """
+        if images is None:
+            homes = [home / name for home in (table.parent, table.parent.parent)[: 1 + by_name] for name in BESIDE]
+            return cls((table.parent, *(home for home in homes if home.is_dir())), by_name)
+        if not Path(images).is_dir():
+            raise InputError(f"{images}: no such folder of images.")
+        return cls((Path(images),), by_name=True)
+
+    def path(self, cell: str) -> Path:
+        """The file that a cell names; where there is none, the one that is missed."""
+        first = self.tried[0] / cell
+        if len(self.tried) == 1 and not self.by_name and "\\" not in cell:
+            return first
+        spelled = [cell, *([cell.replace("\\", "/")] if "\\" in cell else [])]  # as Windows writes paths
+        if self.by_name:
+            spelled += [one.rpartition("/")[2] for one in spelled]
+        return next((path for one in spelled for folder in self.tried if (path := folder / one).is_file()), first)
+
+
+HERE = Folders((Path(),))
+
+
+def cell_bytes(cell: Any, folders: Folders = HERE) -> bytes:
+    """The bytes behind a table's cell: bytes, a path, a picture in base64, `{"bytes": …, "path": …}`, one in a list."""
+    if isinstance(cell, list) and cell and isinstance(cell[0], int):
+        cell = _from_numbers(cell)
+    if isinstance(cell, list | tuple) and len(cell) == 1:
+        cell = cell[0]
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, str):
-        return read_file(folder / cell)
+    if isinstance(cell, os.PathLike):
+        cell = os.fspath(cell)
+    if isinstance(cell, str) and is_url(cell):
+        raise BadImage(FETCH)
+    if isinstance(cell, str) and cell:
+        return base64_picture(cell) or read_file(folders.path(cell))
+    if not isinstance(cell, bytes | bytearray | memoryview | None):
+        raise BadImage(f"a {type(cell).__name__} is no picture, no bytes and no path.")
     if not cell:
         raise BadImage("no image in this row.")
     _check_bytes(len(cell))
     return bytes(cell)
+
+
+def _from_numbers(cell: list[int]) -> bytes:
+    try:
+        return bytes(cell)
+    except (ValueError, TypeError):
+        raise BadImage("a list of numbers that are no bytes is no picture.") from None
 
 
 def _check_bytes(size: int) -> None:
@@ -78,15 +139,18 @@ def _check_bytes(size: int) -> None:
 class Column:
     """A column in memory or memory-mapped: paths, or Hugging Face's Arrow files."""
 
-    def __init__(self, cells: pa.Array | pa.ChunkedArray, folder: Path) -> None:
-        self.cells, self.folder = cells, folder
+    def __init__(self, cells: pa.Array | pa.ChunkedArray, folders: Folders) -> None:
+        self.cells, self.folders = cells, folders
+
+    def __len__(self) -> int:
+        return len(self.cells)
 
     def read(self, index: int) -> bytes:
-        return cell_bytes(self.cells[index].as_py(), self.folder)
+        return cell_bytes(self.cells[index].as_py(), self.folders)
 
     def signature(self, index: int) -> str | None:
         cell = self.cells[index].as_py()
-        return file_signature(self.folder / cell) if isinstance(cell, str) else None
+        return file_signature(self.folders.path(cell)) if isinstance(cell, str) and not is_inline(cell) else None
 
 
 class ParquetColumn:
@@ -94,8 +158,8 @@ class ParquetColumn:
 
     KEPT = 3
 
-    def __init__(self, path: Path, column: str) -> None:
-        self.path, self.column = path, column
+    def __init__(self, path: Path, column: str, folders: Folders | None = None) -> None:
+        self.path, self.column, self.folders = path, column, folders or Folders.beside(path)
         self.file = pq.ParquetFile(path)
         groups = range(self.file.num_row_groups)
         sizes = [self.file.metadata.row_group(group).num_rows for group in groups]
@@ -103,15 +167,18 @@ class ParquetColumn:
         self.kept: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
         self.lock = threading.Lock()  # a ParquetFile is not made for several readers
 
-    def __reduce__(self) -> tuple[type[ParquetColumn], tuple[Path, str]]:
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __reduce__(self) -> tuple[type[ParquetColumn], tuple[Path, str, Folders]]:
         """In another process the file is opened again: neither it nor the lock can travel."""
-        return ParquetColumn, (self.path, self.column)
+        return ParquetColumn, (self.path, self.column, self.folders)
 
     def read(self, index: int) -> bytes:
         group = bisect_right(self.starts, index) - 1
         with self.lock:
             cells = self._row_group(group)
-        return cell_bytes(cells[index - self.starts[group]].as_py(), self.path.parent)
+        return cell_bytes(cells[index - self.starts[group]].as_py(), self.folders)
 
     def signature(self, index: int) -> str | None:
         return None  # the cell may be a path as well as bytes, and reading a table again is cheap
@@ -135,6 +202,9 @@ class TarMembers:
         self.shards = shards
         self.members = np.array(members, dtype=np.int64).reshape(-1, 3)
 
+    def __len__(self) -> int:
+        return len(self.members)
+
     def read(self, index: int) -> bytes:
         shard, offset, size = self.members[index].tolist()
         try:
@@ -155,35 +225,58 @@ class TarMembers:
         return [file_signature(shard) for shard in self.shards]
 
 
-class Items:
-    """Python objects: paths, bytes, PIL images or uint8 arrays [H, W] or [H, W, 3]."""
+class Joined:
+    """The images of several sources, one source after the other."""
 
-    def __init__(self, items: Sequence[Any]) -> None:
-        self.items = items
+    def __init__(self, sources: Sequence[Any]) -> None:
+        self.sources = list(sources)
+        self.starts: list[int] = [0, *np.cumsum([len(source) for source in sources], dtype=np.int64).tolist()]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def _at(self, index: int) -> tuple[Source, int]:
+        number = bisect_right(self.starts, index) - 1
+        return self.sources[number], index - self.starts[number]
+
+    def read(self, index: int) -> bytes:
+        source, inner = self._at(index)
+        return source.read(inner)
+
+    def signature(self, index: int) -> str | None:
+        source, inner = self._at(index)
+        return source.signature(inner)
+
+
+class Items:
+    """Python objects: paths, bytes, PIL images or arrays [H, W], [H, W, 3] or [H, W, 4]."""
+
+    def __init__(self, items: Sequence[Any], folders: Folders = HERE) -> None:
+        self.items, self.folders = items, folders
+
+    def __len__(self) -> int:
+        return len(self.items)
 
     def read(self, index: int) -> bytes:
         item = self.items[index]
-        if isinstance(item, np.ndarray):
-            item = _from_array(item)
-        if isinstance(item, Image.Image):
-            return _to_png(item)
-        return cell_bytes(os.fspath(item) if isinstance(item, os.PathLike) else item, Path())
+        if isinstance(item, Image.Image | np.ndarray):
+            return to_png(item)
+        return cell_bytes(item, self.folders)
 
     def signature(self, index: int) -> str | None:
         item = self.items[index]
-        return file_signature(Path(item)) if isinstance(item, str | os.PathLike) else None
+        if isinstance(item, os.PathLike):
+            item = os.fspath(item)
+        return file_signature(self.folders.path(item)) if isinstance(item, str) and not is_inline(item) else None
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in [(), (3,), (4,)]:
-        raise BadImage(f"an array of {array.dtype} {list(array.shape)} is not a picture: uint8 [H, W, 3].")
-    return Image.fromarray(array)
-
-
-def _to_png(image: Image.Image) -> bytes:
+def to_png(picture: Image.Image | np.ndarray) -> bytes:
+    """A picture in memory as the bytes of a file that decodes to the same. Raises `BadImage`."""
+    image = from_array(picture) if isinstance(picture, np.ndarray) else picture
     file = io.BytesIO()
+    image = upright(image) if image.mode in GREY16 else to_rgb(image)
     try:
-        (image if image.mode in PNG_MODES else image.convert("RGB")).save(file, "PNG", compress_level=1)
+        image.save(file, "PNG", compress_level=1)
     except (OSError, ValueError) as error:
         raise BadImage(f"cannot use this {image.mode} picture: {error}") from None
     return file.getvalue()

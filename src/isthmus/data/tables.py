@@ -1,87 +1,140 @@
-"""Tables of pairs: Parquet, CSV, TSV, JSON Lines, and the folders that Hugging Face `datasets` saves."""
+"""Tables of columns: Parquet (one file or many), Arrow, data frames, and what Hugging Face `datasets` saves."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isthmus.data.records import FIELDS, MAX_CAPTION, Captions, Intake, encodable, text
-from isthmus.data.sources import Column, ParquetColumn, Source
-from isthmus.errors import InputError, did_you_mean
+from isthmus.data.columns import Columns, find_columns
+from isthmus.data.gathering import Gathered, Record, is_path
+from isthmus.data.records import MAX_CAPTION, Intake
+from isthmus.data.sources import Column, ParquetColumn
+from isthmus.data.splits import SYNONYMS
+from isthmus.errors import InputError
 from isthmus.files import read_json
 
 BATCH = 1024  # rows of a Parquet table in memory as Python objects
 MAX_CELL = 4 * MAX_CAPTION  # bytes
 
-Record = dict[str, Any]
-Read = tuple[Intake, Source, list[str]]  # what was read, where its images are, remarks for the user
 
-
-def read_parquet(path: Path, captions: Captions) -> Read:
+def read_parquet(path: Path, into: Gathered) -> None:
     """A Parquet table. Images given as bytes stay in the file until they are read."""
     try:
-        file = pq.ParquetFile(path)
-        notes = check_columns(path, file.schema_arrow.names, captions)
-        if holds_bytes(path, file.schema_arrow):
-            intake = Intake(captions)
-            add_records(intake, f"{path}: row", _records(path, file.schema_arrow, without="image"))
-            return intake, ParquetColumn(path, "image"), notes
-        intake, paths = with_paths(f"{path}: row", enumerate(_records(path, file.schema_arrow)), captions)
-        return intake, Column(pa.array(paths, pa.string()), path.parent), notes
+        _parquet(path, into)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a text that is no UTF-8 shows when it is taken
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
 
 
-def _records(path: Path, schema: pa.Schema, without: str | None = None) -> Iterator[Record]:
+def read_parts(paths: Sequence[Path], folder: Path, into: Gathered) -> None:
+    """Parquet files that are parts of one table. The columns of each are checked; one that is damaged is listed.
+
+    Pictures without an id have `file/row`. The split is that of a file's name (`train-00000-of-00002.parquet`) or
+    folder, unless a column says it.
+    """
+    notes, into.notes = into.notes, []
+    for path in paths:
+        part = into.of(split=split_of(path, folder))
+        try:
+            _parquet(path, part, path.relative_to(folder).with_suffix("").as_posix())
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            into.intake.skip(path.relative_to(folder).as_posix(), f"cannot be read as Parquet ({error}).")
+        into.notes += [note.replace(str(path), str(folder)) for note in part.notes[len(into.notes) :]]
+    into.notes = notes + list(dict.fromkeys(into.notes))
+
+
+def split_of(path: Path, folder: Path) -> str | None:
+    """The split that a file's name or the folders below `folder` tell, as Hugging Face's do."""
+    relative = path.relative_to(folder)
+    words = [re.split(r"[-_.]", path.name.lower())[0], *(part.lower() for part in relative.parts[:-1])]
+    return next((word for word in words if word in SYNONYMS), None)
+
+
+def _parquet(path: Path, into: Gathered, part: str = "") -> None:
+    """One file. part: its name, where it is one of several: then damage that shows only in its midst is listed."""
+    file = pq.ParquetFile(path)
+    schema, reading = file.schema_arrow, into.reading
+    columns, notes = find_columns(path, schema.names, reading.captions, reading.columns)
+    into.notes += notes
+    image = columns["image"]
+    in_file = _holds_bytes(path, schema.field(image).type) and not _holds_paths(file, image)
+    fields = {name: column for name, column in columns.items() if name != "image" or not in_file}
+    rows: Iterator[Any] = enumerate(into.fields(record, columns) for record in _records(path, schema, fields))
+    if part:
+        rows = _until_damaged(rows, into.intake, part)
+    if in_file:
+        within = f"{part}/" if part else reading.within
+        into.of(within=within).numbered(f"{path}: row", rows, ParquetColumn(path, image, into.places(path)))
+    else:
+        folder = part.rpartition("/")[0]
+        into.of(within=f"{folder}/" if folder else reading.within).rows(f"{path}: row", rows, into.places(path))
+
+
+def _until_damaged(records: Iterator[Any], intake: Intake, name: str) -> Iterator[Any]:
+    """The rows that come before damage, which is listed."""
+    try:
+        yield from records
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        intake.skip(name, f"the rest of it cannot be read ({error}).")
+
+
+def _records(path: Path, schema: pa.Schema, fields: Columns) -> Iterator[Record]:
     """The rows. Texts are read as dictionaries: a text that the file holds once must not fill the memory."""
-    columns = [name for name in schema.names if name in ("image", *FIELDS) and name != without]
+    columns = list(dict.fromkeys(fields.values()))
     texts = [name for name in columns if pa.types.is_string(schema.field(name).type)]
     file = pq.ParquetFile(path, read_dictionary=texts)
-    classes = class_names(schema)
+    classes = class_names(schema, fields)
     for batch in file.iter_batches(BATCH, columns=columns) if columns else ():
         for name in columns:
             _check_lengths(path, name, batch[name])
-        yield from (named_label(record, classes) for record in batch.to_pylist())
+        yield from (named_label(record, classes, fields) for record in batch.to_pylist())
     if not columns:  # nothing but images
         yield from ({} for _ in range(file.metadata.num_rows))
 
 
 def _check_lengths(path: Path, name: str, column: pa.Array) -> None:
     values = column.dictionary if pa.types.is_dictionary(column.type) else column
+    if pa.types.is_string_view(values.type):
+        values = values.cast(pa.large_string())
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         longest = pc.max(pc.binary_length(values)).as_py() or 0
-        if longest > MAX_CELL:
+        first = values[int(pc.index(pc.binary_length(values), longest).as_py())].as_py() if longest > MAX_CELL else ""
+        if longest > MAX_CELL and not first.startswith(("data:", "/9j/", "iVBOR")):  # a picture in base64
             raise InputError(f"{path}: column {name!r} has a cell of {longest:,} bytes, more than {MAX_CELL:,}.")
 
 
-def read_saved_dataset(folder: Path, captions: Captions) -> Read:
+def read_saved_dataset(folder: Path, into: Gathered) -> None:
     """What `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote: Arrow files, memory-mapped.
 
     The splits of a `DatasetDict` become the split of their rows, unless there is a `split` column.
     """
-    intake, notes = Intake(captions), []
-    cells: list[pa.Array] = []
+    notes: dict[str, None] = {}
     for split, file in saved_files(folder):
-        table = read_arrow(file)
-        notes = check_columns(file, table.column_names, captions)
-        holds_bytes(file, table.schema)
-        classes = class_names(table.schema)
-        fields = table.select([name for name in table.column_names if name in FIELDS])
-        records = (
-            {"split": split} | named_label(record, classes)
-            for batch in fields.to_batches()
-            for record in batch.to_pylist()
-        )
-        add_records(intake, f"{folder}: row", records, first=sum(len(chunk) for chunk in cells))
-        cells += table["image"].chunks
-    return intake, Column(pa.chunked_array(cells or [pa.array([], pa.string())]), folder), notes
+        table, reading = read_arrow(file), into.reading
+        columns, remarks = find_columns(file, table.column_names, reading.captions, reading.columns)
+        _saved_part(folder, file, table, columns, into.of(split=split))
+        notes |= dict.fromkeys(remark.replace(str(file), str(folder)) for remark in remarks)
+    into.notes += notes
+
+
+def _saved_part(folder: Path, file: Path, table: pa.Table, columns: Columns, into: Gathered) -> None:
+    image, first = columns["image"], into.first
+    _holds_bytes(file, table.schema.field(image).type)
+    fields = {name: column for name, column in columns.items() if name != "image"}
+    classes = class_names(table.schema, fields)
+    chosen = table.select(list(dict.fromkeys(fields.values())))
+    rows = (record for batch in chosen.to_batches() for record in batch.to_pylist())
+    records = rows if fields else ({} for _ in range(len(table)))
+    for row, record in enumerate(records):
+        named = into.fields(named_label(record, classes, fields), fields)
+        into.intake.add(f"{folder}: row {first + row}", named, default_id=str(first + row), source=first + row)
+    into.sources.append(Column(table[image], into.places(file)))
 
 
 def saved_files(folder: Path) -> list[tuple[str | None, Path]]:
@@ -99,135 +152,114 @@ def saved_files(folder: Path) -> list[tuple[str | None, Path]]:
 
 
 def read_arrow(path: Path) -> pa.Table:
-    """An Arrow stream file, memory-mapped."""
+    """An Arrow file (stream or file format, Feather), memory-mapped and checked."""
     try:
-        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        data = pa.memory_map(str(path))
+        opened = pa.ipc.open_file if data.read(6) == b"ARROW1" else pa.ipc.open_stream
+        data.seek(0)
+        table = opened(data).read_all()
+        table.validate(full=True)  # to believe what a damaged file says of itself would end the process
+        return table
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read as an Arrow stream ({error}).") from None
 
 
-def read_csv(path: Path, captions: Captions) -> Read:
-    """A CSV file with a header line (TSV: tabs). Every cell is text: an id `007` stays `007`."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        return read_lines(path, _csv_records(path, file), captions)
+def read_arrow_table(path: Path, into: Gathered) -> None:
+    """An Arrow or Feather file."""
+    read_frame(read_arrow(path), into, path)
 
 
-def _csv_records(path: Path, file: Iterable[str]) -> Iterator[tuple[int, Record]]:
-    reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-    try:
-        header = next(reader, [])
-        for cells in reader:
-            if cells and len(cells) != len(header):
-                raise InputError(
-                    f"{path}: line {reader.line_num} has {len(cells)} fields, the header {len(header)}. "
-                    'A caption that holds a comma must be quoted: "a red, ripe apple".'
-                )
-            if cells:
-                yield reader.line_num, dict(zip(header, cells, strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        line = reader.line_num + 1
-        raise InputError(f"{path}: line {line} or the next cannot be read as CSV ({error}).") from None
+class Frame(Protocol):
+    """A table in memory: pandas', polars', Arrow's, or a `datasets.Dataset`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
-def read_jsonl(path: Path, captions: Captions) -> Read:
-    """JSON Lines: one object per line."""
-    with open(path, encoding="utf-8-sig") as file:
-        return read_lines(path, _json_records(path, file), captions)
-
-
-def _json_records(path: Path, file: Iterable[str]) -> Iterator[tuple[int, Record]]:
-    line = 0
-    try:
-        for line, written in enumerate(file, 1):
-            record = json.loads(written) if written.strip() else None
-            if isinstance(record, dict):
-                yield line, record
-            elif written.strip():
-                raise InputError(f"{path}: line {line} is not a JSON object, {{…}}.")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at line {line + 1} or soon after ({error}).") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: line {line} cannot be read as JSON ({error}).") from None
-
-
-def read_lines(path: Path, records: Iterable[tuple[int, Record]], captions: Captions) -> Read:
-    """Records of a text file, whose columns are known only once all of them have been read."""
-    known: dict[str, None] = {}
-
-    def noted() -> Iterator[tuple[int, Record]]:
-        for line, record in records:
-            known.update(dict.fromkeys(record))
-            yield line, record
-
-    intake, paths = with_paths(f"{path}: line", noted(), captions)
-    if not known:
-        raise InputError(f"{path}: the table is empty.")
-    return (
-        intake,
-        Column(pa.array(paths, pa.string()), path.parent),
-        check_columns(path, list(known), captions),
+def is_frame(data: Any) -> bool:
+    """Whether this is a table in memory, a `Frame`."""
+    return isinstance(data, pa.Table) or (
+        (hasattr(data, "columns") or hasattr(data, "column_names"))
+        and (hasattr(data, "to_dict") or hasattr(data, "to_dicts"))
     )
 
 
-def add_records(intake: Intake, place: str, records: Iterable[Record], first: int = 0) -> None:
-    """Intake whose images are in the table itself: the id is the row number unless there is one."""
-    for row, record in enumerate(records, first):
-        intake.add(f"{place} {row}", record, default_id=str(row), source=row)
+def read_frame(data: Any, into: Gathered, path: Path | None = None) -> None:
+    """A table in memory, or of the file `path`. Paths are relative to that, else to the working folder."""
+    if hasattr(data, "features") and hasattr(data, "with_format"):  # a datasets.Dataset
+        data = data.with_format("arrow")[:].replace_schema_metadata(data.features.arrow_schema.metadata)
+    where, (names, rows) = path or "table", _frame_rows(data)
+    columns, notes = find_columns(where, names, into.reading.captions, into.reading.columns)
+    into.notes += notes
+    classes = class_names(data.schema, columns) if isinstance(data, pa.Table) else None
+    records = enumerate(into.fields(named_label(record, classes, columns), columns) for record in rows)
+    into.rows(f"{where}: row", records, into.places(path or Path("table")))
 
 
-def with_paths(place: str, records: Iterable[tuple[int, Record]], captions: Captions) -> tuple[Intake, list[str]]:
-    """Intake whose images are files: the id is the path as written unless there is one."""
-    intake = Intake(captions)
-    paths: list[str] = []
-    for number, record in records:
-        image, here = record.get("image"), f"{place} {number}"
-        if image is not None and not isinstance(image, str):
-            raise InputError(f"{here}: image is {type(image).__name__}, not a path.")
-        if not image or not encodable(image):
-            id = text(record.get("id"), here, "id")
-            intake.skip(id or here, "no image in this row." if not image else "its path is not valid Unicode.")
-            continue
-        intake.add(here, record, default_id=image, source=len(paths))
-        paths.append(image)
-    return intake, paths
+def _frame_rows(data: Any) -> tuple[list[str], Iterator[Record]]:
+    if isinstance(data, pa.Table):
+        return list(data.column_names), (row for batch in data.to_batches(BATCH) for row in batch.to_pylist())
+    names = list(map(str, data.columns))
+    if hasattr(data, "iter_rows"):  # polars
+        return names, iter(data.iter_rows(named=True))
+    return names, (dict(zip(names, row, strict=True)) for row in data.itertuples(index=False, name=None))
 
 
-def check_columns(path: Path, names: list[str], captions: Captions) -> list[str]:
-    """Refuse a table without the columns that are needed; return a remark on those that are not used."""
-    if "image" not in names:
-        raise InputError(f"{path}: no column `image`.{did_you_mean('image', names)}")
-    if captions == "required" and not {"caption", "captions"} & set(names):
-        raise InputError(f"{path}: no column `caption` or `captions`.{did_you_mean('caption', names)}")
-    ignored = [name for name in names if name not in ("image", *FIELDS)]
-    return [f"{path}: columns not used: {', '.join(ignored)}."] if ignored else []
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def holds_bytes(path: Path, schema: pa.Schema) -> bool:
-    """Whether column `image` holds the pictures themselves (bytes, or Hugging Face's bytes and path)."""
-    kind = schema.field("image").type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds texts, in any of Arrow's ways."""
+    kind = _value_type(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _holds_bytes(path: Path, kind: pa.DataType) -> bool:
+    """Whether column `image` holds the pictures themselves (bytes, Hugging Face's bytes and path, one in a list)."""
+    value = _value_type(kind)
+    if is_text(value):
         return False
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_binary(value) or pa.types.is_large_binary(value) or pa.types.is_binary_view(value):
         return True
-    if pa.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}:
+    if pa.types.is_fixed_size_binary(value):
+        return True
+    if pa.types.is_list(value) or pa.types.is_large_list(value) or pa.types.is_fixed_size_list(value):
+        if pa.types.is_uint8(value.value_type):
+            return True
+        _holds_bytes(path, value.value_type)
+        return True  # of one picture, or it is a bad image when it is read
+    if pa.types.is_struct(value) and {"bytes", "path"} & {field.name for field in value}:
         return True
     raise InputError(f"{path}: column `image` holds {kind}; it must hold paths or the bytes of image files.")
 
 
-def class_names(schema: pa.Schema) -> list[str] | None:
+def _holds_paths(file: pq.ParquetFile, column: str) -> bool:
+    """Whether bytes are paths, as some writers leave texts; the first that is not null tells."""
+    kind = _value_type(file.schema_arrow.field(column).type)
+    if pa.types.is_struct(kind) or pa.types.is_nested(kind):
+        return False
+    for batch in file.iter_batches(1, columns=[column]):
+        cell = batch[0][0].as_py()
+        if cell is not None:
+            return 0 < len(cell) < 4096 and is_path(cell)
+    return False
+
+
+def class_names(schema: pa.Schema, fields: Columns) -> list[str] | None:
     """The names behind integer labels, as Hugging Face `datasets` leaves them in the schema's metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return list(features["label"]["names"])
+        return list(features[fields["label"]]["names"])
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def named_label(record: Record, classes: list[str] | None) -> Record:
-    """`record` with the name of its class in place of the class's number."""
-    label = record.get("label")
-    if classes and isinstance(label, int) and 0 <= label < len(classes):
-        return record | {"label": classes[label]}
-    return record
+def named_label(record: Record, classes: list[str] | None, fields: Columns) -> Record:
+    """`record` with the name of its class in place of the class's number; -1, as Hugging Face has it, is none."""
+    label = record.get(fields["label"]) if classes else None
+    if not classes or not isinstance(label, int):
+        return record
+    if 0 <= label < len(classes):
+        return record | {fields["label"]: classes[label]}
+    return record | {fields["label"]: None} if label == -1 else record

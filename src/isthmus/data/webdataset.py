@@ -3,71 +3,104 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from isthmus.data.columns import SPELLINGS
+from isthmus.data.gathering import Gathered
 from isthmus.data.images import EXTENSIONS, MAX_BYTES
-from isthmus.data.records import MAX_NAME, Captions, Intake, encodable
+from isthmus.data.records import MAX_NAME, Intake, encodable
 from isthmus.data.sources import TarMembers
 from isthmus.data.splits import SYNONYMS
+from isthmus.data.text import decode_text, parse_json, read_entries, read_lines
 from isthmus.errors import InputError
 
 MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # WebDataset's rule: the first dot of a name ends the key
 MAX_TEXT = 16 * 1024**2
 MAX_HEADER = 1024**2  # of a long name or a pax header, which tarfile reads into memory
 BLOCK = 512
+TEXTS = ("txt", "caption", "text")  # endings of captions, the first that is there
+SHOWN = 5  # remarks of one kind
 
 Sample = dict[str, tuple[int, int]]  # extension -> (offset, size) in bytes
 
 
-def read_tars(
-    shards: dict[str, Path], captions: Captions, classes: list[str] | None = None
-) -> tuple[Intake, TarMembers, list[str]]:
+def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None = None) -> None:
     """Pairs from uncompressed tars, given by shard name. Ids are `shard/key`.
 
-    Captions come from `txt` (one per line), else from `caption` or `captions` in `json`, which may also hold
-    `lang` and `group`; the label from `cls` (its name, where `classes` gives names); the split from the
-    shard's folder if that is called train, val, test or the like. Links, devices, names that leave the
-    archive and members that are too large or cut off go to `skipped`.
+    Captions come from `txt`, `caption` or `text` (one per line), else from `caption` or `captions` in `json`, which may
+    also hold `lang` and `group`; the label from `cls` (its name, where `classes` gives names); the split from the
+    shard's folder if that is called train, val, test or the like. Links, devices, names that leave the archive, members
+    that stand twice, are too large or cut off go to `skipped`, and so do tars that are none.
     """
-    intake, notes = Intake(captions), []
     members: list[tuple[int, int, int]] = []
+    notes: list[str] = []
     for number, (shard, path) in enumerate(shards.items()):
-        split = SYNONYMS.get(PurePosixPath(shard).parent.name.lower())
-        with open(path, "rb") as file:
-            for key, sample in _samples(intake, shard, path, file).items():
-                images = [extension for extension in sample if f".{extension}" in EXTENSIONS]
-                try:
-                    fields = {"split": split} | _fields(file, sample, classes)
-                except ValueError as error:
-                    intake.skip(f"{shard}/{key}", str(error))
-                    continue
-                if not images:
-                    intake.skip(f"{shard}/{key}", f"no image among its members: {', '.join(sample)}.")
-                    continue
-                intake.add(f"{path}: {key}", fields, default_id=f"{shard}/{key}", source=len(members))
-                members.append((number, *sample[images[0]]))
-                notes += [f"{path}: of {key}, {name} is not used." for name in images[1:]]
-    return intake, TarMembers(list(shards.values()), members), notes
+        split = SYNONYMS.get(PurePosixPath(shard).parent.name.lower()) or into.reading.split
+        try:
+            with open(path, "rb") as file:
+                known = len(into.intake.skipped)
+                samples = _samples(into.intake, shard, path, file)
+                if not samples and len(into.intake.skipped) == known:
+                    notes.append(f"{path}: holds no samples.")
+                for key, sample in samples.items():
+                    found = _add(into, f"{shard}/{key}", f"{path}: {key}", file, sample, split, classes, len(members))
+                    members += [(number, *one) for one in found[:1]]
+                    extra = [name for name in sample if f".{name}" in EXTENSIONS][1:]
+                    notes += [f"{path}: of {key}, {name} is not used." for name in extra if found]
+        except OSError as error:
+            into.intake.skip(shard, f"{path} cannot be read ({error}).")
+    into.notes += notes[:SHOWN]
+    if len(notes) > SHOWN:
+        into.notes.append(f"… and {len(notes) - SHOWN:,} remarks more of this kind.")
+    into.sources.append(TarMembers(list(shards.values()), members))
 
 
-def find_shards(path: str) -> dict[str, Path]:
-    """Tars by name: of one file, of a folder and its subfolders, or of a pattern such as `{000..012}.tar`."""
-    here = Path(path)
-    if here.is_file():
-        return {here.stem: here}
-    if here.is_dir():
-        found, root = sorted([*here.glob("*.tar"), *here.glob("*/*.tar")]), here
-        _check_complete(found)
-    else:
-        found = [Path(name) for pattern in expand_braces(path) for name in sorted(_existing(pattern))]
-        root = Path(os.path.commonpath([name.parent for name in found])) if found else here
-    return {tar.relative_to(root).with_suffix("").as_posix(): tar for tar in found}
+def _add(
+    into: Gathered, id: str, place: str, file: BinaryIO, sample: Sample, split: Any, classes: Any, source: int
+) -> list[tuple[int, int]]:
+    """One sample into the intake; where its image is (offset, size), if it is used."""
+    image = next((extension for extension in sample if f".{_last(extension)}" in EXTENSIONS), None)
+    try:
+        fields = {"split": split} | _fields(file, sample, classes)
+    except ValueError as error:
+        into.intake.skip(id, str(error))
+        return []
+    if image is None:
+        into.intake.skip(id, f"no image among its members: {', '.join(sample)}.")
+        return []
+    return [sample[image]] if into.intake.add(place, fields, default_id=id, source=into.first + source) else []
+
+
+def shards_of(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Tars of a folder by the names of shards: their paths in it, without the ending."""
+    found = [folder / name for name in names]
+    _check_complete(found)
+    return {tar.relative_to(folder).with_suffix("").as_posix(): tar for tar in found}
+
+
+def find_files(pattern: str) -> tuple[list[Path], Path]:
+    """The files that a pattern with `*`, `?`, `[ab]` and `{a,b}` or `{0..9}` means, and the folder they share.
+
+    Whatever exists as it is written is taken literally first: folders may have brackets in their names. Raises
+    `InputError` where there are none.
+    """
+    base, parts = Path(PurePosixPath(pattern).anchor), list(PurePosixPath(pattern).parts)
+    parts = parts[1:] if base.parts else parts
+    while parts and (base / parts[0]).exists():
+        base /= parts.pop(0)
+    found = []
+    for expanded in expand_braces("/".join(parts)):
+        literal = base / expanded
+        names = [str(literal)] if literal.exists() else sorted(glob.glob(f"{glob.escape(str(base))}/{expanded}"))
+        if not names:
+            raise InputError(f"{literal}: no such file.")
+        found += [Path(name) for name in names]
+    return found, Path(os.path.commonpath([name.parent for name in found]))
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -85,21 +118,15 @@ def expand_braces(pattern: str) -> list[str]:
     return [expanded for choice in choices for expanded in expand_braces(before + choice + after)]
 
 
-def class_list(folder: Path) -> tuple[list[str] | None, list[str]]:
-    """The lines of CLIP_benchmark's `classnames.txt` in `folder` or above it, and remarks on them."""
+def class_list(folder: Path, into: Gathered) -> list[str] | None:
+    """The lines of CLIP_benchmark's `classnames.txt` in `folder` or above it."""
     for path in (folder / "classnames.txt", folder.parent / "classnames.txt"):
         if path.is_file():
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            names = read_lines(path)
             repeated = sorted({name for name in names if names.count(name) > 1})
-            return names, [f"{path}: {name!r} stands there twice and counts as one class." for name in repeated]
-    return None, []
-
-
-def _existing(pattern: str) -> list[str]:
-    names = glob.glob(pattern)
-    if not names:
-        raise InputError(f"{pattern}: no such file.")
-    return names
+            into.notes += [f"{path}: {name!r} stands there twice and counts as one class." for name in repeated]
+            return names
+    return None
 
 
 def _check_complete(tars: list[Path]) -> None:
@@ -107,7 +134,7 @@ def _check_complete(tars: list[Path]) -> None:
     for folder in {tar.parent for tar in tars}:
         counts = folder / "nshards.txt"
         if counts.is_file():
-            wanted, there = counts.read_text().strip(), sum(tar.parent == folder for tar in tars)
+            wanted, there = "".join(read_entries(counts)[:1]), sum(tar.parent == folder for tar in tars)
             if wanted.isdigit() and there < int(wanted):
                 raise InputError(f"{counts} promises {wanted} tars, but {there} are there. Fetch the others.")
 
@@ -115,6 +142,7 @@ def _check_complete(tars: list[Path]) -> None:
 def _samples(intake: Intake, shard: str, path: Path, file: BinaryIO) -> dict[str, Sample]:
     """The usable members of one tar by key and extension."""
     samples: dict[str, Sample] = {}
+    twice: dict[str, str] = {}
     for member in _members(intake, shard, path, file):
         name = re.sub(r"^(\./)+", "", member.name)
         if len(name) > MAX_NAME:
@@ -129,9 +157,29 @@ def _samples(intake: Intake, shard: str, path: Path, file: BinaryIO) -> dict[str
             continue
         key, extension = match[1], match[2].lower()
         if extension in samples.setdefault(key, {}):
-            raise InputError(f"{path}: {name} stands there twice; which of the two is meant is not known.")
+            twice[key] = f"{name} stands in {path} twice; which of the two is meant is not known."
         samples[key][extension] = (member.offset_data, member.size)
-    return samples
+    for key, reason in twice.items():
+        intake.skip(f"{shard}/{key}", reason)
+        del samples[key]
+    return {key: sample for keys in map(_parted, samples.items()) for key, sample in keys}
+
+
+def _parted(keyed: tuple[str, Sample]) -> list[tuple[str, Sample]]:
+    """Several samples of one WebDataset key whose names hold more dots (`a.1.jpg`, `a.2.jpg`); else it as it is."""
+    key, sample = keyed
+    images = [extension for extension in sample if f".{_last(extension)}" in EXTENSIONS]
+    if len(images) < 2 or any("." not in extension for extension in images):
+        return [keyed]
+    parts: dict[str, Sample] = {}
+    for extension, where in sample.items():
+        middle, _, last = extension.rpartition(".")
+        parts.setdefault(f"{key}.{middle}" if middle else key, {})[last] = where
+    return list(parts.items())
+
+
+def _last(extension: str) -> str:
+    return extension.rpartition(".")[2]
 
 
 def _refusal(member: tarfile.TarInfo, name: str, end: int) -> str | None:
@@ -168,7 +216,8 @@ def _members(intake: Intake, shard: str, path: Path, file: BinaryIO) -> Iterator
         headers: Any = _Headers(file)
         archive = tarfile.open(fileobj=headers, mode="r:", encoding="utf-8")  # noqa: SIM115 (it owns nothing)
     except (tarfile.TarError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not an uncompressed tar ({error}). Use gunzip on a .tar.gz.") from None
+        intake.skip(shard, f"{path}: not an uncompressed tar ({error}). Use gunzip on a .tar.gz.")
+        return
     position = -1
     try:
         for member in archive:
@@ -186,28 +235,39 @@ def _members(intake: Intake, shard: str, path: Path, file: BinaryIO) -> Iterator
 def _fields(file: BinaryIO, sample: Sample, classes: list[str] | None) -> dict[str, Any]:
     """Captions, language, group and label of one sample. Raises `ValueError` with a reason."""
     fields: dict[str, Any] = {}
-    if "json" in sample:
-        fields = _json_fields(_text(file, sample, "json"))
-    if "txt" in sample:
-        written = _text(file, sample, "txt").strip()
-        whole = fields.pop("caption", None) == written  # then line breaks in it do not part captions
-        fields |= {"captions": [written] if whole else written}
-    if "cls" in sample:
-        label = _text(file, sample, "cls").strip()
+    by_last = {_last(extension): extension for extension in reversed(sample)}
+    if "json" in by_last:
+        fields = _json(_text(file, sample, by_last["json"]))
+    written = next((by_last[name] for name in TEXTS if name in by_last), None)
+    if written is not None:
+        said = _text(file, sample, written).strip()
+        whole = fields.pop("caption", None) == said  # then line breaks in it do not part captions
+        fields |= {"captions": [said] if whole else said}
+    if "cls" in by_last:
+        label = _text(file, sample, by_last["cls"]).strip()
         known = classes is not None and label.isdigit() and int(label) < len(classes)
-        fields["label"] = classes[int(label)] if known else label  # type: ignore[index]
+        fields["label"] = classes[int(label)] if known else None if label == "-1" else label  # type: ignore[index]
     return fields
 
 
-def _json_fields(written: str) -> dict[str, Any]:
+def _json(written: str) -> dict[str, Any]:
     try:
-        record = json.loads(written)
+        record = parse_json(written)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its json cannot be read ({error}).") from None
+    return json_fields(record)
+
+
+def json_fields(record: Any) -> dict[str, Any]:
+    """Captions, language and group in a sample's JSON: an object, or the captions alone. Raises `ValueError`."""
+    if isinstance(record, str | list):
+        return {"captions": [record] if isinstance(record, str) else record}
     if not isinstance(record, dict):
         raise ValueError("its json is not an object.")
     fields = {name: record[name] for name in ("lang", "group") if isinstance(record.get(name), str | int)}
-    return fields | {name: record[name] for name in ("caption", "captions") if name in record}
+    found = {name: record[name] for name in ("caption", "captions") if record.get(name) is not None}
+    spelled = next((name for name in SPELLINGS["caption"] if isinstance(record.get(name), str)), None)
+    return fields | (found or ({"caption": record[spelled]} if spelled else {}))
 
 
 def _text(file: BinaryIO, sample: Sample, extension: str) -> str:
@@ -215,7 +275,4 @@ def _text(file: BinaryIO, sample: Sample, extension: str) -> str:
     if size > MAX_TEXT:
         raise ValueError(f"its {extension} has {size:,} bytes, more than the {MAX_TEXT:,} allowed.")
     file.seek(offset)
-    try:
-        return file.read(size).decode("utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"its {extension} is not UTF-8.") from None
+    return decode_text(file.read(size), f"its {extension}")

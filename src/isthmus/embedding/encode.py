@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from isthmus.data.images import BadImage, content_hash, decode
+from isthmus.data.images import BadImage
 from isthmus.data.pairs import Pairs
+from isthmus.data.ragged import Ragged, join_ragged
 from isthmus.embedding.networks import Network
 from isthmus.embedding.work_plan import Unit
 
@@ -26,13 +27,13 @@ Result = TypeVar("Result")
 class Encoded:
     """One unit, encoded.
 
-    features: for every view (modality, fingerprint, keys uint8 [n, 16], features float32 [n, width]).
+    features: for every view (modality, fingerprint, keys uint8 [n, 16], features float32 [n, width] or n sequences).
     items: how many the unit has. fresh: those that were new, counted once per network. bad: (row, reason) of
         images that cannot be decoded.
     """
 
     items: int
-    features: list[tuple[str, str, np.ndarray, np.ndarray]] = field(default_factory=list)
+    features: list[tuple[str, str, np.ndarray, np.ndarray | Ragged]] = field(default_factory=list)
     fresh: int = 0
     bad: list[tuple[int, str]] = field(default_factory=list)
 
@@ -42,7 +43,7 @@ def hash_images(pairs: Pairs, rows: Sequence[int]) -> list[tuple[int, str | None
 
     def read(row: int) -> tuple[int, str | None, str | None]:
         try:
-            return row, content_hash(pairs.read_bytes(row)), None
+            return row, pairs.content_hash(pairs.read_bytes(row)), None
         except BadImage as error:
             return row, None, error.reason
 
@@ -59,7 +60,7 @@ def encode_unit(
     """
     result = Encoded(len(unit.items))
     rows: list[list[int]] = [[] for _ in networks]
-    parts: list[list[list[np.ndarray]]] = [[] for _ in networks]
+    parts: list[list[list[np.ndarray | Ragged]]] = [[] for _ in networks]
     with ThreadPoolExecutor(THREADS) as pool:
         prepared = in_order(pool, partial(_prepare, networks, pairs, unit), unit.batches(), ahead=THREADS + 1)
         for batch in prepared:
@@ -73,8 +74,12 @@ def encode_unit(
         result.fresh += len(chosen)
         for view, features in zip(network.views, zip(*batches, strict=True), strict=bool(batches)):
             owned = view.modality, view.fingerprint
-            result.features.append((*owned, unit.keys[chosen], np.concatenate(features)))
+            result.features.append((*owned, unit.keys[chosen], _joined(features)))
     return result
+
+
+def _joined(batches: Sequence[Any]) -> np.ndarray | Ragged:
+    return join_ragged(batches) if isinstance(batches[0], Ragged) else np.concatenate(batches)
 
 
 @dataclass
@@ -112,9 +117,9 @@ def _item(pairs: Pairs, unit: Unit, i: int) -> Any:
     if isinstance(item, str):
         return item
     data = pairs.read_bytes(int(item))
-    if content_hash(data) != unit.keys[i].tobytes().hex():
+    if pairs.content_hash(data) != unit.keys[i].tobytes().hex():
         raise BadImage("changed while it was being embedded; run the same command again.")
-    return decode(data, max_pixels=pairs.max_pixels)
+    return pairs.picture(int(item), data)
 
 
 def in_order(

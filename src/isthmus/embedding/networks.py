@@ -10,13 +10,16 @@ import numpy as np
 import torch
 
 from isthmus.data.feature_pairs import SIDES
+from isthmus.data.ragged import Ragged
 from isthmus.encoders import Encoder, encode_views, load_encoders
 from isthmus.encoders.base import Inputs
 from isthmus.encoders.modality import Modality
-from isthmus.errors import InputError
+from isthmus.encoders.uri import STATES
+from isthmus.errors import InputError, UsageError
 from isthmus.precision import choose_precision
 
 LEAST_COSINE = 0.999
+MOST_TOKENS = 512  # of a text, where its encoder has no limit: what the work is planned for
 
 
 @dataclass
@@ -30,8 +33,8 @@ class Network:
         """The inputs of one batch of decoded images, or of captions, which are padded to the longest of them."""
         return self.views[0].preprocess(items)
 
-    def encode(self, inputs: Inputs) -> list[np.ndarray]:
-        """Features of one batch by every view, float32 [n, width_i] each."""
+    def encode(self, inputs: Inputs) -> list[np.ndarray | Ragged]:
+        """Features of one batch by every view, float32 [n, width_i] each, or sequences of states."""
         return encode_views(self.views, inputs, self.autocast)
 
 
@@ -43,9 +46,29 @@ def load(encoders: Any, modality: Modality, **options: Any) -> list[Encoder]:
     return load_encoders(listed, modality=modality, **options)
 
 
-def load_sides(image: Any, text: Any, **options: Any) -> dict[Modality, list[Encoder]]:
-    """The encoders of images and of texts, loaded as `load` does."""
-    return {modality: load(given, modality, **options) for modality, given in zip(SIDES, (image, text), strict=True)}
+def load_all(image: Any, text: Any, encoders: Any = (), **options: Any) -> dict[Modality, list[Encoder]]:
+    """The encoders of a run by modality: those of images, of texts, and `encoders`, each of its own modality.
+
+    Raises `UsageError` where none is named, and for a modality of which pairs hold no items.
+    """
+    found = {
+        modality: load(given, modality, **options)
+        for modality, given in zip(SIDES, (image, text), strict=True)
+        if given is not None
+    }
+    listed = [encoders] if isinstance(encoders, str | Encoder) else list(encoders)
+    for encoder in load_encoders(listed, **options) if listed else ():
+        if encoder.modality not in SIDES:
+            raise UsageError(f"{encoder.uri}: pairs hold images and captions, nothing of modality {encoder.modality}.")
+        found.setdefault(encoder.modality, []).append(encoder)
+    if not found:
+        raise UsageError("No encoder was named: --image-encoder, --text-encoder or --encoder.")
+    return found
+
+
+def states_bytes(views: Sequence[Encoder]) -> int:
+    """Bytes in float32 of the states of one item, at most, of all views that give them; 0 where none does."""
+    return sum(4 * view.width * (view.most_tokens or MOST_TOKENS) for view in views if view.pool == STATES)
 
 
 def by_network(encoders: Sequence[Encoder]) -> list[list[Encoder]]:
@@ -74,10 +97,14 @@ def choose_autocast(
         return None, {}
     inputs = views[0].preprocess(items)
     both = zip(encode_views(views, inputs), encode_views(views, inputs, torch.bfloat16), strict=True)
-    cosine = min(_least_cosine(exact, quick) for exact, quick in both)
+    cosine = min(_least_cosine(_rows(exact), _rows(quick)) for exact, quick in both)
     if not cosine >= LEAST_COSINE:  # NaN included
         return None, {}
     return torch.bfloat16, fast | {"bfloat16_cosine": cosine}
+
+
+def _rows(features: np.ndarray | Ragged) -> np.ndarray:
+    return features.values if isinstance(features, Ragged) else features
 
 
 def _least_cosine(a: np.ndarray, b: np.ndarray) -> float:

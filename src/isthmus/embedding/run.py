@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,14 @@ from tqdm import tqdm
 
 from isthmus.data.images import MAX_PIXELS, BadImage
 from isthmus.data.pairs import Pairs
+from isthmus.data.tables import Frame
 from isthmus.embedding.content_index import Contents
 from isthmus.embedding.engines import check_engine, encode_all, hash_all
-from isthmus.embedding.networks import Network, by_network, choose_autocast, load_sides
+from isthmus.embedding.networks import Network, by_network, choose_autocast, load_all, states_bytes
 from isthmus.embedding.work_plan import caption_batches, cut, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
-from isthmus.errors import InputError
+from isthmus.encoders.uri import STATES
+from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.models.ledger import encoder_cost, timed
 from isthmus.store import StoreWriter
 from isthmus.store.joining import read_ids
@@ -28,17 +29,19 @@ from isthmus.store.opening import open_pairs
 COUNTED = 4  # items on which a network's operations are counted
 SAMPLE = 16  # items on which bf16 is compared with float32
 HASHED_AT_ONCE = 4096
+STATES_DTYPES = ("float16", "int8")
 
 
 @dataclass
 class EmbedReport:
-    """What `embed` did: counts of images, captions and newly encoded items, and what was skipped and why."""
+    """What `embed` did: counts of images, captions and newly encoded items, what was skipped and why, and remarks."""
 
     store: str
     images: int = 0
     captions: int = 0
     encoded: dict[str, int] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         new = ", ".join(f"{count:,} {modality}s" for modality, count in self.encoded.items())
@@ -49,10 +52,11 @@ class EmbedReport:
 
 
 def embed(
-    pairs: Pairs | str | Path,
-    image: str | Encoder | Sequence[str | Encoder],
-    text: str | Encoder | Sequence[str | Encoder],
+    pairs: Pairs | Frame | str | Path,
+    image: str | Encoder | Sequence[str | Encoder] | None = None,
+    text: str | Encoder | Sequence[str | Encoder] | None = None,
     *,
+    encoders: str | Encoder | Sequence[str | Encoder] = (),
     out: str | Path,
     only: str | Path | Sequence[str] | None = None,
     batch_size: int | None = None,
@@ -62,7 +66,9 @@ def embed(
     device: str | None = None,
     trust_remote_code: bool = False,
     engine: str = "local",
+    states_dtype: str = "float16",
     progress: bool = False,
+    **reading: Any,
 ) -> EmbedReport:
     """Write the features of `pairs` by every named encoder into the store `out`.
 
@@ -71,8 +77,10 @@ def embed(
     Views of one network (layers, poolings) share one forward pass.
 
     Args:
-        pairs: a table, folder or tar files (see `read_pairs`), or `Pairs`.
-        image, text: encoders or their URIs, one or several.
+        pairs: a table, folder, tar files or data frame (see `read_pairs`), or `Pairs`.
+        image, text: encoders or their URIs, one or several. With `layer=4,8&pool=states` in a URI, the states of these
+            layers are stored, sequences of tokens (`Store.states`).
+        encoders: more of them, each of its own modality.
         out: the store's folder; made, resumed or extended.
         only: ids to embed (a list, or a Parquet file with an `id` column).
         batch_size: items per forward pass. Default: what is fast on the device, captions by their length
@@ -83,24 +91,30 @@ def embed(
             of the features stays within cosine 0.999 of float32. The store records which, and the cosine.
         engine: "local", or "ray": the workers of a Ray cluster, which read the images by the same paths. On
             machines of one type, with the same number of threads, the store is the same byte for byte.
+        states_dtype: what states are stored in: "float16", or "int8" with a scale for each token.
+        reading: how pairs are read, where they are not `Pairs` yet: `columns`, `images`, `split`, `pages`, `range`.
 
     Raises:
         InputError: nothing to embed, or more than `max_skip` of the pairs were skipped (the store is
             complete without them and `skipped.parquet` lists them).
     """
     check_engine(engine)
-    pairs = chosen_pairs(pairs, only, max_pixels)
+    if states_dtype not in STATES_DTYPES:
+        raise UsageError(f"states_dtype={states_dtype!r}: float16 or int8." + did_you_mean(states_dtype, STATES_DTYPES))
+    pairs = chosen_pairs(pairs, only, max_pixels=max_pixels, **reading)
     options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
-    encoders = load_sides(image, text, **options)
+    sides = load_all(image, text, encoders, **options)
     samples = {"image": lambda: readable(pairs, range(SAMPLE)), "text": lambda: _some_captions(pairs)}
     with StoreWriter(out) as writer:
-        for view in chain.from_iterable(encoders.values()):
+        for view in (one for listed in sides.values() for one in listed):
             named = writer.fingerprints(view.modality)
             if view.fingerprint not in named:
                 any(map(view.recognise, named))
         networks = {
-            modality: [_announced(views, writer, precision, samples[modality]) for views in by_network(listed)]
-            for modality, listed in encoders.items()
+            modality: [
+                _announced(views, writer, precision, samples[modality], states_dtype) for views in by_network(listed)
+            ]
+            for modality, listed in sides.items()
         }
         run = _Run(writer, pairs, batch_size, engine, options, progress)
         run.costs = {
@@ -108,16 +122,16 @@ def embed(
             for modality, listed in networks.items()
         }
         run.hash_images()
-        run.encode_images(networks["image"])
-        run.encode_captions(networks["text"])
+        run.encode_images(networks.get("image", []))
+        run.encode_captions(networks.get("text", []))
         report = run.finish()
     _check_skipped(report, max_skip)
     return report
 
 
-def chosen_pairs(pairs: Pairs | str | Path, only: Any, max_pixels: int = MAX_PIXELS) -> Pairs:
-    """The pairs that `only` names, read if need be."""
-    pairs = open_pairs(pairs, max_pixels=max_pixels)
+def chosen_pairs(pairs: Pairs | Frame | str | Path, only: Any, **reading: Any) -> Pairs:
+    """The pairs that `only` names, read if need be (`read_pairs`)."""
+    pairs = open_pairs(pairs, **reading)
     return pairs if only is None else pairs.subset(read_ids(only))
 
 
@@ -134,11 +148,14 @@ def _some_captions(pairs: Pairs) -> list[str]:
     return pairs.captions["caption"][:SAMPLE].to_pylist()
 
 
-def _announced(views: list[Encoder], writer: StoreWriter, precision: str, sample: Callable[[], list[Any]]) -> Network:
+def _announced(
+    views: list[Encoder], writer: StoreWriter, precision: str, sample: Callable[[], list[Any]], states_dtype: str
+) -> Network:
     """A network whose views the store knows of, with the precision it will run in."""
     autocast, measured = choose_autocast(views, sample, precision)
     for view in views:
-        writer.add_encoder(view.record() | measured)
+        stored = {"stored": states_dtype} if view.pool == STATES and states_dtype != STATES_DTYPES[0] else {}
+        writer.add_encoder(view.record() | measured | stored)
     return Network(views, autocast)
 
 
@@ -175,6 +192,8 @@ class _Run:
                 bar.update(len(found))
 
     def encode_images(self, networks: list[Network]) -> None:
+        if not networks:
+            return
         items, keys = plan_images(self.contents.hashes)
         device = networks[0].views[0].device
         self._encode("image", networks, items, keys, image_batches(len(items), self.batch_size, device))
@@ -184,6 +203,8 @@ class _Run:
 
     def encode_captions(self, networks: list[Network]) -> None:
         self.images, self.captions = self.contents.tables()
+        if not networks:
+            return
         items, keys = plan_captions(self.captions)
         self._encode("text", networks, items, keys, caption_batches(items, self.batch_size))
 
@@ -194,7 +215,7 @@ class _Run:
             for network in networks
         ]
         needed = self.contents.needed(keys, known)
-        units = list(cut(items, keys, needed, ends))
+        units = list(cut(items, keys, needed, ends, states_bytes([v for network in networks for v in network.views])))
         done = len(items) - sum(len(unit.items) for unit in units)
         self.encoded[modality] = 0
         encoders = [one for views in self.costs[modality] for one in views]
@@ -213,7 +234,7 @@ class _Run:
         skipped = [*self.pairs.skipped, *self.contents.skipped]
         self.writer.finish(self.images, self.captions, skipped)
         rows = self.images.num_rows, self.captions.num_rows
-        return EmbedReport(str(self.writer.path), *rows, self.encoded, skipped)
+        return EmbedReport(str(self.writer.path), *rows, self.encoded, skipped, self.pairs.notes)
 
     def _bar(self, what: str, total: int, done: int) -> tqdm:
         return tqdm(desc=what, total=total, initial=done, unit="it", disable=not self.progress)

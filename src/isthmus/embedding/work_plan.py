@@ -23,6 +23,7 @@ import torch
 from isthmus.store.keys import to_keys
 
 LEAST_ITEMS = 1024
+UNIT_BYTES = 256 * 2**20  # of states in float32, which are long: units that hold them are of fewer items
 MOST_UNITS = 4096
 
 # Where no batch size is given. On a CPU the maps of some images stay in the cache: a CNN in float32 loses a tenth by
@@ -94,12 +95,21 @@ def plan_captions(captions: pa.Table) -> tuple[list[str], np.ndarray]:
     return [text for _, text in ordered], to_keys(content for content, _ in ordered)
 
 
-def cut(items: Sequence[int] | Sequence[str], keys: np.ndarray, needed: np.ndarray, ends: np.ndarray) -> Iterator[Unit]:
+def unit_items(items: int, states: int = 0) -> int:
+    """How many of `items` a unit has at least; states: bytes of those of one item, 0 where none are wanted."""
+    least = max(LEAST_ITEMS, -(-items // MOST_UNITS))
+    return min(least, max(1, UNIT_BYTES // states)) if states else least
+
+
+def cut(
+    items: Sequence[int] | Sequence[str], keys: np.ndarray, needed: np.ndarray, ends: np.ndarray, states: int = 0
+) -> Iterator[Unit]:
     """The units of a plan in which something is still needed (bool [networks, n]); `ends` are those of its batches.
 
-    A unit is of whole batches, of at least LEAST_ITEMS items, and of so many that there are at most MOST_UNITS.
+    A unit is of whole batches, of at least LEAST_ITEMS items, and of so many that there are at most MOST_UNITS; of
+    fewer where it holds `states` bytes of each item.
     """
-    least = max(LEAST_ITEMS, -(-len(items) // MOST_UNITS))
+    least = unit_items(len(items), states)
     start = first = 0
     while start < len(items):
         last = int(np.searchsorted(ends, min(start + least, len(items))))

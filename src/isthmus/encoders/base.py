@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.ragged import Ragged
 from isthmus.encoders.fingerprint import digest, view_fingerprint
 from isthmus.encoders.modality import MODALITIES, Modality, ModalitySpec, spec_of
 from isthmus.encoders.pooling import pool_tokens
 from isthmus.encoders.states import States
-from isthmus.encoders.uri import COMMON, OPTIONS, EncoderURI, grid_side, parse_pool
+from isthmus.encoders.uri import COMMON, OPTIONS, STATES, EncoderURI, grid_side, parse_pool
 from isthmus.errors import InputError, UsageError
 
 _said: set[str] = set()  # earlier fingerprints that a warning was given for
@@ -86,7 +87,7 @@ class Encoder:
         self.ingredients = {"modality": modality, **ingredients}
         self.backbone_key = digest(self.ingredients)
         self._earlier_key = digest({"modality": modality, **(ingredients if earlier is None else earlier)})
-        self.pools, self.default_pool = (*sorted(pools), *(self.spec.many if pools else ())), default_pool
+        self.pools, self.default_pool = (*sorted(pools), *((*self.spec.many, STATES) if pools else ())), default_pool
         self._measure()
         self.layer: int | None = None
         self.pool = self._own_pool
@@ -120,7 +121,12 @@ class Encoder:
             return self.forward({key: self._place(value) for key, value in inputs.items()}, layers)
 
     def encode(self, items: Sequence[Any], batch_size: int = 32) -> np.ndarray:
-        """Features of this view, float32 [N, width]. Texts of similar length share a batch."""
+        """Features of this view, float32 [N, width]. Texts of similar length share a batch.
+
+        `UsageError` for pool=states, which gives no such rows: use `states`.
+        """
+        if self.pool == STATES:
+            raise UsageError(f"{self.uri}: gives sequences, not one row of features for each item: use `states`.")
         features = np.empty((len(items), self.width), dtype=np.float32)
         order = list(range(len(items)))
         if self.spec.length is not None:
@@ -167,11 +173,12 @@ class Encoder:
             view._count(part)
         return view
 
-    def expand(self, pool: str | None = None) -> list[Encoder]:
-        """One view per layer, from 0 to `depth`: what `layer=*` stands for."""
+    def expand(self, pool: str | None = None, layers: Sequence[int] | Literal["*"] = "*") -> list[Encoder]:
+        """One view for each of `layers`, "*" being all from 0 to `depth`: what `layer=*` and `layer=4,8` stand for."""
         if self.depth < 0:
             raise UsageError(f"{self.uri}: this encoder does not expose its layers.")
-        return [self.at(layer, pool) for layer in range(self.depth + 1)]
+        chosen = range(self.depth + 1) if layers == "*" else dict.fromkeys(map(self._resolve_layer, layers))
+        return [self.at(layer, pool) for layer in chosen]
 
     @property
     def depth(self) -> int:
@@ -192,12 +199,24 @@ class Encoder:
             if not self._length:
                 raise UsageError(f"{self.uri}: pool=tokens needs max_tokens=: this encoder takes texts of any length.")
             return self._length
+        if part == STATES:
+            return 1
         patches = self._patches[-1 if self.layer is None else self.layer]
         if part == "patches":
             return patches
         if grid_side(part) ** 2 > patches:
             raise UsageError(f"{self.uri}: {part} asks for more tokens than the {patches} patches there are.")
         return max(1, grid_side(part) ** 2)
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of an item at this view's layer; None where items differ in them."""
+        return None if self.spec.padded else self._leading + self._patches[-1 if self.layer is None else self.layer]
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The most tokens of an item at this view's layer; None where there is no limit."""
+        return self._length if self.tokens is None else self.tokens
 
     @property
     def _length(self) -> int | None:
@@ -238,7 +257,7 @@ class Encoder:
     def record(self) -> EncoderRecord:
         """What a store or a model writes down about this encoder, as JSON."""
         hidden = ("weights", "config", "modality")
-        return {
+        found: EncoderRecord = {
             "modality": self.modality,
             "uri": str(self.uri),
             "revision": self.revision,
@@ -252,6 +271,7 @@ class Encoder:
             "compute_dtype": str(self.dtype).removeprefix("torch."),
             "preprocessing": {key: value for key, value in self.ingredients.items() if key not in hidden},
         }
+        return found | {"rate_hz": self.rate_hz, "prefix": self._leading} if self.pool == STATES else found
 
     def __repr__(self) -> str:
         return f"<Encoder {self.uri} {self.modality} width={self.width} fingerprint={self.fingerprint[:12]}>"
@@ -273,6 +293,7 @@ class Encoder:
         self._layer_widths = [layer.shape[-1] for layer in output.layers]
         self._token_width = 0 if output.tokens is None else output.tokens.shape[-1]
         self._pooled_width = None if output.pooled is None else output.pooled.shape[-1]
+        self._leading = output.prefix
         # Of each layer, then of the tokens after the final norm.
         self._patches = [tokens.shape[1] - output.prefix for tokens in output.layers]
         self._patches += [0 if output.tokens is None else output.tokens.shape[1] - output.prefix]
@@ -299,6 +320,15 @@ class Encoder:
         pool = re.sub(r"\bcls\b", "last", self.pool) if self.cls_last else self.pool
         return pool_tokens(tokens, pool, output.mask, output.prefix, self._length)
 
+    def _features(self, output: Output) -> np.ndarray | Ragged:
+        """This view's rows of features, or its sequences of states, both in float32."""
+        if self.pool != STATES:
+            return self._pooled(output).cpu().numpy()
+        tokens = output.tokens if self.layer is None else output.layers[self.layer]
+        assert tokens is not None
+        mask = None if output.mask is None else output.mask.cpu().numpy()
+        return Ragged.of(tokens.float().cpu().numpy(), mask, self.rate_hz)
+
     def _place(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
@@ -312,8 +342,10 @@ def _equal(a: Output, b: Output) -> bool:
     return all(x.shape == y.shape and (x - y).abs().max() <= 1e-3 * x.abs().max() for x, y in given if x.numel())
 
 
-def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dtype | None = None) -> list[np.ndarray]:
+def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dtype | None = None) -> list[Any]:
     """Features of several views of one network, float32 [N, width_i] each, from a single forward pass.
+
+    Of those with pool=states: `Ragged`, N sequences.
 
     inputs: what `preprocess` of any of them gave. autocast: see `Encoder.run`.
     Views of different networks are a `UsageError`.
@@ -323,7 +355,7 @@ def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dt
         if other.network is not first.network and other.backbone_key != first.backbone_key:
             raise UsageError(f"{first.uri} and {other.uri} are different networks: encode them one by one.")
     output = first.run(inputs, any(view.layer is not None for view in encoders), autocast)
-    return [view._pooled(output).cpu().numpy() for view in encoders]
+    return [view._features(output) for view in encoders]
 
 
 def _check_options(uri: EncoderURI, modality: Modality) -> None:

@@ -61,4 +61,4 @@ class CallableEncoder(Encoder):
             super()._measure()
             self._stated_width = self._pooled_width
         self._layer_widths, self._token_width, self._pooled_width = [], 0, self._stated_width
-        self._patches = [0]
+        self._patches, self._leading = [0], 0

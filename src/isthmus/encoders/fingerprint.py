@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isthmus.cache import cache_dir
 from isthmus.errors import InputError
-from isthmus.files import cache_dir, read_cached, write_sealed
+from isthmus.files import read_cached, write_sealed
 from isthmus.weights import read_header
 
 

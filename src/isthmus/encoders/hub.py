@@ -7,14 +7,14 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
+from isthmus.cache import in_reach
 from isthmus.encoders import modules
 from isthmus.encoders.uri import EncoderURI, is_path
-from isthmus.errors import InputError, IsthmusError, OfflineError, UsageError
+from isthmus.errors import InputError, OfflineError, UsageError, caught
 from isthmus.files import file_digest, read_json
 
 # Some networks of transformers fetch compute kernels by themselves where the package `kernels` is there.
@@ -28,8 +28,6 @@ AGAIN = "There are no weights at all: fetch the model again, or save it again."
 UNREAD = "Pickled weights can run code and are not read."
 # Configuration, tokenizers and cards: fetched first, because they say which weight files are needed.
 SMALL = ["*.json", "*.jsonl", "*.txt", "*.model", "*.py", "*.jinja", "README.md"]
-# What the libraries raise on files they cannot use.
-UNREADABLE = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
 # Entries of configurations that say who saved them and how, and nothing about the features.
 INCIDENTAL = {
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"),
@@ -88,11 +86,8 @@ def loading(uri: EncoderURI) -> Iterator[None]:
     logging.disable_progress_bar()
     constants.HF_HUB_OFFLINE = True
     try:
-        yield
-    except IsthmusError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{uri}: cannot be loaded: {' '.join(str(error).split())}") from error
+        with caught(uri):
+            yield
     finally:
         constants.HF_HUB_OFFLINE = offline_before
         logging.set_verbosity(verbosity)
@@ -177,10 +172,22 @@ def _remedy(uri: EncoderURI) -> str:
     )
 
 
+def _closed(error: BaseException | None) -> OSError | None:
+    """That the cache cannot be written to, where that is behind `error`."""
+    while error is not None:  # a connection that is refused names no file
+        if isinstance(error, OSError) and error.filename and error.errno in (EACCES, EPERM, EROFS, ENOSPC, EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[str], fetch: bool) -> Path:
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
+    cache = Path(constants.HF_HUB_CACHE)
+    with in_reach(cache, "HF_HOME"), suppress(FileNotFoundError):
+        os.scandir(cache).close()
     try:
         return Path(
             huggingface_hub.snapshot_download(
@@ -202,6 +209,9 @@ def _snapshot(uri: EncoderURI, repo: str, revision: str | None, patterns: list[s
         reason = " ".join(str(error).split())
         raise OfflineError(f"{uri}: the hub cannot be reached as the proxy settings say ({reason}).") from None
     except (OSError, errors.EntryNotFoundError, errors.HTTPError) as error:  # HTTPError: broken off half-way
+        if closed := _closed(error):
+            with in_reach(cache, "HF_HOME"):
+                raise closed from None
         at = f" --revision {revision}" if revision else ""
         raise OfflineError(
             f"{uri}: not in the cache, and it cannot be fetched now ({type(error).__name__}). With a network,"

@@ -8,22 +8,21 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from isthmus.data.images import from_array, to_rgb
 from isthmus.errors import InputError
 
 
 def to_pil(image: Any) -> Image.Image:
-    """RGB from a PIL image (transparency on white) or a tensor [3, H, W] in 0..1 or 0..255."""
+    """Upright RGB (`isthmus.data.images.to_rgb`) from a PIL image, an array as `from_array` takes it, or a tensor
+    [3, H, W] in 0..1 or 0..255.
+    """
     if isinstance(image, Tensor):
         return _from_tensor(image)
+    if isinstance(image, np.ndarray):
+        image = from_array(image)
     if not isinstance(image, Image.Image):
-        raise InputError(f"an image encoder takes PIL images or tensors [3, H, W], not {type(image).__name__}.")
-    if image.mode == "RGB":
-        return image
-    if "A" in image.getbands() or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+        raise InputError(f"an image encoder takes PIL images, arrays or tensors [3, H, W], not {type(image).__name__}.")
+    return to_rgb(image)
 
 
 def probe_image() -> Image.Image:

@@ -13,7 +13,7 @@ from isthmus.encoders.base import Encoder
 from isthmus.encoders.modality import Modality, spec_of
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
-from isthmus.errors import UsageError
+from isthmus.errors import UsageError, caught
 
 
 def load_encoder(
@@ -39,10 +39,10 @@ def load_encoder(
     if isinstance(uri, Encoder):
         return _checked(uri, modality)
     parsed = EncoderURI.parse(uri)
-    if parsed.layer == "*":
-        raise UsageError(f"{parsed}: layer=* names several encoders: use load_encoders.")
+    if parsed.several:
+        raise UsageError(f"{parsed}: names several layers, and so several encoders: use load_encoders.")
     encoder = _load_backbone(parsed.backbone(), modality, device, trust_remote_code, fetch)
-    return encoder.at(parsed.layer, parsed.pool)
+    return encoder.at(parsed.layer, parsed.pool)  # type: ignore[arg-type]
 
 
 def load_encoders(
@@ -53,7 +53,9 @@ def load_encoders(
     trust_remote_code: bool = False,
     fetch: bool = True,
 ) -> list[Encoder]:
-    """Load several, each network once; `layer=*` becomes a view per layer. Encoders that are loaded already follow."""
+    """Load several, each network once: views of one network share it. `layer=*` and `layer=4,8` become a view per
+    layer; encoders that are loaded already follow.
+    """
     backbones: dict[EncoderURI, Encoder] = {}
     views: list[Encoder] = []
     named = list(uris)
@@ -61,10 +63,10 @@ def load_encoders(
         key = parsed.backbone()
         if key not in backbones:
             backbones[key] = _load_backbone(key, modality, device, trust_remote_code, fetch)
-        if parsed.layer == "*":
-            views += backbones[key].expand(parsed.pool)
+        if parsed.several:
+            views += backbones[key].expand(parsed.pool, parsed.layer)  # type: ignore[arg-type]
         else:
-            views.append(backbones[key].at(parsed.layer, parsed.pool))
+            views.append(backbones[key].at(parsed.layer, parsed.pool))  # type: ignore[arg-type]
     return [*views, *(_checked(one, modality) for one in named if isinstance(one, Encoder))]
 
 
@@ -94,7 +96,8 @@ def _load_backbone(
     if modality is not None:
         spec_of(modality)
     load = SOURCES.find(uri.source)
-    encoder: Encoder = load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)
+    with caught(uri):
+        encoder: Encoder = load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)
     return _checked(encoder, modality, uri)
 
 

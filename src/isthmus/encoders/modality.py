@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from isthmus.data.records import encodable
 from isthmus.encoders.images import probe_image, to_pil
 from isthmus.errors import InputError
 from isthmus.registry import Registry
@@ -54,6 +55,8 @@ def check_texts(items: Sequence[Any]) -> list[str]:
     for i, item in enumerate(items):
         if not isinstance(item, str):
             raise InputError(f"a text encoder takes strings; item {i} is of type {type(item).__name__}.")
+        if not encodable(item):
+            raise InputError(f"text {i}, {item[:40]!r}, holds half a character, which is not valid Unicode.")
     return list(items)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from isthmus.encoders.limits import MAX_MODULES
 from isthmus.errors import InputError
 from isthmus.files import read_json
 
@@ -51,6 +52,8 @@ def _add(found: dict[str, str], folder: Path, file: Path, path: Any, type_: Any,
         raise InputError(f"{file}: the module {path!r} is not inside the model's folder.")
     name = "/".join(parts)
     found[name] = type_
+    if len(found) > MAX_MODULES:
+        raise InputError(f"{file}: more than {MAX_MODULES} modules.")
     if kind(type_) in ROUTERS:
         own = router_config(folder / name)
         held = read_json(own)

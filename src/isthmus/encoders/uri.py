@@ -12,7 +12,8 @@ from isthmus.encoders.sources import SOURCES
 from isthmus.errors import UsageError, did_you_mean
 
 DTYPES = ("bfloat16", "float16", "float32")
-POOLS = ("cls", "last", "max", "mean", "patches", "tokens")
+STATES = "states"
+POOLS = ("cls", "last", "max", "mean", "patches", STATES, "tokens")
 GRID = re.compile("grid([1-9][0-9]*)")  # grid16: the patches averaged to 4 × 4 tokens
 FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
@@ -21,11 +22,11 @@ FLAGS = {"1": True, "true": True, "0": False, "false": False}
 class EncoderURI:
     """A parsed encoder name. `str(uri)` is canonical: options sorted, nothing implied.
 
-    layer: hidden state to read (0 = embedding, k = output of block k, negative from the end), or "*" for
-        each; None = tokens after the final norm.
+    layer: hidden state to read (0 = embedding, k = output of block k, negative from the end), several ("4,8,12")
+        or "*" for each; None = tokens after the final norm.
     pool: how tokens become features, `+` joins several; None = the encoder's own way. One vector: cls, mean, max,
         last. Many, side by side: patches (all of an image), grid4, grid9, grid16, … (so many averages of them),
-        tokens (all of a text, zeros behind the last).
+        tokens (all of a text, zeros behind the last). A sequence of any length, unpooled: states.
     size: image side in pixels. max_tokens, prompt: length limit and prefix of texts.
     dtype: compute type, float32 unless given.
     """
@@ -34,7 +35,7 @@ class EncoderURI:
     name: str
     revision: str | None = None
     dtype: str | None = None
-    layer: int | Literal["*"] | None = None
+    layer: int | tuple[int, ...] | Literal["*"] | None = None
     max_tokens: int | None = None
     pool: str | None = None
     prompt: str | None = None
@@ -67,6 +68,11 @@ class EncoderURI:
         revision = unquote(revision) if revision else None
         return cls(source, unquote(name), revision, **options)  # type: ignore[arg-type]
 
+    @property
+    def several(self) -> bool:
+        """Whether it names several layers, and so several encoders."""
+        return self.layer == "*" or isinstance(self.layer, tuple)
+
     def backbone(self) -> EncoderURI:
         """The same encoder without layer and pooling: what has to be loaded once."""
         return replace(self, layer=None, pool=None)
@@ -98,6 +104,8 @@ def parse_pool(pool: str) -> tuple[str, ...]:
             raise UsageError(f"pool={pool}: no pooling {part!r}." + did_you_mean(part, (*POOLS, "grid16")))
     if len(set(parts)) < len(parts):
         raise UsageError(f"pool={pool}: a pooling is given twice.")
+    if STATES in parts and len(parts) > 1:
+        raise UsageError(f"pool={pool}: states are sequences, which cannot be joined with anything.")
     return parts
 
 
@@ -112,7 +120,7 @@ def gives_tokens(pool: str | None) -> bool:
     return any(part in ("patches", "tokens") or grid_side(part) for part in str(pool).split("+"))
 
 
-def _option(text: str, item: str) -> tuple[str, str | int | bool]:
+def _option(text: str, item: str) -> tuple[str, str | int | bool | tuple[int, ...]]:
     key, _, raw = item.partition("=")
     value = unquote(raw)
     if key not in OPTIONS:
@@ -127,6 +135,11 @@ def _option(text: str, item: str) -> tuple[str, str | int | bool]:
         if value.lower() not in FLAGS:
             raise UsageError(f"{text!r}: trust_remote_code is 0 or 1, not {value!r}.")
         return key, FLAGS[value.lower()]
+    if key == "layer" and "," in value:
+        layers = tuple(_integer(text, key, one) for one in value.split(","))
+        if len(set(layers)) < len(layers):
+            raise UsageError(f"{text!r}: a layer is given twice.")
+        return key, layers
     if key in ("size", "max_tokens") or (key == "layer" and value != "*"):
         return key, _integer(text, key, value)
     return key, value
@@ -142,7 +155,9 @@ def _integer(text: str, key: str, value: str) -> int:
     return number
 
 
-def _write(value: str | int | bool) -> str:
+def _write(value: str | int | bool | tuple[int, ...]) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return str(int(value)) if isinstance(value, bool) else _quote(str(value), "&")
 
 

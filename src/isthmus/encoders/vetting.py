@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.encoders import modules
+from isthmus.encoders.limits import MAX_BYTES, check_limits
 from isthmus.errors import InputError
 from isthmus.files import read_json
 
@@ -68,7 +69,9 @@ def check_folder(folder: Path, uri: Any) -> None:
             _refuse(uri, folder / path, f"its module {type_!r} is not one of Sentence-Transformers' own")
     for place in sorted({folder, *(folder / path for path in found)}):
         for file in sorted(place.glob("*config.json")):
-            for key, value in _entries(read_json(file)):
+            read = read_json(file, MAX_BYTES)
+            check_limits(file, read)
+            for key, value in _entries(read):
                 _check_entry(uri, file, key, value)
     for path, type_ in found.items():
         _check_module(uri, folder / path, modules.kind(type_))

@@ -8,13 +8,23 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.diagnosis.audit import audit, recall_by_novelty
 from isthmus.evaluation.diagnosis.findings import Findings
-from isthmus.evaluation.inputs import Data, Embedded, Given, embed_for_evaluation, label_classes, named, opened
+from isthmus.evaluation.inputs import (
+    Data,
+    Embedded,
+    Given,
+    embed_for_evaluation,
+    label_classes,
+    named,
+    opened,
+    read_first,
+)
 from isthmus.evaluation.pages.diagnosis import write_report
 from isthmus.evaluation.tasks import Prompts, task
 from isthmus.metrics.bootstrap import estimate
@@ -55,6 +65,10 @@ def diagnose(
     templates: Prompts | None = None,
     split: str | None = None,
     only: str | Path | Sequence[str] | None = None,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
@@ -69,6 +83,7 @@ def diagnose(
         k: of the k-occurrences (10).
         near: the least cosine, of encoder features, at which an image counts as one of the training data's (0.95).
     """
+    data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     _check(precision, k, near, against)
     cached = holds_features(data) and (against is None or holds_features(against))
     model, name = opened(model, encoders=not cached or classes is not None or templates is not None)

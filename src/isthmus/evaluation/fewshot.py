@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from isthmus.evaluation.inputs import Given
+from isthmus.data.columns import Columns
+from isthmus.evaluation.inputs import Given, read_first
 from isthmus.evaluation.labelled import Labelled
 from isthmus.evaluation.probes import DRAWS, Correct, Probed, frozen_and_projected
 from isthmus.evaluation.tasks import task
@@ -26,6 +27,10 @@ def fewshot(
     shots: Sequence[int] = SHOTS,
     split: str = "test",
     out: str | Path | None = None,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -38,6 +43,7 @@ def fewshot(
         split: what to test on (test); the split train is trained on.
         out: keep the features in this folder, and go on from them.
     """
+    data = read_first(data, columns=columns, images=images, pages=pages, range=range)
 
     def answer(train: Labelled, test: Labelled) -> Correct:
         return {f"fewshot_acc1@{k}": _few(train, test, k, seed) for k in shots}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,19 +11,21 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.folders import readable
 from isthmus.data.groups import by_appearance, whole_groups
-from isthmus.data.images import BadImage, content_hash, decode
+from isthmus.data.images import BadImage
 from isthmus.data.labels import check_classes, class_names
 from isthmus.data.pairs import Pairs
-from isthmus.errors import InputError
+from isthmus.data.tables import Frame
+from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.evaluation.labelled import stored_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids, read_ids
-from isthmus.store.opening import open_source
+from isthmus.store.opening import holds_features, open_pairs, open_source
 
-Data = FeaturePairs | Pairs | str | Path  # what most tasks take; a store by its folder
+Data = FeaturePairs | Pairs | Frame | str | Path  # what most tasks take; a store by its folder
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def opened(model: Given, *, encoders: bool = True) -> tuple[DualEncoder, str]:
 
 def named(data: object) -> str:
     """The name of data in results."""
+    if isinstance(data, Pairs) and data.path is not None:
+        return str(data.path)
     return str(data) if isinstance(data, str | Path) else "arrays"
 
 
@@ -58,7 +63,7 @@ class Embedded:
 
     image: [n, d] and text: [m, d] float32, L2-normalised. image_of: [m] row of each caption's image.
     groups: [n] near-duplicates (`whole_groups`), the unit of every bootstrap, numbered by first appearance.
-    labels: class names by image, or None.
+    labels: class names by image, or None. class_folders: where labels are those of folders, these, sorted.
     """
 
     image: np.ndarray
@@ -69,11 +74,26 @@ class Embedded:
     captions: list[str] | None = None
     labels: list[str | None] | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    class_folders: list[str] = field(default_factory=list)
+
+
+def read_first(data: Any, **reading: Any) -> Any:
+    """`data`; as pairs, where it is said how those are to be read: `columns`, `images`, … of `read_pairs`.
+
+    Raises `UsageError` for such options of a store or arrays.
+    """
+    given = {name: value for name, value in reading.items() if value is not None}
+    if not given:
+        return data
+    if holds_features(data):
+        raise UsageError(f"{named(data)}: holds features: {', '.join(given)} are for reading pairs.")
+    return open_pairs(data, captions="optional", **given)
 
 
 def embed_for_evaluation(
     model: DualEncoder,
-    data: FeaturePairs | Pairs | Store | str | Path,
+    data: Data | Store,
     *,
     split: str | None = None,
     only: str | Path | Sequence[str] | None = None,
@@ -82,7 +102,8 @@ def embed_for_evaluation(
     """`data` as embeddings of `model`.
 
     Args:
-        data: a store (cached features; its encoders must be the model's), pairs, or arrays as `FeaturePairs`.
+        data: a store (cached features; its encoders must be the model's), pairs or what `read_pairs` reads, or arrays
+            as `FeaturePairs`.
         split: only these pairs ("train", "val" or "test"); None takes all.
         only: only these ids, or those in the `id` column of a Parquet file.
         seed: of the validation split, where the data names none.
@@ -90,13 +111,25 @@ def embed_for_evaluation(
     Raises:
         InputError: no pairs left, or a store without the model's encoders.
     """
+    return embed_chosen(model, chosen_data(model, data, split=split, only=only, seed=seed))
+
+
+def chosen_data(
+    model: DualEncoder, data: Data | Store, *, split: str | None = None, only: Any = None, seed: int = 0
+) -> FeaturePairs | Pairs:
+    """`data`, read and cut down to what is asked for, before anything is encoded; see `embed_for_evaluation`."""
     opened = open_source(data)
     if isinstance(opened, Store):
-        return _from_features(model, stored_pairs(model, opened, split=split, only=only, seed=seed))
+        return stored_pairs(model, opened, split=split, only=only, seed=seed)
     if isinstance(opened, FeaturePairs):
-        return _from_features(model, opened if only is None else choose_ids(opened, only))
+        return opened if only is None else choose_ids(opened, only)
     opened = opened if split is None else opened.filter(split=split)
-    return _from_images(model, opened if only is None else _chosen(opened, only))
+    return opened if only is None else _chosen(opened, only)
+
+
+def embed_chosen(model: DualEncoder, data: FeaturePairs | Pairs) -> Embedded:
+    """What `chosen_data` gave, embedded."""
+    return _from_features(model, data) if isinstance(data, FeaturePairs) else _from_images(model, data)
 
 
 def zeroshot_labels(
@@ -124,19 +157,47 @@ def label_classes(
 
     Raises `InputError` where no image has a label, a label is not among `classes`, or these are no names.
     """
+    names, number = match_labels(embedded.labels or [], class_names(classes), embedded.class_folders)
     named = [(row, label) for row, label in enumerate(embedded.labels or []) if label]
-    if not named:
-        raise InputError("Zero-shot classification needs labels: no image of the data has one (column `label`).")
-    labelled, labels = np.array([row for row, _ in named], np.int64), [label for _, label in named]
-    names = class_names(classes) or sorted(set(labels))
-    unknown = sorted(set(labels) - set(names))
-    if unknown:
-        raise InputError(f"Label {unknown[0]!r} is not among the {len(names)} class names.")
     check_classes(names, "the labels" if classes is None else "the class names", given=classes is not None)
+    labelled = np.array([row for row, _ in named], np.int64)
+    truth = np.array([number[label] for _, label in named])
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
-    number = {name: row for row, name in reversed(list(enumerate(names)))}  # of one name the first, as ties go
-    truth = np.array([number[label] for label in labels])
     return labelled, truth, names, class_embeddings(encode_text, names, prompts), prompts
+
+
+def match_labels(
+    labels: Sequence[str | None], names: Sequence[str], folders: Sequence[str] = ()
+) -> tuple[list[str], dict[str, int]]:
+    """The class names (default: the labels that occur, sorted), and which of them each label is.
+
+    A label is a name; else all are whole numbers of names, from 0; else they are names but for case, spaces and
+    punctuation; else class folders, sorted, stand for the names in their order. Raises `InputError`.
+    """
+    there = sorted({label for label in labels if label})
+    if not there:
+        raise InputError("Zero-shot classification needs labels: no image of the data has one (column `label`).")
+    if not names:
+        return there, {label: row for row, label in enumerate(there)}
+    by_name = {name: row for row, name in reversed(list(enumerate(names)))}
+    if by_name.keys() >= {*there}:
+        return list(names), by_name  # of a name that stands there twice the first, as ties go
+    if all(re.fullmatch(r"\d+(\.0)?", label) for label in there):  # pandas writes 1.0 where a label is missing
+        numbers = {label: int(float(label)) for label in there}
+        if max(numbers.values()) < len(names):
+            return list(names), numbers
+        raise InputError(f"Label {max(numbers.values())} is no line of the {len(names)} class names, numbered from 0.")
+    by_letters = {_letters(name): row for name, row in by_name.items()}
+    if len(by_letters) == len(by_name) and all(_letters(label) in by_letters for label in there):
+        return list(names), {label: by_letters[_letters(label)] for label in there}
+    if folders and len(folders) == len(names):
+        return list(names), {label: row for row, one in enumerate(folders) for label in (one, readable(one))}
+    unknown = next(label for label in there if label not in by_name)
+    raise InputError(f"Label {unknown!r} is not among the {len(names)} class names.{did_you_mean(unknown, by_name)}")
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def _chosen(pairs: Pairs, only: str | Path | Sequence[str]) -> Pairs:
@@ -166,9 +227,9 @@ def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embe
         for index in range(start, min(start + batch_size, len(ids))):
             try:
                 data = pairs.read_bytes(index)
-                images.append(decode(data))
+                images.append(pairs.picture(index, data))
                 kept.append(index)
-                hashes.append(content_hash(data))
+                hashes.append(pairs.content_hash(data))
             except BadImage as error:
                 skipped.append((ids[index], error.reason))
         if images:
@@ -186,4 +247,6 @@ def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embe
         [text for _, text in captions],
         [pairs.images["label"][index].as_py() for index in kept],
         skipped,
+        pairs.notes,
+        pairs.class_folders,
     )

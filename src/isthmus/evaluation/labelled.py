@@ -15,6 +15,7 @@ from isthmus.data.pairs import Pairs
 from isthmus.embedding import embed
 from isthmus.errors import InputError
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.saved import modalities_of
 from isthmus.store import Store, open_store
 from isthmus.store.joining import image_groups, regrouped
 
@@ -64,8 +65,10 @@ def fingerprints(model: DualEncoder, modality: str) -> list[str]:
 
 def stored_pairs(model: DualEncoder, store: Store, **chosen: Any) -> FeaturePairs:
     """Images and captions of a store with the features of the model's encoders; chosen: split, only, seed."""
-    pairs = store.pairs(image=fingerprints(model, "image"), text=fingerprints(model, "text"), **chosen)
-    return regrouped(pairs, store.images)
+    first, second = modalities_of(model.records)
+    image, text = fingerprints(model, "image"), fingerprints(model, "text")
+    pairs = store.pairs(image=image, text=text, modalities=(first, second), **chosen)
+    return regrouped(pairs, store.table(first))
 
 
 def skipped(pairs: Pairs, store: Store) -> list[tuple[str, str]]:

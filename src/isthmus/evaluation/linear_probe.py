@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from isthmus.evaluation.inputs import Given
+from isthmus.data.columns import Columns
+from isthmus.evaluation.inputs import Given, read_first
 from isthmus.evaluation.labelled import Labelled
 from isthmus.evaluation.probes import Correct, Probed, frozen_and_projected
 from isthmus.evaluation.tasks import task
@@ -19,6 +21,10 @@ def linear_probe(
     *,
     split: str = "test",
     out: str | Path | None = None,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -30,6 +36,7 @@ def linear_probe(
         split: what to test on (test); the split train is trained on.
         out: keep the features in this folder, and go on from them.
     """
+    data = read_first(data, columns=columns, images=images, pages=pages, range=range)
 
     def answer(train: Labelled, test: Labelled) -> Correct:
         sides = (train.features, train.labels, test.features, test.labels)

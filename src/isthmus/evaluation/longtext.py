@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, pairs_from_lists, read_pairs
+from isthmus.data.tables import Frame
 from isthmus.encoders.base import Encoder
 from isthmus.encoders.lengths import token_ceiling, token_limit, tokenize, with_max_tokens
 from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.datasets.dci import read_dci
 from isthmus.evaluation.datasets.docci import read_docci
 from isthmus.evaluation.datasets.urban1k import read_urban1k
-from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened
+from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened, read_first
 from isthmus.evaluation.retrieval import COLUMNS
 from isthmus.evaluation.tasks import task
 from isthmus.metrics.results import Result, result
@@ -37,6 +39,10 @@ def longtext(
     split: str | None = None,
     max_tokens: int | None = None,
     report: str | Path | None = None,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -51,13 +57,17 @@ def longtext(
 
     Raises UsageError for `max_tokens` beyond the encoder's positions.
     """
+    data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     model, name = opened(model)
     if "text" not in getattr(model, "encoders", {}):
         raise InputError("Cutting captions needs the text encoder: load the model with its encoders.")
     source = without_features(data)
     if max_tokens is not None:
         cut_at(model, max_tokens, strictly=True)  # says at once where it cannot be
-    pairs = source if isinstance(source, Pairs) else read_longtext(source, split=split)
+    if isinstance(source, Pairs):
+        pairs = source if split is None else source.filter(split=split)
+    else:
+        pairs = read_longtext(source, split=split)
     embedded = embed_for_evaluation(model, pairs)
     captions = embedded.captions or []
     if not captions:
@@ -81,10 +91,12 @@ def longtext(
     return results
 
 
-def read_longtext(root: str | Path, *, split: str | None = None) -> Pairs:
+def read_longtext(root: Frame | str | Path, *, split: str | None = None) -> Pairs:
     """Pairs from a folder in the layout of Urban1k, DOCCI or DCI (`isthmus.evaluation.datasets`), or from whatever
     `read_pairs` reads. split: of DOCCI or pairs. Raises InputError naming file and line.
     """
+    if not isinstance(root, str | Path):
+        return read_pairs(root, split=split)
     root = Path(root)
     if (root / "caption").is_dir() and (root / "image").is_dir():
         return _pairs(read_urban1k(root))
@@ -102,7 +114,7 @@ def _pairs(rows: Iterable[tuple[str, Path, str]]) -> Pairs:
     return pairs_from_lists(images, captions, ids=ids)
 
 
-def without_features(data: Data) -> Pairs | str | Path:
+def without_features(data: Data) -> Pairs | Frame | str | Path:
     """The data, whose captions the task has to read itself; InputError for a store or arrays."""
     if isinstance(data, FeaturePairs) or holds_features(data):
         raise InputError(f"{named(data)}: holds features; this task reads captions. Give it the pairs themselves.")

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from isthmus.data.columns import Columns
 from isthmus.data.pairs import Pairs, pairs_from_lists, read_pairs
+from isthmus.data.tables import Frame
 from isthmus.encoders.lengths import tokenize
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.evaluation.datasets import multi30k, xm3600, xtd10
@@ -19,7 +21,7 @@ from isthmus.evaluation.datasets.languages import Captions
 from isthmus.evaluation.datasets.multi30k import read_multi30k
 from isthmus.evaluation.datasets.xm3600 import read_xm3600
 from isthmus.evaluation.datasets.xtd10 import read_xtd10
-from isthmus.evaluation.inputs import Data, Embedded, Given, embed_for_evaluation, named, opened
+from isthmus.evaluation.inputs import Data, Embedded, Given, embed_for_evaluation, named, opened, read_first
 from isthmus.evaluation.longtext import without_features
 from isthmus.evaluation.retrieval import COLUMNS as RETRIEVAL
 from isthmus.evaluation.tasks import task
@@ -45,6 +47,9 @@ def multilingual(
     languages: Sequence[str] | None = None,
     classes: str | Path | None = None,
     split: str | None = None,
+    columns: str | Columns | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -62,9 +67,14 @@ def multilingual(
     Raises UsageError for a language that is not there; InputError where the tokenizer does not know one that was
     asked for (or any): more than half of its tokens are unknown. Of languages nobody asked for, such are skipped.
     """
+    if columns is not None or pages is not None or range is not None:  # images alone may be those of a set
+        data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     model, name = opened(model)
     source = without_features(data)
-    pairs = source if isinstance(source, Pairs) else read_multilingual(source, images=images, split=split)
+    if isinstance(source, Pairs):
+        pairs = source if split is None else source.filter(split=split)
+    else:
+        pairs = read_multilingual(source, images=images, split=split)
     namings = _namings(classes)
     there = sorted({lang or UNNAMED for lang in pairs.captions["lang"].unique().to_pylist()} | set(namings))
     for asked in languages or ():
@@ -100,13 +110,15 @@ def multilingual(
     return results
 
 
-def read_multilingual(root: str | Path, *, images: str | Path | None = None, split: str | None = None) -> Pairs:
+def read_multilingual(root: Frame | str | Path, *, images: str | Path | None = None, split: str | None = None) -> Pairs:
     """Pairs whose captions carry a `lang`, from a folder in the layout of XTD-10, Multi30k or XM3600
     (`isthmus.evaluation.datasets`), or from whatever `read_pairs` reads.
 
     images: their folder; default: the places each set names. split: of Multi30k, or of pairs. Languages are named by
     ISO codes (XTD-10's jp is ja). Raises InputError naming file and line.
     """
+    if not isinstance(root, str | Path):
+        return read_pairs(root, split=split, captions="optional", images=images)
     root = Path(root)
     for read, folders in (
         (read_xtd10, xtd10.IMAGES),
@@ -116,7 +128,7 @@ def read_multilingual(root: str | Path, *, images: str | Path | None = None, spl
         captions = read(root, split)
         if captions is not None:
             return _pairs(captions, _folders(root, images, folders))
-    return read_pairs(root, split=split, captions="optional")
+    return read_pairs(root, split=split, captions="optional", images=images)
 
 
 def _pairs(captions: Captions, folders: Sequence[Path]) -> Pairs:

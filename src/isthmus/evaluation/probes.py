@@ -13,6 +13,7 @@ import numpy as np
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.labels import check_classes
 from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.tables import Frame
 from isthmus.errors import InputError
 from isthmus.evaluation.inputs import Given, named, opened
 from isthmus.evaluation.labelled import Labelled, embedded, from_features, from_store, skipped, stored_pairs
@@ -33,7 +34,7 @@ DEFINITION = (
     "(docs/intervals.md); it holds no spread of draws. projected_minus_frozen is paired: both see the same resamples."
 )
 Correct = dict[str, np.ndarray]  # metric -> share of right answers of each test image, float64 [m]
-Probed = FeaturePairs | str | Path
+Probed = FeaturePairs | Pairs | Frame | str | Path
 Sides = tuple[Labelled, Labelled, list[tuple[str, str]]]  # train, test, skipped
 
 
@@ -99,12 +100,15 @@ def _in_words(compared: dict[str, dict[str, Any]]) -> str:
 
 def _sides(model: DualEncoder, data: Probed, split: str, out: Path) -> Sides:
     """Training and test images of any kind of data."""
-    if isinstance(data, FeaturePairs) or holds_features(data):
+    if isinstance(data, FeaturePairs) or (isinstance(data, str | Path) and holds_features(data)):
         pairs_of = data if isinstance(data, FeaturePairs) else stored_pairs(model, open_store(data))
         known, asked = _parts(pairs_of, split)
         return from_features(known), from_features(asked), []
-    pairs = {part: _labelled_pairs(Path(data), part) for part in ("train", split)}
-    store = out / "features" / canonical(Path(data).stem if Path(data).is_file() else Path(data).name)
+    pairs = {part: _labelled_pairs(data, part) for part in ("train", split)}
+    path = Path(named(data))
+    if {*pairs["train"].images["id"].to_pylist()} & {*pairs[split].images["id"].to_pylist()}:
+        raise InputError(f"{named(data)}: has no split train apart from {split}; a probe must not test on what it saw.")
+    store = out / "features" / canonical(path.stem if path.is_file() else path.name)
     stores = {part: embedded(model, some, store) for part, some in pairs.items()}
     train, test = (from_store(model, some, stores[split]) for some in pairs.values())
     return train, test, [item for part, some in pairs.items() for item in skipped(some, stores[part])]
@@ -119,9 +123,10 @@ def _parts(data: FeaturePairs, split: str) -> tuple[FeaturePairs, FeaturePairs]:
     return data.subset(name == "train"), data.subset(name == split)
 
 
-def _labelled_pairs(path: Path, split: str) -> Pairs:
+def _labelled_pairs(data: Any, split: str) -> Pairs:
     """The images of one split, without captions, which would be encoded for nothing."""
-    if path.is_dir():
+    path = Path(data) if isinstance(data, str | Path) else None
+    if path is not None and path.is_dir():
         inside = sorted(child.parent.name for child in path.glob(f"*/{CLASSES}"))
         if inside:
             raise InputError(f"{path}: holds data sets; a probe takes one of them: {', '.join(inside)}.")
@@ -129,5 +134,6 @@ def _labelled_pairs(path: Path, split: str) -> Pairs:
         if one.task != "zeroshot_classification":
             raise InputError(f"{path}: a set for retrieval; a probe needs labels.")
         return one.pairs
-    pairs = read_pairs(path, captions="optional").filter(split=split)
-    return Pairs(pairs.images, pairs.captions.slice(0, 0), pairs.reader, path=path, skipped=pairs.skipped)
+    pairs = data if isinstance(data, Pairs) else read_pairs(data, captions="optional")
+    pairs = pairs.filter(split=split)
+    return pairs.having(pairs.images, pairs.captions.slice(0, 0))

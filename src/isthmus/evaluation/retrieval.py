@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.pairs import read_pairs
+from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import UsageError
-from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened
+from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened, read_first
 from isthmus.evaluation.protocols import find_protocol
 from isthmus.evaluation.tasks import task
 from isthmus.metrics.results import Result, result
@@ -28,20 +29,25 @@ def retrieval(
     *,
     split: str | None = None,
     only: str | Path | Sequence[str] | None = None,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     protocol: str | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
     """Captions find their images and images their captions, of pairs or of a store's cached features."""
+    data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     model, name = opened(model, encoders=not holds_features(data))
     source, preset = data, find_protocol(protocol)
     if preset is not None:
         if isinstance(data, FeaturePairs) or holds_features(data):
             raise UsageError("protocol: changes captions, which a store holds encoded; give the pairs instead.")
-        data = preset.prepared(read_pairs(data) if isinstance(data, str | Path) else data)
+        data = preset.prepared(data if isinstance(data, Pairs) else read_pairs(data))
     embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
     found = rank(
         embedded.image, embedded.text, embedded.image_of, groups=embedded.groups, bootstrap=bootstrap, seed=seed
     )
-    found["skipped"] = embedded.skipped
+    found |= {"skipped": embedded.skipped, "notes": embedded.notes}
     return result(found, dataset=named(source), model=name, task="zeroshot_retrieval")

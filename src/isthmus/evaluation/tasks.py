@@ -58,7 +58,7 @@ TASKS = Registry(
 # What an option of a task can be; `Prompts` is a list of prompts with a `{}` slot, the file or the name of a set of
 # them, or descriptions {class: [sentences]}.
 Prompts = str | Path | Sequence[str] | Mapping[str, Sequence[str]]
-TaskOption = str | Path | int | float | bool | Sequence[str] | Sequence[int] | Mapping[str, object] | None
+TaskOption = str | Path | int | float | bool | Sequence[str] | Sequence[float] | Mapping[str, object] | None
 
 # Options that mean the same in most tasks: their help, where a docstring leaves them out.
 SHARED = {
@@ -67,6 +67,9 @@ SHARED = {
     "classes": "names of the classes, in a file with one a line; default: the labels that occur",
     "templates": "prompts with a {} slot, a file of them, or the name of a packaged set",
     "images": "the folder of images, where it is not in its usual place",
+    "columns": "which column of a table is which field: image=filepath,caption=title",
+    "pages": "of a TIFF with several pages: all, or the N-th (the first)",
+    "range": "black and white of grey with more than 8 bits: 0:4095 for 12 bits in 16",
     "report": "also write an HTML page with plots there",
     "bootstrap": "resamples of groups behind the 95 % intervals, 0 for none (1,000)",
     "protocol": "as a paper evaluates: sail, freeze-align",

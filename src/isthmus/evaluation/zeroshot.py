@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened, zeroshot_labels
+from isthmus.data.columns import Columns
+from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.labels import class_names
+from isthmus.evaluation.inputs import (
+    Data,
+    Given,
+    chosen_data,
+    embed_chosen,
+    match_labels,
+    named,
+    opened,
+    read_first,
+    zeroshot_labels,
+)
 from isthmus.evaluation.tasks import Prompts, task
 from isthmus.metrics.results import Result, result
 
@@ -21,14 +34,23 @@ def zeroshot(
     templates: Prompts = "default",
     split: str | None = None,
     only: str | Path | Sequence[str] | None = None,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
     """Images find their labels by the text of the labels' names; pairs or a store with labels."""
+    data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     model, name = opened(model)
-    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
+    chosen = chosen_data(model, data, split=split, only=only, seed=seed)
+    labels = chosen.labels if isinstance(chosen, FeaturePairs) else chosen.images["label"].to_pylist()
+    folders = [] if isinstance(chosen, FeaturePairs) else chosen.class_folders
+    match_labels(labels or [], class_names(classes), folders)  # said before anything is encoded
+    embedded = embed_chosen(model, chosen)
     found = zeroshot_labels(
         model.encode_text, embedded, classes, templates, groups=embedded.groups, bootstrap=bootstrap, seed=seed
     )
-    found["skipped"] = embedded.skipped
+    found |= {"skipped": embedded.skipped, "notes": embedded.notes}
     return result(found, dataset=named(data), model=name, task="zeroshot_classification")

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from isthmus.cache import cache_dir
 from isthmus.errors import IsthmusError
-from isthmus.files import cache_dir
 from isthmus.losses.library import load
 
 SOURCE = Path(__file__).with_name("sweeps.c")

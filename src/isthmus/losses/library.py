@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
 
+from isthmus.cache import check_private
 from isthmus.files import atomic_path, tidy
 from isthmus.locking import LOCK
 
@@ -37,15 +37,6 @@ def load(path: Path, build: Callable[[Path], None]) -> ctypes.CDLL:
     if not found:
         raise OSError(f"{path}: changed while it was written")
     return found
-
-
-def check_private(folder: Path) -> None:
-    """Make `folder` with mode 0700. Raises OSError where what is there is another user's, a link, or open to others."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise OSError(f"{folder}: not a folder of this user alone (mode 0700)")
 
 
 def _loaded(path: Path) -> ctypes.CDLL | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from isthmus.data.text import read_text, split_lines
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import read_json
 from isthmus.metrics.bootstrap import estimate
@@ -53,10 +54,7 @@ def load_templates(name: str | os.PathLike[str]) -> Templates:
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
             raise InputError(f'{path}: expected a JSON list of strings, like ["a photo of a {{}}."].')
         return _checked([(f"entry {i}", entry) for i, entry in enumerate(entries)], str(path))
-    try:
-        return _checked(_lines(path.read_text(encoding="utf-8")), str(path))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text ({error}).") from None
+    return _checked(_lines(read_text(path)), str(path))
 
 
 def class_embeddings(
@@ -209,7 +207,7 @@ def _descriptions(entries: dict[str, Any], path: Path) -> dict[str, list[str]]:
 
 def _lines(text: str) -> list[tuple[str, str]]:
     """(where, template) of every line that holds one."""
-    lines = ((f"line {number}", line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    lines = ((f"line {number}", line.strip()) for number, line in enumerate(split_lines(text), start=1))
     return [(where, line) for where, line in lines if line and not line.startswith("#")]
 
 

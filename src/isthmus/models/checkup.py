@@ -52,7 +52,8 @@ def _doctor_model(path: Path, **options: Any) -> list[Finding]:
     except InputError as error:
         return [_finding(False, str(error), "Copy the model again or train it again.")]
     findings = [_finding(True, f"{path}: {model.describe()}")]
-    return findings + [_doctor_encoder(m, one, **options) for m, listed in model.records.items() for one in listed]
+    named = [(one.get("modality", side), one) for side, listed in model.records.items() for one in listed]
+    return findings + [_doctor_encoder(modality, one, **options) for modality, one in named]
 
 
 def _doctor_encoder(modality: Modality, record: EncoderRecord, **options: Any) -> Finding:

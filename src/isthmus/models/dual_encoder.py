@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.images import decode
 from isthmus.data.matrix import Computed, Matrix, rows, rows_at_once
+from isthmus.data.sources import cell_bytes
 from isthmus.encoders import Encoder
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate
@@ -110,7 +112,7 @@ class DualEncoder(nn.Module):
         width: int | None = None,
         precision: str = "float32",
     ) -> Any:
-        """Paths, PIL images, encoded bytes or tensors [3, H, W] to [N, d] float32, L2-normalised.
+        """Paths, PIL images, encoded bytes, arrays [H, W, 3] or tensors [3, H, W] to [N, d] float32, L2-normalised.
 
         width: the first so many dimensions alone, normalised again. precision: "int8" or "binary" for fewer bytes
         (`isthmus.models.outputs.quantize`, which also says how to compare them).
@@ -284,16 +286,18 @@ def _finished(emb: np.ndarray, width: int | None, precision: str, as_tensor: boo
 
 
 def _as_list(items: Any) -> list[Any]:
-    if isinstance(items, (str, bytes, Path, Image.Image)):
+    single = isinstance(items, (str, bytes, bytearray, os.PathLike, Image.Image, dict))
+    if single or getattr(items, "ndim", 0) in (2, 3):  # an array or tensor of one picture
         return [items]
     return list(items)
 
 
 def _open_image(item: Any) -> Any:
-    """Paths and encoded bytes are decoded as pairs are; PIL images and tensors pass as they are."""
-    if isinstance(item, (str, Path)):
-        try:
-            return decode(Path(item).read_bytes())
-        except (OSError, InputError) as error:
-            raise InputError(f"{item}: {error}") from None
-    return decode(item) if isinstance(item, bytes) else item
+    """Paths and encoded bytes are decoded as pairs are; PIL images, arrays and tensors pass as they are."""
+    if isinstance(item, Image.Image) or hasattr(item, "ndim"):
+        return item
+    try:
+        return decode(cell_bytes(item))
+    except InputError as error:
+        named = isinstance(item, str | os.PathLike) and str(item) not in str(error)
+        raise InputError(f"{item}: {error}" if named else str(error)) from None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder, hub, load_encoder, openclip
+from isthmus.encoders.modality import Modality, spec_of
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, UsageError
@@ -45,8 +46,7 @@ def pretrained_parts(uri: str, **options: Any) -> dict[str, Any]:
         raise UsageError(f"{uri}: {parsed.source} has no dual encoders; {', '.join(DUAL)} have.")
     if parsed.layer is not None or parsed.pool is not None:
         raise UsageError(f"{uri}: layer and pool lead past a pretrained model's own projections: leave them out.")
-    own = {"image": replace(parsed, max_tokens=None, prompt=None), "text": replace(parsed, size=None)}
-    towers = {modality: load_encoder(own[modality], modality=modality, **options) for modality in SIDES}
+    towers = {modality: load_encoder(_of(parsed, modality), modality=modality, **options) for modality in SIDES}
     tensors = _last_tensors(parsed, fetch=options.get("fetch", True))
     projectors = {m: _linear(towers[m], tensors.get(f"{NAMES[m]}_projection.weight")) for m in SIDES}
     if projectors["image"].width != projectors["text"].width:
@@ -61,6 +61,12 @@ def pretrained_parts(uri: str, **options: Any) -> dict[str, Any]:
         "encoders": {m: [towers[m]] for m in SIDES},
         "summary": {"ready": str(parsed)},
     }
+
+
+def _of(uri: EncoderURI, modality: Modality) -> EncoderURI:
+    """Without the options of the other tower."""
+    others: dict[str, Any] = {option: None for side in SIDES if side != modality for option in spec_of(side).options}
+    return replace(uri, **others)
 
 
 NAMES = {"image": "visual", "text": "text"}

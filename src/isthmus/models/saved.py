@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.encoder_record import EncoderRecord, check_count
 from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder, load_recorded
+from isthmus.encoders.limits import check_limits
 from isthmus.encoders.modality import spec_of
 from isthmus.errors import InputError, UsageError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
@@ -54,7 +55,16 @@ def write_model(
 
 def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder]]:
     """The encoders that a model names, by modality; options as for `load_encoder`."""
-    return {m: load_recorded([one["uri"] for one in listed], modality=m, **options) for m, listed in records.items()}
+    kinds = dict(zip(records, modalities_of(records), strict=True))
+    return {
+        side: load_recorded([one["uri"] for one in listed], modality=kinds[side], **options)
+        for side, listed in records.items()
+    }
+
+
+def modalities_of(records: Records) -> tuple[str, ...]:
+    """What each side takes, by its encoders; where they do not say, what the side is called."""
+    return tuple(listed[0].get("modality", side) if listed else side for side, listed in records.items())
 
 
 def check_encoders(loaded: Sequence[Encoder], records: Sequence[EncoderRecord]) -> None:
@@ -93,9 +103,11 @@ def read_config(path: Path, kind: str, needed: Sequence[str], modalities: Sequen
     missing = {"encoders", "weights", *needed} - set(config)
     if missing:
         raise InputError(f"{file}: not an isthmus model ({', '.join(sorted(missing))} missing).")
+    check_limits(file, {name: value for name, value in config.items() if name != "summary"})
     for modality in modalities:
         if not _are_records(config["encoders"], modality):
             raise InputError(f"{file}: no list of {modality} encoders with uri, fingerprint and width.")
+        check_count(file, config["encoders"][modality])
     return config
 
 

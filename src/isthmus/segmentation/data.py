@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from isthmus.data.cells import plain
+from isthmus.data.columns import find_columns
+from isthmus.data.delimited import Delimited
 from isthmus.data.groups import whole_groups
 from isthmus.data.images import BadImage, decode_mask
 from isthmus.data.labels import class_names
 from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.tables import is_text
+from isthmus.data.text import json_lines
 from isthmus.errors import InputError
 
 IGNORE = 255  # a pixel that belongs to no class and does not count
@@ -132,27 +134,28 @@ def _table(path: Path, split: str | None) -> tuple[Pairs, list[tuple[str, Callab
 def _mask_cells(path: Path) -> dict[str, Any]:
     """What column `mask` holds, by the image's id: bytes, or a path relative to the table."""
     cells: dict[str, Any] = {}
-    for row, record in enumerate(_records(path)):
-        if "mask" not in record:
-            raise InputError(f"{path}: has no column `mask`: {LAYOUT}.")
-        image = record.get("image")
-        cells[str(record.get("id") or (image if isinstance(image, str) else row))] = record["mask"]
+    names, records = _records(path)
+    if "mask" not in names:
+        raise InputError(f"{path}: has no column `mask`: {LAYOUT}.")
+    columns, _ = find_columns(path, names, "optional")
+    for row, record in enumerate(records):
+        image = record.get(columns["image"])
+        id = record.get(columns["id"]) if "id" in columns else None
+        cells[str(id or (image if isinstance(image, str) else row))] = plain(record.get("mask"))
     return cells
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """The columns id, image (where it is a path) and mask; `read_pairs` has read the table before."""
-    if path.suffix == ".parquet":
+def _records(path: Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    """The columns, and the rows without pictures in them; `read_pairs` has read the table before."""
+    if path.suffix.lower() == ".parquet":
         schema = pq.read_schema(path)
-        texts = {field.name for field in schema if pa.types.is_string(field.type)}
-        wanted = [name for name in schema.names if name in ("id", "mask") or name in texts & {"image"}]
-        yield from pq.read_table(path, columns=wanted).to_pylist()
-        return
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        if path.suffix in (".jsonl", ".ndjson"):
-            yield from (json.loads(line) for line in file if line.strip())
-        else:
-            yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        texts = [field.name for field in schema if is_text(field.type) or field.name in ("id", "uid", "mask")]
+        return schema.names, iter(pq.read_table(path, columns=texts).to_pylist())
+    if path.suffix.lower() in (".csv", ".tsv"):
+        table = Delimited(path)
+        return table.names, (record for _, record in table.records())
+    rows = [record for _, record in json_lines(path)]
+    return list({name: None for row in rows for name in row}), iter(rows)
 
 
 def _classes(given: str | Path | Sequence[str]) -> list[str]:

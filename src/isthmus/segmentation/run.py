@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from isthmus.data.images import decode
+from isthmus.data.sources import read_file
 from isthmus.errors import InputError, UsageError
 from isthmus.files import write_atomic
 from isthmus.metrics.zeroshot import Templates, load_templates
@@ -119,8 +120,6 @@ def _check(out: str | Path | None, mask: str | Path | None) -> None:
 
 def _opened(path: str | Path) -> Image.Image:
     try:
-        return decode(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+        return decode(read_file(Path(path)))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

@@ -14,7 +14,7 @@ import numpy as np
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
-from isthmus.data.matrix import Chosen, Matrix
+from isthmus.data.matrix import Chosen, Matrix, as_matrix
 from isthmus.data.pairs import Pairs
 from isthmus.data.splits import normalise_split
 from isthmus.embedding import embed
@@ -29,7 +29,7 @@ from isthmus.store.joining import choose_ids, join, read_ids
 from isthmus.store.opening import open_pairs, open_source
 
 BATCH = 8  # images per forward pass: on a CPU, larger batches fall out of its caches
-COST_ITEMS = {"image": 16, "text": 128}
+COST_ITEMS = dict(zip(SIDES, (16, 128), strict=True))
 Log = Callable[[str], None]
 
 
@@ -115,7 +115,7 @@ def from_arrays(images: Mapping[str, Any], texts: Mapping[str, Any], **fields: A
 
 
 def _given(name: str, modality: Modality, matrix: Any) -> Candidate:
-    width = matrix.shape[1]
+    matrix, width = as_matrix(matrix), matrix.shape[1]
     return Candidate(name, modality, matrix, [width], {"uri": name, "width": width})
 
 
@@ -138,9 +138,9 @@ def from_store(
     if not isinstance(store, Store):
         raise UsageError("Arrays to select among come by name, {name: [n, width]}, for images and for texts.")
     failed: list[dict[str, str]] = []
-    listed: dict[Modality, list[Candidate]] = {"image": [], "text": []}
+    listed: dict[Modality, list[Candidate]] = {side: [] for side in SIDES}
     for modality, wanted in zip(SIDES, (image, text), strict=True):
-        records = [record for record in store.encoders if record["modality"] == modality]
+        records = store.pooled(modality)
         uris = Counter(record["uri"] for record in records)
         for fingerprint in _named(wanted, records):
             try:
@@ -154,7 +154,7 @@ def from_store(
                 failed.append(_failure(fingerprint, modality, error))
     check_any(listed, failed)
     first: Any = [listed[modality][0].matrix for modality in SIDES]
-    frame = _numbered(join(store.path, store.images, store.captions, *first))
+    frame = _numbered(join(store.path, store.tables(), *first))
     return Candidates(frame if only is None else choose_ids(frame, only), listed, failed, store=store.path)
 
 
@@ -172,11 +172,12 @@ def _named(wanted: Sequence[str], records: list[EncoderRecord]) -> list[str]:
 
 
 def _expanded(name: str, records: list[EncoderRecord]) -> list[str]:
-    if ":" not in name or name.startswith("callable:") or EncoderURI.parse(name).layer != "*":
+    if ":" not in name or name.startswith("callable:") or not EncoderURI.parse(name).several:
         return [next((record["fingerprint"] for record in records if record["uri"] == name), name)]
     uri = EncoderURI.parse(name)
     layers = [r for r in records if r["layer"] is not None and uri.pool in (None, r["pool"])]
     layers = [r for r in layers if EncoderURI.parse(r["uri"]).backbone() == uri.backbone()]
+    layers = [r for r in layers if uri.layer == "*" or r["layer"] in uri.layer]  # type: ignore[operator]
     return [record["fingerprint"] for record in sorted(layers, key=lambda r: r["layer"] or 0)] or [name]
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from isthmus.data.matrix import as_matrix
 from isthmus.errors import InputError, UsageError
+from isthmus.store.blocks import Block
 from isthmus.store.keys import text_hash, to_keys
 from isthmus.store.manifest import is_store, read_manifest
-from isthmus.store.shards import Block
 from isthmus.store.writer import StoreWriter
 
 CHUNK = 4096  # rows in memory at a time
@@ -166,7 +167,7 @@ def _opened(array: Array | None, name: str) -> np.ndarray | None:
         return None
     if isinstance(array, str | Path):
         return open_npy(array).map()
-    array = np.asarray(array)
+    array = np.asarray(as_matrix(array))
     check_matrix(array, name)
     return array
 

@@ -18,7 +18,6 @@ from isthmus.store.manifest import STORE_JSON, Manifest, is_store, is_unfinished
 from isthmus.store.shards import check_owner, open_shard, shard_folder, shard_paths
 
 _AGAIN = "Run the same `isthmus embed` again."
-_ROWS = 8192
 
 
 class Finding(TypedDict):
@@ -48,6 +47,7 @@ def doctor(path: str | Path) -> list[Finding]:
     except InputError as error:
         return [_bad(str(error), f"Restore this file from a copy, or delete {root / STORE_JSON} and embed again.")]
     counts = f"{manifest.images.num_rows:,} images, {manifest.captions.num_rows:,} captions"
+    counts += "".join(f", {table.num_rows:,} of {name}" for name, table in manifest.others.items())
     findings = [_good(f"{root}: {counts}, {manifest.skipped.num_rows:,} skipped")]
     for record in manifest.encoders:
         findings += _encoder(root, record, manifest)
@@ -75,11 +75,11 @@ def _encoder(root: Path, record: dict[str, Any], manifest: Manifest) -> Iterator
             yield _bad(str(error), f"Delete {path.name}. {_AGAIN}")
             continue
         held.append(shard.keys())
-        bad = _not_finite(shard.features.map())
+        bad = shard.not_finite()
         if bad:
             sound = False
             yield _bad(f"{path}: {bad:,} rows hold NaN or infinity", f"Delete {path.name}. {_AGAIN}")
-    table = manifest.images if record["modality"] == "image" else manifest.captions
+    table = manifest.table(record["modality"])
     keys = to_keys(table["content_hash"].to_pylist())
     rows = np.concatenate(held)
     missing = int((KeyIndex(rows).find(keys) < 0).sum())
@@ -90,13 +90,6 @@ def _encoder(root: Path, record: dict[str, Any], manifest: Manifest) -> Iterator
         yield _good(f"{record['uri']}: {len(rows):,} rows [{record['width']}] in {len(held) - 1:,} shards, all sound")
     if unused:
         yield _good(f"{record['uri']}: {unused:,} rows that no id refers to; removing ids frees them")
-
-
-def _not_finite(features: np.ndarray) -> int:
-    return sum(
-        int((~np.isfinite(features[start : start + _ROWS]).all(axis=1)).sum())
-        for start in range(0, len(features), _ROWS)
-    )
 
 
 def _strays(root: Path, manifest: Manifest) -> Iterator[Finding]:

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from isthmus.errors import InputError
 from isthmus.files import atomic_path
 from isthmus.store.arrays import CHUNK, caption_table, content_hashes, open_npy, write_rows
+from isthmus.store.blocks import Block
 from isthmus.store.disk import write_parquet
 from isthmus.store.keys import HASH_PATTERN
 from isthmus.store.matrix import FeatureMatrix, Rows
 from isthmus.store.reader import Which, open_store
-from isthmus.store.shards import Block
 from isthmus.store.writer import StoreWriter
 
 ROWS_PER_FILE = 1_000_000
@@ -61,7 +61,7 @@ def import_clip_retrieval(folder: str | Path, out: str | Path, *, model: str | N
     if "image" in blocks:
         _refuse_mixed_images(Rows(blocks["image"]), paths, first)
     images = metadata.take(np.unique(first)).rename_columns({"image_path": "id"})
-    captions = _captions(metadata)
+    captions = _captions(metadata, "text" in blocks)
     with StoreWriter(out) as writer:
         if "image" in blocks:
             write_rows(writer, "image", model, [block.map() for block in blocks["image"]], hashes)
@@ -139,9 +139,8 @@ def _metadata(folder: Path, k: str, out: str | Path) -> pa.Table:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
-    for column in ("image_path", "caption"):
-        if column not in table.column_names:
-            raise InputError(f"{path}: no column {column!r}; it has {', '.join(table.column_names)}.")
+    if "image_path" not in table.column_names:
+        raise InputError(f"{path}: no column 'image_path'; it has {', '.join(table.column_names)}.")
     if table["image_path"].null_count:
         raise InputError(f"{path}: image_path holds nulls, but it is the id of each image.")
     wanted = [c for c in ("image_path", "caption", "caption_id", "lang", *_OURS) if c in table.column_names]
@@ -194,7 +193,10 @@ def _refuse_mixed_images(rows: Rows, paths: Sequence[str], first: np.ndarray) ->
             )
 
 
-def _captions(metadata: pa.Table) -> pa.Table:
+def _captions(metadata: pa.Table, needed: bool) -> pa.Table:
+    """A caption for every row; none at all where the folder holds images only, and unknown ones under text features."""
+    if "caption" not in metadata.column_names:
+        return caption_table(metadata["image_path"].to_pylist() if needed else [], None)
     texts = [text or "" for text in metadata["caption"].to_pylist()]
     table = caption_table(metadata["image_path"].to_pylist(), texts)
     for column in ("caption_id", "lang"):

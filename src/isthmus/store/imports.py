@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from isthmus.data.text import read_lines
 from isthmus.errors import InputError
 from isthmus.store.arrays import import_arrays
 from isthmus.store.clip_retrieval import import_clip_retrieval
@@ -29,4 +30,4 @@ def import_folder(folder: str | Path, out: str | Path, *, model: str | None = No
 
 
 def _lines(path: Path) -> list[str] | None:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+    return read_lines(path) if path.is_file() else None

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.groups import whole_groups
+from isthmus.data.matrix import take
+from isthmus.data.records import text
 from isthmus.data.splits import SPLITS
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate
@@ -23,36 +25,76 @@ if TYPE_CHECKING:
     from isthmus.store.matrix import FeatureMatrix
 
 
-def join(path: Path, images: pa.Table, captions: pa.Table, image: FeatureMatrix, text: FeatureMatrix) -> FeaturePairs:
-    """Everything in the store at `path` as pairs: one row per image id, one per caption, in the order of its tables."""
-    owner = pc.index_in(captions["id"], value_set=images["id"].combine_chunks())
-    if owner.null_count:
-        raise InputError(f"{path}: {owner.null_count:,} captions belong to no image of the store.")
-    columns = {name: captions[name].to_pylist() for name in ("caption_id", "caption", "lang")}
-    return FeaturePairs.from_arrays(
+def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: FeatureMatrix) -> FeaturePairs:
+    """Everything in the store at `path` as pairs: a row per item of the first of `tables`, one per item of the second.
+
+    tables: of every modality of the store. image, text: the features of the first two, whose rows are joined by id.
+    Items without a counterpart are left out, but for images without captions; captions that belong to nothing are an
+    `InputError`.
+    """
+    (first, images), (second, captions) = list(tables.items())[:2]
+    ids = images["id"].combine_chunks()
+    if pc.count_distinct(ids).as_py() != len(ids):
+        raise InputError(
+            f"{path}: several items of {first!r} share an id. Name {first!r} second: pairs are one of the first "
+            "modality with one or more of the second."
+        )
+    kept = _counterparts(path, tables, first, second)
+    captions = captions if kept is None else captions.take(kept)
+    columns = {name: _column(captions, name) for name in ("caption", "lang")}
+    pairs = FeaturePairs.from_arrays(
         image,
-        text,
-        owner.to_numpy(),
-        ids=images["id"].to_pylist(),
-        groups=images["group"].to_pylist(),
+        text if kept is None else take(text, kept),
+        pc.index_in(captions["id"], value_set=ids).to_numpy(),
+        ids=ids.to_pylist(),
+        groups=_of_samples("group", images, tables),
         image_keys=to_keys(images["content_hash"].to_pylist()),
         text_keys=to_keys(captions["content_hash"].to_pylist()),
         check=False,  # no NaN or infinity was let in
-        caption_ids=columns["caption_id"],
+        caption_ids=captions[captions.column_names[0]].to_pylist(),
         captions=None if None in columns["caption"] else columns["caption"],
         lang=columns["lang"],
-        labels=images["label"].to_pylist(),
-        splits=images["split"].to_pylist(),
+        labels=_of_samples("label", images, tables),
+        splits=_of_samples("split", images, tables),
         image_parts=image.parts,
         text_parts=text.parts,
         image_encoder=image.records,
         text_encoder=text.records,
     )
+    return pairs if (first, second) == SIDES else pairs.subset(np.unique(pairs.image_of))
+
+
+def _counterparts(path: Path, tables: dict[str, pa.Table], first: str, second: str) -> np.ndarray | None:
+    """The rows of the second table whose ids the first has, int64; None where it has all of them."""
+    ids = tables[second]["id"]
+    known = pc.is_in(ids, value_set=tables[first]["id"].combine_chunks())
+    if second == "text":
+        others = [table["id"] for name, table in tables.items() if name != "text"]
+        owners = pa.chunked_array([chunk for column in others for chunk in column.chunks], pa.string())
+        lost = len(ids) - pc.sum(pc.is_in(ids, value_set=owners), min_count=0).as_py()
+        if lost:
+            raise InputError(f"{path}: {lost:,} captions belong to no image of the store.")
+    return None if pc.all(known, min_count=0).as_py() else np.flatnonzero(known.to_numpy(zero_copy_only=False))
+
+
+def _column(table: pa.Table, name: str) -> list[Any]:
+    return table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
+
+
+def _of_samples(name: str, items: pa.Table, tables: dict[str, pa.Table]) -> list[str | None]:
+    """What the items' own table says of their samples, else the first other one that says anything."""
+    found = pa.nulls(items.num_rows, pa.string())
+    for table in (items, *tables.values()):
+        if name in table.column_names:
+            found = pc.coalesce(
+                found, table[name].take(pc.index_in(items["id"], value_set=table["id"].combine_chunks()))
+            )
+    return found.to_pylist()
 
 
 def image_groups(images: pa.Table) -> np.ndarray:
     """The units of a bootstrap over some rows of a store's image table, int64 [n]: `whole_groups` by their bytes."""
-    return whole_groups(images["group"].to_pylist(), to_keys(images["content_hash"].to_pylist()))
+    return whole_groups(_column(images, "group"), to_keys(images["content_hash"].to_pylist()))
 
 
 def regrouped(pairs: FeaturePairs, images: pa.Table) -> FeaturePairs:
@@ -84,11 +126,13 @@ def choose_ids(pairs: FeaturePairs, only: str | Path | Sequence[str]) -> Feature
 
 
 def read_ids(only: str | Path | Sequence[str]) -> list[str]:
-    """Ids as given, or from the `id` column of a Parquet file (what `isthmus curate` writes)."""
+    """Ids as given, or from the `id` (else `uid`) column of a Parquet file (what `isthmus curate` writes)."""
     if not isinstance(only, str | Path):
         return [str(one) for one in only]
     path = locate(Path(only).parent, Path(only).name)
     try:
-        return pq.read_table(path, columns=["id"], page_checksum_verification=True)["id"].cast(pa.string()).to_pylist()
-    except (OSError, KeyError, pa.ArrowException) as error:
+        column = "id" if "id" in (names := pq.read_schema(path).names) or "uid" not in names else "uid"
+        table = pq.read_table(path, columns=[column], page_checksum_verification=True)
+        return [text(one, f"{only}: row {row}", "id") or "" for row, one in enumerate(table[column].to_pylist())]
+    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         raise InputError(f"{only}: no column `id` can be read from it ({error}).") from None

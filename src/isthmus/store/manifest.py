@@ -1,6 +1,8 @@
 """The store's tables and `store.json`: read with checks, replaced all at once.
 
-Four files change together, with `isthmus.files.replaced_together`: old or new, never a mixture.
+All files change together, with `isthmus.files.replaced_together`: old or new, never a mixture. A store of images and
+captions and their pooled features is written in the first format, which older versions read; tables of further
+modalities and states of layers make it one of the second.
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from isthmus.data.encoder_record import check_count
 from isthmus.errors import InputError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
 from isthmus.store.disk import write_parquet
 from isthmus.store.journal import ENCODERS
 from isthmus.store.journal import FOLDER as JOURNAL
 from isthmus.store.keys import HASH_PATTERN
-from isthmus.store.shards import MODALITIES
+from isthmus.store.shards import holds_states
 
-FORMAT = "isthmus-store/1"
+FORMAT, EXTENDED = FORMATS = ("isthmus-store/1", "isthmus-store/2")
 STORE_JSON = "store.json"
+TABLES = {"image": "images", "text": "captions"}  # of the other modalities, a table has the modality's name
+MODALITY = re.compile("[a-z][a-z0-9_]{0,31}")
 SCHEMAS = {
     "images": pa.schema({name: pa.string() for name in ("id", "content_hash", "group", "split", "label", "signature")}),
     "captions": pa.schema(
@@ -37,12 +42,15 @@ SCHEMAS = {
     ),
     "skipped": pa.schema({"id": pa.string(), "reason": pa.string()}),
 }
+ITEMS = pa.schema(  # of a modality that is neither image nor text
+    {name: pa.string() for name in ("item_id", "id", "content_hash", "group", "split", "label", "signature")}
+)
 _REQUIRED = {
     "images": ("id", "content_hash"),
     "captions": ("caption_id", "id", "content_hash"),
     "skipped": ("id", "reason"),
 }
-_KEY = {"images": "id", "captions": "caption_id"}
+_KEY = {"images": "id", "captions": "caption_id", "skipped": None}
 _RECORD = {"modality": str, "uri": str, "fingerprint": str, "width": int, "parts": list}
 
 
@@ -58,12 +66,39 @@ class Manifest:
     images: id, content_hash, group, split, label, signature.
     captions: caption_id, id, caption, lang, content_hash.
     skipped: id, reason.
+    others: by modality, the tables of the rest: item_id, id, content_hash, group, split, label, signature. Rows of
+        one id, in whichever tables they stand, are of one sample.
     """
 
     encoders: list[dict[str, Any]] = field(default_factory=list)
     images: pa.Table = field(default_factory=lambda: empty("images"))
     captions: pa.Table = field(default_factory=lambda: empty("captions"))
     skipped: pa.Table = field(default_factory=lambda: empty("skipped"))
+    others: dict[str, pa.Table] = field(default_factory=dict)
+
+    def table(self, modality: str) -> pa.Table:
+        """The items of a modality; an empty table where the store has none."""
+        own = TABLES.get(modality)
+        return getattr(self, own) if own else self.others.get(modality, ITEMS.empty_table())
+
+    def modalities(self) -> list[str]:
+        """Those that have tables."""
+        return [*TABLES, *sorted(self.others)]
+
+    def tables(self) -> dict[str, pa.Table]:
+        """Every table by the name of its file."""
+        return {name: getattr(self, name) for name in SCHEMAS} | dict(sorted(self.others.items()))
+
+
+def schema_of(table: str) -> pa.Schema:
+    """Of a table by its name."""
+    return SCHEMAS.get(table, ITEMS)
+
+
+def check_modality(name: Any, where: Path | str) -> None:
+    """An `InputError` unless this is a modality's name: it names files and folders."""
+    if not isinstance(name, str) or not MODALITY.fullmatch(name) or name in SCHEMAS:
+        raise InputError(f"{where}: {name!r} cannot name a modality: small letters, digits and _, at most 32.")
 
 
 def is_store(root: Path) -> bool:
@@ -80,18 +115,26 @@ def read_store_json(root: Path) -> dict[str, Any]:
     """`store.json`, its format and its encoder records checked."""
     path = locate(root, STORE_JSON)
     described = read_sealed(path)
-    if not isinstance(described, dict) or described.get("format") != FORMAT:
+    if not isinstance(described, dict) or described.get("format") not in FORMATS:
         found = described.get("format") if isinstance(described, dict) else None
-        raise InputError(f"{path}: format {found!r}, this version of isthmus reads {FORMAT!r}.")
+        raise InputError(f"{path}: format {found!r}, this version of isthmus reads {' and '.join(map(repr, FORMATS))}.")
     if not isinstance(described.get("encoders"), list) or not isinstance(described.get("tables"), dict):
         raise InputError(f"{path}: no list of encoders or no tables; the file was changed by hand.")
+    check_count(path, described["encoders"])
     for record in described["encoders"]:
         check_record(record, path)
-    for name in SCHEMAS:
+    for name in other_tables(described):
+        check_modality(name, path)
+    for name in [*SCHEMAS, *other_tables(described)]:
         table = described["tables"].get(name)
         if not isinstance(table, dict) or not {"rows", "digest"} <= set(table):
             raise InputError(f"{path}: no rows or digest of the table {name!r}; the file was changed by hand.")
     return described
+
+
+def other_tables(described: dict[str, Any]) -> list[str]:
+    """The tables that `store.json` names besides those which every store has."""
+    return [name for name in described["tables"] if name not in SCHEMAS]
 
 
 def check_record(record: Any, where: Path) -> None:
@@ -101,7 +144,7 @@ def check_record(record: Any, where: Path) -> None:
     for name, kind in _RECORD.items():
         if not isinstance(record.get(name), kind):
             raise InputError(f"{where}: an encoder record has {name} = {record.get(name)!r}, not a {kind.__name__}.")
-    if record["modality"] not in MODALITIES or not re.fullmatch("[0-9a-f]{64}", record["fingerprint"]):
+    if not MODALITY.fullmatch(record["modality"]) or not re.fullmatch("[0-9a-f]{64}", record["fingerprint"]):
         raise InputError(f"{where}: {record['uri']}: modality or fingerprint is malformed.")
     if not all(isinstance(part, int) and part > 0 for part in record["parts"]):
         raise InputError(f"{where}: {record['uri']}: parts {record['parts']} are not widths.")
@@ -113,7 +156,8 @@ def read_manifest(root: Path) -> Manifest:
     """Everything but the features; see `read_store_json` and `read_table` for what is checked."""
     described = read_store_json(root)
     tables = {name: read_table(root, name, described) for name in SCHEMAS}
-    return Manifest(described["encoders"], **tables)
+    others = {name: read_table(root, name, described) for name in other_tables(described)}
+    return Manifest(described["encoders"], **tables, others=others)
 
 
 def read_table(root: Path, name: str, described: dict[str, Any]) -> pa.Table:
@@ -143,16 +187,18 @@ def read_table(root: Path, name: str, described: dict[str, Any]) -> pa.Table:
 
 def conform(table: pa.Table, name: str, where: Path | str) -> pa.Table:
     """`table` with exactly the columns of its schema (optional ones filled with null), checked."""
-    for column in _REQUIRED[name]:
+    schema = schema_of(name)
+    for column in _REQUIRED.get(name, ("item_id", "id", "content_hash")):
         if column not in table.column_names:
             raise InputError(f"{where}: no column {column!r}.")
         if table[column].null_count:
             raise InputError(f"{where}: column {column!r} holds nulls.")
     missing = pa.nulls(table.num_rows)
-    columns = [(table[f.name] if f.name in table.column_names else missing).cast(f.type) for f in SCHEMAS[name]]
-    table = pa.table(columns, schema=SCHEMAS[name])
-    if name in _KEY:
-        _check_keys(table, _KEY[name], where)
+    columns = [(table[f.name] if f.name in table.column_names else missing).cast(f.type) for f in schema]
+    table = pa.table(columns, schema=schema)
+    key = _KEY.get(name, "item_id")
+    if key:
+        _check_keys(table, key, where)
     return table
 
 
@@ -168,9 +214,11 @@ def _check_keys(table: pa.Table, key: str, where: Path | str) -> None:
 def commit(root: Path, manifest: Manifest) -> None:
     """Replace the tables and `store.json`, all or none."""
     with replaced_together(root) as aside:
-        described: dict[str, Any] = {"format": FORMAT, "encoders": manifest.encoders, "tables": {}}
-        for name in SCHEMAS:
-            table, path = getattr(manifest, name), aside / f"{name}.parquet"
+        extended = manifest.others or any(map(holds_states, manifest.encoders))
+        form = EXTENDED if extended else FORMAT
+        described: dict[str, Any] = {"format": form, "encoders": manifest.encoders, "tables": {}}
+        for name, table in manifest.tables().items():
+            path = aside / f"{name}.parquet"
             write_parquet(table, path)
             described["tables"][name] = {"rows": table.num_rows, "digest": file_digest(path)}
         write_sealed(aside / STORE_JSON, described)

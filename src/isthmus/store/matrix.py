@@ -13,7 +13,7 @@ import torch
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.matrix import OnDemand
 from isthmus.errors import InputError
-from isthmus.store.shards import Block
+from isthmus.store.blocks import Block
 
 CONVERTED_AT_ONCE = 512  # rows that stay in a core's cache between being read and being converted
 
@@ -75,6 +75,10 @@ class Window:
     def gather(self, block: np.ndarray, row: np.ndarray, out: torch.Tensor) -> None:
         """Fill `out` [n, width] with row `row[i]` of block `block[i]`."""
         index = torch.from_numpy(self.first[block] + row * self.width)
+        self.copy(index, out)
+
+    def copy(self, index: torch.Tensor, out: torch.Tensor) -> None:
+        """Fill `out` [n, width] with the rows that begin at these elements (int64 [n])."""
         if out.dtype == self.rows.dtype:
             torch.index_select(self.rows, 0, index, out=out)
             return

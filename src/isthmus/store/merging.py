@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,8 +12,15 @@ from isthmus.store.keys import text_hash
 from isthmus.store.manifest import Manifest, conform
 
 
-def merge(old: Manifest, images: pa.Table, captions: pa.Table, skipped: Iterable[tuple[str, str]]) -> Manifest:
-    """`old` with this run's images and their captions: new ids are added, for known ids the run's rows count.
+def merge(
+    old: Manifest,
+    images: pa.Table,
+    captions: pa.Table,
+    skipped: Iterable[tuple[str, str]],
+    others: Mapping[str, pa.Table] | None = None,
+) -> Manifest:
+    """`old` with this run's images, their captions, and the items of `others`, by modality: new ids are added, for
+    known ids the run's rows count.
 
     What the run does not speak of stays: columns it does not have, captions of images for which it has none,
     images in the store that it could not read.
@@ -23,19 +30,31 @@ def merge(old: Manifest, images: pa.Table, captions: pa.Table, skipped: Iterable
     """
     images = conform(_completed(images, old.images), "images", "images")
     captions = conform(_with_hashes(captions), "captions", "captions")
-    _check_owners(images, captions)
+    others = {name: conform(table, name, name) for name, table in (others or {}).items()}
+    _check_owners(captions, sample_ids(images, others))
     _check_same_samples(old, images, captions)
-    ids = images["id"]
     new = Manifest(
         old.encoders,
-        pa.concat_tables([_without(old.images, ids), images]),
-        pa.concat_tables([_without(old.captions, captions["id"]), captions]),
+        _appended(old.images, images),
+        _appended(old.captions, captions),
+        others=old.others | {name: _appended(old.table(name), table) for name, table in others.items()},
     )
     rows = [{"id": id_, "reason": reason} for id_, reason in skipped]
     unread = pa.Table.from_pylist(rows, schema=old.skipped.schema)
     before = _without(old.skipped, unread["id"])
     new.skipped = _without(pa.concat_tables([before, unread]), new.images["id"])
     return new
+
+
+def sample_ids(images: pa.Table, others: Mapping[str, pa.Table]) -> pa.ChunkedArray:
+    """The ids that captions can belong to: of images, and of items of other modalities."""
+    return pa.chunked_array(
+        [chunk for table in (images, *others.values()) for chunk in table["id"].chunks], pa.string()
+    )
+
+
+def _appended(old: pa.Table, new: pa.Table) -> pa.Table:
+    return pa.concat_tables([_without(old, new["id"]), new])
 
 
 def _without(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
@@ -58,8 +77,8 @@ def _with_hashes(captions: pa.Table) -> pa.Table:
     return captions.append_column("content_hash", pa.array(hashes, pa.string()))
 
 
-def _check_owners(images: pa.Table, captions: pa.Table) -> None:
-    strangers = _without(captions, images["id"]).slice(0, 1).to_pylist()
+def _check_owners(captions: pa.Table, ids: pa.ChunkedArray) -> None:
+    strangers = _without(captions, ids).slice(0, 1).to_pylist()
     for one in strangers:
         raise InputError(f"captions: {one['caption_id']!r} is of image {one['id']!r}, which is not there.")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.pairs import Pairs, as_pairs, read_pairs
 from isthmus.data.records import Captions
+from isthmus.data.tables import is_frame
 from isthmus.errors import InputError, UsageError
 from isthmus.files import read_sealed
 from isthmus.store.manifest import is_store, is_unfinished
@@ -33,22 +34,20 @@ def open_source(source: Any, captions: Captions = "optional") -> Store | Feature
     """
     if isinstance(source, Store | FeaturePairs | Pairs):
         return source
-    if not isinstance(source, str | Path):
-        raise UsageError(f"Give pairs, a store or the path of either, not a {type(source).__name__}.")
+    if not isinstance(source, str | Path) and not is_frame(source):
+        raise UsageError(f"Give pairs, a data frame, a store or the path of one, not a {type(source).__name__}.")
     return open_store(source) if holds_features(source) else read_pairs(source, captions=captions)
 
 
 def open_pairs(source: Any, captions: Captions = "required", **options: Any) -> Pairs:
     """Pairs with their pictures, read where they are named; options: those of `read_pairs`.
 
-    Raises `InputError` as `read_pairs` does, and for features alone.
+    Raises `InputError` as `read_pairs` does, and for features alone; `UsageError` for options of what is read already.
     """
-    if isinstance(source, Pairs):
-        return source
     if holds_features(source):
         name = source if isinstance(source, str | Path) else getattr(source, "path", "arrays")
         raise InputError(f"{name}: holds features, and no pictures. Give the pairs that they were made of.")
-    return read_pairs(source, captions=captions, **options)
+    return as_pairs(source, captions=captions, **options)
 
 
 def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[str, Any]]:

@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from isthmus.data.encoder_record import EncoderRecord
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.owned import check_owned
 from isthmus.store.joining import choose_ids, choose_split, join
 from isthmus.store.keys import KeyIndex, to_keys
-from isthmus.store.manifest import is_store, is_unfinished, read_store_json, read_table
+from isthmus.store.manifest import TABLES, is_store, is_unfinished, other_tables, read_store_json, read_table
 from isthmus.store.matrix import FeatureMatrix, Rows
-from isthmus.store.shards import MODALITIES, open_shards
+from isthmus.store.shards import AnyShard, Shard, holds_states, open_shards
+from isthmus.store.states import StatesMatrix, backbone_uri
 
 Which = str | Sequence[str] | None
 
@@ -59,6 +60,7 @@ class Store:
         self.path = path
         self.encoders: list[EncoderRecord] = described["encoders"]
         self._described = described
+        self._others: dict[str, pa.Table] = {}
         self.images  # noqa: B018 — a damaged table is told now, not in the middle of a run
 
     def __len__(self) -> int:
@@ -83,8 +85,34 @@ class Store:
         """id and reason of every image that could not be used."""
         return read_table(self.path, "skipped", self._described)
 
+    @cached_property
+    def modalities(self) -> list[str]:
+        """Those of which the store can hold items: image, text, and whichever others have a table."""
+        return [*TABLES, *other_tables(self._described)]
+
+    def table(self, modality: str) -> pa.Table:
+        """The items of a modality: `images`, `captions`, or item_id, id, content_hash, group, split, label, signature.
+
+        Raises `UsageError` for a modality that the store does not have.
+        """
+        if modality not in self.modalities:
+            raise UsageError(f"{self.path}: no modality {modality!r}." + did_you_mean(modality, self.modalities))
+        if modality in TABLES:
+            return getattr(self, TABLES[modality])
+        if modality not in self._others:
+            self._others[modality] = read_table(self.path, modality, self._described)
+        return self._others[modality]
+
+    def tables(self, modalities: tuple[str, str] = SIDES) -> dict[str, pa.Table]:
+        """The tables of all modalities, those of a pair first: as `isthmus.store.joining.join` takes them."""
+        return {name: self.table(name) for name in dict.fromkeys((*modalities, *self.modalities))}
+
+    def pooled(self, modality: str) -> list[EncoderRecord]:
+        """The encoders of a modality whose features `features` gives: all but those of states."""
+        return [one for one in self.encoders if one["modality"] == modality and not holds_states(one)]
+
     def features(self, modality: str, which: Which = None, *, partial: bool = False) -> FeatureMatrix:
-        """The features of `images` (modality "image") or `captions` ("text"), row by row.
+        """The features of `table(modality)`, row by row: of `images` (modality "image"), `captions` ("text"), …
 
         Args:
             which: the encoder, by URI or by the first digits of its fingerprint; several stand side by side,
@@ -95,10 +123,36 @@ class Store:
             UsageError: no such encoder, or none named where there are several.
             InputError: a damaged or foreign shard, or contents without features (an interrupted run).
         """
+        keys = to_keys(self.table(modality)["content_hash"].to_pylist())
         records = self._choose(modality, which)
-        table = self.images if modality == "image" else self.captions
-        keys = to_keys(table["content_hash"].to_pylist())
-        return FeatureMatrix([self._member(record, keys, partial) for record in records], records)
+        members = [self._located(record, keys, partial) for record in records]
+        blocks = [[shard.features for shard in shards if isinstance(shard, Shard)] for shards, _ in members]
+        return FeatureMatrix([(Rows(some), where) for some, (_, where) in zip(blocks, members, strict=True)], records)
+
+    def states(
+        self,
+        modality: str,
+        which: str | None = None,
+        *,
+        layers: Sequence[int | None] | None = None,
+        partial: bool = False,
+    ) -> StatesMatrix:
+        """The states of layers of one encoder, of the rows of `table(modality)`: sequences, gathered as they are asked.
+
+        Args:
+            which: the encoder, by URI (layer and pool in it do not matter) or by the first digits of its
+                `backbone_key`; None where the store holds the states of one encoder of this modality.
+            layers: numbers of layers, in the order wanted; None among them stands for the tokens after the final
+                norm. None: all that are stored, these last.
+            partial: let items without states be; they are an `InputError` only when they are asked for.
+
+        Raises:
+            UsageError: no such encoder or layer, none named where there are several, layers of different widths.
+            InputError: a damaged or foreign shard, or contents without states (an interrupted run).
+        """
+        keys = to_keys(self.table(modality)["content_hash"].to_pylist())
+        records = self._choose_layers(self._states_of(modality, which), layers)
+        return StatesMatrix([self._located(record, keys, partial) for record in records], records)
 
     def pairs(
         self,
@@ -107,28 +161,30 @@ class Store:
         text: Which = None,
         only: str | Path | Sequence[str] | None = None,
         seed: int = 0,
+        modalities: tuple[str, str] = SIDES,
     ) -> FeaturePairs:
-        """Images, their captions and both features, as training and evaluation take them.
+        """Images, their captions and both features, as training and evaluation take them; or any two modalities.
 
         Args:
             split: "train", "val", "test" (or a name in the `split` column); None takes all.
             image, text: which encoders, as for `features`.
             only: ids to keep, as a list or a Parquet file with an `id` column.
             seed: of the validation split where the `split` column names none.
+            modalities: of the first side, in whose place the result and `image` here say image, and of the second,
+                called text: joined by id. The first has one item per id, the second may have several.
 
         Raises:
-            UsageError: as `features`, or a split that does not exist.
-            InputError: as `features`, or no image left.
+            UsageError: as `features`, or a split or a modality that does not exist.
+            InputError: as `features`, no image left, or several items per id on the first side.
         """
-        pairs = join(self.path, self.images, self.captions, self.features("image", image), self.features("text", text))
+        first, second = modalities
+        pairs = join(self.path, self.tables(modalities), self.features(first, image), self.features(second, text))
         if split is not None:
             pairs = choose_split(pairs, split, seed)
         return pairs if only is None else choose_ids(pairs, only)
 
     def _choose(self, modality: str, which: Which) -> list[EncoderRecord]:
-        if modality not in MODALITIES:
-            raise UsageError(f"Unknown modality {modality!r}." + did_you_mean(modality, MODALITIES))
-        records = [record for record in self.encoders if record["modality"] == modality]
+        records = self.pooled(modality)
         if not records:
             raise UsageError(f"{self.path}: holds no {modality} encoder.")
         if which is None:
@@ -148,8 +204,40 @@ class Store:
         hint = did_you_mean(name, [record["uri"] for record in records])
         raise UsageError(f"{self.path}: holds no {modality} encoder {name!r}.{hint}")
 
-    def _member(self, record: EncoderRecord, keys: np.ndarray, partial: bool) -> tuple[Rows, np.ndarray]:
-        """An encoder's rows on disk, and which of them stands for each of `keys` (−1: none, if `partial`)."""
+    def _states_of(self, modality: str, which: str | None) -> list[EncoderRecord]:
+        """The layers that are stored of one encoder."""
+        networks: dict[str, list[EncoderRecord]] = {}
+        for record in self.encoders:
+            if record["modality"] == modality and holds_states(record):
+                networks.setdefault(str(record.get("backbone_key") or backbone_uri(record["uri"])), []).append(record)
+        uris = {key: backbone_uri(records[0]["uri"]) for key, records in networks.items()}
+        if not networks:
+            raise UsageError(
+                f"{self.path}: holds no states of a {modality} encoder: embed with layer=…&pool=states in its URI."
+            )
+        found = list(networks)
+        if which is not None:
+            named = backbone_uri(which)
+            found = [k for k in networks if uris[k] == named or (len(which) >= 6 and k.startswith(which))]
+        if len(found) == 1:
+            return networks[found[0]]
+        if found:
+            listed = ", ".join(uris.values())
+            raise UsageError(f"{self.path}: holds states of several {modality} encoders; name one: {listed}.")
+        raise UsageError(f"{self.path}: holds no states of {which!r}." + did_you_mean(str(which), list(uris.values())))
+
+    def _choose_layers(self, records: list[EncoderRecord], layers: Sequence[int | None] | None) -> list[EncoderRecord]:
+        by_layer = {record.get("layer"): record for record in records}
+        held = sorted(k for k in by_layer if k is not None) + [None] * (None in by_layer)
+        wanted = held if layers is None else list(layers)
+        missing = [layer for layer in wanted if layer not in by_layer]
+        if missing or not wanted:
+            name, there = backbone_uri(records[0]["uri"]), ", ".join(map(str, held))
+            raise UsageError(f"{self.path}: holds no layers {missing or wanted} of {name}, only {there}.")
+        return [by_layer[layer] for layer in wanted]
+
+    def _located(self, record: EncoderRecord, keys: np.ndarray, partial: bool) -> tuple[list[AnyShard], np.ndarray]:
+        """An encoder's shards, and which of their rows stands for each of `keys` (−1: none, if `partial`)."""
         shards = open_shards(self.path, record)
         held = [shard.keys() for shard in shards]
         where = KeyIndex(np.concatenate(held) if held else np.empty((0, 16), np.uint8)).find(keys)
@@ -159,7 +247,7 @@ class Store:
                 f"{self.path}: features by {record['uri']} are missing for {missing:,} of {len(keys):,} "
                 f"{record['modality']} rows. Run the same `isthmus embed` again: it computes only these."
             )
-        return Rows([shard.features for shard in shards]), where
+        return shards, where
 
 
 def _listed(records: list[EncoderRecord]) -> str:

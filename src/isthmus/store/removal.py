@@ -18,7 +18,8 @@ from isthmus.owned import check_owned
 from isthmus.store.journal import FOLDER as JOURNAL
 from isthmus.store.keys import KeyIndex, to_keys
 from isthmus.store.manifest import Manifest, commit, is_store, read_manifest
-from isthmus.store.shards import Shard, open_shards, write_shard
+from isthmus.store.merging import sample_ids
+from isthmus.store.shards import AnyShard, open_shards
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Removed:
 
 
 def remove(path: str | Path, ids: Sequence[str]) -> Removed:
-    """Remove images, by id, with their captions and the features that no other id needs.
+    """Remove samples, by id: images, their captions, items of other modalities, and the features no other id needs.
 
     Safe to interrupt: the tables change all at once, and features without a table row are dropped by the
     next call (an empty `ids` only does that).
@@ -43,7 +44,7 @@ def remove(path: str | Path, ids: Sequence[str]) -> Removed:
     with _writing(root):
         manifest = read_manifest(root)
         gone = pa.array(ids, pa.string())
-        known = pa.chunked_array([*manifest.images["id"].chunks, *manifest.skipped["id"].chunks], pa.string())
+        known = sample_ids(manifest.images, {"skipped": manifest.skipped, **manifest.others})
         unknown = gone.filter(pc.invert(pc.is_in(gone, value_set=known)))
         if len(unknown):
             raise InputError(f"{root}: {len(unknown):,} of {len(gone):,} ids are not in the store, first {unknown[0]}.")
@@ -52,6 +53,7 @@ def remove(path: str | Path, ids: Sequence[str]) -> Removed:
             images=_without(manifest.images, gone),
             captions=_without(manifest.captions, gone),
             skipped=_without(manifest.skipped, gone),
+            others={name: _without(table, gone) for name, table in manifest.others.items()},
         )
         if len(gone):
             commit(root, left)
@@ -79,21 +81,21 @@ def _without(table: pa.Table, ids: pa.Array) -> pa.Table:
 def _vacuum(root: Path, manifest: Manifest) -> int:
     """Rewrite the shards that hold rows nothing refers to; returns how many rows went."""
     wanted = {
-        modality: KeyIndex(to_keys(table["content_hash"].to_pylist()))
-        for modality, table in (("image", manifest.images), ("text", manifest.captions))
+        modality: KeyIndex(to_keys(manifest.table(modality)["content_hash"].to_pylist()))
+        for modality in manifest.modalities()
     }
+    wanted |= {r["modality"]: KeyIndex(to_keys([])) for r in manifest.encoders if r["modality"] not in wanted}
     shards = [shard for record in manifest.encoders for shard in open_shards(root, record)]
     return sum(_shrink(shard, wanted[shard.modality]) for shard in shards)
 
 
-def _shrink(shard: Shard, wanted: KeyIndex) -> int:
+def _shrink(shard: AnyShard, wanted: KeyIndex) -> int:
     """Write the rows worth keeping as a new shard, then delete the old one: a kill loses nothing."""
     keys = shard.keys()
     keep = np.flatnonzero(wanted.find(keys) >= 0)
     if len(keep) == len(keys):
         return 0
     if len(keep):
-        features = np.asarray(shard.features.map()[keep])
-        write_shard(shard.path.parent, shard.modality, shard.fingerprint, keys[keep], features)
+        shard.keep(keep)
     shard.path.unlink()
     return len(keys) - len(keep)

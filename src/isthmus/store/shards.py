@@ -8,8 +8,6 @@ its keys, so that the same rows give the same name.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,54 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from isthmus.encoders.uri import STATES
 from isthmus.errors import InputError
-from isthmus.files import atomic_path
+from isthmus.store.blocks import Block, DamagedShard, digest, read_described, read_keys, save_shard
 from isthmus.store.keys import KEY_BYTES
-from isthmus.weights import read_header
+from isthmus.store.ragged import RAGGED, RaggedShard, ragged_shard
 
 FORMAT = "isthmus-shard/1"
 NAME = re.compile(r"shard-[0-9a-f]{16}\.safetensors")
-MODALITIES = ("image", "text")
 _DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
-
-
-class DamagedShard(InputError):
-    """A shard whose header, size or digest is wrong: its rows are lost and must be computed again."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A [rows, width] array inside a file, at a byte offset."""
-
-    path: Path
-    offset: int
-    shape: tuple[int, int]
-    dtype: np.dtype
-
-    def map(self) -> np.ndarray:
-        """The array, memory-mapped; nothing is read yet."""
-        try:
-            return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.path}: changed while it was open ({error}). Open the store again.") from None
-
-    @property
-    def nbytes(self) -> int:
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
-
-    def storage(self) -> Any:
-        """The file up to the array's end as a mapped `torch.UntypedStorage`; unlike `map`, it keeps no file open."""
-        end = self.offset + self.nbytes
-        try:
-            if self.path.stat().st_size < end:
-                raise OSError("it is shorter now")
-            return torch.UntypedStorage.from_file(str(self.path), shared=False, nbytes=end)
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"{self.path}: changed while it was open ({error}). Open the store again.") from None
+_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -81,16 +43,32 @@ class Shard:
     def path(self) -> Path:
         return self.features.path
 
+    @property
+    def width(self) -> int:
+        return self.features.shape[1]
+
     def keys(self) -> np.ndarray:
         """uint8 [n, 16], read into memory."""
-        rows = self.features.shape[0]
-        flat = np.fromfile(self.path, np.uint8, rows * KEY_BYTES, offset=self.keys_offset)
-        return flat.reshape(rows, KEY_BYTES)
+        return read_keys(self.path, self.keys_offset, self.features.shape[0])
 
     def verify(self) -> None:
         """Read the whole payload; a `DamagedShard` error if it is not what was written."""
-        if _digest(self.keys(), self.features.map()) != self.digest:
+        if digest(self.keys(), self.features.map()) != self.digest:
             raise DamagedShard(f"{self.path}: damaged, its content does not match its digest.")
+
+    def not_finite(self) -> int:
+        """How many rows hold NaN or infinity."""
+        features = self.features.map()
+        parts = (features[start : start + _ROWS] for start in range(0, len(features), _ROWS))
+        return sum(int((~np.isfinite(part).all(axis=1)).sum()) for part in parts)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Write these rows as a shard of their own."""
+        features = np.asarray(self.features.map()[rows])
+        write_shard(self.path.parent, self.modality, self.fingerprint, self.keys()[rows], features)
+
+
+AnyShard = Shard | RaggedShard
 
 
 def shard_folder(root: Path, modality: str, fingerprint: str) -> Path:
@@ -106,30 +84,24 @@ def shard_paths(folder: Path) -> list[Path]:
 def write_shard(folder: Path, modality: str, fingerprint: str, keys: np.ndarray, features: np.ndarray) -> Path:
     """Write keys (uint8 [n, 16]) and features (float16 or float32 [n, D]) as one shard, atomically."""
     described = {
-        "digest": _digest(keys, features),
+        "digest": digest(keys, features),
         "fingerprint": fingerprint,
         "format": FORMAT,
         "modality": modality,
     }
-    # One metadata entry: safetensors writes several in any order, and equal shards shall be equal files.
-    data = safetensors.numpy.save({"features": features, "keys": keys}, {"isthmus": json.dumps(described)})
-    name = hashlib.blake2b(keys.tobytes(), digest_size=8).hexdigest()
-    path = folder / f"shard-{name}.safetensors"
-    with atomic_path(path) as aside:
-        aside.write_bytes(data)
-    return path
+    return save_shard(folder, {"features": features, "keys": keys}, described)
 
 
-def open_shard(path: Path) -> Shard:
+def open_shard(path: Path) -> AnyShard:
     """Read a shard's header and check it against the file's size.
 
     Raises:
         DamagedShard: truncated, or not a shard.
     """
     try:
-        header, start = read_header(path)
-        with safe_open(path, framework="numpy") as file:  # checks offsets, overlaps and the size of the file
-            described = json.loads(file.metadata()["isthmus"])
+        header, start, described = read_described(path)
+        if described["format"] == RAGGED:
+            return ragged_shard(path, header, start, described)
         features, keys = header["features"], header["keys"]
         rows, width = features["shape"]
         if keys["dtype"] != "U8" or keys["shape"] != [rows, KEY_BYTES] or described["format"] != FORMAT:
@@ -142,7 +114,7 @@ def open_shard(path: Path) -> Shard:
         raise DamagedShard(f"{path}: damaged or not a shard ({error}).") from None
 
 
-def open_shards(root: Path, record: Mapping[str, Any]) -> list[Shard]:
+def open_shards(root: Path, record: Mapping[str, Any]) -> list[AnyShard]:
     """Every shard of one encoder, checked to be that encoder's.
 
     Raises:
@@ -156,19 +128,20 @@ def open_shards(root: Path, record: Mapping[str, Any]) -> list[Shard]:
     return shards
 
 
-def check_owner(shard: Shard, record: Mapping[str, Any]) -> None:
+def holds_states(record: Mapping[str, Any]) -> bool:
+    """Whether the encoder that `record` describes gives the states of a layer, and so ragged shards."""
+    return record.get("pool") == STATES
+
+
+def check_owner(shard: AnyShard, record: Mapping[str, Any]) -> None:
     """An `InputError` if the shard is not of the encoder that `record` describes."""
     wanted = (record["modality"], record["fingerprint"], record["width"])
-    found = (shard.modality, shard.fingerprint, shard.features.shape[1])
+    found = (shard.modality, shard.fingerprint, shard.width)
+    if holds_states(record) != isinstance(shard, RaggedShard):
+        kind = "states" if holds_states(record) else "pooled features"
+        raise InputError(f"{shard.path}: does not hold {kind}, as {record['uri']} gives. Move this file away.")
     if wanted != found:
         raise InputError(
             f"{shard.path}: written by another encoder than {record['uri']} (modality, fingerprint, width "
             f"{found}, not {wanted}). Move this file away and run the same `isthmus embed` again."
         )
-
-
-def _digest(keys: np.ndarray, features: np.ndarray) -> str:
-    digest = hashlib.blake2b(digest_size=KEY_BYTES)
-    for array in (keys, features):
-        digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-    return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -12,15 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from isthmus.data.matrix import LARGEST
+from isthmus.data.ragged import Ragged
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import tidy
 from isthmus.locking import LOCK, alone
 from isthmus.owned import check_owned
 from isthmus.store.journal import Journal, Row, recall, signed
 from isthmus.store.keys import as_bytes, to_hashes, to_keys
-from isthmus.store.manifest import Manifest, check_record, commit, is_store, read_manifest
-from isthmus.store.merging import merge
-from isthmus.store.stream import Stream
+from isthmus.store.manifest import Manifest, check_modality, check_record, commit, is_store, read_manifest
+from isthmus.store.merging import merge, sample_ids
+from isthmus.store.stream import Stream, stream_of
 
 BUFFER_BYTES = 512 * 2**20  # over all encoders of a run
 
@@ -73,7 +75,8 @@ class StoreWriter:
 
         Args:
             record: modality, uri, fingerprint (64 hex digits), width, parts (widths that sum to it), and
-                whatever else shall stand in `store.json`.
+                whatever else shall stand in `store.json`. With pool "states" it gives the states of a layer,
+                `width` wide each; "stored": "int8" then keeps them in int8.
 
         Raises:
             InputError: a field is missing or malformed, or the store holds another encoder under the same
@@ -90,7 +93,7 @@ class StoreWriter:
                     "Use another store."
                 )
         if owner not in self._streams:
-            self._streams[owner] = Stream(self.path, record)
+            self._streams[owner] = stream_of(self.path, record)
         started = {(r["modality"], r["fingerprint"]): r for r in self._journal.encoders()}
         self._journal.save_encoders(list({**started, owner: record}.values()))
 
@@ -120,12 +123,12 @@ class StoreWriter:
         modality: str,
         fingerprint: str,
         keys: np.ndarray,
-        features: np.ndarray,
+        features: np.ndarray | Ragged,
         names: Sequence[str] | None = None,
     ) -> None:
-        """Add features [n, D] of the contents `keys` (uint8 [n, 16]). Keys that are done are ignored.
+        """Add features [n, D], or the states of n items, of the contents `keys` (uint8 [n, 16]).
 
-        Rows wait in memory until a shard is full (64 MiB) or `flush` is called.
+        Keys that are done are ignored. Rows wait in memory until a shard is full (64 MiB) or `flush` is called.
 
         Args:
             names: what to call each row in an error; default: the image's id if it was recorded, else
@@ -136,20 +139,16 @@ class StoreWriter:
                 disk.
         """
         stream = self._stream(modality, fingerprint)
-        keys, features = np.asarray(keys, np.uint8), np.asarray(features)
-        if keys.shape != (len(features), 16) or features.shape[1:] != (stream.record["width"],):
-            raise InputError(
-                f"{stream.record['uri']}: features {features.shape} and keys {keys.shape}; expected "
-                f"[n, {stream.record['width']}] and [n, 16]."
-            )
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        keys = np.asarray(keys, np.uint8)
+        features = stream.checked(keys, features)
+        bad = stream.unusable(features)
         if len(bad):
             some = bad[:5]
             first = [names[row] for row in some] if names else self._journal.names(to_hashes(keys[some]))
             listed = ", ".join(first) + (", …" if len(bad) > len(first) else "")
             raise InputError(
-                f"{stream.record['uri']}: NaN or infinity in the features of {len(bad):,} of "
-                f"{len(features):,} items: {listed}. None of these was stored."
+                f"{stream.record['uri']}: NaN or infinity (or values beyond {LARGEST:.0e}) in the features of "
+                f"{len(bad):,} of {len(features):,} items: {listed}. None of these was stored."
             )
         stream.add(keys, features)
         if sum(other.buffered for other in self._streams.values()) > BUFFER_BYTES:
@@ -166,6 +165,7 @@ class StoreWriter:
         images: pa.Table,
         captions: pa.Table,
         skipped: Iterable[tuple[str, str]] = (),
+        others: Mapping[str, pa.Table] | None = None,
     ) -> None:
         """Publish the run: merge its tables into the store's, all or nothing, and drop the journal.
 
@@ -175,6 +175,8 @@ class StoreWriter:
             images: id, content_hash; optional group, split, label, signature (default: as recorded).
             captions: caption_id, id, caption; optional lang, and content_hash (default: hash of the caption).
             skipped: (id, reason).
+            others: by modality, the items of further ones: item_id, id (of the sample that they are of, as images
+                and captions), content_hash; optional group, split, label, signature.
 
         Raises:
             InputError: a repeated id, a caption without its image, features of this run's encoders missing,
@@ -182,8 +184,10 @@ class StoreWriter:
         """
         self.flush()
         images = signed(images, _recalled(self._manifest, self._journal))
-        merged = merge(self._manifest, images, captions, skipped)
-        self._check_complete(images, merged)
+        for modality in others or {}:
+            check_modality(modality, self.path)
+        merged = merge(self._manifest, images, captions, skipped, others)
+        self._check_complete(sample_ids(images, others or {}), merged)
         records = {(r["modality"], r["fingerprint"]): r for r in merged.encoders}
         records |= {owner: stream.record for owner, stream in self._streams.items()}
         merged.encoders = list(records.values())
@@ -197,11 +201,11 @@ class StoreWriter:
         except KeyError:
             raise InputError(f"{modality} encoder {fingerprint[:12]}: call `add_encoder` first.") from None
 
-    def _check_complete(self, images: pa.Table, merged: Manifest) -> None:
-        """Every image and caption of this run must have its features by every encoder of this run."""
-        captions = merged.captions.filter(pc.is_in(merged.captions["id"], value_set=images["id"]))
+    def _check_complete(self, ids: pa.ChunkedArray, merged: Manifest) -> None:
+        """Every item of this run's samples must have its features by every encoder of this run."""
         for stream in self._streams.values():
-            table = images if stream.record["modality"] == "image" else captions
+            table = merged.table(stream.record["modality"])
+            table = table.filter(pc.is_in(table["id"], value_set=ids))
             keys = as_bytes(to_keys(table["content_hash"].to_pylist()))
             missing = sum(key not in stream.known for key in keys)
             if missing:

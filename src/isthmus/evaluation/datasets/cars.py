@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.archive import Listing, PublicSet, listed, matlab, number, readable
+from isthmus.evaluation.datasets.archive import Listing, PublicSet, listed, matched_names, matlab, number
 from isthmus.evaluation.datasets.names import class_names
 
 LABELS = "cars_test_annos_withlabels.mat"
@@ -23,7 +23,7 @@ def read(root: Path, split: str) -> Listing:
     (rows,) = matlab(source, "annotations")
     if not rows.dtype.names or not {"class", "fname"} <= set(rows.dtype.names):
         raise InputError(f"{source}: holds no classes of the pictures; for the test split it is {LABELS}.")
-    classes = readable([str(name) for name in raw], class_names("cars") or [], meta)
+    classes = matched_names([str(name) for name in raw], class_names("cars") or [], meta)
     labels = [number(str(row["class"]), len(classes), f"{source}, {row['fname']}") for row in rows]
     return listed(root / f"cars_{split}", [str(row["fname"]) for row in rows], labels, classes, source)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.archive import Listing, PublicSet, lines, readable
+from isthmus.evaluation.datasets.archive import Listing, PublicSet, lines, matched_names
 from isthmus.evaluation.datasets.names import class_names
 
 SIDE = 32
@@ -31,7 +31,7 @@ def read(name: str, root: Path, split: str) -> Listing:
     if (root / PICKLES[name]).is_file() and not files[0].is_file():
         raise InputError(f"{root}: is the Python version, a pickle, which is not read; get {BINARY[name]}.")
     source = root / NAMES[name]
-    classes = readable(lines(source), class_names(name) or [], source)
+    classes = matched_names(lines(source), class_names(name) or [], source)
     heads = 1 if name == "cifar10" else 2
     rows = np.concatenate([_rows(file, heads + 3 * SIDE**2) for file in files])
     labels = rows[:, heads - 1]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from isthmus.data.text import json_lines
 from isthmus.errors import InputError
-from isthmus.files import read_text
 
 Rows = Iterator[tuple[str, Path, str]]  # id, image file, caption
 DEFAULT = "test"
@@ -24,14 +23,13 @@ def read_docci(root: Path, split: str | None = None) -> Rows:
         raise InputError(f"{root}: no images/ beside {file.name}. Unpack docci_images.tar.gz there.")
     found: set[str] = set()
     any_row = False
-    for line, text in enumerate(read_text(file).splitlines(), 1):
+    for line, row in json_lines(file):
         try:
-            row = json.loads(text)
             found.add(row["split"])
             if row["split"] == split:
                 any_row = True
                 yield row["example_id"], root / "images" / row["image_file"], row["description"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise InputError(f"{file}: line {line} is not one of DOCCI's descriptions ({error!r}).") from None
     if not any_row:
         raise InputError(f"{file}: no image of split {split!r}; splits are: {', '.join(sorted(found))}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isthmus.evaluation.datasets.archive import Listing, PublicSet, lines, listed, position, readable
+from isthmus.evaluation.datasets.archive import Listing, PublicSet, lines, listed, matched_names, position
 from isthmus.evaluation.datasets.names import class_names
 
 
@@ -14,7 +14,7 @@ def read(root: Path, split: str) -> Listing:
     names = lines(source)
     raw = sorted({name.split("/")[0] for name in names})
     numbers = {name: label for label, name in enumerate(raw)}
-    classes = readable(raw, class_names("dtd") or [], source)
+    classes = matched_names(raw, class_names("dtd") or [], source)
     return listed(
         root / "images", names, [position(n.split("/")[0], numbers, str(source)) for n in names], classes, source
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isthmus.evaluation.datasets.archive import Listing, PublicSet, columns, lines, listed, position, readable
+from isthmus.evaluation.datasets.archive import Listing, PublicSet, columns, lines, listed, matched_names, position
 from isthmus.evaluation.datasets.names import class_names
 
 
@@ -16,7 +16,7 @@ def read(root: Path, split: str) -> Listing:
     numbers = {name: label for label, name in enumerate(raw)}
     rows = columns(source, 2, last_with_blanks=True)
     labels = [position(name, numbers, f"{source}, {id}") for id, name in rows]
-    classes = readable(raw, class_names("fgvc_aircraft") or [], variants)
+    classes = matched_names(raw, class_names("fgvc_aircraft") or [], variants)
     return listed(data / "images", [f"{id}.jpg" for id, _ in rows], labels, classes, source)
 
 

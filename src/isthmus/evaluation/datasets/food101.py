@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isthmus.evaluation.datasets.archive import Listing, PublicSet, lines, listed, position, readable
+from isthmus.evaluation.datasets.archive import Listing, PublicSet, lines, listed, matched_names, position
 from isthmus.evaluation.datasets.names import class_names
 
 
@@ -16,7 +16,7 @@ def read(root: Path, split: str) -> Listing:
     source = root / "meta" / f"{split}.txt"
     names = lines(source)
     labels = [position(name.split("/")[0], numbers, str(source)) for name in names]
-    classes = readable(raw, class_names("food101") or [], file)
+    classes = matched_names(raw, class_names("food101") or [], file)
     return listed(root / "images", [f"{name}.jpg" for name in names], labels, classes, source)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 
 from isthmus.errors import InputError
@@ -26,12 +24,3 @@ def add_captions(
 def iso(lang: str) -> str:
     """The ISO code of a language."""
     return ISO.get(lang, lang)
-
-
-def read_lines(file: Path) -> list[str]:
-    """The lines of a text file, which may be gzipped."""
-    try:
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        return [line.strip() for line in raw.decode("utf-8-sig").strip().split("\n")]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read as text ({error}).") from None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from isthmus.data.text import read_lines
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.languages import Captions, add_captions, iso, read_lines
+from isthmus.evaluation.datasets.languages import Captions, add_captions, iso
 
 SPLIT = "test_2016_flickr"
 IMAGES = ("images", "flickr30k-images", ".")

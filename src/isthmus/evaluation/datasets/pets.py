@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.archive import Listing, PublicSet, columns, listed, number, readable
+from isthmus.evaluation.datasets.archive import Listing, PublicSet, columns, listed, matched_names, number
 from isthmus.evaluation.datasets.names import class_names
 
 BREEDS = 37
@@ -19,7 +19,7 @@ def read(root: Path, split: str) -> Listing:
     breed = {label: row[0].rsplit("_", 1)[0] for row, label in zip(rows, labels, strict=True)}
     if len(breed) != BREEDS:
         raise InputError(f"{source}: names {len(breed)} of the {BREEDS} breeds; another list?")
-    classes = readable([breed[label] for label in range(BREEDS)], class_names("pets") or [], source)
+    classes = matched_names([breed[label] for label in range(BREEDS)], class_names("pets") or [], source)
     return listed(root / "images", [f"{row[0]}.jpg" for row in rows], labels, classes, source)
 
 

@@ -7,7 +7,6 @@ image is read only when it is needed; one that is missing shows then.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from PIL import Image
 
 from isthmus.data.images import EXTENSIONS, BadImage, decode
 from isthmus.data.sources import Items, Source
+from isthmus.data.text import iter_lines, json_lines
 from isthmus.errors import InputError
-from isthmus.files import read_json, read_text
+from isthmus.files import read_json
 
 Box = tuple[int, int, int, int]
 NONE = ""  # the category of a question that counts for none
@@ -123,23 +123,14 @@ def json_rows(file: Path, kind: type = dict) -> list[Any]:
     return rows
 
 
-def json_lines(file: Path) -> Iterator[dict[str, Any]]:
+def json_objects(file: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file."""
-    for line, text in enumerate(read_text(file).splitlines(), 1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{file}: line {line} cannot be read as JSON ({error}).") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{file}: line {line} is not a JSON object, {{…}}.")
-        yield row
+    return (row for _, row in json_lines(file))
 
 
 def csv_rows(file: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
     """The rows of a CSV file, all of `columns` filled in."""
-    reader = csv.DictReader(read_text(file).splitlines(), strict=True)
+    reader = csv.DictReader(iter_lines(file), strict=True)
     for column in columns:
         if column not in (reader.fieldnames or ()):
             raise InputError(f"{file}: no column {column!r}; its columns are {', '.join(reader.fieldnames or ())}.")

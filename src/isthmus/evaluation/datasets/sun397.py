@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.archive import Listing, PublicSet, in_folders, lines, listed, position, readable
+from isthmus.evaluation.datasets.archive import Listing, PublicSet, in_folders, lines, listed, matched_names, position
 from isthmus.evaluation.datasets.names import class_names
 
 PARTS = {"test": "Testing_01.txt", "train": "Training_01.txt"}
@@ -17,7 +17,7 @@ def read(root: Path, split: str) -> Listing:
     """
     file = _found(root, "ClassName.txt")
     folders = [line.strip("/") for line in lines(file)]
-    classes = readable([folder[2:] for folder in folders], class_names("sun397") or [], file)
+    classes = matched_names([folder[2:] for folder in folders], class_names("sun397") or [], file)
     pictures = next((folder for folder in (root, root / "SUN397") if (folder / "a").is_dir()), root)
     if split == "all":
         return in_folders(pictures, folders, classes)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from isthmus.data.text import read_text
 from isthmus.errors import InputError
-from isthmus.files import read_text
 
 Rows = Iterator[tuple[str, Path, str]]  # id, image file, caption
 

@@ -16,7 +16,7 @@ from isthmus.evaluation.datasets.questions import (
     both,
     find_file,
     image_folder,
-    json_lines,
+    json_objects,
     with_ending,
 )
 
@@ -33,7 +33,7 @@ def read_winoground(root: str | Path, images: str | Path | None = None) -> Quest
     file = find_file(root, ("examples.jsonl", "data/examples.jsonl"), "Winoground's examples")
     files = Files(image_folder(file.parent, images, ("images",)))
     questions = []
-    for line, row in enumerate(json_lines(file), 1):
+    for line, row in enumerate(json_objects(file), 1):
         place = f"{file}: line {line}"
         captions = both(row, ("caption_0", "caption_1"), place, "captions")
         names = both(row, ("image_0", "image_1"), place, "images")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from isthmus.data.text import json_lines
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.languages import Captions, iso, read_lines
+from isthmus.evaluation.datasets.languages import Captions, iso
 
 IMAGES = ("images", ".")
 
@@ -17,11 +17,10 @@ def read_xm3600(root: Path, split: str | None = None) -> Captions | None:
     if not file.is_file():
         return None
     captions: Captions = {}
-    for line, text in enumerate(read_lines(file), 1):
+    for line, row in json_lines(file):
         try:
-            row = json.loads(text)
             said = {lang: value["caption"] for lang, value in row.items() if isinstance(value, dict)}
             captions[f"{row['image/key']}.jpg"] = {iso(lang): list(texts) for lang, texts in said.items() if texts}
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{file}: line {line} is not a row of XM3600 ({error!r}).") from None
     return captions

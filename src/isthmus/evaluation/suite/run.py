@@ -124,7 +124,7 @@ class _Runner:
             if done := kept(file, key):
                 return done
             found = self._retrieval(one) if one.task == "zeroshot_retrieval" else self._classify(one, templates)
-            found |= {"key": key, "notes": one.notes}
+            found["key"] = key
             return write(file, found, dataset=name, model=self.name, task=one.task)
         except InputError as error:
             gap = asked or name in PUBLIC
@@ -170,14 +170,19 @@ class _Runner:
         )
         if len(one.classes) > MOST_CONFUSED:
             found.pop("confusion")
-        return found | {"classes": one.classes, "templates": templates, "skipped": skipped(one.pairs, store)}
+        return found | {"classes": one.classes, "templates": templates, **_told(one, store)}
 
     def _retrieval(self, one: BenchmarkSet) -> dict[str, Any]:
         store = self._store(one)
         pairs = stored_pairs(self.model, store, only=one.pairs.images["id"].to_pylist())
         image, text = self.model.project("image", pairs.image), self.model.project("text", pairs.text)
         found = retrieval(image, text, pairs.image_of, groups=pairs.bootstrap_group, **self.options)
-        return found | {"skipped": skipped(one.pairs, store)}
+        return found | _told(one, store)
+
+
+def _told(one: BenchmarkSet, store: Store) -> dict[str, Any]:
+    """What was left out of a set, and what a user should know of it."""
+    return {"skipped": skipped(one.pairs, store), "notes": [*one.notes, *one.pairs.notes]}
 
 
 def _contents(one: BenchmarkSet) -> list[Any]:

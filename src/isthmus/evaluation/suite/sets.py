@@ -15,20 +15,25 @@ from pathlib import Path
 import pyarrow as pa
 
 from isthmus.data import webdataset
-from isthmus.data.images import BadImage, decode
+from isthmus.data.folders import is_table, readable, survey
+from isthmus.data.gathering import Gathered, Reading
+from isthmus.data.images import EXTENSIONS, BadImage, decode
 from isthmus.data.labels import ADVICE, SYNSET, check_classes
-from isthmus.data.pairs import READERS, Pairs, pairs_from_lists, read_pairs
+from isthmus.data.pairs import Pairs, gathered_pairs, pairs_from_lists, read_pairs
 from isthmus.data.sources import Items, Source
 from isthmus.data.splits import SYNONYMS
+from isthmus.data.text import read_entries, read_lines
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.evaluation.datasets.archive import Listing, PublicSet, Task, letters, readable
+from isthmus.evaluation.datasets.archive import Listing, PublicSet, Task, letters, matched_names
 from isthmus.evaluation.datasets.names import class_names, synsets
 from isthmus.evaluation.datasets.names import templates as published_templates
 from isthmus.evaluation.datasets.registry import PUBLIC
+from isthmus.evaluation.inputs import match_labels
 from isthmus.evaluation.protocols import PROTOCOLS
 from isthmus.metrics.zeroshot import load_templates
 
 LISTS = {name: protocol.sets for name, protocol in PROTOCOLS.items()}  # to be named in place of their sets
+TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 CLASSES, TEMPLATES, TYPE = "classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"
 FALLBACK = "default"  # our own templates, for sets that bring none
 
@@ -74,7 +79,7 @@ def find_sets(root: Path) -> dict[str, Path]:
         return {name: root}
     found: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
-        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in READERS):
+        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in TABLES):
             continue
         name = canonical(path.stem if path.is_file() else path.name)
         if name in found:
@@ -108,9 +113,12 @@ def open_set(name: str, path: Path, split: str | None = None) -> BenchmarkSet:
     public = PUBLIC.get(name)
     if public is not None and not _holds_shards(path) and public.root(path) is not None:
         return _from_archive(public, path, split or public.splits[0])
+    if is_table(path, survey(path)):
+        return _from_table(name, path, split or "test")
     folder = _split_folder(path, split or "test")
-    if any(folder.glob("*.tar")):
-        return _from_tars(name, path, folder)
+    found = survey(folder)
+    if len(found.ending(".tar")) > len(found.ending(*EXTENSIONS)):
+        return _from_tars(name, path, folder, found.ending(".tar"))
     return _from_class_folders(name, path, folder)
 
 
@@ -155,16 +163,14 @@ class Framed:
         return word and f"{word}:{self.border}"
 
 
-def _from_tars(name: str, path: Path, folder: Path) -> BenchmarkSet:
+def _from_tars(name: str, path: Path, folder: Path, tars: list[str]) -> BenchmarkSet:
     inside = "" if folder == path else f"{folder.name}/"  # ids of different splits differ
-    shards = {f"{inside}{shard}": tar for shard, tar in webdataset.find_shards(str(folder)).items()}
-    intake, reader, notes = webdataset.read_tars(shards, "optional")
-    images, captions = intake.tables()
-    pairs = Pairs(images, captions, reader, path=folder, skipped=intake.skipped, notes=notes)
-    kind = _text(path / TYPE) if (path / TYPE).is_file() else ""
-    if kind.strip().lower() == "retrieval" or (
-        not kind and name in PUBLIC and PUBLIC[name].task == "zeroshot_retrieval"
-    ):
+    shards = {f"{inside}{shard}": tar for shard, tar in webdataset.shards_of(folder, tars).items()}
+    into = Gathered.empty(Reading("optional"))
+    webdataset.read_tars(shards, into)
+    pairs = gathered_pairs(str(folder), into)
+    kind = "".join(read_entries(path / TYPE)[:1]) if (path / TYPE).is_file() else ""
+    if kind.lower() == "retrieval" or (not kind and name in PUBLIC and PUBLIC[name].task == "zeroshot_retrieval"):
         return _retrieval(name, pairs)
     classes = _class_names(path) or class_names(name)
     if classes is None:
@@ -215,13 +221,14 @@ def _folder_names(name: str, path: Path, folder: Path, folders: list[str]) -> li
         raise InputError(f"{folder}: {len(folders)} folders for the {len(known)} classes of {name}. {ADVICE}")
     if ids and known and set(folders) <= set(ids):
         return [known[ids.index(one)] for one in folders]
-    names = readable(folders, known, folder) if known else [words(one) for one in folders]
+    names = matched_names(folders, known, folder) if known else [readable(one) for one in folders]
     check_classes(names, str(folder))
     return names
 
 
 def _from_table(name: str, path: Path, split: str) -> BenchmarkSet:
     """A table with captions is for retrieval, one with labels only for classification."""
+    beside = path if path.is_dir() else path.parent
     pairs = read_pairs(path, captions="optional")
     if split in pairs.images["split"].to_pylist():
         pairs = pairs.filter(split=split)
@@ -230,10 +237,11 @@ def _from_table(name: str, path: Path, split: str) -> BenchmarkSet:
     labels = pairs.images["label"].to_pylist()
     if None in labels:
         raise InputError(f"{path}: {pairs.images['id'][labels.index(None)]} has neither caption nor label.")
-    classes = sorted(set(labels))
-    check_classes(classes, str(path))
-    numbered = _with_labels(pairs, [str(classes.index(label)) for label in labels])
-    return BenchmarkSet(name, "zeroshot_classification", numbered, classes, _templates(name, path.parent))
+    numbers = all(label.isdecimal() for label in labels)  # of the lines of a list of names, where there is one
+    classes, number = match_labels(labels, (_class_names(beside) or []) if numbers else [])
+    check_classes(classes, str(path), given=numbers)
+    numbered = _with_labels(pairs, [str(number[label]) for label in labels])
+    return BenchmarkSet(name, "zeroshot_classification", numbered, classes, _templates(name, beside))
 
 
 def _retrieval(name: str, pairs: Pairs) -> BenchmarkSet:
@@ -253,8 +261,7 @@ def _labelled(pairs: Pairs, classes: Sequence[str]) -> Pairs:
 
 def _with_labels(pairs: Pairs, labels: Sequence[str]) -> Pairs:
     column = pairs.images.column_names.index("label")
-    images = pairs.images.set_column(column, "label", pa.array(labels, pa.string()))
-    return Pairs(images, pairs.captions, pairs.reader, path=pairs.path, skipped=pairs.skipped, notes=pairs.notes)
+    return pairs.having(pairs.images.set_column(column, "label", pa.array(labels, pa.string())))
 
 
 def _split_folder(path: Path, split: str) -> Path:
@@ -270,23 +277,10 @@ def _split_folder(path: Path, split: str) -> Path:
 
 
 def _class_names(path: Path) -> list[str] | None:
-    return [line.strip() for line in _text(path / CLASSES).splitlines()] if (path / CLASSES).is_file() else None
+    return read_lines(path / CLASSES) if (path / CLASSES).is_file() else None
 
 
 def _templates(name: str, path: Path) -> list[str]:
     if (path / TEMPLATES).is_file():
         return list(load_templates(path / TEMPLATES))
     return published_templates(name) or list(load_templates(FALLBACK))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from None
-
-
-def words(folder: str) -> str:
-    """A class name from a folder's: "001.Black_footed_Albatross", "AnnualCrop" -> "black footed albatross" …"""
-    bare = re.sub(r"^\d+\.", "", folder)
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", bare).replace("_", " ").strip().lower()

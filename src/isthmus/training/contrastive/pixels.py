@@ -103,7 +103,7 @@ def live_split(
         raise UsageError("pixels (--pixels) needs one image encoder by name: --image-encoder URI.")
     encoder = load_encoder(named[0], modality="image")
     pictures = open_pairs(pixels)
-    held = next(record["fingerprint"] for record in store.encoders if record["modality"] == "image")
+    held = store.pooled("image")[0]["fingerprint"]
     chosen = chosen | {"image": held}  # any: only ids, groups and splits are taken from it
     train, val = store.pairs(split="train", **chosen), store.pairs(split="val", **{**chosen, "only": None})
     return encoded_live(train, pictures, encoder, augment), encoded_live(val, pictures, encoder)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.pairs import Pairs
 from isthmus.errors import UsageError
 from isthmus.models.dual_encoder import DualEncoder
@@ -37,10 +37,11 @@ def train(
     val: FeaturePairs | None = None,
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
+    modalities: tuple[str, str] = SIDES,
 ) -> DualEncoder:
     """Train two projectors and return the dual encoder, saved where `how.out` says; arguments as of `isthmus.train`."""
     locked = _locked(init, freeze)
-    chosen = {"image": image, "text": text, "only": only, "seed": how.seed}
+    chosen = {"image": image, "text": text, "only": only, "seed": how.seed, "modalities": tuple(modalities)}
     pairs, val = _split(store, chosen, val, locked, pixels, choices.data.augment)
     trained = train_projectors(pairs, val, choices, frozen=locked.side if locked else None, **vars(how))
     model = _model(trained, pairs, locked, _folder(store))
@@ -61,10 +62,11 @@ def plan(
     val: FeaturePairs | None = None,
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
+    modalities: tuple[str, str] = SIDES,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
     locked = _locked(init, freeze)
-    chosen = {"image": image, "text": text, "only": only, "seed": how.seed}
+    chosen = {"image": image, "text": text, "only": only, "seed": how.seed, "modalities": tuple(modalities)}
     pairs, val = _split(store, chosen, val, locked, pixels, choices.data.augment)
     return plan_training(pairs, val, choices, frozen=locked.side if locked else None)
 

@@ -1,0 +1,64 @@
+"""Where what can be fetched or computed again is kept, also for a user without a home, as containers have them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from isthmus.errors import InputError
+
+
+def cache_dir() -> Path:
+    """`$ISTHMUS_CACHE`, else `isthmus` in `$XDG_CACHE_HOME`, else `~/.cache/isthmus`; without a home, a private
+    folder for temporary files.
+
+    Raises `InputError` where that last one is not this user's alone.
+    """
+    if named := os.environ.get("ISTHMUS_CACHE"):
+        return Path(named)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "isthmus"
+    try:
+        return Path.home() / ".cache" / "isthmus"
+    except RuntimeError:  # neither HOME nor an entry in passwd
+        return _homeless() / "isthmus"
+
+
+def give_home() -> None:
+    """Set HOME and USER for this process where there are none: other libraries keep their caches there."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = str(_homeless())
+        os.environ.setdefault("USER", f"user{os.getuid()}")
+
+
+@contextmanager
+def in_reach(folder: Path, variable: str) -> Iterator[None]:
+    """Turn what the system says of an unreadable cache into an `InputError` that names it and the `variable` for it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: {error.strerror or error}. The cache is {folder}: make it readable and "
+            f"writable, or set {variable} to another folder."
+        ) from error
+
+
+def check_private(folder: Path) -> None:
+    """Make `folder` with mode 0700. Raises OSError where what is there is another user's, a link, or open to others."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise OSError(f"{folder}: not a folder of this user alone (mode 0700)")
+
+
+def _homeless() -> Path:
+    """A folder of this user alone among the temporary files; anyone could have made it before."""
+    folder = Path(tempfile.gettempdir()) / f"isthmus-{os.getuid()}"
+    with in_reach(folder, "ISTHMUS_CACHE"):
+        check_private(folder)
+    return folder

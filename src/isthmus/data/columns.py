@@ -1,0 +1,102 @@
+"""Which column of a table is which: names given by the user, our own, or spellings that others use."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from isthmus.data.records import FIELDS, Captions
+from isthmus.errors import InputError, UsageError, did_you_mean
+
+# By field, the best first; case and surrounding spaces do not count.
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "image": (
+        *("filepath", "file_path", "image_path", "img_path", "image_file", "file_name", "filename", "image_name"),
+        *("img", "images", "picture", "photo", "path", "file", "jpg", "jpeg", "png", "webp", "image_bytes"),
+        *("image_base64", "base64", "url", "image_url", "img_url"),
+    ),
+    "captions": ("sentences", "texts", "comments", "descriptions", "caption_list"),
+    "caption": (
+        *("title", "text", "txt", "sentence", "comment", "raw", "description", "alt_text", "alt", "top_caption"),
+        *("caption_text", "image_caption", "en_caption"),
+    ),
+    "id": ("uid", "sample_id", "key"),
+    "label": ("labels", "class", "class_name", "category", "cls", "class_label", "fine_label"),
+    "split": ("subset",),
+    "lang": ("language",),
+}
+TABLE_FIELDS = ("image", *FIELDS)
+Columns = Mapping[str, str]
+
+
+def parse_columns(given: str | Columns | None) -> dict[str, str]:
+    """`"image=filepath,caption=title"`, or such a mapping, as field → column. Raises `UsageError`."""
+    if given is None:
+        return {}
+    if isinstance(given, str):
+        parts = [part.partition("=") for part in given.split(",") if part.strip()]
+        if not parts or not all(equals and column.strip() for _, equals, column in parts):
+            raise UsageError(f"--columns {given!r}: write FIELD=COLUMN,…, as in image=filepath,caption=title.")
+        given = {field.strip(): column.strip() for field, _, column in parts}
+    for field in given:
+        if field not in TABLE_FIELDS:
+            raise UsageError(f"--columns: no field {field!r}.{did_you_mean(field, TABLE_FIELDS)}")
+    return {field: str(column) for field, column in given.items()}
+
+
+def find_columns(
+    where: Any, names: Sequence[str], captions: Captions, given: Columns | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """(column of each field, remarks) of a table with columns `names`.
+
+    Raises `InputError` for a column that is named and not there, that stands twice, or that is needed and missing.
+    """
+    given = given or {}
+    for field, column in given.items():
+        if column not in names:
+            raise InputError(f"{where}: no column {column!r} for {field}.{did_you_mean(column, map(str, names))}")
+    found = dict(given) | {name: name for name in TABLE_FIELDS if name in names and name not in given}
+    guessed = _by_spelling(names, found)
+    found |= guessed
+    for field, column in found.items():
+        if Counter(names)[column] > 1:
+            raise InputError(f"{where}: the column {column!r} ({field}) stands there twice. Rename or remove one.")
+    _check(where, names, found, captions)
+    remarks = []
+    if guessed:
+        read = ", ".join(f"{column!r} as {field}" for field, column in guessed.items())
+        remarks.append(f"{where}: reads column {read}; name others with --columns (columns=).")
+    unused = [str(name) for name in names if name not in found.values()]
+    if unused:
+        remarks.append(f"{where}: columns not used: {', '.join(unused)}.")
+    return found, remarks
+
+
+def _by_spelling(names: Sequence[str], found: Mapping[str, str]) -> dict[str, str]:
+    """Fields that no column is named after, by how others spell them."""
+    by_letters = {str(name).strip().strip("\ufeff").lower(): name for name in reversed(names)}
+    taken = set(found.values())
+    guessed: dict[str, str] = {}
+    for field in ("image", "captions", "caption", "id", "label", "split", "lang", "group"):
+        told = {"caption", "captions"} & {*found, *guessed} if field.startswith("caption") else {field} & {*found}
+        for spelling in () if told else (field, *SPELLINGS.get(field, ())):
+            column = by_letters.get(spelling)
+            if column is not None and column not in taken:
+                guessed[field] = column
+                taken.add(column)
+                break
+    return guessed
+
+
+def _check(where: Any, names: Sequence[str], found: Mapping[str, str], captions: Captions) -> None:
+    listed = [str(name) for name in names]
+    if "image" not in found:
+        raise InputError(
+            f"{where}: no column `image`.{did_you_mean('image', listed)} Name it with --columns image=NAME."
+        )
+    if captions == "required" and not {"caption", "captions"} & set(found):
+        raise InputError(
+            f"{where}: no column `caption` or `captions`.{did_you_mean('caption', listed)} Name it with --columns "
+            "caption=NAME."
+        )

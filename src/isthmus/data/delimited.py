@@ -1,0 +1,173 @@
+"""CSV and its like: a header line, then rows; parted by commas, tabs, semicolons or bars."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from isthmus.data.cells import is_inline
+from isthmus.data.columns import SPELLINGS, TABLE_FIELDS, Columns, find_columns
+from isthmus.data.gathering import Gathered, Record
+from isthmus.data.text import MAX_LINE, iter_lines
+from isthmus.errors import InputError
+
+MARKS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+KNOWN = {*TABLE_FIELDS, *(one for several in SPELLINGS.values() for one in several)}
+FLICKR = re.compile(r"\s*(\S+)\s*\|\s*(\d)\s+(.*)", re.DOTALL)  # one line of Flickr30k's results.csv lacks a bar
+
+csv.field_size_limit(MAX_LINE)  # a cell may be a picture in base64
+
+
+def read_delimited(path: Path, into: Gathered) -> None:
+    """A table with a header line; without one where it holds pictures in base64, or columns are given by number.
+
+    Which mark parts the columns is seen from the header. Every cell is text: an id `007` stays `007`; a line break
+    inside quotes belongs to its cell.
+    """
+    reading = into.reading
+    table = Delimited(path, reading.columns)
+    if not table.names:
+        raise InputError(f"{path}: the table is empty.")
+    columns, remarks = find_columns(path, table.names, reading.captions, reading.columns or table.columns)
+    into.notes += [*table.notes, *remarks]
+    before = into.first
+    records = ((number, into.fields(record, columns)) for number, record in table.records())
+    into.rows(f"{path}: line", records, into.places(path))
+    into.intake.skipped += table.skipped
+    if into.first == before and not into.intake.skipped:
+        raise InputError(f"{path}: the table is empty.")
+
+
+class Delimited:
+    """The header of a table, then its rows.
+
+    names: of the columns; "1", "2", … where the table has no header line. columns: which is which, where that is known.
+    """
+
+    def __init__(self, path: Path, given: Columns | None = None) -> None:
+        self.path, self.notes, self.columns = path, [], {}  # type: ignore[var-annotated]
+        self.skipped: list[tuple[str, str]] = []
+        self.lines = iter_lines(path)
+        before, first = next(((n, line) for n, line in enumerate(self.lines) if line.strip()), (0, ""))
+        usual = "\t" if path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else ","
+        told = re.fullmatch(r"sep=(.)\s*", first)  # Excel's own line
+        first = next(self.lines, "") if told else first
+        self.before = before + bool(told)  # lines that the rows are numbered after
+        self.mark = told[1] if told else _mark(first, usual)
+        if self.mark != usual:
+            self.notes.append(f"{path}: its columns are parted by {MARKS.get(self.mark, repr(self.mark))}.")
+        self.quoted = self.mark != "|"  # captions of Flickr30k hold quotes, and nothing is quoted there
+        self.lines = chain([first], self.lines)
+        self.reader = Verbatim(self.lines) if self.mark == "\t" and _verbatim(path) else self._reader()
+        self.names = self._next() or []
+        self.first = self._headless(given or {}) if self.names else []
+
+    def _reader(self) -> Any:
+        dialect: dict[str, Any] = {"delimiter": self.mark, "strict": True, "skipinitialspace": self.mark != "\t"}
+        dialect["quoting"] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
+        return csv.reader(self.lines, **dialect)
+
+    def _headless(self, given: Columns) -> list[list[str]]:
+        """The first row where it is no header; the columns are then called by their number."""
+        by_number = bool(given) and all(one.isdigit() for one in given.values())
+        pictures = [number for number, cell in enumerate(self.names, 1) if is_inline(cell)]
+        if not pictures and not (by_number and not {*given.values()} & {*self.names}):
+            return []
+        first, self.names = self.names, [str(number) for number in range(1, len(self.names) + 1)]
+        if pictures and not by_number:
+            self.columns = _around(pictures[0], len(first))
+            told = ", ".join(f"column {column} is the {field}" for field, column in self.columns.items())
+            self.notes.append(f"{self.path}: no header line; {told}; name others by number (--columns image=1,…).")
+        return [first]
+
+    def _next(self) -> list[str] | None:
+        try:
+            return next(self.reader, None)
+        except csv.Error as error:
+            line = self.before + self.reader.line_num + 1
+            alone = "new-line character" in str(error)
+            hint = " Its lines seem to end in CR alone, not LF: convert them." if alone else ""
+            raise InputError(f"{self.path}: line {line} or the next cannot be read as CSV ({error}).{hint}") from None
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        """(line number, cells by column) of every row."""
+        for cells in self.first:
+            yield 1 + self.before, dict(zip(self.names, cells, strict=True))
+        while (cells := self._next()) is not None:  # type: ignore[assignment]
+            number = self.before + self.reader.line_num
+            if cells and len(cells) != len(self.names):
+                cells = self._mended(number, cells)
+            if cells:
+                yield number, dict(zip(self.names, cells, strict=True))
+
+    def _mended(self, number: int, cells: list[str]) -> list[str]:
+        if not self.quoted:
+            whole = FLICKR.fullmatch(self.mark.join(cells))
+            if whole and len(self.names) == 3:
+                return list(whole.groups())
+            self.skipped.append((f"{self.path}: line {number}", f"{len(cells)} fields, the header {len(self.names)}."))
+            return []
+        example = f'"a red{self.mark if self.mark != chr(9) else "⇥"} ripe apple"'
+        raise InputError(
+            f"{self.path}: line {number} has {len(cells)} fields, the header {len(self.names)}: its columns are parted "
+            f"by {MARKS.get(self.mark, repr(self.mark))}. A caption that holds one must be quoted: {example}."
+        )
+
+
+class Verbatim:
+    """Rows of a table with tabs in which a quote is a character like another, unless it stands around a whole cell."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.lines, self.line_num = lines, 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return self
+
+    def __next__(self) -> list[str]:
+        line = next(self.lines)
+        self.line_num += 1
+        return (
+            [_unquoted(cell) for cell in line.removesuffix("\n").removesuffix("\r").split("\t")] if line.strip() else []
+        )
+
+
+def _unquoted(cell: str) -> str:
+    inside = cell[1:-1].replace('""', "")
+    whole = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside
+    return cell[1:-1].replace('""', '"') if whole else cell
+
+
+def _verbatim(path: Path) -> bool:
+    """Whether every line of a table with tabs has as many as its first: then no cell holds a line break in quotes."""
+    counts = {line.count("\t") for line in iter_lines(path) if line.strip() and not line.startswith("sep=")}
+    return len(counts) == 1
+
+
+def _mark(header: str, usual: str) -> str:
+    """What parts the columns: the mark under which the most names of the header are known, then the most there are."""
+
+    def judged(mark: str) -> tuple[int, int, bool]:
+        try:
+            names = next(csv.reader([header], delimiter=mark, skipinitialspace=True), [])
+        except csv.Error:
+            names = []
+        return sum(name.strip().lower() in KNOWN for name in names), len(names), mark == usual
+
+    if any(is_inline(cell.strip()) for cell in header.split("\t")):
+        return "\t"
+    return max(MARKS, key=judged)
+
+
+def _around(picture: int, count: int) -> dict[str, str]:
+    """The columns of a row without header: the picture; a caption and, of three columns or more, an id before it."""
+    others = [number for number in range(1, count + 1) if number != picture]
+    found = {"image": str(picture)}
+    if len(others) >= 2:
+        found |= {"id": str(others[0]), "caption": str(others[2] if len(others) > 3 else others[1])}
+    elif others:
+        found["caption"] = str(others[0])
+    return found
