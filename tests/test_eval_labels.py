@@ -47,7 +47,7 @@ def test_names_numbers_spellings_and_folders() -> None:
     assert match_labels(["grey cat"], ["Dog", "Grey_Cat"])[1] == {"grey cat": 1}
     names, number = match_labels(["n01", "n02"], ["tench", "shark"], folders=["n01", "n02"])
     assert [names[number[label]] for label in ("n02", "n01")] == ["shark", "tench"]
-    assert match_labels(["x"], ["x", "x", "y"])[0] == ["x", "y"]
+    assert match_labels(["x"], ["x", "x", "y"]) == (["x", "x", "y"], {"x": 0, "y": 2})
 
 
 def test_labels_that_fit_no_names_are_refused() -> None:

@@ -204,7 +204,7 @@ def test_every_protocol_says_what_differs() -> None:
 def test_the_command_takes_a_protocol(tmp_path: Path, capsys, monkeypatch) -> None:
     captioned_set(tmp_path / "data" / "wds_flickr30k")
     monkeypatch.setattr("isthmus.models.dual_encoder.DualEncoder.from_pretrained", lambda *a, **k: toy_model())
-    arguments = ["eval", "m", "suite", str(tmp_path / "data"), "--protocol", "sail", "--bootstrap", "0"]
+    arguments = ["eval", str(tmp_path), "suite", str(tmp_path / "data"), "--protocol", "sail", "--bootstrap", "0"]
     assert main([*arguments, "--only-sets", "flickr30k"]) == 0
     assert main(arguments) == 3, "the paper's other sets were asked for"
     assert "protocol sail: COCO is val2017" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.matrix import check_varies
 from isthmus.encoders.modality import Modality
 from isthmus.projectors import Head
@@ -92,9 +92,10 @@ def train_projectors(
         IsthmusError: a loss that is not finite; names the step and what to try.
         KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
     """
-    for modality, matrix in (("image", train.image), ("text", train.text)):
+    for side in SIDES:
+        matrix = getattr(train, side)
         if not hasattr(matrix, "identity"):  # images that are encoded while training are not looked at before
-            check_varies(modality, matrix)
+            check_varies(side, matrix)
     objective = ContrastiveObjective(train, val, frozen)
     folder = None if out is None else Path(out)
     how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
