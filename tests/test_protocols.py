@@ -23,7 +23,7 @@ from isthmus.metrics.zeroshot import as_dot_products, class_embeddings, load_tem
 from isthmus.segmentation import Segmenter
 from test_public_sets import coco
 from test_segmentation import COLOURS, colour_model, flag
-from test_suite import captioned_set, labelled_set, toy_model
+from test_suite import CLASSES, captioned_set, labelled_set, toy_model
 from toys import picture
 
 
@@ -108,7 +108,7 @@ def test_descriptions_padded_and_left_short_are_those_of_freeze_align() -> None:
 
 def test_the_suite_compares_freeze_align_s_descriptions_by_dot_products(tmp_path: Path) -> None:
     labelled_set(tmp_path / "data" / "wds_vtab-pets")
-    names = ["red", "green", "blue", "yellow", "grey"]
+    names = CLASSES
     file = tmp_path / "vdt.json"
     file.write_text(json.dumps({name: [name, f"a {name} square", "dark"] for name in names}))
     model = toy_model()
