@@ -175,8 +175,8 @@ differences of 50 answers or more. It is 91 to 99 % for shares of fewer answers 
 skewed quantities of few groups: no interval that sees five values of one can know its tail.
 
 Not looked at: other correlations within groups than 0.5, calibration errors, median ranks. The intervals are of the
-test set's chance alone: another training seed, another choice of hyperparameters, or a test set that is not a sample of
-what you care about are in none of them.
+test set's chance alone: another training seed, another choice of hyperparameters, or a test set that is not a sample
+of what you care about are in none of them.
 """
 
 if __name__ == "__main__":

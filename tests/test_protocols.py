@@ -23,7 +23,7 @@ from isthmus.metrics.zeroshot import as_dot_products, class_embeddings, load_tem
 from isthmus.segmentation import Segmenter
 from test_public_sets import coco
 from test_segmentation import COLOURS, colour_model, flag
-from test_suite import captioned_set, labelled_set, toy_model
+from test_suite import CLASSES, captioned_set, labelled_set, toy_model
 from toys import picture
 
 
@@ -108,7 +108,7 @@ def test_descriptions_padded_and_left_short_are_those_of_freeze_align() -> None:
 
 def test_the_suite_compares_freeze_align_s_descriptions_by_dot_products(tmp_path: Path) -> None:
     labelled_set(tmp_path / "data" / "wds_vtab-pets")
-    names = ["red", "green", "blue", "yellow", "grey"]
+    names = CLASSES
     file = tmp_path / "vdt.json"
     file.write_text(json.dumps({name: [name, f"a {name} square", "dark"] for name in names}))
     model = toy_model()
@@ -204,7 +204,7 @@ def test_every_protocol_says_what_differs() -> None:
 def test_the_command_takes_a_protocol(tmp_path: Path, capsys, monkeypatch) -> None:
     captioned_set(tmp_path / "data" / "wds_flickr30k")
     monkeypatch.setattr("isthmus.models.dual_encoder.DualEncoder.from_pretrained", lambda *a, **k: toy_model())
-    arguments = ["eval", "m", "suite", str(tmp_path / "data"), "--protocol", "sail", "--bootstrap", "0"]
+    arguments = ["eval", str(tmp_path), "suite", str(tmp_path / "data"), "--protocol", "sail", "--bootstrap", "0"]
     assert main([*arguments, "--only-sets", "flickr30k"]) == 0
     assert main(arguments) == 3, "the paper's other sets were asked for"
     assert "protocol sail: COCO is val2017" in capsys.readouterr().out

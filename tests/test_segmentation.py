@@ -33,6 +33,7 @@ from isthmus.segmentation.data import read_masked_images
 from isthmus.segmentation.dense import PatchTokens, grid_shape
 from isthmus.segmentation.labels import _steps
 from isthmus.segmentation.overlay import blend, colours, overlay
+from isthmus.segmentation.run import Segmented
 from tiny_encoders import pictures, save_dinov2
 from toys import pixel_encoder, png
 
@@ -469,6 +470,11 @@ def test_the_command_writes_overlay_mask_and_shares(saved: str, tmp_path: Path, 
     assert "overlay" in capsys.readouterr().out
 
 
+def test_classes_of_one_name_have_their_share_together() -> None:
+    found = Segmented(["red", "blue", "red"], np.array([[0, 1], [2, 2]], np.uint8), Image.new("RGB", (2, 2)))
+    assert found.shares == {"red": 0.75, "blue": 0.25}
+
+
 def test_the_command_says_what_is_wrong(saved: str, tmp_path: Path, capsys: Any) -> None:
     def failed(*arguments: str) -> tuple[int, str]:
         return main(["segment", saved, *arguments]), capsys.readouterr().err
@@ -477,7 +483,6 @@ def test_the_command_says_what_is_wrong(saved: str, tmp_path: Path, capsys: Any)
     (tmp_path / "bad.png").write_bytes(b"broken")
     assert failed(str(tmp_path / "bad.png"), "cat")[0] == 1
     a = str(tmp_path / "bad.png")
-    assert failed(a, "cat", "cat")[0] == 2
     assert failed(a, "cat", "--out", "a.txt")[0] == 2
     assert failed(a, "cat", "--mask", "a.jpg")[0] == 2
 

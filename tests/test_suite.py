@@ -12,11 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 import oracles
+from isthmus.api import evaluate
 from isthmus.cli import main
+from isthmus.data.pairs import pairs_from_lists
 from isthmus.encoders import from_callable
 from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.datasets.registry import PUBLIC
@@ -25,6 +28,7 @@ from isthmus.evaluation.suite.sets import canonical, choose_sets
 from isthmus.metrics.zeroshot import class_embeddings, load_templates
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import build_projector
+from isthmus.segmentation.data import _classes as masked_classes
 from toys import COLOURS, PLACES, SHADES, picture, pixel_encoder, png, word_encoder
 
 CLASSES = ["red", "green", "blue", "yellow", "grey"]
@@ -331,3 +335,15 @@ def test_damaged_pictures_are_named_and_the_rest_is_scored(tmp_path: Path) -> No
     assert found["n"]["images"] == 208
     assert found["skipped"][0][0] == "test/0/s0000208"
     assert np.sum(found["confusion"]) == 208
+
+
+def test_a_name_that_is_there_twice_is_legal_for_labels_and_for_masks(tmp_path: Path) -> None:
+    classes = ["red", "green", "red", "blue", "yellow"]
+    pairs = pairs_from_lists([picture(c, s, "left") for c in COLOURS for s in SHADES])
+    labels = pa.array([colour for colour in COLOURS for _ in SHADES], pa.string())
+    pairs.images = pairs.images.set_column(pairs.images.column_names.index("label"), "label", labels)
+    twice, once = (
+        evaluate(toy_model(), "zeroshot", pairs, classes=names, bootstrap=0) for names in (classes, list(COLOURS))
+    )
+    assert twice["metrics"]["acc1"] == once["metrics"]["acc1"]
+    assert masked_classes(classes) == classes

@@ -53,6 +53,15 @@ def spread(x, y, scale, bias, *, groups=None, process_group=None, positives):
 
 
 @pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder in which paths named model and data exist."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "data"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+@pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Another package on the path, installed as far as its entry points go."""
     (tmp_path / "paint.py").write_text(TASK)
@@ -131,9 +140,9 @@ def test_the_help_of_all_lists_tasks_and_none_of_their_options(capsys: pytest.Ca
     assert "--beside" in text and "--max-tokens N" not in text
 
 
-def test_an_option_of_another_task_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_option_of_another_task_is_refused_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "model", "retrieval", "data", "--max-tokens", "3"]) == 2
-    takes = "split, only, protocol, bootstrap, seed"
+    takes = "split, only, columns, images, pages, range, protocol, bootstrap, seed"
     assert f"retrieval takes no 'max_tokens': it takes {takes}." in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:
         main(["eval", "model", "retrieval", "data", "--no-such-option"])
@@ -141,7 +150,7 @@ def test_an_option_of_another_task_is_refused_by_name(capsys: pytest.CaptureFixt
 
 
 def test_a_task_of_another_package_runs_is_listed_and_has_help(
-    package: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, package: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["eval", "model", "colours", "data", "--levels", "7", "--shade", "blue", "--json", "-"]) == 0
     out = capsys.readouterr().out

@@ -76,10 +76,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("DATA is missing: pairs, a store, or what the task reads.")
     common.check_paths(args.model, *args.beside, *data, *_paths(args))
     from isthmus.api import evaluate
-    from isthmus.evaluation.tasks import find_task
+    from isthmus.evaluation.tasks import check_options, find_task
     from isthmus.metrics.results import details, table
 
     given = _given(args)
+    check_options(args.task, given)
     if args.task in ("retrieval", "zeroshot"):  # whose data are always pairs: read once, whatever the models
         reading = {name: given.pop(name) for name in READING if name in given}
         data = [_told(one, reading) for one in data]

@@ -66,7 +66,7 @@ def make_prototypes(
         seed: of the clustering and of which images are taken.
 
     Raises:
-        InputError: no concepts, an empty or repeated name, names without a text encoder, zero labels.
+        InputError: no concepts, an empty name, names without a text encoder, zero labels.
     """
     if isinstance(concepts, Prototypes):
         return concepts
@@ -89,14 +89,17 @@ def make_prototypes(
 def from_names(
     names: Sequence[str], encoding: Encoding, templates: str | Path | Sequence[str] = "default", *, source: str
 ) -> Prototypes:
-    """A text encoder's vectors of `names` through `templates`: both sides in a joint space, else the caption side."""
+    """A text encoder's vectors of `names` through `templates`: both sides in a joint space, else the caption side. A
+    name that is there twice, as in ImageNet's list, is one concept.
+    """
+    names = list(dict.fromkeys(str(name).strip() for name in names))
     if encoding.text is None:
         raise InputError("Concepts given as names need the text encoder of the pool's features (--encoder URI).")
     matrix = _text_prototypes(names, encoding.text, templates)
     sides: dict[Side, np.ndarray] = {"caption": matrix}
     if encoding.joint:
         sides["image"] = matrix
-    return Prototypes([str(name).strip() for name in names], sides, source)
+    return Prototypes(names, sides, source)
 
 
 def from_labelled(

@@ -160,6 +160,6 @@ def _records(path: Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
 
 def _classes(given: str | Path | Sequence[str]) -> list[str]:
     names = class_names(given)
-    if not names or len(set(names)) < len(names):
-        raise InputError("classes: there are none, or one is named twice.")
+    if not names:
+        raise InputError("classes: there are none.")
     return names

@@ -32,9 +32,12 @@ class Segmented:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the picture that each class has."""
+        """The share of the picture that each class has; classes of one name have theirs together."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
-        return dict(zip(self.classes, (counts / self.labels.size).tolist(), strict=True))
+        found = dict.fromkeys(self.classes, 0.0)
+        for name, share in zip(self.classes, (counts / self.labels.size).tolist(), strict=True):
+            found[name] += share
+        return found
 
     def overlay(self) -> Image.Image:
         """The picture, and beside it the same under the colours of its classes, with a legend."""
@@ -78,11 +81,11 @@ def segment(
         device, trust_remote_code: for loading a model that is given by its folder or URI.
 
     Raises:
-        UsageError: a class named twice, names of files that are no images; before anything is loaded. Sizes that make
-            no sense, an encoder without tokens.
+        UsageError: names of files that are no images; before anything is loaded. Sizes that make no sense, an encoder
+            without tokens.
         InputError: an image that cannot be read.
     """
-    _check(classes, out, mask)
+    _check(out, mask)
     picture = _opened(image) if isinstance(image, str | Path) else image
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
     if isinstance(model, str | Path):
@@ -107,15 +110,12 @@ def segment(
     return found
 
 
-def _check(classes: Sequence[str], out: str | Path | None, mask: str | Path | None) -> None:
+def _check(out: str | Path | None, mask: str | Path | None) -> None:
     """Say what cannot work before anything is loaded."""
     for path in (one for one in (out, mask) if one is not None):
         check_image_name(path)
     if mask is not None and Path(mask).suffix.lower() != ".png":
         raise UsageError(f"mask {mask}: write a PNG; other formats may change the numbers.")
-    repeated = [name for i, name in enumerate(classes) if name in classes[:i]]
-    if repeated:
-        raise UsageError(f"the class {repeated[0]!r} is named twice.")
 
 
 def _opened(path: str | Path) -> Image.Image:
