@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from isthmus import moved as _moved
 from isthmus.version import __version__ as __version__
+
+_moved.install()
 
 # Loaded when first used, so that `import isthmus` and `isthmus --help` cost nothing.
 _EXPORTS = {

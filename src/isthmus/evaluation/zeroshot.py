@@ -21,6 +21,7 @@ from isthmus.evaluation.inputs import (
 )
 from isthmus.evaluation.tasks import Prompts, task
 from isthmus.metrics.results import Result, result
+from isthmus.metrics.zeroshot import load_templates
 
 COLUMNS = ("acc1", "acc5", "mean_per_class_recall")
 
@@ -47,10 +48,11 @@ def zeroshot(
     chosen = chosen_data(model, data, split=split, only=only, seed=seed)
     labels = chosen.labels if isinstance(chosen, FeaturePairs) else chosen.images["label"].to_pylist()
     folders = [] if isinstance(chosen, FeaturePairs) else chosen.class_folders
-    match_labels(labels or [], class_names(classes), folders)  # said before anything is encoded
+    match_labels(labels or [], class_names(classes), folders)  # what is wrong is said before anything is encoded
+    prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
     embedded = embed_chosen(model, chosen)
     found = zeroshot_labels(
-        model.encode_text, embedded, classes, templates, groups=embedded.groups, bootstrap=bootstrap, seed=seed
+        model.encode_text, embedded, classes, prompts, groups=embedded.groups, bootstrap=bootstrap, seed=seed
     )
     found |= {"skipped": embedded.skipped, "notes": embedded.notes}
     return result(found, dataset=named(data), model=name, task="zeroshot_classification")
