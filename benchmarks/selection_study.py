@@ -350,7 +350,7 @@ With wheel:efficientnet-lite1.
 
 ## The best pairs
 
-“=”: cannot be told from the first.
+“=”: ties with the first.
 
 {pairs}
 
