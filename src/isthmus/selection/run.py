@@ -469,7 +469,7 @@ def table(selection: Selection, most: int = 20) -> str:
     if len(selection.pairs) > most:
         lines.append(f"… and {len(selection.pairs) - most} more pairs")
     lines.append(
-        f"ranked by {LABELS[selection.facts['ranked_by']]}; = cannot be told from the first; * no other pair is better "
+        f"ranked by {LABELS[selection.facts['ranked_by']]}; = ties with the first; * no other pair is better "
         f"and cheaper ({selection.facts['cost_unit']})"
     )
     lines += selection.facts["notes"]
