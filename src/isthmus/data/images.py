@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from isthmus.data.budget import PICTURES, decoding_bytes, excess
 from isthmus.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
@@ -56,10 +57,12 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         image = _open(data)
         _check_size(image, max_pixels)
-        image.load()
-        turn = _orientation(image)
-        picture = _to_rgb(image)
-        return picture if turn is None else picture.transpose(turn)
+        _check_work(image, data, max_pixels)
+        with PICTURES.taking(decoding_bytes(image)):
+            image.load()
+            turn = _orientation(image)
+            picture = _to_rgb(image)
+            return picture if turn is None else picture.transpose(turn)
     except BadImage:
         raise
     except UnidentifiedImageError:
@@ -76,6 +79,7 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     try:
         image = _open(data)
         _check_size(image, max_pixels)
+        _check_work(image, data, max_pixels)
         if len(image.getbands()) > 1 or image.mode == "F":
             raise BadImage(
                 f"its pixels are colours ({image.mode}), not numbers of classes: save it as grey or palette."
@@ -105,6 +109,11 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise BadImage(f"empty image of {width} × {height} pixels.")
     if width * height > max_pixels:
         raise BadImage(f"{width} × {height} pixels are more than {max_pixels:,} (raise max_pixels, --max-pixels).")
+
+
+def _check_work(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    if reason := excess(image, data, max_pixels):
+        raise BadImage(reason)
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:

@@ -14,6 +14,7 @@ Captions = Literal["required", "optional"]
 
 MAX_NAME = 4_096  # characters of an id, label, group, language or split
 MAX_CAPTION = 100_000
+MAX_CAPTIONS = 10_000  # of one image
 FIELDS = ("id", "caption", "captions", "lang", "split", "label", "group")
 IMAGES = pa.schema([(name, pa.string()) for name in ("id", "group", "split", "label")] + [("source", pa.int64())])
 CAPTIONS = pa.schema([(name, pa.string()) for name in ("caption_id", "id", "caption", "lang")])
@@ -89,10 +90,14 @@ def usable_captions(fields: Mapping[str, Any]) -> tuple[list[tuple[int, str]], l
     written: Any = fields.get("captions")
     if written is None:
         written = [] if fields.get("caption") is None else [fields["caption"]]
+    elif isinstance(written, str) and written.count("\n") > MAX_CAPTIONS:
+        return [], [(0, f"{written.count(chr(10)):,} lines, more than the {MAX_CAPTIONS:,} captions of an image.")]
     elif isinstance(written, str):
         written = [line for line in written.split("\n") if line.strip()]
     elif not isinstance(written, list):
         written = [written]
+    if len(written) > MAX_CAPTIONS:
+        return [], [(0, f"{len(written):,} captions, more than the {MAX_CAPTIONS:,} of an image.")]
     usable, dropped = [], []
     for k, caption in enumerate(written):
         if caption is None:

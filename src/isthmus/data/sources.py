@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
+from isthmus.data.budget import open_parquet, row_group
 from isthmus.data.images import MAX_BYTES, BadImage
 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
@@ -96,7 +96,7 @@ class ParquetColumn:
 
     def __init__(self, path: Path, column: str) -> None:
         self.path, self.column = path, column
-        self.file = pq.ParquetFile(path)
+        self.file, self._plain = open_parquet(path, nested=True), open_parquet(path)
         groups = range(self.file.num_row_groups)
         sizes = [self.file.metadata.row_group(group).num_rows for group in groups]
         self.starts: list[int] = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
@@ -119,8 +119,8 @@ class ParquetColumn:
     def _row_group(self, group: int) -> pa.ChunkedArray:
         if group not in self.kept:
             try:
-                self.kept[group] = self.file.read_row_group(group, columns=[self.column])[self.column]
-            except (OSError, pa.ArrowException) as error:
+                self.kept[group] = row_group((self.file, self._plain), group, self.column)
+            except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
                 raise BadImage(f"{self.path}: row group {group} cannot be read ({error}).") from None
             if len(self.kept) > self.KEPT:
                 self.kept.popitem(last=False)

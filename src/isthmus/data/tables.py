@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from isthmus.data.budget import open_parquet, slices
 from isthmus.data.records import FIELDS, MAX_CAPTION, Captions, Intake, encodable, text
 from isthmus.data.sources import Column, ParquetColumn, Source
 from isthmus.errors import InputError, did_you_mean
@@ -42,15 +43,13 @@ def read_parquet(path: Path, captions: Captions) -> Read:
 def _records(path: Path, schema: pa.Schema, without: str | None = None) -> Iterator[Record]:
     """The rows. Texts are read as dictionaries: a text that the file holds once must not fill the memory."""
     columns = [name for name in schema.names if name in ("image", *FIELDS) and name != without]
-    texts = [name for name in columns if pa.types.is_string(schema.field(name).type)]
-    file = pq.ParquetFile(path, read_dictionary=texts)
     classes = class_names(schema)
-    for batch in file.iter_batches(BATCH, columns=columns) if columns else ():
+    for batch in slices(path, columns, BATCH) if columns else ():
         for name in columns:
             _check_lengths(path, name, batch[name])
         yield from (named_label(record, classes) for record in batch.to_pylist())
     if not columns:  # nothing but images
-        yield from ({} for _ in range(file.metadata.num_rows))
+        yield from ({} for _ in range(open_parquet(path).metadata.num_rows))
 
 
 def _check_lengths(path: Path, name: str, column: pa.Array) -> None:

@@ -15,6 +15,7 @@ from isthmus.data.images import EXTENSIONS, MAX_BYTES
 from isthmus.data.records import MAX_NAME, Captions, Intake, encodable
 from isthmus.data.sources import TarMembers
 from isthmus.data.splits import SYNONYMS
+from isthmus.data.tar_end import check_end
 from isthmus.errors import InputError
 
 MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # WebDataset's rule: the first dot of a name ends the key
@@ -176,9 +177,8 @@ def _members(intake: Intake, shard: str, path: Path, file: BinaryIO) -> Iterator
                 raise tarfile.ReadError("a member of negative size")
             position = archive.offset
             yield member
-        file.seek(archive.offset)
-        if file.read(BLOCK).strip(b"\0"):
-            raise tarfile.ReadError("a damaged header")
+        position = archive.offset
+        check_end(file, position)
     except (tarfile.TarError, ValueError, IndexError, OverflowError, EOFError, RecursionError) as error:
         intake.skip(shard, f"{path} is damaged from byte {max(position, 0):,} on ({error}); the rest is lost.")
 
