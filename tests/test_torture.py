@@ -42,7 +42,7 @@ from tiny_encoders import (
 from toys import write_pairs
 
 HERE = Path(__file__).parent
-FAULTS, MUTATIONS, ENCODERS, SEARCHES = 300, 20, 30, 12  # seconds
+FAULTS, MUTATIONS, ENCODERS, SEARCHES = 210, 60, 60, 30  # seconds
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -56,7 +56,7 @@ def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("case", torture.CASES)
 def test_faults_below_python_and_signals_lose_nothing(tmp_path: Path, preloaded: Path, case: str) -> None:
-    """Killed, short writes, a disk that fails or is full, signals: nothing or the whole, the same bytes when resumed."""
+    """Kills, short writes, a disk that fails or is full, signals: nothing or the whole, the same bytes when resumed."""
     paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     run = subprocess.run(
         [sys.executable, str(HERE / "torture.py"), str(tmp_path), str(FAULTS / len(torture.CASES)), case],
