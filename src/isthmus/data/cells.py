@@ -14,7 +14,8 @@ import numpy as np
 MAX_EXACT = 2.0**53  # beyond, a float64 no longer holds every whole number
 TEXT_KEYS = ("raw", "caption", "captions", "text", "sentence", "sentences", "value")  # of captions that are objects
 QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|None|nan)"""
-LITERAL = re.compile(rf"(?:array\()?[\[(]\s*{QUOTED}(?:\s*,\s*{QUOTED}|\s+{QUOTED})*\s*,?\s*[\])](?:, dtype=\w+\))?")
+# Possessive where white space could be parted in many ways: a hostile cell must not take quadratic time.
+LITERAL = re.compile(rf"(?:array\()?[\[(]\s*{QUOTED}(?:\s*,\s*{QUOTED}|\s+{QUOTED})*+\s*+,?\s*+[\])](?:, dtype=\w+\))?")
 # How pictures begin in base64: JPEG, PNG, WebP, GIF, TIFF, BMP.
 BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk")
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")

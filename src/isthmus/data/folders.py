@@ -213,7 +213,7 @@ def _beside(folder: Path, name: str | None) -> dict[str, Any]:
     """The fields in an image's sidecar: a caption a line, or img2dataset's JSON."""
     if name is None:
         return {"captions": None}
-    written = read_text(folder / name)
+    written = read_text(folder / name, webdataset.MAX_TEXT)
     return webdataset.json_fields(parse_json(written)) if name.lower().endswith(".json") else {"captions": written}
 
 

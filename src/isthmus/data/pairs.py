@@ -190,7 +190,7 @@ def read_pairs(
     found = gathered_pairs(path if isinstance(path, str) else "table", into)
     found.max_pixels, found.range = max_pixels, values
     if pages is not None:
-        paged, texts, reader = with_pages(found.images, found.captions, found.reader, pages)
+        paged, texts, reader = with_pages(found.images, found.captions, found.reader, pages, max_pixels)
         found = found.having(paged, texts)
         found.reader = reader
     return found.filter(split=split) if split else found

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
+from isthmus.data.budget import open_parquet, row_group
 from isthmus.data.cells import FETCH, base64_picture, is_inline, is_url
 from isthmus.data.images import MAX_BYTES, BadImage, from_array, to_rgb, upright
 from isthmus.errors import InputError
@@ -160,7 +160,7 @@ class ParquetColumn:
 
     def __init__(self, path: Path, column: str, folders: Folders | None = None) -> None:
         self.path, self.column, self.folders = path, column, folders or Folders.beside(path)
-        self.file = pq.ParquetFile(path)
+        self.file, self._plain = open_parquet(path, nested=True), open_parquet(path)
         groups = range(self.file.num_row_groups)
         sizes = [self.file.metadata.row_group(group).num_rows for group in groups]
         self.starts: list[int] = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
@@ -186,8 +186,8 @@ class ParquetColumn:
     def _row_group(self, group: int) -> pa.ChunkedArray:
         if group not in self.kept:
             try:
-                self.kept[group] = self.file.read_row_group(group, columns=[self.column])[self.column]
-            except (OSError, pa.ArrowException) as error:
+                self.kept[group] = row_group((self.file, self._plain), group, self.column)
+            except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
                 raise BadImage(f"{self.path}: row group {group} cannot be read ({error}).") from None
             if len(self.kept) > self.KEPT:
                 self.kept.popitem(last=False)

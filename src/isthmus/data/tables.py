@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from isthmus.data.budget import open_parquet, slices
 from isthmus.data.columns import Columns, find_columns
 from isthmus.data.gathering import Gathered, Record, is_path
 from isthmus.data.records import MAX_CAPTION, Intake
@@ -58,7 +59,7 @@ def split_of(path: Path, folder: Path) -> str | None:
 
 def _parquet(path: Path, into: Gathered, part: str = "") -> None:
     """One file. part: its name, where it is one of several: then damage that shows only in its midst is listed."""
-    file = pq.ParquetFile(path)
+    file = open_parquet(path)
     schema, reading = file.schema_arrow, into.reading
     columns, notes = find_columns(path, schema.names, reading.captions, reading.columns)
     into.notes += notes
@@ -87,15 +88,13 @@ def _until_damaged(records: Iterator[Any], intake: Intake, name: str) -> Iterato
 def _records(path: Path, schema: pa.Schema, fields: Columns) -> Iterator[Record]:
     """The rows. Texts are read as dictionaries: a text that the file holds once must not fill the memory."""
     columns = list(dict.fromkeys(fields.values()))
-    texts = [name for name in columns if pa.types.is_string(schema.field(name).type)]
-    file = pq.ParquetFile(path, read_dictionary=texts)
     classes = class_names(schema, fields)
-    for batch in file.iter_batches(BATCH, columns=columns) if columns else ():
+    for batch in slices(path, columns, BATCH) if columns else ():
         for name in columns:
             _check_lengths(path, name, batch[name])
         yield from (named_label(record, classes, fields) for record in batch.to_pylist())
     if not columns:  # nothing but images
-        yield from ({} for _ in range(file.metadata.num_rows))
+        yield from ({} for _ in range(open_parquet(path).metadata.num_rows))
 
 
 def _check_lengths(path: Path, name: str, column: pa.Array) -> None:

@@ -16,6 +16,7 @@ from isthmus.data.images import EXTENSIONS, MAX_BYTES
 from isthmus.data.records import MAX_NAME, Intake, encodable
 from isthmus.data.sources import TarMembers
 from isthmus.data.splits import SYNONYMS
+from isthmus.data.tar_end import check_end
 from isthmus.data.text import decode_text, parse_json, read_entries, read_lines
 from isthmus.errors import InputError
 
@@ -225,9 +226,8 @@ def _members(intake: Intake, shard: str, path: Path, file: BinaryIO) -> Iterator
                 raise tarfile.ReadError("a member of negative size")
             position = archive.offset
             yield member
-        file.seek(archive.offset)
-        if file.read(BLOCK).strip(b"\0"):
-            raise tarfile.ReadError("a damaged header")
+        position = archive.offset
+        check_end(file, position)
     except (tarfile.TarError, ValueError, IndexError, OverflowError, EOFError, RecursionError) as error:
         intake.skip(shard, f"{path} is damaged from byte {max(position, 0):,} on ({error}); the rest is lost.")
 
