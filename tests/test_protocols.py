@@ -17,7 +17,7 @@ from isthmus.errors import UsageError
 from isthmus.evaluation.datasets.aro import read_aro
 from isthmus.evaluation.datasets.aro_symmetric import symmetric_relations
 from isthmus.evaluation.protocols import FREEZE_ALIGN, PROTOCOLS, SAIL, find_protocol, plain_words
-from isthmus.evaluation.segmentation import Tally, oracle_ious, segmentation
+from isthmus.evaluation.segmentation import PixelTally, oracle_ious, segmentation
 from isthmus.evaluation.suite import find_sets, open_set, suite
 from isthmus.metrics.zeroshot import as_dot_products, class_embeddings, load_templates, zeroshot
 from isthmus.segmentation import Segmenter
@@ -172,7 +172,7 @@ def test_the_iou_with_classes_told_by_hand() -> None:
     assert np.isnan(found[[0, 2]]).all(), "background, and a class that is not there"
     given = int((np.linspace(1, 0, 8) > 0.4).sum())  # 5 columns, of which 4 are right
     assert found[1] == pytest.approx(4 / given)
-    tally = Tally(["background", "cat", "dog"])
+    tally = PixelTally(["background", "cat", "dog"])
     tally.add(truth, truth, scores)
     other = np.full((4, 8), 2, np.uint8)
     tally.add(other, other, torch.ones(3, 4, 8))  # a flat score gives no pixel

@@ -10,7 +10,7 @@ from PIL import Image
 
 from isthmus.data.budget import PICTURES, decoding_bytes
 from isthmus.data.images import MAX_PIXELS, OUT_OF_MEMORY, TIFF_MAGIC, BadImage, check_size, open_image
-from isthmus.data.sources import Source
+from isthmus.data.sources import ImageSource
 from isthmus.errors import UsageError
 
 MAX_PAGES = 100_000
@@ -37,8 +37,8 @@ class Pages:
 
 
 def with_pages(
-    images: pa.Table, captions: pa.Table, reader: Source, pages: str | int, max_pixels: int = MAX_PIXELS
-) -> tuple[pa.Table, pa.Table, Source]:
+    images: pa.Table, captions: pa.Table, reader: ImageSource, pages: str | int, max_pixels: int = MAX_PIXELS
+) -> tuple[pa.Table, pa.Table, ImageSource]:
     """The tables and the source of `Pairs` with the page `pages` (from 1) of every TIFF, or, for "all", with every page
     as an image `id[page]`.
 
@@ -80,7 +80,7 @@ def _captions(captions: pa.Table, old: list[str], new: list[str]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=captions.schema)
 
 
-def _page_count(reader: Source, index: int) -> int:
+def _page_count(reader: ImageSource, index: int) -> int:
     try:
         data = reader.read(index)
         return min(getattr(open_image(data), "n_frames", 1), MAX_PAGES) if data[:4] in TIFF_MAGIC else 1

@@ -11,7 +11,7 @@ from isthmus.data.cells import MAX_EXACT, as_captions, is_nan, plain
 from isthmus.data.splits import normalise_split
 from isthmus.errors import InputError
 
-Captions = Literal["required", "optional"]
+CaptionRule = Literal["required", "optional"]
 
 MAX_NAME = 4_096  # characters of an id, label, group, language or split
 MAX_CAPTION = 100_000
@@ -24,7 +24,7 @@ CAPTIONS = pa.schema([(name, pa.string()) for name in ("caption_id", "id", "capt
 class Intake:
     """Collects images and their captions, joins rows of one image, and says what it left out and why."""
 
-    def __init__(self, captions: Captions = "required") -> None:
+    def __init__(self, captions: CaptionRule = "required") -> None:
         self.captions = captions
         self.skipped: list[tuple[str, str]] = []
         self.joined = 0  # rows that gave captions to an image that was there already

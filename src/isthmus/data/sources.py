@@ -31,7 +31,7 @@ BESIDE = (
 GREY16 = ("I;16",)  # kept as they are, so that a range given by the user applies to them
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Images by number, in the order in which the data was read."""
 
     def read(self, index: int) -> bytes:
@@ -136,7 +136,7 @@ def _check_bytes(size: int) -> None:
         raise BadImage(f"{size:,} bytes are more than the {MAX_BYTES:,} allowed for one image.")
 
 
-class Column:
+class ImageColumn:
     """A column in memory or memory-mapped: paths, or Hugging Face's Arrow files."""
 
     def __init__(self, cells: pa.Array | pa.ChunkedArray, folders: Folders) -> None:
@@ -235,7 +235,7 @@ class Joined:
     def __len__(self) -> int:
         return self.starts[-1]
 
-    def _at(self, index: int) -> tuple[Source, int]:
+    def _at(self, index: int) -> tuple[ImageSource, int]:
         number = bisect_right(self.starts, index) - 1
         return self.sources[number], index - self.starts[number]
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from isthmus.data.budget import open_parquet, slices
 from isthmus.data.columns import Columns, find_columns
-from isthmus.data.gathering import Gathered, Record, is_path
+from isthmus.data.gathering import Gathered, GatheredRow, is_path
 from isthmus.data.records import MAX_CAPTION, Intake
-from isthmus.data.sources import Column, ParquetColumn
+from isthmus.data.sources import ImageColumn, ParquetColumn
 from isthmus.data.splits import SYNONYMS
 from isthmus.errors import InputError
 from isthmus.files import read_json
@@ -85,7 +85,7 @@ def _until_damaged(records: Iterator[Any], intake: Intake, name: str) -> Iterato
         intake.skip(name, f"the rest of it cannot be read ({error}).")
 
 
-def _records(path: Path, schema: pa.Schema, fields: Columns) -> Iterator[Record]:
+def _records(path: Path, schema: pa.Schema, fields: Columns) -> Iterator[GatheredRow]:
     """The rows. Texts are read as dictionaries: a text that the file holds once must not fill the memory."""
     columns = list(dict.fromkeys(fields.values()))
     classes = class_names(schema, fields)
@@ -133,7 +133,7 @@ def _saved_part(folder: Path, file: Path, table: pa.Table, columns: Columns, int
     for row, record in enumerate(records):
         named = into.fields(named_label(record, classes, fields), fields)
         into.intake.add(f"{folder}: row {first + row}", named, default_id=str(first + row), source=first + row)
-    into.sources.append(Column(table[image], into.places(file)))
+    into.sources.append(ImageColumn(table[image], into.places(file)))
 
 
 def saved_files(folder: Path) -> list[tuple[str | None, Path]]:
@@ -195,7 +195,7 @@ def read_frame(data: Any, into: Gathered, path: Path | None = None) -> None:
     into.rows(f"{where}: row", records, into.places(path or Path("table")))
 
 
-def _frame_rows(data: Any) -> tuple[list[str], Iterator[Record]]:
+def _frame_rows(data: Any) -> tuple[list[str], Iterator[GatheredRow]]:
     if isinstance(data, pa.Table):
         return list(data.column_names), (row for batch in data.to_batches(BATCH) for row in batch.to_pylist())
     names = list(map(str, data.columns))
@@ -254,7 +254,7 @@ def class_names(schema: pa.Schema, fields: Columns) -> list[str] | None:
         return None
 
 
-def named_label(record: Record, classes: list[str] | None, fields: Columns) -> Record:
+def named_label(record: GatheredRow, classes: list[str] | None, fields: Columns) -> GatheredRow:
     """`record` with the name of its class in place of the class's number; -1, as Hugging Face has it, is none."""
     label = record.get(fields["label"]) if classes else None
     if not classes or not isinstance(label, int):

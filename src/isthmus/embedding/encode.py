@@ -24,8 +24,8 @@ from isthmus.embedding.work_plan import Unit
 from isthmus.errors import IsthmusError
 
 THREADS = 4  # that read and decode images ahead of the network
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
 
 
 @dataclass
@@ -189,8 +189,8 @@ def _item(pairs: Pairs, unit: Unit, i: int) -> Any:
 
 
 def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Task], Result], tasks: Iterable[Task], *, ahead: int
-) -> Iterator[Result]:
+    pool: ThreadPoolExecutor, work: Callable[[Job], Outcome], tasks: Iterable[Job], *, ahead: int
+) -> Iterator[Outcome]:
     """`work(task)` in threads, at most `ahead` of them in flight; results in order of the tasks."""
     rest = iter(tasks)
     waiting = deque(pool.submit(work, task) for task in islice(rest, ahead))

@@ -41,7 +41,7 @@ TOLD_METRICS = ("oracle_class_iou", "oracle_class_iou_by_class")
 METRICS = ("miou", "pixel_accuracy", "mean_class_accuracy")
 
 
-class Tally:
+class PixelTally:
     """Counts the pixels of one image after the other.
 
     total: pixels by true class and class given, int64 [C, C]. Of each image only the areas of its classes are kept.
@@ -199,7 +199,7 @@ def segmentation(
     templates = options.pop("templates") or "default"
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
     segmenter = Segmenter(model, masked.classes, prompts, **options)
-    tally, rows, skipped = Tally(masked.classes), [], list(masked.pairs.skipped)
+    tally, rows, skipped = PixelTally(masked.classes), [], list(masked.pairs.skipped)
     for index in tqdm(range(len(masked)), unit="image", disable=None):
         try:
             image = masked.image(index)

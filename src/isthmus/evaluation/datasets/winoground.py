@@ -10,8 +10,8 @@ from isthmus.data.sources import ParquetColumn
 from isthmus.errors import InputError
 from isthmus.evaluation.datasets.questions import (
     Files,
-    Picture,
     Question,
+    QuestionImage,
     Questions,
     both,
     find_file,
@@ -58,7 +58,7 @@ def _winoground_parquet(path: Path) -> Iterator[Question]:
         place = f"{path}: row {i}"
         captions = both(row, ("caption_0", "caption_1"), place, "captions")
         both({f"image_{k}": given[k][i] for k in (0, 1)}, ("image_0", "image_1"), place, "images")
-        yield _winoground(row, tuple(Picture(source, i) for source in sources), captions, default=str(i))
+        yield _winoground(row, tuple(QuestionImage(source, i) for source in sources), captions, default=str(i))
 
 
 def _filled(path: Path, column: str) -> list[bool]:
@@ -70,7 +70,7 @@ def _filled(path: Path, column: str) -> list[bool]:
 
 
 def _winoground(
-    row: Mapping[str, Any], pictures: tuple[Picture, ...], captions: tuple[str, ...], default: str
+    row: Mapping[str, Any], pictures: tuple[QuestionImage, ...], captions: tuple[str, ...], default: str
 ) -> Question:
     id = str(row.get("id", default))
     return Question(id, pictures, captions, str(row.get("collapsed_tag") or row.get("tag") or "all"), id)
