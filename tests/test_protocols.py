@@ -77,7 +77,10 @@ def test_retrieval_of_pairs_by_a_protocol_and_not_of_a_store(tmp_path: Path) -> 
     pairs = pairs_from_lists(
         [picture(c, "dark", "left") for c in COLOURS], [[f"{c} {i}" for i in range(6)] for c in COLOURS]
     )
-    assert evaluate(toy_model(), "retrieval", pairs, protocol="sail", bootstrap=0)["n"]["texts"] == 15
+    found = evaluate(toy_model(), "retrieval", pairs, protocol="sail", bootstrap=0)
+    assert found["n"]["texts"] == 15 and any("protocol sail" in note for note in found["notes"])
+    pairs.range = (0.0, 1.0)
+    assert find_protocol("sail").prepared(pairs).range == (0.0, 1.0), "pictures are decoded as without the protocol"
     (tmp_path / "store.json").write_text("{}")
     with pytest.raises(UsageError, match="which a store holds encoded"):
         evaluate(toy_model(), "retrieval", str(tmp_path), protocol="sail")

@@ -49,8 +49,8 @@ class Curated:
         concepts = f", for {len(self.per_concept):,} concepts ({sides} side)" if self.per_concept else ""
         lines = [f"{where}{len(self):,} pairs of a pool of {facts['pool']['rows']:,} rows{concepts}."]
         if facts["pool"]["missing"]:
-            missing = f"{facts['pool']['missing']:,}"
-            lines.append(f"{missing} rows could not be chosen: they have no features, or were left out before.")
+            missing = f"{facts['pool']['missing']:,} rows could not be chosen"
+            lines.append(f"{missing}: they have no features, or were left out before.")
         if "cleaning" in facts:
             lines.append("Cleaning: " + told(facts["cleaning"]))
         if self.short:

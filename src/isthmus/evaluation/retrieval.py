@@ -49,5 +49,5 @@ def retrieval(
     found = rank(
         embedded.image, embedded.text, embedded.image_of, groups=embedded.groups, bootstrap=bootstrap, seed=seed
     )
-    found |= {"skipped": embedded.skipped, "notes": embedded.notes}
+    found |= {"skipped": embedded.skipped, "notes": [*embedded.notes, *(preset.remarks() if preset else [])]}
     return result(found, dataset=named(source), model=name, task="zeroshot_retrieval")

@@ -213,7 +213,7 @@ def segmentation(
         raise InputError(f"None of the {len(masked):,} images could be read; the first: {skipped[:1]}.")
     found = tally.scores(groups=masked.groups[rows], bootstrap=bootstrap, seed=seed)
     found |= {"classes": masked.classes, "templates": prompts, "options": options, "skipped": skipped}
-    found["notes"] = preset.remarks() if preset else []
+    found["notes"] = [*masked.pairs.notes, *(preset.remarks() if preset else [])]
     return result(found, dataset=named(data), model=name, task="zeroshot_segmentation")
 
 
