@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import threading
@@ -20,7 +21,9 @@ import isthmus as ist
 from bounded import cost
 from isthmus.data import budget, pairs
 from isthmus.data.budget import Budget, open_parquet, slices, spread_bytes
+from isthmus.data.cells import written_list
 from isthmus.data.images import BadImage, decode
+from isthmus.data.pages import one_page
 from isthmus.data.records import MAX_CAPTIONS, usable_captions
 from isthmus.embedding import encode
 from isthmus.embedding.encode import joined
@@ -88,6 +91,28 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
     scan = data[start : data.index(b"\xff\xda", start + 2)]
     spent = cost(lambda: decode(data[:start] + scan * 1000 + data[start:]))
     assert "scans of 2000 × 2000 pixels" in spent.error and spent.seconds < 3
+
+
+def test_the_scans_of_a_picture_of_several_frames_count(tmp_path: Path) -> None:
+    """Pillow takes a JPEG with further frames behind it for a format of its own."""
+    file = io.BytesIO()
+    frame = Image.new("RGB", (2000, 2000))
+    frame.save(file, "MPO", save_all=True, append_images=[frame], progressive=True)
+    data = file.getvalue()
+    assert Image.open(io.BytesIO(data)).format == "MPO" and decode(data).size == (2000, 2000)
+    start = data.index(b"\xff\xda")
+    scan = data[start : data.index(b"\xff\xda", start + 2)]
+    spent = cost(lambda: decode(data[:start] + scan * 1000 + data[start:]))
+    assert "scans of 2000 × 2000 pixels" in spent.error and spent.seconds < 3
+
+
+def test_a_page_is_refused_on_its_header() -> None:
+    file = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(file, "TIFF", compression="group4")
+    assert len(file.getvalue()) < 100_000
+    spent = cost(lambda: one_page(file.getvalue(), 0))
+    assert "12000 × 12000 pixels are more than 100,000,000" in spent.error and spent.mib < 15
+    assert decode(one_page(file.getvalue(), 0, 150_000_000), max_pixels=150_000_000).size == (12_000, 12_000)
 
 
 def test_a_tiff_of_one_huge_tile_is_refused() -> None:
@@ -214,8 +239,8 @@ def test_a_row_group_that_becomes_too_much_is_a_bad_image(tmp_path: Path, monkey
 def test_lists_of_one_caption_are_read_in_slices(tmp_path: Path, dictionary: bool) -> None:
     """52 kB that plain reading makes gigabytes of."""
     text = "word " * 1000
-    captions = pa.array([[text] * 500] * 400)
-    table = pa.table({"image": ["a.png"] * 400, "id": [str(i) for i in range(400)], "captions": captions})
+    captions = pa.array([[text] * 500] * 200)
+    table = pa.table({"image": ["a.png"] * 200, "id": [str(i) for i in range(200)], "captions": captions})
     path = tmp_path / "t.parquet"
     pq.write_table(table, path, compression="zstd", use_dictionary=dictionary)
     del table, captions
@@ -227,6 +252,36 @@ def test_lists_of_one_caption_are_read_in_slices(tmp_path: Path, dictionary: boo
 
     spent = cost(read)
     assert not spent.error and spent.mib < 3 * MIB, spent
+
+
+@pytest.mark.parametrize("column", ["caption", "captions", "label"])
+def test_equal_texts_over_and_over_are_refused_before_they_fill_the_memory(tmp_path: Path, column: str) -> None:
+    """Some kB whose texts would be gigabytes, each by itself."""
+    index = pa.array(np.zeros(1_000_000, np.int32))
+    cells: Any = pa.DictionaryArray.from_arrays(index, pa.array(["word " * 800]))
+    if column == "captions":
+        cells = pa.ListArray.from_arrays(np.arange(0, 1_000_001, 100, dtype=np.int32), cells)
+    count = len(cells)
+    pictures = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([encoded((8, 8))]))
+    path = written(tmp_path, image=pictures, **({"caption": ["a"] * count} | {column: cells}))
+    spent = cost(lambda: ist.read_pairs(path))
+    assert "equal texts over and over" in spent.error and spent.mib < 3 * MIB, spent
+
+
+def test_pictures_as_text_stay_in_the_file(tmp_path: Path) -> None:
+    """In base64, and one a hundred thousand times over."""
+    picture = encoded((64, 64))
+    text = base64.b64encode(picture + bytes(30_000)).decode()
+    index = pa.array(np.zeros(100_000, np.int32))
+    cells = pa.DictionaryArray.from_arrays(index, pa.array([text]))
+    path = written(tmp_path, image=cells, caption=pa.array(["a"] * 100_000))
+
+    def read() -> None:
+        found = ist.read_pairs(path)
+        assert found.decode(99_999).size == (64, 64) and len(found) == 100_000
+
+    spent = cost(read)
+    assert not spent.error and spent.mib < MIB and spent.seconds < SECONDS, spent
 
 
 def test_slices_are_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +313,25 @@ def test_millions_of_empty_rows_are_refused(tmp_path: Path) -> None:
 def test_an_ordinary_table_is_read_whatever_its_rows(tmp_path: Path) -> None:
     path = written(tmp_path, id=pa.array(range(200_000)))
     assert open_parquet(path).metadata.num_rows == 200_000
+
+
+def test_a_sidecar_of_absurd_size_is_listed_unread(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded((8, 8)))
+    (tmp_path / "b.png").write_bytes(encoded((8, 8)))
+    with open(tmp_path / "a.txt", "wb") as file:
+        file.truncate(2**30)
+    (tmp_path / "b.txt").write_text("one")
+    read = ist.read_pairs(tmp_path)
+    assert read.images["id"].to_pylist() == ["b.png"] and "more than 16,777,216 bytes" in str(read.skipped)
+    assert cost(lambda: ist.read_pairs(tmp_path)).mib < 100
+
+
+def test_a_list_that_is_almost_one_takes_no_time() -> None:
+    for text in ("['a'" + " " * 90_000 + "x]", "['a'" + " 'a'" * 20_000 + "x]", "['" + "\\a" * 40_000 + "]"):
+        start = time.perf_counter()
+        assert written_list(text) is None
+        assert time.perf_counter() - start < 2
+    assert written_list("['a'   ,  'b'  , ]") == ["a", "b"]
 
 
 def test_a_text_of_millions_of_lines_is_no_list_of_captions(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ USUAL_SIDE = 224  # pixels of an encoder's input
 
 SLICE_BYTES = 2**28  # of the rows of a table that are read at once
 GROUP_BYTES = 2**31  # of the pictures of a row group
+FREE_BYTES = 2**29  # of all cells of a table, whatever its file's size
+MAX_SPREAD = 1000  # bytes of cells for a byte of the file
 MAX_ROWS_A_BYTE = 8  # of a Parquet file: ids alone take more, however they are packed
 FREE_ROWS = 10**6
 FEW_ROWS = 16  # of lists whose texts are not all in a dictionary
@@ -111,23 +113,30 @@ def open_parquet(path: Path, *, nested: bool = False) -> pq.ParquetFile:
     return pq.ParquetFile(path, read_dictionary=texts) if texts else file
 
 
-def slices(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+def slices(path: Path, columns: Sequence[str], rows: int = 1024) -> Iterator[pa.RecordBatch]:
     """The rows of some columns, at most `rows` at a time and fewer where they hold much.
 
-    Raises `InputError`, naming the row, where one alone holds more than `SLICE_BYTES`.
+    Raises `InputError`, naming the row, where one alone holds more than `SLICE_BYTES`, and where all that were read
+    hold much more than their file, as equal texts do, each of which will be in memory by itself.
     """
     files = open_parquet(path, nested=True), open_parquet(path)
-    start = 0
+    start, total, most = 0, 0, FREE_BYTES + MAX_SPREAD * path.stat().st_size
     for group in range(files[0].num_row_groups):
         stored, held = _stored_bytes(files[0], group, columns), files[0].metadata.row_group(group).num_rows
         few = max(1, min(rows, SLICE_BYTES * held // max(1, stored)))
         for batch in _group_batches(files, group, columns, few):
             for part in _cut(batch):
-                if len(part) == 1 and (size := spread_bytes(part)) > SLICE_BYTES:
+                size = spread_bytes(part)
+                total += size
+                if len(part) == 1 and size > SLICE_BYTES:
                     raise InputError(
                         f"{path}: row {start} holds {size:,} bytes, more than the {SLICE_BYTES:,} of a row."
                     )
                 start += len(part)
+                if total > most:
+                    raise InputError(
+                        f"{path}: {start:,} rows hold {total:,} bytes in a small file: equal texts over and over."
+                    )
                 yield part
 
 

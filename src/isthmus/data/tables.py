@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isthmus.data.budget import open_parquet, slices
+from isthmus.data.budget import FEW_ROWS, open_parquet, slices
+from isthmus.data.cells import is_inline
 from isthmus.data.columns import Columns, find_columns
 from isthmus.data.gathering import Gathered, GatheredRow, is_path
 from isthmus.data.records import MAX_CAPTION, Intake
@@ -64,7 +65,7 @@ def _parquet(path: Path, into: Gathered, part: str = "") -> None:
     columns, notes = find_columns(path, schema.names, reading.captions, reading.columns)
     into.notes += notes
     image = columns["image"]
-    in_file = _holds_bytes(path, schema.field(image).type) and not _holds_paths(file, image)
+    in_file = _holds_pictures(path, file, image)
     fields = {name: column for name, column in columns.items() if name != "image" or not in_file}
     rows: Iterator[Any] = enumerate(into.fields(record, columns) for record in _records(path, schema, fields))
     if part:
@@ -233,16 +234,20 @@ def _holds_bytes(path: Path, kind: pa.DataType) -> bool:
     raise InputError(f"{path}: column `image` holds {kind}; it must hold paths or the bytes of image files.")
 
 
-def _holds_paths(file: pq.ParquetFile, column: str) -> bool:
-    """Whether bytes are paths, as some writers leave texts; the first that is not null tells."""
-    kind = _value_type(file.schema_arrow.field(column).type)
-    if pa.types.is_struct(kind) or pa.types.is_nested(kind):
-        return False
-    for batch in file.iter_batches(1, columns=[column]):
-        cell = batch[0][0].as_py()
-        if cell is not None:
-            return 0 < len(cell) < 4096 and is_path(cell)
-    return False
+def _holds_pictures(path: Path, file: pq.ParquetFile, column: str) -> bool:
+    """Whether a column holds pictures, which stay in the file, and not paths; the first that is not null tells.
+
+    Some writers leave paths as bytes, others pictures as text (base64).
+    """
+    kind = file.schema_arrow.field(column).type
+    binary = _holds_bytes(path, kind)
+    if pa.types.is_nested(_value_type(kind)):
+        return binary
+    batches = (batch[0].drop_null() for batch in file.iter_batches(FEW_ROWS, columns=[column]))
+    cell = next((cells[0].as_py() for cells in batches if len(cells)), None)
+    if cell is None or not binary:
+        return binary if cell is None else is_inline(cell)
+    return not (0 < len(cell) < 4096 and is_path(cell))
 
 
 def class_names(schema: pa.Schema, fields: Columns) -> list[str] | None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from isthmus.data.budget import slices
 from isthmus.data.cells import plain
 from isthmus.data.columns import find_columns
 from isthmus.data.delimited import Delimited
@@ -150,7 +151,7 @@ def _records(path: Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
     if path.suffix.lower() == ".parquet":
         schema = pq.read_schema(path)
         texts = [field.name for field in schema if is_text(field.type) or field.name in ("id", "uid", "mask")]
-        return schema.names, iter(pq.read_table(path, columns=texts).to_pylist())
+        return schema.names, (row for part in slices(path, texts) for row in part.to_pylist())
     if path.suffix.lower() in (".csv", ".tsv"):
         table = Delimited(path)
         return table.names, (record for _, record in table.records())
