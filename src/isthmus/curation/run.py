@@ -31,6 +31,7 @@ from isthmus.data.pairs import Pairs
 from isthmus.embedding.engines import check_engine
 from isthmus.encoders.base import Encoder, Modality
 from isthmus.errors import InputError, UsageError
+from isthmus.files import writing
 from isthmus.store.opening import holds_features
 from isthmus.store.reader import Store
 
@@ -268,7 +269,8 @@ def _scanned(
         top = scan(pool, scorer, choices.keep, **options)
     for stale in where.out.glob("candidates-*.topk") if where.out is not None else ():
         if stale != options["checkpoint"]:
-            stale.unlink()
+            with writing(stale):
+                stale.unlink()
     return top
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from isthmus.errors import InputError
-from isthmus.files import tidy
+from isthmus.files import tidy, writing
 from isthmus.locking import alone
 from isthmus.owned import check_owned
 from isthmus.store.journal import FOLDER as JOURNAL
@@ -95,5 +95,6 @@ def _shrink(shard: Shard, wanted: KeyIndex) -> int:
     if len(keep):
         features = np.asarray(shard.features.map()[keep])
         write_shard(shard.path.parent, shard.modality, shard.fingerprint, keys[keep], features)
-    shard.path.unlink()
+    with writing(shard.path):
+        shard.path.unlink()
     return len(keys) - len(keep)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.files import writing
 from isthmus.store.keys import as_bytes
 from isthmus.store.shards import DamagedShard, check_owner, open_shard, shard_folder, shard_paths, write_shard
 
@@ -36,7 +37,8 @@ class Stream:
             shard = open_shard(path)
         except DamagedShard as error:
             warnings.warn(f"{error} Removed; its rows are computed again.", stacklevel=5)
-            path.unlink()
+            with writing(path):
+                path.unlink()
             return
         check_owner(shard, self.record)
         self.known.update(as_bytes(shard.keys()))
