@@ -131,7 +131,9 @@ def test_a_failing_disk_is_told_with_the_path(tmp_path: Path, monkeypatch: pytes
 def test_what_cannot_be_removed_is_told_with_the_path(tmp_path: Path, monkeypatch, code: str) -> None:
     """The journal goes at the end of a run."""
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rmdir", failing(code))
+        rmdir = os.rmdir
+        fail = failing(code)
+        patch.setattr(os, "rmdir", lambda path, **at: (fail if str(path).endswith("journal") else rmdir)(path, **at))
         with pytest.raises(InputError, match=f"{tmp_path}/store/journal: "):
             write(tmp_path / "store", ["a"])
     write(tmp_path / "store", ["a"])
