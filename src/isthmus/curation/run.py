@@ -32,6 +32,7 @@ from isthmus.embedding.engines import check_engine
 from isthmus.encoders.base import Encoder
 from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError
+from isthmus.files import writing
 from isthmus.store.opening import holds_features
 from isthmus.store.reader import Store
 
@@ -271,7 +272,8 @@ def _scanned(
         top = scan(pool, scorer, choices.keep, **options)
     for stale in where.out.glob("candidates-*.topk") if where.out is not None else ():
         if stale != options["checkpoint"]:
-            stale.unlink()
+            with writing(stale):
+                stale.unlink()
     return top
 
 
