@@ -243,8 +243,9 @@ def _holds_pictures(path: Path, file: pq.ParquetFile, column: str) -> bool:
     binary = _holds_bytes(path, kind)
     if pa.types.is_nested(_value_type(kind)):
         return binary
-    batches = (batch[0].drop_null() for batch in file.iter_batches(FEW_ROWS, columns=[column]))
-    cell = next((cells[0].as_py() for cells in batches if len(cells)), None)
+    groups = range(file.num_row_groups)  # one by one: a later one may be damaged
+    parts = (part for group in groups for part in file.iter_batches(FEW_ROWS, row_groups=[group], columns=[column]))
+    cell = next((cells[0].as_py() for part in parts if len(cells := part[0].drop_null())), None)
     if cell is None or not binary:
         return binary if cell is None else is_inline(cell)
     return not (0 < len(cell) < 4096 and is_path(cell))
