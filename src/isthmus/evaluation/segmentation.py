@@ -187,6 +187,7 @@ def segmentation(
         attention: of the last block: its own (qk), or among queries (qq).
         alone: last block: the attention without MLP and residuals (ClearCLIP's), or with its own residual (SAIL's).
         cls: token heads: patches alone, without the class token.
+        protocol: a paper's settings, sail or freeze-align, but for those that are given here.
     """
     from isthmus.segmentation import Segmenter
 
