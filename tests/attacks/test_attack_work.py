@@ -335,6 +335,20 @@ def test_a_list_that_is_almost_one_takes_no_time() -> None:
     assert written_list("['a'   ,  'b'  , ]") == ["a", "b"]
 
 
+@pytest.mark.parametrize("depth", [500, 900, 200_000])
+def test_captions_in_deep_lists_are_listed(tmp_path: Path, depth: int) -> None:
+    deep = "[" * depth + '"x"' + "]" * depth
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(encoded((8, 8)))
+    (tmp_path / "a.json").write_text(f'{{"captions": {deep}}}')
+    (tmp_path / "b.json").write_text('{"captions": [["one"], [["two"]]]}')
+    read = ist.read_pairs(tmp_path)
+    assert read.captions["caption"].to_pylist() == ["one", "two"] and read.skipped[0][0] == "a.png"
+    (tmp_path / "t.jsonl").write_text(f'{{"image": "a.png", "captions": {deep}}}\n')
+    with pytest.raises(InputError, match=r"is list, not text|cannot be read as JSON"):
+        ist.read_pairs(tmp_path / "t.jsonl")
+
+
 def test_a_text_of_millions_of_lines_is_no_list_of_captions(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded((8, 8)))
     (tmp_path / "b.png").write_bytes(encoded((8, 8)))
