@@ -168,7 +168,7 @@ def _read_images(found: Survey, into: Gathered) -> None:
             continue
         try:
             fields = _beside(found.folder, beside.get(_stem(name)))
-        except (InputError, ValueError, OSError) as error:
+        except (InputError, ValueError, OSError, RecursionError) as error:
             into.intake.skip(name, f"the captions beside it cannot be read ({error}).")
             continue
         fields |= {"label": labels[number]} if labels else {}

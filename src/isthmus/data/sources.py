@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from isthmus.data.budget import open_parquet, row_group
 from isthmus.data.cells import FETCH, base64_picture, is_inline, is_url
 from isthmus.data.images import MAX_BYTES, BadImage, from_array, to_rgb, upright
+from isthmus.data.parquet import open_parquet, row_group
 from isthmus.errors import InputError
 
 # Where data sets keep the images that their lists name, beside the list.

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isthmus.data.budget import FEW_ROWS, open_parquet, slices
 from isthmus.data.cells import is_inline
 from isthmus.data.columns import Columns, find_columns
 from isthmus.data.gathering import Gathered, GatheredRow, is_path
+from isthmus.data.parquet import FEW_ROWS, open_parquet, slices
 from isthmus.data.records import MAX_CAPTION, Intake
 from isthmus.data.sources import ImageColumn, ParquetColumn
 from isthmus.data.splits import SYNONYMS

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from isthmus.data.budget import slices
 from isthmus.data.cells import plain
 from isthmus.data.columns import find_columns
 from isthmus.data.delimited import Delimited
@@ -19,6 +18,7 @@ from isthmus.data.groups import whole_groups
 from isthmus.data.images import BadImage, decode_mask
 from isthmus.data.labels import class_names
 from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.parquet import slices
 from isthmus.data.tables import is_text
 from isthmus.data.text import json_lines
 from isthmus.errors import InputError

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from isthmus.data.budget import slices
+from isthmus.data.parquet import slices
 from isthmus.data.sources import ParquetColumn
 from isthmus.errors import InputError
 from isthmus.evaluation.datasets.questions import (
