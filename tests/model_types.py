@@ -14,7 +14,9 @@ Shape = dict[str, Any]
 
 # Shrinks whatever of these a configuration has.
 SMALL: Shape = {
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size", "word_embed_proj_dim"), 32),
+    **dict.fromkeys(
+        ("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size", "word_embed_proj_dim"), 32
+    ),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads"), 2),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2),
@@ -30,30 +32,27 @@ HEADS: Shape = {**STAGES, "num_attention_heads": [1, 1, 2, 2]}
 WINDOWS: Shape = {"image_size": 64, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
 MOBILE: Shape = {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 8, 16, 16, 24, 32], "patch_size": 2}
 
-# By what an encoder of texts pools on its own: the mean of its tokens, but for towers of dual encoders.
+ENCODERS = """albert bert bert-generation big_bird camembert data2vec-text deberta deberta-v2 distilbert electra ernie
+    esm eurobert flaubert gte ibert jina_embeddings_v3 layoutlm longformer luke markuplm megatron-bert mobilebert
+    modernbert mpnet mra nomic_bert rembert roberta roberta-prelayernorm roc_bert roformer splinter squeezebert tapas
+    xlm xlm-roberta xlm-roberta-xl xlnet"""
+DECODERS = """biogpt bloom cohere ernie4_5 falcon gemma gemma2 gemma3_text glm gpt2 gpt_bigcode gpt_neox granite helium
+    llama mamba mistral mixtral nemotron olmo olmo2 opt persimmon phi phi3 qwen2 qwen3 rwkv smollm3 stablelm starcoder2
+    xglm"""
+BOTH = """bart bigbird_pegasus blenderbot blenderbot-small led longt5 m2m_100 marian mbart mt5 mvp pegasus plbart t5
+    umt5"""  # of which the encoder is taken
+# All of these pool on their own by the mean of their tokens.
 TEXTS: dict[str, Shape] = {
-    **dict.fromkeys(("albert", "bert", "bert-generation", "big_bird", "camembert", "data2vec-text"), {}),
-    **dict.fromkeys(("deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm", "eurobert", "flaubert"), {}),
-    **dict.fromkeys(("gte", "ibert", "jina_embeddings_v3", "layoutlm", "luke", "longformer", "markuplm"), {}),
-    **dict.fromkeys(("megatron-bert", "mobilebert", "modernbert", "mpnet", "mra", "nomic_bert", "rembert"), {}),
-    **dict.fromkeys(("roberta", "roberta-prelayernorm", "roc_bert", "roformer", "splinter", "squeezebert"), {}),
-    **dict.fromkeys(("tapas", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet"), {}),
-    "lilt": {"hidden_size": 48, "channel_shrink_ratio": 4},
-    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
-    # decoders
-    **dict.fromkeys(("biogpt", "bloom", "cohere", "ernie4_5", "falcon", "gemma", "gemma2", "gemma3_text"), {}),
-    **dict.fromkeys(("glm", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "helium", "llama", "mamba"), {}),
-    **dict.fromkeys(("mistral", "mixtral", "nemotron", "olmo", "olmo2", "opt", "persimmon", "phi", "phi3"), {}),
-    **dict.fromkeys(("qwen2", "qwen3", "rwkv", "smollm3", "stablelm", "starcoder2", "xglm"), {}),
+    **{name: {} for name in f"{ENCODERS} {DECODERS} {BOTH}".split()},
     "ctrl": {"n_positions": 64},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"n_positions": 64, "rotary_dim": 8},
+    "lilt": {"hidden_size": 48, "channel_shrink_ratio": 4},
     "mpt": {"max_seq_len": 64},
-    # encoders of encoder-decoders
-    **dict.fromkeys(("bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "led", "longt5", "m2m_100"), {}),
-    **dict.fromkeys(("marian", "mbart", "mt5", "mvp", "pegasus", "plbart", "t5", "umt5"), {}),
     "switch_transformers": {"num_experts": 2},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
 }
+# With what each pools on its own.
 IMAGES: dict[str, tuple[str, Shape]] = {
     **dict.fromkeys(("beit", "data2vec-vision", "deit", "dpt", "vit", "vit_msn", "internvl_vision"), ("cls", {})),
     **dict.fromkeys(("dinov2", "dinov2_with_registers", "dinov3_vit", "sapiens2", "tipsv2_vision_model"), ("cls", {})),

@@ -341,6 +341,17 @@ def rounding(dtype: torch.dtype) -> float:
     return 1e-2 if dtype == torch.float32 else 5e-2
 
 
+def refuse_what_reads_padding(encoder: Encoder, what: str) -> None:
+    """`InputError` for an encoder of texts that does not heed its mask: what it makes of one depends on its batch.
+
+    what: names its network in the message.
+    """
+    alone, beside = encoder.encode(["two dogs"])[0], encoder.encode(["two dogs", "two dogs " * 8])[0]
+    if np.abs(alone - beside).max() > rounding(encoder.dtype) * np.abs(alone).max():
+        why = f"its network, {what}, reads the padding behind it."
+        raise InputError(f"{encoder.uri}: gives a text other features beside a longer one: {why}")
+
+
 def _check_rows(pair: Output, uri: EncoderURI, modality: Modality) -> None:
     """`InputError` unless two items gave two rows: else the features of one would be taken for those of the other."""
     given = [x for x in (pair.pooled, pair.tokens, *pair.layers) if x is not None]

@@ -20,7 +20,7 @@ from isthmus.encoders.base import (
     block_outputs,
     find_blocks,
     flatten_map,
-    rounding,
+    refuse_what_reads_padding,
 )
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.images import to_pil
@@ -113,6 +113,7 @@ class HFImageEncoder(Encoder):
         ]
         self._prefix = prefix_length(network)
         self._plain = self._prefix > 0 and not _pools_itself(network)
+        self._pooled_first = network.config.model_type in POOLED_FIRST
         self._blocks = find_blocks(network, getattr(network.config, "num_hidden_layers", None))
         self._forward_options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
         self._masks = "noise" in takes and hasattr(network.config, "mask_ratio")
@@ -146,8 +147,7 @@ class HFImageEncoder(Encoder):
     def forward(self, inputs: Inputs, layers: bool) -> Output:
         states, result = run_network(self.network, self._blocks, inputs | self._forward_options, layers)
         tokens, mask = flatten_map(last_states(result, self.uri)), inputs.get("pixel_attention_mask")
-        if self.network.config.model_type in POOLED_FIRST:  # type: ignore[union-attr]
-            tokens = tokens[:, 1:]
+        tokens = tokens[:, 1:] if self._pooled_first else tokens
         pooled = None if self._plain else getattr(result, "pooler_output", getattr(result, "summary", None))
         return Output(
             pooled=None if pooled is None else pooled.flatten(1),
@@ -177,9 +177,12 @@ class HFTextEncoder(Encoder):
         self._lock = threading.Lock()
         takes_mask = "attention_mask" in inspect.signature(network.forward).parameters
         self._unmasked = network.config.model_type in UNMASKED or not takes_mask
-        self._has_pooler = network.config.model_type.endswith("_text_model") and trained_pooler
+        tower = network.config.model_type.endswith("_text_model")
+        headless = tower and getattr(network, "pooler", self) is None  # projected from its CLS, as in Chinese CLIP
+        self._has_pooler = tower and trained_pooler and not headless
         self.cls_last = _cls_last(self.tokenizer)
         self._blocks = find_blocks(network, getattr(network.config, "num_hidden_layers", None))
+        self._time_first = network.config.model_type in TIME_FIRST
         network.config.use_cache = False
         ingredients = {
             "weights": files_digest(hub.weight_files(folder), folder),
@@ -190,11 +193,10 @@ class HFTextEncoder(Encoder):
         }
         pools = ("mean", "max", "last") if self._has_pooler else text_pools(self.tokenizer)
         whole = ingredients | (hub.code(folder) if trust_remote_code else {})
-        headless = network.config.model_type.endswith("_text_model") and getattr(network, "pooler", self) is None
-        default = "cls" if headless and "cls" in pools else "mean"  # a tower that is projected from its CLS
+        default = "cls" if headless and "cls" in pools else "mean"
         options: dict[str, Any] = {"pools": pools, "default_pool": default, "device": device}
         super().__init__(uri, "text", network, whole, earlier=ingredients, **options)
-        self._refuse_what_reads_padding()
+        refuse_what_reads_padding(self, network.config.model_type)
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
         """Token ids of the prompt and each text, cut to `max_tokens` and padded on the right."""
@@ -221,18 +223,9 @@ class HFTextEncoder(Encoder):
             inputs = {"input_ids": inputs["input_ids"]}
         states, result = run_network(self.network, self._blocks, inputs, layers)
         pooled = result.pooler_output if self._has_pooler else None
-        if self.network.config.model_type in TIME_FIRST:  # type: ignore[union-attr]
+        if self._time_first:
             states = [state.transpose(0, 1) for state in states]
         return Output(pooled=pooled, tokens=last_states(result, self.uri), mask=mask, layers=states)
-
-    def _refuse_what_reads_padding(self) -> None:
-        """`InputError` for a network that does not heed its mask: what it makes of a text depends on its batch."""
-        alone, beside = self.encode(["a"])[0], self.encode(["a", "a " * 16])[0]
-        if abs(alone - beside).max() > rounding(self.dtype) * abs(alone).max():
-            raise InputError(
-                f"{self.uri}: gives a text other features beside a longer one: its network, a"
-                f" {self.network.config.model_type}, reads the padding behind it."
-            )
 
 
 ENCODERS: dict[Modality, type[Encoder]] = {"image": HFImageEncoder, "text": HFTextEncoder}
@@ -326,16 +319,23 @@ def position_limit(network: nn.Module) -> int | None:
 
 
 def uncut_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """The ids of each text, special ones included, nothing cut off, by a tokenizer of transformers or tokenizers."""
+    """The ids of each text, special ones included, nothing cut off.
+
+    By a tokenizer of transformers, of tokenizers, or of words, as Sentence-Transformers has them.
+    """
     if callable(tokenizer):
         options = {"truncation": False, "padding": False, "verbose": False}
         return [list(ids) for ids in tokenizer(texts, **options)["input_ids"]]
+    if not hasattr(tokenizer, "encode_batch"):
+        return [list(tokenizer.tokenize(text)) for text in texts]
     return [encoded.ids for encoded in tokenizer.encode_batch(texts)]
 
 
 def unknown_id(tokenizer: Any) -> int | None:
     """The id of what the tokenizer does not know; None where nothing is unknown to it (bytes), or no id says so."""
     if not callable(tokenizer):
+        if not hasattr(tokenizer, "token_to_id"):
+            return None  # leaves out words it does not know
         found = (tokenizer.token_to_id(name) for name in ("[UNK]", "<unk>"))
         return next((id for id in found if id is not None), None)
     others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("eos", "bos", "pad")}
