@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 import isthmus as ist
+from isthmus.cli import main
 from isthmus.embedding import embed
 from isthmus.encoders.callables import from_callable
 from isthmus.errors import InputError
 from store_cases import snapshot
+from tiny_encoders import save_bert
 from toys import picture, pixel_encoder, png, word_encoder, write_pairs
 
 
@@ -171,3 +173,37 @@ def test_a_killed_run_is_finished_by_the_same_command(table: Path, tmp_path: Pat
     whole = tmp_path / "whole"
     assert run_embed(table, whole).wait(timeout=60) == 0
     assert snapshot(out) == snapshot(whole)
+
+
+def long_captions(folder: Path) -> Path:
+    """Four captions of three texts, of which the one that stands twice is longer than 16 tokens."""
+    captions = ["a red dog " * 8, "a cat", "a blue photo of two dogs", "a red dog " * 8]
+    for number in range(4):
+        (folder / f"{number}.png").write_bytes(png(picture("red", "pale", "top", number)))
+    rows = [{"image": f"{number}.png", "caption": caption} for number, caption in enumerate(captions)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder / "pairs.jsonl"
+
+
+def test_captions_that_an_encoder_cuts_are_counted(tmp_path: Path) -> None:
+    table, bert = long_captions(tmp_path), save_bert(tmp_path / "bert")
+    encoders = [f"hf:{bert}?pool=cls", f"hf:{bert}?pool=mean", f"hf:{bert}?max_tokens=6"]
+    said = [
+        f"2 of 4 captions are longer than the 16 tokens that hf:{bert} reads; they are cut.",
+        f"3 of 4 captions are longer than the 6 tokens that hf:{bert}?max_tokens=6 reads; they are cut.",
+    ]
+    for _ in range(2):  # also where nothing is left to encode
+        report = embed(table, pixel_encoder(), encoders, out=tmp_path / "store")
+        assert report.notes == said
+    assert embed(table, pixel_encoder(), word_encoder(), out=tmp_path / "words").notes == []
+    assert embed(table, pixel_encoder(), out=tmp_path / "images").notes == []
+
+
+def test_the_command_says_which_captions_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, bert = long_captions(tmp_path), save_bert(tmp_path / "bert")
+    told = tmp_path / "report.json"
+    arguments = ["embed", str(table), "--text-encoder", f"hf:{bert}", "--out", str(tmp_path / "store")]
+    assert main([*arguments, "--json", str(told)]) == 0
+    said = f"2 of 4 captions are longer than the 16 tokens that hf:{bert} reads; they are cut."
+    assert f"  note: {said}" in capsys.readouterr().err.splitlines()
+    assert json.loads(told.read_text())["notes"] == [said]

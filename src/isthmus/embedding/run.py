@@ -19,6 +19,7 @@ from isthmus.embedding.engines import check_engine, encode_all, hash_all
 from isthmus.embedding.networks import Network, by_network, choose_autocast, load_all, states_bytes
 from isthmus.embedding.work_plan import caption_batches, cut, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
+from isthmus.encoders.lengths import cut_notes
 from isthmus.encoders.uri import STATES
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.models.ledger import encoder_cost, timed
@@ -34,7 +35,10 @@ STATES_DTYPES = ("float16", "int8")
 
 @dataclass
 class EmbedReport:
-    """What `embed` did: counts of images, captions and newly encoded items, what was skipped and why, and remarks."""
+    """What `embed` did: counts of images, captions and newly encoded items, what was skipped and why, and remarks.
+
+    notes: on how the pairs were read, and how many captions each text encoder cuts at its limit.
+    """
 
     store: str
     images: int = 0
@@ -180,6 +184,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.contents = Contents(self.pairs, self.writer)
         self.encoded: dict[str, int] = {}
+        self.notes = list(self.pairs.notes)
         self.costs: dict[str, list[list[dict[str, Any]]]] = {}
 
     def hash_images(self) -> None:
@@ -205,6 +210,7 @@ class _Run:
         self.images, self.captions = self.contents.tables()
         if not networks:
             return
+        self.notes += cut_notes([network.views[0] for network in networks], self.captions["caption"].to_pylist())
         items, keys = plan_captions(self.captions)
         self._encode("text", networks, items, keys, caption_batches(items, self.batch_size))
 
@@ -234,7 +240,7 @@ class _Run:
         skipped = [*self.pairs.skipped, *self.contents.skipped]
         self.writer.finish(self.images, self.captions, skipped)
         rows = self.images.num_rows, self.captions.num_rows
-        return EmbedReport(str(self.writer.path), *rows, self.encoded, skipped, self.pairs.notes)
+        return EmbedReport(str(self.writer.path), *rows, self.encoded, skipped, self.notes)
 
     def _bar(self, what: str, total: int, done: int) -> tqdm:
         return tqdm(desc=what, total=total, initial=done, unit="it", disable=not self.progress)

@@ -280,12 +280,13 @@ class Encoder:
         """Learn the widths from one small forward pass, so that no source has to state them."""
         try:
             output = self.run(self.preprocess([self.spec.probe()]), layers=True)
-            again = self.run(self.preprocess([self.spec.probe()]), layers=True)
+            pair = self.run(self.preprocess([self.spec.probe(), self.spec.probe()]), layers=True)
         except (RuntimeError, AssertionError, ValueError) as error:
             if self.uri.size is None:
                 raise
             raise UsageError(f"{self.uri}: it cannot take images of this size ({error}).") from error
-        if not _equal(output, again):
+        _check_rows(pair, self.uri, self.modality)
+        if not _equal(output, pair, rounding(self.dtype)):
             raise InputError(
                 f"{self.uri}: gives other features each time it encodes the same {self.modality}, so that none could be"
                 " compared: its network or its preprocessing draws at random."
@@ -335,11 +336,38 @@ class Encoder:
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
 
 
-def _equal(a: Output, b: Output) -> bool:
-    """Whether two passes over one item gave the same, up to the rounding of a device that adds in any order."""
-    pairs = [(a.pooled, b.pooled), (a.tokens, b.tokens), *zip(a.layers, b.layers, strict=True)]
+def rounding(dtype: torch.dtype) -> float:
+    """How far equal features may lie apart, relative to the largest: a device adds in any order."""
+    return 1e-2 if dtype == torch.float32 else 5e-2
+
+
+def refuse_what_reads_padding(encoder: Encoder, what: str) -> None:
+    """`InputError` for an encoder of texts that does not heed its mask: what it makes of one depends on its batch.
+
+    what: names its network in the message.
+    """
+    alone, beside = encoder.encode(["two dogs"])[0], encoder.encode(["two dogs", "two dogs " * 8])[0]
+    if np.abs(alone - beside).max() > rounding(encoder.dtype) * np.abs(alone).max():
+        why = f"its network, {what}, reads the padding behind it."
+        raise InputError(f"{encoder.uri}: gives a text other features beside a longer one: {why}")
+
+
+def _check_rows(pair: Output, uri: EncoderURI, modality: Modality) -> None:
+    """`InputError` unless two items gave two rows: else the features of one would be taken for those of the other."""
+    given = [x for x in (pair.pooled, pair.tokens, *pair.layers) if x is not None]
+    if any(len(x) != 2 for x in given):
+        raise InputError(f"{uri}: its network gives {len(given[0])} row for 2 {modality}s: it joins those of a batch.")
+
+
+def _equal(one: Output, pair: Output, tolerance: float) -> bool:
+    """Whether a pass over an item, and one over it twice, gave the same three times."""
+    pairs = [(one.pooled, pair.pooled), (one.tokens, pair.tokens), *zip(one.layers, pair.layers, strict=True)]
     given = [(x.float(), y.float()) for x, y in pairs if x is not None and y is not None]
-    return all(x.shape == y.shape and (x - y).abs().max() <= 1e-3 * x.abs().max() for x, y in given if x.numel())
+    return all(
+        x.shape[1:] == y.shape[1:] and (x - y).abs().max() <= tolerance * x.abs().max()  # one row beside both
+        for x, y in given
+        if x.numel()
+    )
 
 
 def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dtype | None = None) -> list[Any]:

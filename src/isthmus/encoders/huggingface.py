@@ -20,6 +20,7 @@ from isthmus.encoders.base import (
     block_outputs,
     find_blocks,
     flatten_map,
+    refuse_what_reads_padding,
 )
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.images import to_pil
@@ -36,8 +37,10 @@ INPUTS = {  # main inputs of models, and the modality of each
     "input_features": "audio",
     "pixel_values_videos": "video",
 }
-PREFIX_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
+PREFIX_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens", "cls_register_token")
 UNMASKED = ("siglip_text_model", "siglip2_text_model")  # trained on full length with padding, without a mask
+POOLED_FIRST = ("dinov3_convnext",)  # which put their pooled output before the patches
+TIME_FIRST = ("xlnet",)  # whose blocks pass on [T, N, D]
 
 
 def load(uri: EncoderURI, *, modality: Modality | None, fetch: bool, **options: Any) -> Encoder:
@@ -69,7 +72,8 @@ def from_folder(
 
 def _load_network(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tuple[nn.Module, set[str]]:
     """The network without a task head, and the names of the weights its files lack."""
-    from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel
+    from transformers import AutoModelForTextEncoding as AutoTextModel
 
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     with hub.loading(uri):
@@ -77,11 +81,18 @@ def _load_network(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tup
         known = MODEL_MAPPING.get(type(config), ())
         for model in known if isinstance(known, tuple) else (known,):
             _modality_of(model, uri)  # before weights are read, and whatever auto class would take them
+        _refuse_video(config, uri)
     shared |= {"use_safetensors": True, "output_loading_info": True, "dtype": uri.dtype or "float32"}
     with hub.loading(uri):
-        auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
-        network, info = auto.from_pretrained(folder, config=config, **shared)
-    return network, set(info["missing_keys"])
+        whole = getattr(config, "is_encoder_decoder", False)
+        alone = whole and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING  # the encoder has a class of its own
+        network, info = (AutoTextModel if alone else AutoModel).from_pretrained(folder, config=config, **shared)
+    missing = set(info["missing_keys"])
+    if whole and not alone and network.main_input_name == "input_ids":
+        network, missing = network.get_encoder(), {name for name in missing if "encoder" in name.split(".")}
+        if not hasattr(network, "config"):
+            raise InputError(f"{uri}: the encoder of a {config.model_type} cannot be run without its decoder.")
+    return network, missing
 
 
 class HFImageEncoder(Encoder):
@@ -102,6 +113,7 @@ class HFImageEncoder(Encoder):
         ]
         self._prefix = prefix_length(network)
         self._plain = self._prefix > 0 and not _pools_itself(network)
+        self._pooled_first = network.config.model_type in POOLED_FIRST
         self._blocks = find_blocks(network, getattr(network.config, "num_hidden_layers", None))
         self._forward_options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
         self._masks = "noise" in takes and hasattr(network.config, "mask_ratio")
@@ -134,8 +146,9 @@ class HFImageEncoder(Encoder):
 
     def forward(self, inputs: Inputs, layers: bool) -> Output:
         states, result = run_network(self.network, self._blocks, inputs | self._forward_options, layers)
-        tokens, mask = flatten_map(result.last_hidden_state), inputs.get("pixel_attention_mask")
-        pooled = None if self._plain else getattr(result, "pooler_output", None)
+        tokens, mask = flatten_map(last_states(result, self.uri)), inputs.get("pixel_attention_mask")
+        tokens = tokens[:, 1:] if self._pooled_first else tokens
+        pooled = None if self._plain else getattr(result, "pooler_output", getattr(result, "summary", None))
         return Output(
             pooled=None if pooled is None else pooled.flatten(1),
             tokens=tokens,
@@ -162,10 +175,14 @@ class HFTextEncoder(Encoder):
         self.position_limit, self.unknown_id = position_limit(network), unknown_id(self.tokenizer)
         self.prompt = uri.prompt or ""
         self._lock = threading.Lock()
-        self._unmasked = network.config.model_type in UNMASKED
-        self._has_pooler = network.config.model_type.endswith("_text_model") and trained_pooler
+        takes_mask = "attention_mask" in inspect.signature(network.forward).parameters
+        self._unmasked = network.config.model_type in UNMASKED or not takes_mask
+        tower = network.config.model_type.endswith("_text_model")
+        headless = tower and getattr(network, "pooler", self) is None  # projected from its CLS, as in Chinese CLIP
+        self._has_pooler = tower and trained_pooler and not headless
         self.cls_last = _cls_last(self.tokenizer)
         self._blocks = find_blocks(network, getattr(network.config, "num_hidden_layers", None))
+        self._time_first = network.config.model_type in TIME_FIRST
         network.config.use_cache = False
         ingredients = {
             "weights": files_digest(hub.weight_files(folder), folder),
@@ -176,7 +193,10 @@ class HFTextEncoder(Encoder):
         }
         pools = ("mean", "max", "last") if self._has_pooler else text_pools(self.tokenizer)
         whole = ingredients | (hub.code(folder) if trust_remote_code else {})
-        super().__init__(uri, "text", network, whole, pools=pools, device=device, earlier=ingredients)
+        default = "cls" if headless and "cls" in pools else "mean"
+        options: dict[str, Any] = {"pools": pools, "default_pool": default, "device": device}
+        super().__init__(uri, "text", network, whole, earlier=ingredients, **options)
+        refuse_what_reads_padding(self, network.config.model_type)
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
         """Token ids of the prompt and each text, cut to `max_tokens` and padded on the right."""
@@ -203,7 +223,9 @@ class HFTextEncoder(Encoder):
             inputs = {"input_ids": inputs["input_ids"]}
         states, result = run_network(self.network, self._blocks, inputs, layers)
         pooled = result.pooler_output if self._has_pooler else None
-        return Output(pooled=pooled, tokens=result.last_hidden_state, mask=mask, layers=states)
+        if self._time_first:
+            states = [state.transpose(0, 1) for state in states]
+        return Output(pooled=pooled, tokens=last_states(result, self.uri), mask=mask, layers=states)
 
 
 ENCODERS: dict[Modality, type[Encoder]] = {"image": HFImageEncoder, "text": HFTextEncoder}
@@ -217,10 +239,18 @@ def run_network(
         return (), network(**inputs)
     if not blocks:  # stages of a CNN: nothing is normed behind the last one
         result = network(**inputs, output_hidden_states=True)
-        return result.hidden_states or (), result
+        return getattr(result, "hidden_states", None) or (), result
     with block_outputs(blocks) as states:
         result = network(**inputs)
     return states, result
+
+
+def last_states(result: Any, uri: EncoderURI) -> Tensor:
+    """The tokens that a network gives, [N, T, D] or [N, C, H, W]; `InputError` where it gives none."""
+    tokens = getattr(result, "last_hidden_state", None)
+    if tokens is None:
+        raise InputError(f"{uri}: its network gives no tokens (last_hidden_state) but a {type(result).__name__}.")
+    return tokens
 
 
 def load_processor(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
@@ -275,26 +305,37 @@ def max_tokens(uri: EncoderURI, network: nn.Module, model_max_length: float) -> 
 
 
 def position_limit(network: nn.Module) -> int | None:
-    """How many positions a learned table holds; None for relative or rotary positions, which have no end."""
+    """How many positions a table holds; None for relative or rotary positions, which have no end."""
+    stated = getattr(getattr(network, "config", None), "max_position_embeddings", None)
     for name, module in network.named_modules():
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES:
+        weight = getattr(module, "weight", None)
+        if name.rpartition(".")[2] in POSITION_TABLES and isinstance(weight, Tensor) and weight.ndim == 2:
             # RoBERTa counts positions from behind the padding index, OPT from an offset.
-            unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - max(unused, getattr(module, "offset", 0))
+            padding = getattr(module, "padding_idx", None)
+            unused = 0 if padding is None else padding + 1
+            held = len(weight) - max(unused, getattr(module, "offset", 0))
+            return min(held, stated or held)  # Nyströmformer and its like have two rows that none uses
     return None
 
 
 def uncut_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """The ids of each text, special ones included, nothing cut off, by a tokenizer of transformers or tokenizers."""
+    """The ids of each text, special ones included, nothing cut off.
+
+    By a tokenizer of transformers, of tokenizers, or of words, as Sentence-Transformers has them.
+    """
     if callable(tokenizer):
         options = {"truncation": False, "padding": False, "verbose": False}
         return [list(ids) for ids in tokenizer(texts, **options)["input_ids"]]
+    if not hasattr(tokenizer, "encode_batch"):
+        return [list(tokenizer.tokenize(text)) for text in texts]
     return [encoded.ids for encoded in tokenizer.encode_batch(texts)]
 
 
 def unknown_id(tokenizer: Any) -> int | None:
     """The id of what the tokenizer does not know; None where nothing is unknown to it (bytes), or no id says so."""
     if not callable(tokenizer):
+        if not hasattr(tokenizer, "token_to_id"):
+            return None  # leaves out words it does not know
         found = (tokenizer.token_to_id(name) for name in ("[UNK]", "<unk>"))
         return next((id for id in found if id is not None), None)
     others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("eos", "bos", "pad")}
@@ -304,7 +345,9 @@ def unknown_id(tokenizer: Any) -> int | None:
 
 def prefix_length(network: nn.Module) -> int:
     """Number of CLS, distillation and register tokens before the patches, read from the parameters."""
-    extra = [p for name, p in network.named_parameters() if name.rpartition(".")[2] in PREFIX_TOKENS]
+    named = [(name.split("."), parameter) for name, parameter in network.named_parameters()]
+    # What a head asks the patches with (AIMv2) is none of their sequence.
+    extra = [parameter for path, parameter in named if path[-1] in PREFIX_TOKENS and "head" not in path]
     return sum(parameter.numel() // parameter.shape[-1] for parameter in extra)
 
 
@@ -331,6 +374,12 @@ def _modality_of(model: Any, uri: EncoderURI) -> Modality:
     return modality
 
 
+def _refuse_video(config: Any, uri: EncoderURI) -> None:
+    """Networks of frames call them pixel_values, as those of images do."""
+    if hasattr(config, "num_frames") and not hasattr(config, "vision_config"):
+        raise UsageError(f"{uri}: a {config.model_type} is made for video, which hf: does not load yet.")
+
+
 def _refuse_missing(missing: set[str], uri: EncoderURI) -> None:
     """Weights that the files lack are random. Only poolers, which plain models do not use, may be missing."""
     needed = sorted(name for name in missing if "pooler" not in name.split("."))
@@ -340,7 +389,8 @@ def _refuse_missing(missing: set[str], uri: EncoderURI) -> None:
 
 def _pools_itself(network: nn.Module) -> bool:
     """CLIP-like towers norm or attend in their pooler; those of plain ViTs serve their classifiers only."""
-    return hasattr(network, "post_layernorm") or hasattr(network, "head")
+    several = any(name.endswith("cls_token") and p.shape[-2] > 1 for name, p in network.named_parameters())
+    return several or any(hasattr(network, name) for name in ("post_layernorm", "head", "summary_idxs"))
 
 
 def _processor_settings(folder: Path, uri: EncoderURI) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +50,23 @@ def token_limit(encoder: Encoder) -> int | None:
 def token_ceiling(encoder: Encoder) -> int | None:
     """How many it could read at most: the positions that its network has; None where there is no end."""
     return getattr(encoder, "position_limit", None)
+
+
+def cut_notes(encoders: Iterable[Encoder], captions: Sequence[str]) -> list[str]:
+    """A remark on each encoder of texts that does not read some of `captions` to their end, and on how many.
+
+    Distinct captions are tokenised once by each encoder; one that shows neither its tokens nor a limit has no remark.
+    """
+    repeats = Counter(captions)
+    times, notes = np.fromiter(repeats.values(), np.int64), []
+    for encoder in encoders:
+        limit = token_limit(encoder)
+        tokens = None if limit is None else tokenize(encoder, list(repeats))
+        longer = 0 if tokens is None else int(times[tokens.count > limit].sum())
+        if longer:
+            which = f"{longer:,} of {len(captions):,} captions are longer than the {limit} tokens"
+            notes.append(f"{which} that {encoder.uri.backbone()} reads; they are cut.")
+    return notes
 
 
 def with_max_tokens(encoder: Encoder, count: int) -> Encoder:

@@ -5,6 +5,7 @@ A multimodal pipeline (CLIP and its kin) has one space for both modalities: pass
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from isthmus.encoders.base import (
     Output,
     block_outputs,
     find_blocks,
+    refuse_what_reads_padding,
 )
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.huggingface import position_limit, text_pools, uncut_ids, unknown_id
@@ -95,26 +97,29 @@ class SentenceEncoder(Encoder):
         config = getattr(transformer, "config", None)
         self._blocks = find_blocks(pipeline, getattr(config, "num_hidden_layers", None))
         if uri.max_tokens:
+            if _limit(pipeline) is None:
+                raise UsageError(f"{uri}: max_tokens is not an option of it: it reads texts of any length.")
             pipeline.max_seq_length = _within_table(uri, transformer)
         default_prompt = pipeline.prompts.get(pipeline.default_prompt_name, "")
         self.prompt = default_prompt if uri.prompt is None else uri.prompt
         self._lock, self._pipeline = threading.Lock(), pipeline
-        self.max_tokens, self.unknown_id = pipeline.max_seq_length, unknown_id(pipeline.tokenizer)
+        self.max_tokens, self.unknown_id = _limit(pipeline), unknown_id(pipeline.tokenizer)
         self.position_limit = position_limit(transformer) if transformer is not None else None
         ingredients = {
             **_contents(folder, trust_remote_code),
-            "tokenizer": tokenizer_digest(pipeline.tokenizer.get_vocab(), lambda text: _ids(pipeline, text)),
-            "max_tokens": pipeline.max_seq_length,
+            "tokenizer": tokenizer_digest(_vocabulary(pipeline), lambda text: _ids(pipeline, text)),
+            "max_tokens": self.max_tokens,
             "prompt": self.prompt,
         }
         multimodal = len(pipeline.modalities) > 1  # its tokens are out of sight
         pools = text_pools(pipeline.tokenizer) if transformer is not None and not multimodal else ()
         earlier = _earlier(folder, ingredients)
         super().__init__(uri, "text", pipeline, ingredients, pools=pools, device=device, earlier=earlier)
+        refuse_what_reads_padding(self, " → ".join(type(module).__name__ for module in pipeline))
 
     def preprocess(self, items: Sequence[str]) -> Inputs:
         with self._lock:  # a fast tokenizer keeps truncation and padding as state, the pipeline its length
-            if self._pipeline.max_seq_length != self.max_tokens:
+            if self.max_tokens is not None and self._pipeline.max_seq_length != self.max_tokens:
                 self._pipeline.max_seq_length = self.max_tokens
             return dict(self._pipeline.preprocess(check_texts(items), prompt=self.prompt or None))
 
@@ -218,6 +223,19 @@ def _processor_config(folder: Path) -> dict[str, Any]:
     return {file.relative_to(folder).as_posix(): hub.read_config(file.parent, file.name) for file in files}
 
 
+def _limit(pipeline: Any) -> int | None:
+    """How many tokens of a text are read; None for pipelines without a limit (static embeddings, bags of words)."""
+    limit = pipeline.max_seq_length
+    return None if limit is None or math.isinf(limit) else int(limit)
+
+
+def _vocabulary(pipeline: Any) -> dict[str, int]:
+    found = pipeline.tokenizer.get_vocab()  # a tokenizer of words has a list of them
+    return found if isinstance(found, dict) else {word: i for i, word in enumerate(found)}
+
+
 def _ids(pipeline: Any, text: str) -> list[int]:
+    if not hasattr(pipeline.tokenizer, "encode"):  # a tokenizer of words
+        return uncut_ids(pipeline.tokenizer, [text])[0]
     encoded = pipeline.tokenizer.encode(text)
     return list(getattr(encoded, "ids", encoded))
