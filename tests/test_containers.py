@@ -41,7 +41,7 @@ def test_embedding_works_for_a_user_without_home_or_name(tmp_path: Path) -> None
     environment |= {"TMPDIR": str(tmp_path / "tmp"), "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "nobody"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "isthmus", "embed", str(table), "--out", str(tmp_path / "store")]
-    command += ["--image", f"hf:{tmp_path / 'image'}", "--text", f"st:{text}"]
+    command += ["--image-encoder", f"hf:{tmp_path / 'image'}", "--text-encoder", f"st:{text}"]
     done = subprocess.run(command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "here").iterdir()) == [], "no folder named ~"
