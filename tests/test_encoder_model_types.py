@@ -50,6 +50,10 @@ def compare_texts(encoder: Encoder, network: Any, own: str, folder: Path, **padd
         given = output.tokens[i] if padding else output.tokens[i, output.mask[i]]
         np.testing.assert_allclose(given, tokens, atol=1e-5, rtol=1e-5)
         np.testing.assert_allclose(rows[i], pooled(result, own)[0], atol=1e-5, rtol=1e-5)
+    for layer in (0, 1, encoder.depth) if encoder.depth > 0 else ():
+        view = encoder.at(layer)
+        alone = np.concatenate([view.encode([text]) for text in CAPTIONS])
+        np.testing.assert_allclose(view.encode(CAPTIONS, batch_size=len(CAPTIONS)), alone, atol=1e-5, rtol=1e-5)
 
 
 def compare_images(encoder: Encoder, network: Any, own: str, folder: Path) -> None:

@@ -222,9 +222,10 @@ class HFTextEncoder(Encoder):
         if self._unmasked:
             inputs = {"input_ids": inputs["input_ids"]}
         states, result = run_network(self.network, self._blocks, inputs, layers)
-        pooled = result.pooler_output if self._has_pooler else None
         if self._time_first:
             states = [state.transpose(0, 1) for state in states]
+        states = [state[:, : mask.shape[1]] for state in states]  # Longformer fills its last window
+        pooled = result.pooler_output if self._has_pooler else None
         return Output(pooled=pooled, tokens=last_states(result, self.uri), mask=mask, layers=states)
 
 
