@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from isthmus.encoders import load_encoder
 from isthmus.encoders.base import Encoder
-from isthmus.errors import IsthmusError
+from isthmus.errors import InputError, IsthmusError
 from model_types import IMAGES, REFUSED, TEXTS, TOWERS, save_type
 from tiny_encoders import TEXTS as CAPTIONS
-from tiny_encoders import pictures
+from tiny_encoders import pictures, read_weights
 
 USUAL = {
     *("bert", "deberta-v2", "xlm-roberta", "ibert", "xlnet", "llama", "bart", "t5", "clip"),
@@ -50,6 +51,10 @@ def compare_texts(encoder: Encoder, network: Any, own: str, folder: Path, **padd
         given = output.tokens[i] if padding else output.tokens[i, output.mask[i]]
         np.testing.assert_allclose(given, tokens, atol=1e-5, rtol=1e-5)
         np.testing.assert_allclose(rows[i], pooled(result, own)[0], atol=1e-5, rtol=1e-5)
+    for layer in (0, 1, encoder.depth) if encoder.depth > 0 else ():
+        view = encoder.at(layer)
+        alone = np.concatenate([view.encode([text]) for text in CAPTIONS])
+        np.testing.assert_allclose(view.encode(CAPTIONS, batch_size=len(CAPTIONS)), alone, atol=1e-5, rtol=1e-5)
 
 
 def compare_images(encoder: Encoder, network: Any, own: str, folder: Path) -> None:
@@ -111,3 +116,15 @@ def test_a_network_without_a_mask_reads_every_text_at_full_length(tmp_path: Path
 def test_forty_types_are_compared() -> None:
     assert len({*TEXTS, *IMAGES, *TOWERS, "fnet"}) >= 40
     assert not {*TEXTS, *IMAGES, *TOWERS} & set(REFUSED)
+
+
+def test_words_that_the_files_lack_are_missed_in_an_encoder_with_a_decoder(tmp_path: Path) -> None:
+    save_type(tmp_path, "bart", {})
+    weights = read_weights(tmp_path / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "embed_tokens" not in name and "shared" not in name}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"its files lack \d weights of the network"):
+        load_encoder(f"hf:{tmp_path}")
+    encoder = {name: value for name, value in weights.items() if "decoder" not in name}
+    save_file(encoder, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert load_encoder(f"hf:{tmp_path}").width == 32

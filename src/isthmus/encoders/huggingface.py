@@ -89,7 +89,7 @@ def _load_network(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tup
         network, info = (AutoTextModel if alone else AutoModel).from_pretrained(folder, config=config, **shared)
     missing = set(info["missing_keys"])
     if whole and not alone and network.main_input_name == "input_ids":
-        network, missing = network.get_encoder(), {name for name in missing if "encoder" in name.split(".")}
+        network, missing = network.get_encoder(), {name for name in missing if "decoder" not in name.split(".")}
         if not hasattr(network, "config"):
             raise InputError(f"{uri}: the encoder of a {config.model_type} cannot be run without its decoder.")
     return network, missing
@@ -222,9 +222,10 @@ class HFTextEncoder(Encoder):
         if self._unmasked:
             inputs = {"input_ids": inputs["input_ids"]}
         states, result = run_network(self.network, self._blocks, inputs, layers)
-        pooled = result.pooler_output if self._has_pooler else None
         if self._time_first:
             states = [state.transpose(0, 1) for state in states]
+        states = [state[:, : mask.shape[1]] for state in states]  # Longformer fills its last window
+        pooled = result.pooler_output if self._has_pooler else None
         return Output(pooled=pooled, tokens=last_states(result, self.uri), mask=mask, layers=states)
 
 
