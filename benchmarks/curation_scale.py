@@ -107,12 +107,12 @@ def make_pool(folder: Path, options: argparse.Namespace) -> None:
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from isthmus.curation.assign import assign
-    from isthmus.curation.scan import Scorer, scan
+    from isthmus.curation.scan import ConceptScorer, scan
     from isthmus.curation.sources import open_pool
     from isthmus.curation.topk import buffer_bytes
 
     pool = Interleaved(open_pool(folder), options.concepts)
-    scorer = Scorer({"caption": concept_vectors(options.concepts)})
+    scorer = ConceptScorer({"caption": concept_vectors(options.concepts)})
     bfloat16 = product_speed(scorer.concepts, WIDTH, scorer.tile, torch.bfloat16)
     memory = Memory()
     started = time.perf_counter()

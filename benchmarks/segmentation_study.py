@@ -30,7 +30,7 @@ from tabulate import tabulate
 import isthmus as ist
 import isthmus_demo
 from isthmus.encoders import Encoder
-from isthmus.evaluation.segmentation import Tally, _metrics
+from isthmus.evaluation.segmentation import PixelTally, _metrics
 from isthmus.files import read_json, write_json
 from isthmus.metrics.bootstrap import estimate
 from isthmus.metrics.zeroshot import load_templates
@@ -179,12 +179,12 @@ def evaluate(
     lines: dict[str, tuple[Head, dict[str, Any]]],
     shown: Sequence[Scene],
     thresholds: Sequence[float],
-) -> dict[str, dict[float | None, Tally]]:
+) -> dict[str, dict[float | None, PixelTally]]:
     """Each line's tally on the scenes: with the background at every threshold, and of objects alone (None)."""
     classes = [BACKGROUND, *shown[0].classes]
     segmenters = {name: encoders.segmenter(head, classes, threshold=0.0, **how) for name, (head, how) in lines.items()}
-    tallies: dict[str, dict[float | None, Tally]] = {
-        name: {threshold: Tally(classes) for threshold in (None, *thresholds)} for name in lines
+    tallies: dict[str, dict[float | None, PixelTally]] = {
+        name: {threshold: PixelTally(classes) for threshold in (None, *thresholds)} for name in lines
     }
     for scene in shown:
         encoders.kept.clear()
@@ -197,10 +197,10 @@ def evaluate(
     return tallies
 
 
-def by_text(encoders: Encoders, line: tuple[Head, dict[str, Any]], shown: Sequence[Scene]) -> Tally:
+def by_text(encoders: Encoders, line: tuple[Head, dict[str, Any]], shown: Sequence[Scene]) -> PixelTally:
     """The background as a class with texts of its own, instead of a threshold."""
     classes = [PLAIN, *shown[0].classes]
-    segmenter, tally = encoders.segmenter(line[0], classes, **line[1]), Tally(classes)
+    segmenter, tally = encoders.segmenter(line[0], classes, **line[1]), PixelTally(classes)
     for scene in shown:
         encoders.kept.clear()
         tally.add(scene.mask, segmenter(scene.image))
@@ -210,7 +210,7 @@ def by_text(encoders: Encoders, line: tuple[Head, dict[str, Any]], shown: Sequen
 def baselines(shown: Sequence[Scene], frequent: int) -> dict[str, dict[str, Any]]:
     """A class drawn for every pixel; always the most frequent class (by pixels) of the scenes' truth."""
     classes = [BACKGROUND, *shown[0].classes]
-    tallies = {(name, part): Tally(classes) for name in ("chance", "majority") for part in ("objects", "all")}
+    tallies = {(name, part): PixelTally(classes) for name in ("chance", "majority") for part in ("objects", "all")}
     rng = np.random.default_rng(0)
     for scene in shown:
         objects = np.where(scene.mask == 0, IGNORE, scene.mask).astype(np.uint8)
@@ -223,12 +223,12 @@ def baselines(shown: Sequence[Scene], frequent: int) -> dict[str, dict[str, Any]
     }
 
 
-def summary(tally: Tally) -> dict[str, Any]:
+def summary(tally: PixelTally) -> dict[str, Any]:
     found = tally.scores(bootstrap=1000)
     return {"metrics": found["metrics"], "ci95": found["ci95"], "per_category": found["per_category"]}
 
 
-def miou(tally: Tally) -> float:
+def miou(tally: PixelTally) -> float:
     return float(tally.scores(bootstrap=0)["metrics"]["miou"])
 
 
@@ -294,10 +294,10 @@ def measure(out: Path, demo: Path, test: int, val: int) -> None:
 
 def row(
     line: tuple[Head, dict[str, Any]],
-    validated: dict[float | None, Tally],
+    validated: dict[float | None, PixelTally],
     threshold: float,
-    tested: dict[float | None, Tally],
-    best: dict[float | None, Tally],
+    tested: dict[float | None, PixelTally],
+    best: dict[float | None, PixelTally],
 ) -> dict[str, Any]:
     """A line of the table, for the page."""
     return {
@@ -313,7 +313,7 @@ def row(
     }
 
 
-def difference(a: Tally, b: Tally) -> dict[str, Any]:
+def difference(a: PixelTally, b: PixelTally) -> dict[str, Any]:
     """mIoU of `a` minus that of `b` on the same draws of scenes."""
     both = np.stack([np.stack(a.areas), np.stack(b.areas)], axis=1)
     values, ci95 = estimate(

@@ -1,4 +1,4 @@
-"""Which cheap score foretells the alignment probe? Every layer of the packaged encoders, on the demo's pictures.
+"""Which cheap score predicts the alignment probe? Every layer of the packaged encoders, on the demo's pictures.
 
     python benchmarks/selection_study.py             # about 25 minutes on one core; goes on where it stopped
     python benchmarks/selection_study.py --render    # docs/selection.md from the committed JSON
@@ -117,7 +117,7 @@ def trimmed(told: dict[str, Any]) -> dict[str, Any]:
 
 
 class Points:
-    """Pairs of one sweep: the probe's R@10, whatever may foretell it, and the network and family of each point."""
+    """Pairs of one sweep: the probe's R@10, whatever may predict it, and the network and family of each point."""
 
     def __init__(self, sweep: dict[str, Any], side: str) -> None:
         rows = sweep["pairs"]
@@ -182,7 +182,7 @@ def verdicts(points: Points) -> list[str]:
     told.append(against(points, "CKA", "CKA, biased", "Unbiased against biased CKA"))
     knn, linear = UNIMODAL.values()
     told.append(
-        against(points, knn, linear, "SAIL's claim, that k-NN foretells alignability better than a linear probe")
+        against(points, knn, linear, "SAIL's claim, that k-NN predicts alignability better than a linear probe")
     )
     without = points.families != "ViT, random"
     told.append(
@@ -211,7 +211,7 @@ def against(points: Points, a: str, b: str, about: str) -> str:
     spans = [points.difference(a, b, units) for units in (points.networks, points.families)]
     decided = all(low > 0 or high < 0 for low, high in spans) and abs(value) >= 0.02
     verdict = (
-        f"{a if value > 0 else b} foretells better among these families, which are few"
+        f"{a if value > 0 else b} predicts better among these families, which are few"
         if decided
         else "**cannot be decided here**"
     )
@@ -308,7 +308,7 @@ def table(rows: list[list[Any]], heads: Sequence[str]) -> str:
 
 
 PAGE_TEXT = """\
-# What foretells a good pair of encoders?
+# What predicts a good pair of encoders?
 
 Written by `benchmarks/selection_study.py --render` from `benchmarks/results/selection_study.json`; do not edit.
 
@@ -328,7 +328,7 @@ from labels than k-NN, so that the contrast may be one of amounts. To keep withi
 {train} + {val} of the 4,808 pictures outside the test split were used, {seeds} probe seeds, 112 pixels for the random
 network, and not every stage of the EfficientNets. Machine: {machine}.
 
-## Which score foretells the probe
+## Which score predicts the probe
 
 Pearson's r and Spearman's ρ over image views, with wheel:minilm-l6. The last column is the probe's R@10 of the view
 that the score would have chosen.
@@ -350,7 +350,7 @@ With wheel:efficientnet-lite1.
 
 ## The best pairs
 
-“=”: cannot be told from the first.
+“=”: ties with the first.
 
 {pairs}
 

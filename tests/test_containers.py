@@ -41,7 +41,7 @@ def test_embedding_works_for_a_user_without_home_or_name(tmp_path: Path) -> None
     environment |= {"TMPDIR": str(tmp_path / "tmp"), "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "nobody"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "isthmus", "embed", str(table), "--out", str(tmp_path / "store")]
-    command += ["--image", f"hf:{tmp_path / 'image'}", "--text", f"st:{text}"]
+    command += ["--image-encoder", f"hf:{tmp_path / 'image'}", "--text-encoder", f"st:{text}"]
     done = subprocess.run(command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "here").iterdir()) == [], "no folder named ~"
@@ -111,7 +111,7 @@ FAILURES = ("EIO", "ESTALE", "EDQUOT", "ENOSPC", "EROFS")
 
 
 def failing(code: str) -> Callable:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
 
     return fail
@@ -125,6 +125,19 @@ def test_a_failing_disk_is_told_with_the_path(tmp_path: Path, monkeypatch: pytes
         write_json(tmp_path / "a.json", {})
     with pytest.raises(InputError, match=f"{tmp_path}/store"):
         write(tmp_path / "store", ["a"])
+
+
+@pytest.mark.parametrize("code", ["EIO", "EROFS"])
+def test_what_cannot_be_removed_is_told_with_the_path(tmp_path: Path, monkeypatch, code: str) -> None:
+    """The journal goes at the end of a run."""
+    with monkeypatch.context() as patch:
+        rmdir = os.rmdir
+        fail = failing(code)
+        patch.setattr(os, "rmdir", lambda path, **at: (fail if str(path).endswith("journal") else rmdir)(path, **at))
+        with pytest.raises(InputError, match=f"{tmp_path}/store/journal: "):
+            write(tmp_path / "store", ["a"])
+    write(tmp_path / "store", ["a"])
+    assert not (tmp_path / "store" / "journal").exists()
 
 
 @pytest.mark.parametrize("code", ["ENOLCK", "EIO"])

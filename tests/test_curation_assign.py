@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from isthmus.curation.assign import Selection, assign
-from isthmus.curation.mixing import Source, drawn
+from isthmus.curation.assign import Assignment, assign
+from isthmus.curation.mixing import MixedSource, drawn
 from isthmus.curation.topk import TopK
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import UsageError
@@ -26,7 +26,7 @@ def top_of(scores: np.ndarray, keep: int = 5) -> TopK:
     return top
 
 
-def chosen(selection: Selection) -> dict[int, list[int]]:
+def chosen(selection: Assignment) -> dict[int, list[int]]:
     return {c: selection.rows[selection.concept == c].tolist() for c in selection.order.tolist()}
 
 
@@ -82,14 +82,14 @@ def test_impossible_quotas_and_ranks_are_refused(options: dict) -> None:
         assign(top_of(SCORES), **options)
 
 
-def source(count: int | None, order: list[int]) -> Source:
+def source(count: int | None, order: list[int]) -> MixedSource:
     pairs = FeaturePairs.from_arrays(
         np.ones((30, 2)),
         np.ones((30, 2)),
         ids=[f"id{i}" for i in order],
         splits=["test" if i < 3 else None for i in order],
     )
-    return Source("extra", pairs, count)
+    return MixedSource("extra", pairs, count)
 
 
 def test_a_source_gives_the_same_pairs_whatever_their_order() -> None:
@@ -100,8 +100,8 @@ def test_a_source_gives_the_same_pairs_whatever_their_order() -> None:
 
 
 def test_sources_are_written_name_folder_number() -> None:
-    assert Source.parse("cc3m=some/folder:2000") == Source("cc3m", "some/folder", 2000)
-    assert Source.parse("cc3m=C:/store") == Source("cc3m", "C:/store", None)
+    assert MixedSource.parse("cc3m=some/folder:2000") == MixedSource("cc3m", "some/folder", 2000)
+    assert MixedSource.parse("cc3m=C:/store") == MixedSource("cc3m", "C:/store", None)
     for wrong in ("cc3m", "=x:3", "a b=x:3", "cc3m=:3", "cc3m=x:0"):
         with pytest.raises(UsageError, match="NAME=FOLDER:N"):
-            Source.parse(wrong)
+            MixedSource.parse(wrong)

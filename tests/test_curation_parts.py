@@ -15,7 +15,7 @@ import isthmus as ist
 from isthmus.curation import parts
 from isthmus.curation.parts import gaps, scan_on_ray
 from isthmus.curation.prototypes import Prototypes
-from isthmus.curation.scan import Scorer, scan
+from isthmus.curation.scan import ConceptScorer, scan
 from isthmus.curation.sources import open_pool
 
 
@@ -55,7 +55,7 @@ def test_gaps_and_what_is_covered_make_the_whole(cells: set[int]) -> None:
 @pytest.mark.slow
 def test_workers_find_the_candidates_of_one_pass_and_go_on(ray, folder: Path, tmp_path: Path, monkeypatch) -> None:
     pool = open_pool(folder)
-    scorer = Scorer({"caption": np.random.default_rng(1).normal(size=(9, 16)).astype(np.float32)})
+    scorer = ConceptScorer({"caption": np.random.default_rng(1).normal(size=(9, 16)).astype(np.float32)})
     scorer.tile = 64
     excluded = np.arange(3000) % 11 == 0
     here = scan(pool, scorer, 40, excluded=excluded)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from isthmus.curation.pools import MatrixPool
-from isthmus.curation.scan import Scorer, nearest_counts, scan, tiles
+from isthmus.curation.scan import ConceptScorer, nearest_counts, scan, tiles
 from isthmus.curation.topk import TopK, merged
 from isthmus.errors import InputError, UsageError
 
@@ -40,7 +40,7 @@ def unit(matrix: np.ndarray) -> np.ndarray:
 
 
 def test_scores_are_cosines_of_all_rows(pool: MatrixPool, prototypes: np.ndarray) -> None:
-    top = scan(pool, Scorer({"caption": prototypes}), ROWS)
+    top = scan(pool, ConceptScorer({"caption": prototypes}), ROWS)
     expected = unit(prototypes) @ unit(pool.matrices["caption"]).T
     for concept in range(CONCEPTS):
         score, row = top.best(concept)
@@ -51,7 +51,7 @@ def test_scores_are_cosines_of_all_rows(pool: MatrixPool, prototypes: np.ndarray
 @pytest.mark.parametrize("combine", ["min", "mean"])
 def test_both_sides_are_combined_row_by_row(pool: MatrixPool, prototypes: np.ndarray, combine: str) -> None:
     other = prototypes[::-1].copy()
-    top = scan(pool, Scorer({"caption": prototypes, "image": other}, combine), 50)
+    top = scan(pool, ConceptScorer({"caption": prototypes, "image": other}, combine), 50)
     sides = [
         unit(vectors) @ unit(pool.matrices[side]).T for side, vectors in (("caption", prototypes), ("image", other))
     ]
@@ -61,7 +61,7 @@ def test_both_sides_are_combined_row_by_row(pool: MatrixPool, prototypes: np.nda
 
 
 def test_parts_of_any_size_in_any_order_give_the_same_bits(pool: MatrixPool, prototypes: np.ndarray) -> None:
-    scorer = Scorer({"caption": prototypes})
+    scorer = ConceptScorer({"caption": prototypes})
     whole = found(scan(pool, scorer, 300))
     for cuts in ([0, 1, ROWS], [0, 4095, 4097, 8192, ROWS], [0, 333, 5000, 5001, 8999, ROWS]):
         parts = [scan(pool, scorer, 300, start=a, stop=b) for a, b in pairwise(cuts)]
@@ -70,7 +70,7 @@ def test_parts_of_any_size_in_any_order_give_the_same_bits(pool: MatrixPool, pro
 
 
 def test_equal_items_tie_wherever_they_stand(pool: MatrixPool, prototypes: np.ndarray) -> None:
-    top = scan(pool, Scorer({"caption": prototypes}), ROWS)
+    top = scan(pool, ConceptScorer({"caption": prototypes}), ROWS)
     for concept in range(CONCEPTS):
         score, row = top.best(concept)
         at = int(np.flatnonzero(row == 70)[0])
@@ -81,7 +81,7 @@ def test_rows_without_features_are_left_out(prototypes: np.ndarray) -> None:
     features = np.random.default_rng(3).standard_normal((40, WIDTH)).astype(np.float32)
     features[3], features[7, 2], features[9, 0] = 0, np.nan, np.inf
     pool = MatrixPool("pool", {"caption": features}, [str(row) for row in range(40)])
-    top = scan(pool, Scorer({"caption": prototypes}), 40)
+    top = scan(pool, ConceptScorer({"caption": prototypes}), 40)
     assert top.missing == 3
     for concept in range(CONCEPTS):
         assert set(range(40)) - set(top.best(concept)[1].tolist()) == {3, 7, 9}
@@ -89,13 +89,13 @@ def test_rows_without_features_are_left_out(prototypes: np.ndarray) -> None:
 
 def test_a_pool_of_one_feature_repeated_is_chosen_in_order_of_rows(prototypes: np.ndarray) -> None:
     pool = MatrixPool("pool", {"caption": np.ones((9000, WIDTH), np.float16)}, [str(row) for row in range(9000)])
-    top = scan(pool, Scorer({"caption": prototypes}), 5)
+    top = scan(pool, ConceptScorer({"caption": prototypes}), 5)
     assert all(top.best(concept)[1].tolist() == [0, 1, 2, 3, 4] for concept in range(CONCEPTS))
 
 
 def test_excluded_rows_are_no_candidates(pool: MatrixPool, prototypes: np.ndarray) -> None:
     excluded = np.zeros(ROWS, bool)
-    scorer = Scorer({"caption": prototypes})
+    scorer = ConceptScorer({"caption": prototypes})
     best = [scan(pool, scorer, 1).best(concept)[1][0] for concept in range(CONCEPTS)]
     excluded[best] = True
     again = scan(pool, scorer, 1, excluded=excluded)
@@ -118,7 +118,7 @@ class Killed(MatrixPool):
 
 def test_a_killed_pass_goes_on_at_the_recorded_row(pool: MatrixPool, prototypes: np.ndarray, tmp_path: Path) -> None:
     """freeze-align: after a kill it begins again at row 0."""
-    scorer, path, about = Scorer({"caption": prototypes}), tmp_path / "scan.topk", {"pool": pool.fingerprint}
+    scorer, path, about = ConceptScorer({"caption": prototypes}), tmp_path / "scan.topk", {"pool": pool.fingerprint}
     first = Killed(pool, dies_at=8192)
     with pytest.raises(KeyboardInterrupt):
         scan(first, scorer, 200, checkpoint=path, about=about, every=0)
@@ -131,22 +131,22 @@ def test_a_killed_pass_goes_on_at_the_recorded_row(pool: MatrixPool, prototypes:
 
 
 def test_nearest_counts_add_up(pool: MatrixPool, prototypes: np.ndarray) -> None:
-    counts, seen = nearest_counts(pool, Scorer({"caption": prototypes}))
+    counts, seen = nearest_counts(pool, ConceptScorer({"caption": prototypes}))
     nearest = (unit(prototypes) @ unit(pool.matrices["caption"]).T).argmax(axis=0)
     assert counts.tolist() == np.bincount(nearest, minlength=CONCEPTS).tolist() and seen == ROWS
-    _, seen = nearest_counts(pool, Scorer({"caption": prototypes}), rows=4096)
+    _, seen = nearest_counts(pool, ConceptScorer({"caption": prototypes}), rows=4096)
     assert seen == 4096
 
 
 def test_tiles_lie_on_the_grid() -> None:
     assert list(tiles(5, 21, 8)) == [(5, 8), (8, 16), (16, 21)]
-    assert Scorer({"caption": np.ones((40_000, 2))}).tile == 256  # scores of a tile stay within 64 MiB
+    assert ConceptScorer({"caption": np.ones((40_000, 2))}).tile == 256  # scores of a tile stay within 64 MiB
 
 
 def test_what_cannot_be_scored_is_refused(pool: MatrixPool, prototypes: np.ndarray) -> None:
     with pytest.raises(InputError, match="24 wide, the concepts 5"):
-        scan(pool, Scorer({"caption": np.ones((2, 5))}), 3)
+        scan(pool, ConceptScorer({"caption": np.ones((2, 5))}), 3)
     with pytest.raises(InputError, match="concept 1: its prototype is zero"):
-        Scorer({"caption": np.array([[1.0, 0], [0, 0]])})
+        ConceptScorer({"caption": np.array([[1.0, 0], [0, 0]])})
     with pytest.raises(UsageError, match="combine"):
-        Scorer({"caption": prototypes}, combine="max")
+        ConceptScorer({"caption": prototypes}, combine="max")

@@ -23,16 +23,16 @@ from isthmus_demo.report import (
     render,
     write_report,
 )
-from isthmus_demo.results import COLUMNS, Curve, Result, text_table
+from isthmus_demo.results import COLUMNS, Curve, SystemResult, text_table
 from isthmus_demo.segments import Scenes
 
 CLASSES = ["bird", "fish", "tree"]
 HOSTILE = '<script>alert("caption")</script>'
 
 
-def make_result(recipe: str, share: float, **changes: object) -> Result:
+def make_result(recipe: str, share: float, **changes: object) -> SystemResult:
     metrics = {column.metric: share for column in COLUMNS}
-    result = Result(
+    result = SystemResult(
         recipe,
         training="all 20 epochs",
         planned=20,

@@ -68,7 +68,7 @@ def test_an_encoder_of_another_packages_modality_pools_encodes_and_gives_states(
     uri = EncoderURI("callable", "frames", max_tokens=20)
     network = nn.Linear(16, 4)
     encoder = Frames(uri, "sound", network, {"max_tokens": 20}, pools=["mean"], device="cpu")
-    assert encoder.pools == ("mean", "tokens")
+    assert encoder.pools == ("mean", "tokens", "states")
     rng = np.random.default_rng(0)
     items = [rng.normal(size=size).astype(np.float32) for size in (320, 32, 160)]
     states = encoder.states(items)

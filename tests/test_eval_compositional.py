@@ -312,9 +312,9 @@ def test_each_picture_and_caption_is_encoded_once() -> None:
         def signature(self, index: int) -> None:
             return None
 
-    from isthmus.evaluation.datasets.questions import Picture
+    from isthmus.evaluation.datasets.questions import QuestionImage
 
-    picture = Picture(One(), 0)
+    picture = QuestionImage(One(), 0)
     asked = [Question(str(i), (picture,), ("red", "blue"), "all", "one") for i in range(50)]
     assert compositional(Counting(), asked)["metrics"] == {"accuracy": 1.0}
     assert seen == [1]

@@ -13,7 +13,7 @@ from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
 from isthmus.metrics.retrieval import retrieval
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.projectors import Blend, build_projector, from_config
+from isthmus.projectors import SumEnsemble, build_projector, from_config
 from isthmus.projectors.closed_form import normalized
 from isthmus.projectors.ridge import ridge_onto
 
@@ -123,14 +123,14 @@ def test_ridge_onto_a_side_equals_its_naive_twin() -> None:
 def test_a_blend_averages_directions_and_is_made_again_from_its_config() -> None:
     torch.manual_seed(0)
     members = [build_projector("linear", [8], 4) for _ in range(2)]
-    blend, x = Blend(members, [0.25, 0.75]), torch.randn(5, 8)
+    blend, x = SumEnsemble(members, [0.25, 0.75]), torch.randn(5, 8)
     expected = 0.25 * F.normalize(members[0](x), dim=-1) + 0.75 * F.normalize(members[1](x), dim=-1)
     torch.testing.assert_close(blend(x), expected)
     again = from_config(blend.config())
     again.load_state_dict(blend.state_dict())
     assert torch.equal(again(x), blend(x))
     with pytest.raises(UsageError, match="different spaces"):
-        Blend([build_projector("linear", [8], width) for width in (4, 6)], [0.5, 0.5])
+        SumEnsemble([build_projector("linear", [8], width) for width in (4, 6)], [0.5, 0.5])
 
 
 def test_what_cannot_join_is_told(old: DualEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

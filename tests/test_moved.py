@@ -20,9 +20,7 @@ def test_what_moved_is_where_the_table_says(old: str) -> None:
 
 
 def test_an_old_import_works_and_warns_with_the_new_place() -> None:
-    with pytest.warns(
-        DeprecationWarning, match=r"is isthmus.models.dual_encoder.DualEncoder now"
-    ):
+    with pytest.warns(DeprecationWarning, match=r"is isthmus.models.dual_encoder.DualEncoder now"):
         from isthmus.model import DualEncoder
     assert DualEncoder is ist.DualEncoder
     with pytest.warns(DeprecationWarning), pytest.raises(ImportError, match="no_such_name"):

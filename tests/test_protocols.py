@@ -17,7 +17,7 @@ from isthmus.errors import UsageError
 from isthmus.evaluation.datasets.aro import read_aro
 from isthmus.evaluation.datasets.aro_symmetric import symmetric_relations
 from isthmus.evaluation.protocols import FREEZE_ALIGN, PROTOCOLS, SAIL, find_protocol, plain_words
-from isthmus.evaluation.segmentation import Tally, oracle_ious, segmentation
+from isthmus.evaluation.segmentation import PixelTally, oracle_ious, segmentation
 from isthmus.evaluation.suite import find_sets, open_set, suite
 from isthmus.metrics.zeroshot import as_dot_products, class_embeddings, load_templates, zeroshot
 from isthmus.segmentation import Segmenter
@@ -77,7 +77,10 @@ def test_retrieval_of_pairs_by_a_protocol_and_not_of_a_store(tmp_path: Path) -> 
     pairs = pairs_from_lists(
         [picture(c, "dark", "left") for c in COLOURS], [[f"{c} {i}" for i in range(6)] for c in COLOURS]
     )
-    assert evaluate(toy_model(), "retrieval", pairs, protocol="sail", bootstrap=0)["n"]["texts"] == 15
+    found = evaluate(toy_model(), "retrieval", pairs, protocol="sail", bootstrap=0)
+    assert found["n"]["texts"] == 15 and any("protocol sail" in note for note in found["notes"])
+    pairs.range = (0.0, 1.0)
+    assert find_protocol("sail").prepared(pairs).range == (0.0, 1.0), "pictures are decoded as without the protocol"
     (tmp_path / "store.json").write_text("{}")
     with pytest.raises(UsageError, match="which a store holds encoded"):
         evaluate(toy_model(), "retrieval", str(tmp_path), protocol="sail")
@@ -172,7 +175,7 @@ def test_the_iou_with_classes_told_by_hand() -> None:
     assert np.isnan(found[[0, 2]]).all(), "background, and a class that is not there"
     given = int((np.linspace(1, 0, 8) > 0.4).sum())  # 5 columns, of which 4 are right
     assert found[1] == pytest.approx(4 / given)
-    tally = Tally(["background", "cat", "dog"])
+    tally = PixelTally(["background", "cat", "dog"])
     tally.add(truth, truth, scores)
     other = np.full((4, 8), 2, np.uint8)
     tally.add(other, other, torch.ones(3, 4, 8))  # a flat score gives no pixel

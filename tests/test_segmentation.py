@@ -24,7 +24,7 @@ from isthmus.encoders.base import Inputs, Output
 from isthmus.encoders.callables import from_callable
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.segmentation import Tally, confusion_matrix
+from isthmus.evaluation.segmentation import PixelTally, confusion_matrix
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import build_projector
 from isthmus.segmentation import DenseEncoder, Segmenter
@@ -299,7 +299,7 @@ def test_settings_that_make_no_sense_are_usage_errors(how: dict[str, Any], messa
 def test_miou_by_hand() -> None:
     truth = np.array([[0, 0, 1, 1], [0, 0, 1, 255]], np.uint8)
     given = np.array([[0, 1, 1, 1], [0, 0, 0, 2]], np.uint8)
-    tally = Tally(["a", "b", "c", "d"])
+    tally = PixelTally(["a", "b", "c", "d"])
     tally.add(truth, given)
     found = tally.scores(bootstrap=0)
     # a: 3 right, 4 given, 4 true -> 3/5; b: 2 right, 3 given, 3 true -> 2/4; c was given where nothing counts; d never.
@@ -311,7 +311,7 @@ def test_miou_by_hand() -> None:
 
 
 def test_a_class_that_is_only_given_counts_as_nought() -> None:
-    tally = Tally(["a", "b"])
+    tally = PixelTally(["a", "b"])
     tally.add(np.zeros((2, 2), np.uint8), np.array([[0, 0], [0, 1]], np.uint8))
     assert tally.scores(bootstrap=0)["metrics"]["miou"] == pytest.approx((3 / 4 + 0) / 2)
 
@@ -321,7 +321,7 @@ def test_scores_equal_a_count_pixel_by_pixel() -> None:
     truth, given = rng.integers(0, 5, (6, 9, 7)), rng.integers(0, 5, (6, 9, 7))
     truth[rng.random(truth.shape) < 0.1] = 255
     truth, given = truth.astype(np.uint8), given.astype(np.uint8)
-    tally = Tally(list("abcde"))
+    tally = PixelTally(list("abcde"))
     for one, other in zip(truth, given, strict=True):
         tally.add(one, other)
     naive = np.zeros((5, 5), int)
@@ -342,7 +342,7 @@ def test_values_without_a_class_are_refused() -> None:
         confusion_matrix(np.array([[3]], np.uint8), np.array([[0]], np.uint8), 2)
     with pytest.raises(InputError, match="different shapes"):
         confusion_matrix(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), 2)
-    tally = Tally(["a"])
+    tally = PixelTally(["a"])
     tally.add(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8))
     with pytest.raises(InputError, match="nothing to score"):
         tally.scores()

@@ -82,7 +82,7 @@ def search(store: Path, home: Path, out: Path) -> Any:
         loaded = DualEncoder.from_pretrained(home / "model", encoders=encoders())
         patch.setattr(DualEncoder, "from_pretrained", classmethod(lambda cls, path, **options: loaded))
         out.mkdir()
-        code = main(["search", "model", str(store), "a dark red square", "--json", str(out / "found.json")])
+        code = main(["search", str(home / "model"), str(store), "a dark red square", "--json", str(out / "found.json")])
     return code, json.loads((out / "found.json").read_text())["hits"] if code == 0 else None
 
 

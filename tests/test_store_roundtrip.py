@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from isthmus.errors import InputError, UsageError
 from isthmus.store import StoreWriter, doctor, open_store
 from isthmus.store import stream as stream_module
-from isthmus.store.blocks import Block
+from isthmus.store.blocks import MappedArray
 from isthmus.store.keys import KeyIndex, text_hash, to_keys
 from isthmus.store.matrix import Rows
 from store_cases import IMAGE, NO_CAPTIONS, OTHER, TEXT, features, shards_of, snapshot, tables, write
@@ -171,7 +171,7 @@ def test_gather_equals_indexing_the_concatenated_blocks(tmp_path_factory, data):
         array = np.random.default_rng(number).normal(size=(size, 3)).astype(dtype)
         path = folder / f"{number}.raw"
         path.write_bytes(b"\0" * 4 + array.tobytes())
-        blocks.append(Block(path, 4, array.shape, array.dtype))
+        blocks.append(MappedArray(path, 4, array.shape, array.dtype))
         arrays.append(array.astype(np.float32))
     whole = np.concatenate(arrays)
     rows = np.array(data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=20)), np.int64)

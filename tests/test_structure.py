@@ -109,3 +109,16 @@ def test_a_circle_is_noticed(tmp_path: Path) -> None:
     assert circle(rooms(files)) is not None
     (package / "a" / "three.py").write_text("import toy.a.one\nx = 1\n")
     assert circle(graph(package)) is not None
+
+
+def test_classes_and_aliases_have_unique_names() -> None:
+    defined: dict[str, list[str]] = {}
+    for package in (LIBRARY, DEMO):
+        for name, path in modules(package).items():
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                found = [node.name] if isinstance(node, ast.ClassDef) else []
+                for one in found + [target.id for target in targets if isinstance(target, ast.Name)]:
+                    if one[0].isupper() and not one.isupper():
+                        defined.setdefault(one, []).append(name)
+    assert {one: places for one, places in defined.items() if len(places) > 1} == {}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import isthmus as ist
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import UsageError
-from isthmus.projectors import Concat, build_projector, from_config
+from isthmus.projectors import ConcatEnsemble, build_projector, from_config
 from isthmus.projectors.closed_form import choose
 from isthmus.projectors.projector import project
 from isthmus.training import load_recipe, train_projectors
@@ -39,7 +39,7 @@ def made_recipe(*overrides: str) -> ist.training.Recipe:
 def test_the_cosine_of_two_concats_is_the_mean_of_the_cosines_by_share() -> None:
     torch.manual_seed(0)
     sides = [[build_projector("linear", [8], width) for width in (4, 6)] for _ in range(2)]
-    image, text = (Concat(members, [0.3, 0.7]) for members in sides)
+    image, text = (ConcatEnsemble(members, [0.3, 0.7]) for members in sides)
     x, y = torch.randn(5, 8), torch.randn(7, 8)
 
     cosines = [F.normalize(a(x), dim=-1) @ F.normalize(b(y), dim=-1).T for a, b in zip(*sides, strict=True)]
@@ -50,17 +50,17 @@ def test_the_cosine_of_two_concats_is_the_mean_of_the_cosines_by_share() -> None
 @pytest.mark.parametrize("shares", [[0.5], [0.5, 0.6], [-0.5, 1.5]])
 def test_shares_that_do_not_add_up_are_refused(shares: list[float]) -> None:
     with pytest.raises(UsageError, match="add up to 1"):
-        Concat([build_projector("linear", [8], 4) for _ in range(2)], shares)
+        ConcatEnsemble([build_projector("linear", [8], 4) for _ in range(2)], shares)
 
 
 def test_members_of_other_features_are_refused() -> None:
     with pytest.raises(UsageError, match="different features"):
-        Concat([build_projector("linear", [8], 4), build_projector("linear", [4, 4], 4)], [0.5, 0.5])
+        ConcatEnsemble([build_projector("linear", [8], 4), build_projector("linear", [4, 4], 4)], [0.5, 0.5])
 
 
 def test_a_concat_is_made_again_from_its_config() -> None:
     torch.manual_seed(0)
-    made = Concat(
+    made = ConcatEnsemble(
         [build_projector("linear", [8], 4), build_projector("parallel+residual", [8], 6)], [0.25, 0.75]
     ).eval()
     again = from_config(made.config()).eval()
@@ -100,14 +100,14 @@ def test_training_returns_both_and_says_so() -> None:
 def test_without_validation_pairs_both_count_half() -> None:
     result = train_projectors(made_pairs(300, 0), None, made_recipe())
     assert result.summary["beside"]["share"] == 0.5
-    assert isinstance(result.image_projector, Concat) and result.summary["validation"] == {}
+    assert isinstance(result.image_projector, ConcatEnsemble) and result.summary["validation"] == {}
 
 
 def test_a_model_with_both_is_saved_and_loaded(tmp_path: Path) -> None:
     pairs = made_pairs(300, 0)
     model = ist.train(pairs, overrides=["optim.epochs=2", "head.width=24"], out=tmp_path / "model")
     again = ist.DualEncoder.from_pretrained(tmp_path / "model", load=False)
-    assert isinstance(again.image_projector, Concat)
+    assert isinstance(again.image_projector, ConcatEnsemble)
     np.testing.assert_array_equal(again.project("image", pairs.image), model.project("image", pairs.image))
     assert again.scale == pytest.approx(model.scale)
 

@@ -89,12 +89,13 @@ def tidy(folder: Path, below: str = "") -> None:
 
     below: "**/" for those of all subfolders too.
     """
-    roll_forward(folder)
-    for path in sorted(folder.glob(f"{below}{TEMPORARY}{'[0-9a-f]' * 8}-*")):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)  # it went with its folder
+    with writing(folder):
+        roll_forward(folder)
+        for path in sorted(folder.glob(f"{below}{TEMPORARY}{'[0-9a-f]' * 8}-*")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)  # it went with its folder
 
 
 def roll_forward(folder: Path) -> None:

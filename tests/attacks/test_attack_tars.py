@@ -146,3 +146,35 @@ def test_a_caption_of_absurd_size_is_skipped(tmp_path: Path) -> None:
     pairs = read(tmp_path, member("big.png", png()) + member("big.txt", text) + good() + END)
     assert pairs.images["id"].to_pylist() == ["s/good"]
     assert "its txt has" in dict(pairs.skipped)["s/big"]
+
+
+SIX = [good(str(number)) for number in range(6)]
+
+
+def the_rest_is_listed(tmp_path: Path, content: bytes, whole: int, words: str) -> None:
+    pairs = read(tmp_path, content)
+    assert pairs.images["id"].to_pylist() == [f"s/{number}" for number in range(whole)]
+    assert words in dict(pairs.skipped)["s"] and "the rest is lost" in dict(pairs.skipped)["s"]
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_a_zeroed_header_is_said(tmp_path: Path, number: int) -> None:
+    zeroed = bytes(BLOCK) + SIX[number][BLOCK:]
+    the_rest_is_listed(tmp_path, b"".join([*SIX[:number], zeroed, *SIX[number + 1 :]]) + END, number, "header of zeros")
+
+
+@pytest.mark.parametrize("end", [b"", bytes(BLOCK), bytes(2 * BLOCK - 1)])
+def test_a_cut_between_members_is_said(tmp_path: Path, end: bytes) -> None:
+    the_rest_is_listed(tmp_path, b"".join(SIX[:4]) + end, 4, "no end marker")
+
+
+@pytest.mark.parametrize("padding", [0, 8 * BLOCK, 2**20])
+def test_tars_put_together_are_said(tmp_path: Path, padding: int) -> None:
+    content = b"".join(SIX[:4]) + END + bytes(padding) + b"".join(SIX[4:]) + END
+    byte = len(b"".join(SIX[:4])) + len(END) + padding
+    the_rest_is_listed(tmp_path, content, 4, f"from byte {byte:,}")
+
+
+@pytest.mark.parametrize("padding", [0, 18 * BLOCK, 3 * 2**20 + 7])
+def test_zeros_at_the_end_are_no_damage(tmp_path: Path, padding: int) -> None:
+    assert read(tmp_path, b"".join(SIX) + END + bytes(padding)).skipped == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isthmus.report.figures import ACCENT, INK, PALETTE, drawn
-from isthmus_demo.results import Result
+from isthmus_demo.results import SystemResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ CELL = 0.17  # inches
 
 
 @drawn
-def training_curves(results: Sequence[Result]) -> Figure:
+def training_curves(results: Sequence[SystemResult]) -> Figure:
     """Validation recall against time and against epochs, a line for each recipe."""
     from matplotlib.figure import Figure
 
@@ -41,7 +41,7 @@ def training_curves(results: Sequence[Result]) -> Figure:
     return figure
 
 
-def _curve(by_time: Axes, by_epoch: Axes, result: Result, colour: str) -> None:
+def _curve(by_time: Axes, by_epoch: Axes, result: SystemResult, colour: str) -> None:
     """A trained recipe is a line; a closed form is a level, reached at once."""
     curve, recall = result.curve, 100 * np.asarray(result.curve.recall)
     if result.planned == 0:

@@ -44,7 +44,7 @@ from isthmus_demo.measure import (
     measure,
 )
 from isthmus_demo.report import Mistake, Report, Search, write_report
-from isthmus_demo.results import Curve, Result
+from isthmus_demo.results import Curve, SystemResult
 from isthmus_demo.segments import Scenes, segments
 
 # The best single one of the packaged, layers and poolings included, on the validation split, as
@@ -72,7 +72,7 @@ QUERIES = (  # written with the captions' subjects in view, before any result wa
 HITS, MISTAKES = 6, 12
 NOTE = "demo.json"  # beside a finished model: what it was trained on and with, and for how long
 
-Log = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Demo:
 class Stages:
     """Times the steps of a run, and says when each begins."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Say) -> None:
         self.log, self.began = log, time.monotonic()
         self.done: list[tuple[str, float]] = []
 
@@ -108,7 +108,7 @@ def run_demo(
     image: Sequence[str | Encoder] = tuple(IMAGE_ENCODERS),
     text: str | Encoder = TEXT_ENCODER,
     command: str = "isthmus demo",
-    log: Log = lambda line: None,
+    log: Say = lambda line: None,
     progress: bool = False,
 ) -> Demo:
     """Write `store/`, `models/`, `model/` (of `default`), `results.json` and `report.html` into `out`.
@@ -223,7 +223,7 @@ def trained(
     folder: Path,
     seed: int,
     max_seconds: float,
-    log: Log,
+    log: Say,
 ) -> DualEncoder:
     """The model of `recipe`: the one in `folder` where data, recipe, seed and time are still the same."""
     identity = {
@@ -294,13 +294,13 @@ def results(
     folder: Path,
     test: FeaturePairs,
     seed: int,
-) -> list[Result]:
+) -> list[SystemResult]:
     """The rows of the table."""
     found = []
     for recipe, model in models.items():
         own, seconds = measured[recipe], read_sealed(folder / recipe / NOTE)["seconds"]
         found.append(
-            Result(
+            SystemResult(
                 recipe=recipe,
                 training=in_words(model.summary),
                 planned=model.summary["epochs_planned"],

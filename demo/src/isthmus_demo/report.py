@@ -11,7 +11,7 @@ import numpy as np
 
 from isthmus.report import Picture, render_page, write_page
 from isthmus_demo import figures
-from isthmus_demo.results import Result, shown
+from isthmus_demo.results import SystemResult, shown
 from isthmus_demo.segments import Scenes
 
 
@@ -49,7 +49,7 @@ class Report:
     encoders: Sequence[Mapping[str, Any]]
     splits: Mapping[str, Mapping[str, int]]
     stages: Sequence[tuple[str, float]]
-    results: Sequence[Result]
+    results: Sequence[SystemResult]
     chance: Mapping[str, float]
     captions_with_class: float
     max_seconds: float

@@ -11,7 +11,7 @@ Interval = Sequence[float]
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column of the table: a metric, a share from 0 to 1, under two lines of heading."""
 
     group: str
@@ -20,11 +20,11 @@ class Column:
 
 
 COLUMNS = [
-    *(Column("text → image", f"R@{k}", f"image_retrieval_recall@{k}") for k in (1, 5, 10)),
-    *(Column("image → text", f"R@{k}", f"text_retrieval_recall@{k}") for k in (1, 5, 10)),
-    Column("zero-shot", "top-1", "acc1"),
-    Column("zero-shot", "top-5", "acc5"),
-    Column("zero-shot", "per class", "mean_per_class_recall"),
+    *(TableColumn("text → image", f"R@{k}", f"image_retrieval_recall@{k}") for k in (1, 5, 10)),
+    *(TableColumn("image → text", f"R@{k}", f"text_retrieval_recall@{k}") for k in (1, 5, 10)),
+    TableColumn("zero-shot", "top-1", "acc1"),
+    TableColumn("zero-shot", "top-5", "acc5"),
+    TableColumn("zero-shot", "per class", "mean_per_class_recall"),
 ]
 
 
@@ -41,7 +41,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Result:
+class SystemResult:
     """One recipe, trained and tested.
 
     training: how far it came, in words. planned: epochs of its schedule, 0 for a closed form. metrics: shares
@@ -60,12 +60,12 @@ class Result:
     difference: tuple[float, float, float] | None = None
 
 
-def shown(results: Sequence[Result]) -> list[Column]:
+def shown(results: Sequence[SystemResult]) -> list[TableColumn]:
     """The columns there are values for (top-5 means nothing below five classes)."""
     return [column for column in COLUMNS if all(column.metric in result.metrics for result in results)]
 
 
-def text_table(results: Sequence[Result], chance: Mapping[str, float]) -> str:
+def text_table(results: Sequence[SystemResult], chance: Mapping[str, float]) -> str:
     """Percent, each with its 95 % interval below; the last row is what guessing reaches."""
     columns = shown(results)
     groups = [column.group.replace("→ ", "→\n").replace("zero-", "zero-\n") for column in columns]
@@ -79,7 +79,7 @@ def text_table(results: Sequence[Result], chance: Mapping[str, float]) -> str:
     return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, maxcolwidths=widths)
 
 
-def _cell(result: Result, metric: str) -> str:
+def _cell(result: SystemResult, metric: str) -> str:
     text = f"{100 * result.metrics[metric]:.1f}"
     if metric not in result.ci95:
         return text

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.encoders import Encoder
-from isthmus.evaluation.segmentation import Tally
+from isthmus.evaluation.segmentation import PixelTally
 from isthmus.metrics.zeroshot import load_templates
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report import Picture
@@ -80,7 +80,7 @@ def segments(
 
 def _scored(truth: np.ndarray, label: np.ndarray, names: Sequence[str]) -> tuple[float, float]:
     """mIoU and pixel accuracy of one scene."""
-    tally = Tally([BACKGROUND, *names])
+    tally = PixelTally([BACKGROUND, *names])
     tally.add(truth, label)
     metrics = tally.scores(bootstrap=0)["metrics"]
     return metrics["miou"], metrics["pixel_accuracy"]

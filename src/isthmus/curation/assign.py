@@ -12,7 +12,7 @@ from isthmus.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Selection:
+class Assignment:
     """Chosen rows, concept after concept in the order of choosing, best first within each.
 
     rows int64 [n], concept int64 [n], score float32 [n], rank int64 [n]: the row's place among the concept's best,
@@ -41,7 +41,7 @@ def assign(
     rank: int | str | None = None,
     units: Callable[[np.ndarray], np.ndarray] | None = None,
     taken: np.ndarray | None = None,
-) -> Selection:
+) -> Assignment:
     """Give each concept, rarest first, its best `per_concept` rows that no rarer one has taken.
 
     Args:
@@ -75,7 +75,7 @@ def assign(
             taken[row[place] if units is None else units(row[place])] = True
         parts.append((row[place], np.full(len(place), concept), score[place], place + 1))
     rows, concepts, scores, ranks = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Selection(rows, concepts, scores, ranks, order, reference, available)
+    return Assignment(rows, concepts, scores, ranks, order, reference, available)
 
 
 def _first_free(pairs: np.ndarray, taken: np.ndarray, quota: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from isthmus.curation import leaks as leaking
 from isthmus.curation.balance import Balance, balance, read_entries
 from isthmus.curation.collection import Collection, ImageSpace, of_evaluation, of_pool
-from isthmus.curation.duplicates import Groups, find_duplicates
+from isthmus.curation.duplicates import DuplicateGroups, find_duplicates
 from isthmus.curation.encoding import Encoding, encoding_of
 from isthmus.curation.filters import Filters, reject, rows_of
 from isthmus.curation.leaks import Leak, find_leaks
@@ -70,7 +70,7 @@ class Cleaned:
     rejected: list[tuple[str, str | None, str]] = field(default_factory=list)
     sets: list[Collection] = field(default_factory=list)
     leaks: list[Leak] | None = None
-    groups: Groups | None = None
+    groups: DuplicateGroups | None = None
     balanced: Balance | None = None
     counts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

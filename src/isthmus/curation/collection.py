@@ -28,7 +28,7 @@ CHUNK = 65_536
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageSignature:
     """One picture: hash of its bytes, size in pixels, perceptual hash [256] of ±1, thumbnail [192] of 0 … 255."""
 
     content: str
@@ -60,7 +60,7 @@ class Collection:
         return len(self.ids)
 
     @cached_property
-    def looks(self) -> list[Look | BadImage | None]:
+    def looks(self) -> list[ImageSignature | BadImage | None]:
         """Every picture, read once; the error of one that cannot be used; None where there is none."""
         if self.pictures is None:
             return [None] * len(self)
@@ -78,7 +78,7 @@ class Collection:
         """Content hashes [n], None where unknown."""
         if self.hashes is not None:
             return list(self.hashes)
-        return [look.content if isinstance(look, Look) else None for look in self.looks]
+        return [look.content if isinstance(look, ImageSignature) else None for look in self.looks]
 
 
 def of_pool(pool: Pool, images: Any) -> Collection:
@@ -174,7 +174,7 @@ def _chunks(index: np.ndarray) -> Iterator[np.ndarray]:
     return (index[start : start + CHUNK] for start in range(0, len(index), CHUNK))
 
 
-def _look(pictures: Pairs, row: int | None) -> Look | BadImage | None:
+def _look(pictures: Pairs, row: int | None) -> ImageSignature | BadImage | None:
     if row is None:
         return None
     try:
@@ -182,7 +182,7 @@ def _look(pictures: Pairs, row: int | None) -> Look | BadImage | None:
         image = pictures.picture(row, data)
     except BadImage as error:
         return error
-    return Look(pictures.content_hash(data), image.size, *_perceived(image))
+    return ImageSignature(pictures.content_hash(data), image.size, *_perceived(image))
 
 
 def _perceived(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.curation.assign import Selection
+from isthmus.curation.assign import Assignment
 from isthmus.curation.cleaning import Cleaned, told
-from isthmus.curation.mixing import CURATED, Source, drawn
-from isthmus.curation.pools import Pool, Side
+from isthmus.curation.mixing import CURATED, MixedSource, drawn
+from isthmus.curation.pools import Pool, PoolSide
 from isthmus.curation.prototypes import Prototypes
 from isthmus.curation.topk import TopK
 from isthmus.errors import UsageError
@@ -49,7 +49,8 @@ class Curated:
         concepts = f", for {len(self.per_concept):,} concepts ({sides} side)" if self.per_concept else ""
         lines = [f"{where}{len(self):,} pairs of a pool of {facts['pool']['rows']:,} rows{concepts}."]
         if facts["pool"]["missing"]:
-            lines.append(f"{facts['pool']['missing']:,} rows were no candidates: no features, or left out before.")
+            missing = f"{facts['pool']['missing']:,} rows could not be chosen"
+            lines.append(f"{missing}: they have no features, or were left out before.")
         if "cleaning" in facts:
             lines.append("Cleaning: " + told(facts["cleaning"]))
         if self.short:
@@ -67,14 +68,14 @@ class Choices:
     keep: int
     floor: float | None
     rank: int | str | None
-    sides: tuple[Side, ...]
+    sides: tuple[PoolSide, ...]
     combine: str
     shots: int
     templates: str | list[str]
     seed: int
 
 
-def by_concept(pool: Pool, prototypes: Prototypes, choices: Choices, top: TopK, selection: Selection) -> Curated:
+def by_concept(pool: Pool, prototypes: Prototypes, choices: Choices, top: TopK, selection: Assignment) -> Curated:
     """The pairs chosen for concepts."""
     counts = selection.counts()
     ids = pool.ids(selection.rows)
@@ -116,7 +117,7 @@ def _plain(choices: Choices) -> dict[str, Any]:
     return {**vars(choices), "sides": list(choices.sides)}
 
 
-def add_sources(result: Curated, sources: Sequence[Source], seed: int) -> None:
+def add_sources(result: Curated, sources: Sequence[MixedSource], seed: int) -> None:
     """Add the sources' pairs to the result. An id means a pair of its own source."""
     if not sources:
         return

@@ -16,7 +16,7 @@ EDGES_HELD = 2**22  # links in memory before they are folded into their componen
 
 
 @dataclass(frozen=True)
-class Groups:
+class DuplicateGroups:
     """Groups of duplicates among n pairs.
 
     group: int64 [n], the lowest row of each pair's group (its own where it has no duplicate). kept: bool [n].
@@ -48,7 +48,9 @@ class Groups:
         )
 
 
-def find_duplicates(pairs: Collection, rows: np.ndarray, methods: Sequence[str], *, near: float = NEAR) -> Groups:
+def find_duplicates(
+    pairs: Collection, rows: np.ndarray, methods: Sequence[str], *, near: float = NEAR
+) -> DuplicateGroups:
     """Group the pairs `rows` (int64) of a collection whose images are duplicates of each other.
 
     methods: "exact" (bytes), "phash" (look), "embedding" (features of a cosine of at least `near`). One of each
@@ -61,7 +63,7 @@ def find_duplicates(pairs: Collection, rows: np.ndarray, methods: Sequence[str],
             union.add(links)
     group = union.groups()
     how = [METHODS[number] if number < len(METHODS) else None for number in union.how.tolist()]
-    return Groups(group, _kept(pairs, group), how, union.similarity)
+    return DuplicateGroups(group, _kept(pairs, group), how, union.similarity)
 
 
 class _Union:

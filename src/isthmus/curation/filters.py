@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from isthmus.curation.collection import Collection, Look
+from isthmus.curation.collection import Collection, ImageSignature
 from isthmus.data.images import BadImage
 from isthmus.errors import InputError, UsageError
 
@@ -74,7 +74,7 @@ def _pictures(pairs: Collection, filters: Filters, look: bool) -> Iterator[tuple
     for row, seen in enumerate(pairs.looks if look or filters.of_pictures else ()):
         if isinstance(seen, BadImage):
             yield row, seen.reason
-        elif isinstance(seen, Look) and (why := filters.picture(*seen.size)):
+        elif isinstance(seen, ImageSignature) and (why := filters.picture(*seen.size)):
             yield row, why
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isthmus.curation.encoding import Encoding
-from isthmus.curation.pools import Side
+from isthmus.curation.pools import PoolSide
 from isthmus.data.cells import as_captions
 from isthmus.data.columns import SPELLINGS
 from isthmus.errors import InputError
@@ -112,7 +112,7 @@ class ClipRetrievalPool:
         counts = partitions(folder)
         self.pairs = sum(counts.values())
         self.table = ParquetRows([folder / "metadata" / f"metadata_{k}.parquet" for k in counts])
-        self._rows: dict[Side, Rows] = {}
+        self._rows: dict[PoolSide, Rows] = {}
         for side, name in (("caption", "text_emb"), ("image", "img_emb")):
             if (folder / name).is_dir():
                 self._rows[side] = Rows([embedding_block(folder, name, k, rows) for k, rows in counts.items()])  # type: ignore[index]
@@ -126,7 +126,7 @@ class ClipRetrievalPool:
     def __len__(self) -> int:
         return len(self.table)
 
-    def features(self, side: Side, start: int, stop: int) -> np.ndarray:
+    def features(self, side: PoolSide, start: int, stop: int) -> np.ndarray:
         out = np.empty((stop - start, self.widths[side]), np.float32)
         self._rows[side].gather(np.arange(start, stop), out)
         return out
@@ -165,13 +165,13 @@ class MetadataPool:
             raise InputError(f"{files[0]}: no caption column (caption, text, title, …) among {columns}.")
         self.id = self.table.column(ID_COLUMNS)
         self.downloaded = self.table.column(["status"]) == "status" and self.table.column(["key"]) == "key"
-        self.widths: dict[Side, int] = {"caption": self.encode.width}
+        self.widths: dict[PoolSide, int] = {"caption": self.encode.width}
         self.fingerprint = _fingerprint(files, encoding.name)
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def features(self, side: Side, start: int, stop: int) -> np.ndarray:
+    def features(self, side: PoolSide, start: int, stop: int) -> np.ndarray:
         index = np.arange(start, stop)
         captions = self.captions(index)
         wanted = [bool(caption) for caption in captions]

@@ -20,7 +20,7 @@ CURATED = "curated"  # the name of the pairs that concepts have chosen
 
 
 @dataclass(frozen=True)
-class Source:
+class MixedSource:
     """A source to mix in: `count` pairs of `pairs`, None for all. name: stands in the column `source`."""
 
     name: str
@@ -28,7 +28,7 @@ class Source:
     count: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Source:
+    def parse(cls, text: str) -> MixedSource:
         """`NAME=FOLDER:N`, or `NAME=FOLDER` for all of it. Raises UsageError for anything else."""
         name, equals, rest = text.partition("=")
         folder, colon, number = rest.rpartition(":")
@@ -39,16 +39,16 @@ class Source:
         return cls(name, rest, count)
 
 
-def parse_sources(mix: Sequence[Source | str]) -> list[Source]:
+def parse_sources(mix: Sequence[MixedSource | str]) -> list[MixedSource]:
     """Sources as given or written; UsageError where two have one name, or one has that of the curated pairs."""
-    sources = [Source.parse(one) if isinstance(one, str) else one for one in mix]
+    sources = [MixedSource.parse(one) if isinstance(one, str) else one for one in mix]
     names = [source.name for source in sources]
     if len({CURATED, *names}) <= len(names):
         raise UsageError(f"--mix: names must differ, and from {CURATED!r}: {', '.join(names)}.")
     return sources
 
 
-def drawn(source: Source, seed: int = 0) -> list[str]:
+def drawn(source: MixedSource, seed: int = 0) -> list[str]:
     """Ids of a source's pairs, in the order of a hash of (seed, name, id): no order of files changes the choice.
 
     Pairs of the test split are left out. Fewer than the quota where the source is smaller. Raises InputError for a

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.curation.collection import Collection, Look
+from isthmus.curation.collection import Collection, ImageSignature
 from isthmus.data.matrix import Chosen
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.metrics.nearest import pairs_above
@@ -99,10 +99,12 @@ def _perceptual(left: Collection, rows: np.ndarray, right: Collection | None, ot
 def _stacked(one: Collection, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Hashes [n, 256] (zeros where there is no picture: near nothing) and thumbnails [n, 192], float32."""
     looks = [one.looks[row] for row in rows.tolist()]
-    blank = next((np.zeros_like(look.bits) for look in looks if isinstance(look, Look)), np.zeros(1, np.int8))
-    grey = next((np.zeros_like(look.colours) for look in looks if isinstance(look, Look)), np.zeros(1, np.uint8))
-    bits = [look.bits if isinstance(look, Look) else blank for look in looks]
-    colours = [look.colours if isinstance(look, Look) else grey for look in looks]
+    blank = next((np.zeros_like(look.bits) for look in looks if isinstance(look, ImageSignature)), np.zeros(1, np.int8))
+    grey = next(
+        (np.zeros_like(look.colours) for look in looks if isinstance(look, ImageSignature)), np.zeros(1, np.uint8)
+    )
+    bits = [look.bits if isinstance(look, ImageSignature) else blank for look in looks]
+    colours = [look.colours if isinstance(look, ImageSignature) else grey for look in looks]
     return np.stack(bits).astype(np.float32), np.stack(colours).astype(np.float32)
 
 

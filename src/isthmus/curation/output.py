@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from isthmus.curation.assign import Selection
+from isthmus.curation.assign import Assignment
 from isthmus.curation.cleaning import Cleaned
 from isthmus.curation.curated import SELECTED, Curated
 from isthmus.curation.pools import Pool
@@ -26,7 +26,7 @@ def write(
     result: Curated,
     cleaned: Cleaned | None,
     images: Any,
-    chosen: tuple[Pool, Selection, Sequence[str]] | None,
+    chosen: tuple[Pool, Assignment, Sequence[str]] | None,
     out: Path,
 ) -> None:
     """Write `selected.parquet`, what cleaning left out, `manifest.json` and the report into the folder `out`.

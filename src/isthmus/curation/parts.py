@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from isthmus.curation.pools import Pool
-from isthmus.curation.scan import Scorer, scan, tiles
+from isthmus.curation.scan import ConceptScorer, scan, tiles
 from isthmus.curation.topk import Ranges, TopK
 from isthmus.ray_data import run
 
@@ -23,7 +23,7 @@ PART_ROWS = 2**24  # a part's candidates travel once: 1 GB for 2,754 concepts wi
 def scan_on_ray(
     open_pool: Callable[[], Pool],
     rows: int,
-    scorer: Scorer,
+    scorer: ConceptScorer,
     keep: int,
     *,
     threads: int,
@@ -66,7 +66,7 @@ def _cut(start: int, stop: int, rows: int, tile: int) -> Ranges:
 
 
 def _scanner(
-    open_pool: Callable[[], Pool], scorer: Scorer, keep: int, excluded: np.ndarray | None
+    open_pool: Callable[[], Pool], scorer: ConceptScorer, keep: int, excluded: np.ndarray | None
 ) -> Callable[[tuple[int, int]], bytes]:
     pool = open_pool()
     return lambda part: _packed(scan(pool, scorer, keep, start=part[0], stop=part[1], excluded=excluded))

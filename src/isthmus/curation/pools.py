@@ -21,8 +21,8 @@ from isthmus.data.matrix import Computed, Matrix, evenly, rows
 from isthmus.data.pairs import Pairs
 from isthmus.errors import InputError, UsageError
 
-Side = Literal["caption", "image"]
-SIDES: tuple[Side, ...] = ("caption", "image")
+PoolSide = Literal["caption", "image"]
+SIDES: tuple[PoolSide, ...] = ("caption", "image")
 MODALITY = {"caption": "text", "image": "image"}
 
 
@@ -35,12 +35,12 @@ class Pool(Protocol):
 
     name: str
     pairs: int
-    widths: dict[Side, int]
+    widths: dict[PoolSide, int]
     fingerprint: str
 
     def __len__(self) -> int: ...
 
-    def features(self, side: Side, start: int, stop: int) -> np.ndarray:
+    def features(self, side: PoolSide, start: int, stop: int) -> np.ndarray:
         """Float [stop − start, width]; a row of NaN or zeros has no features and is never chosen."""
 
     def captions(self, index: np.ndarray) -> list[str | None]:
@@ -65,9 +65,9 @@ class MatrixPool:
     """
 
     name: str
-    matrices: dict[Side, Matrix]
+    matrices: dict[PoolSide, Matrix]
     names: Sequence[str]
-    places: dict[Side, np.ndarray] = field(default_factory=dict)
+    places: dict[PoolSide, np.ndarray] = field(default_factory=dict)
     unit: np.ndarray | None = None
     texts: Sequence[str | None] | None = None
     usable: np.ndarray | None = None
@@ -85,7 +85,7 @@ class MatrixPool:
     def __len__(self) -> int:
         return len(self.names) if self.unit is None else len(self.unit)
 
-    def features(self, side: Side, start: int, stop: int) -> np.ndarray:
+    def features(self, side: PoolSide, start: int, stop: int) -> np.ndarray:
         place = self.places.get(side)
         found = rows(self.matrices[side], slice(start, stop) if place is None else place[start:stop])
         if self.usable is not None and not self.usable[start:stop].all():
@@ -102,11 +102,11 @@ class MatrixPool:
         return index if self.unit is None else self.unit[index]
 
 
-def side_names(pool: Pool, sides: str) -> tuple[Side, ...]:
+def side_names(pool: Pool, sides: str) -> tuple[PoolSide, ...]:
     """`--sides` as sides of the pool; UsageError for another word, InputError for a side without features."""
     if sides not in (*SIDES, "both"):
         raise UsageError(f"sides={sides!r}: it is caption, image or both.")
-    wanted: tuple[Side, ...] = SIDES if sides == "both" else tuple(side for side in SIDES if side == sides)
+    wanted: tuple[PoolSide, ...] = SIDES if sides == "both" else tuple(side for side in SIDES if side == sides)
     for side in wanted:
         if side not in pool.widths:
             raise InputError(
@@ -157,7 +157,7 @@ def decoded(pairs: Pairs, row: int) -> Any:
         return pairs.decode(row)
 
 
-def digest(names: Sequence[str], matrices: dict[Side, Matrix]) -> str:
+def digest(names: Sequence[str], matrices: dict[PoolSide, Matrix]) -> str:
     """Of the ids, and of some rows of each matrix: quick, and another pool's is another."""
     named = f"{len(names)} rows" if isinstance(names, RowNumbers) else "\n".join(names)
     digest = hashlib.blake2b(named.encode(), digest_size=16)

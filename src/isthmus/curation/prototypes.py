@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from isthmus.curation.encoding import Encode, Encoding
 from isthmus.curation.phrases import frequent_phrases, words_of
-from isthmus.curation.pools import Pool, Side, encoded, reading_notes
-from isthmus.curation.scan import Scorer, normalised, scan, spread
+from isthmus.curation.pools import Pool, PoolSide, encoded, reading_notes
+from isthmus.curation.scan import ConceptScorer, normalised, scan, spread
 from isthmus.data.matrix import Matrix, rows
 from isthmus.data.pairs import read_pairs
 from isthmus.data.text import read_entries
@@ -38,7 +38,7 @@ class Prototypes:
     """
 
     names: list[str]
-    sides: dict[Side, np.ndarray]
+    sides: dict[PoolSide, np.ndarray]
     source: str
     notes: list[str] = field(default_factory=list)
 
@@ -96,7 +96,7 @@ def from_names(
     if encoding.text is None:
         raise InputError("Concepts given as names need the text encoder of the pool's features (--encoder URI).")
     matrix = _text_prototypes(names, encoding.text, templates)
-    sides: dict[Side, np.ndarray] = {"caption": matrix}
+    sides: dict[PoolSide, np.ndarray] = {"caption": matrix}
     if encoding.joint:
         sides["image"] = matrix
     return Prototypes(names, sides, source)
@@ -134,7 +134,7 @@ def from_labelled(
     if not kept:
         raise InputError(f"{path}: none of its labelled images can be used.")
     names, image = list(kept), np.stack(list(kept.values()))
-    sides: dict[Side, np.ndarray] = {"image": image}
+    sides: dict[PoolSide, np.ndarray] = {"image": image}
     if encoding.joint:
         sides["caption"] = image
     elif encoding.text is not None:
@@ -148,13 +148,13 @@ def from_clusters(pool: Pool, count: int, *, seed: int = 0, sample: int = SAMPLE
     Found on up to `sample` rows. The other side's prototypes are the means of the members' features. A cluster is
     called by the words that set its captions apart.
     """
-    side: Side = "caption" if "caption" in pool.widths else "image"
+    side: PoolSide = "caption" if "caption" in pool.widths else "image"
     index, unit = _sampled_rows(pool, side, sample)
     if len(index) < count:
         raise InputError(f"auto:{count}: the pool has only {len(index):,} rows with {side} features.")
     member = _spherical_kmeans(unit, count, seed)
     found = np.unique(member)
-    sides: dict[Side, np.ndarray] = {side: _group_means(unit, member, found)}
+    sides: dict[PoolSide, np.ndarray] = {side: _group_means(unit, member, found)}
     for other in pool.widths:
         if other != side:
             features = np.concatenate([pool.features(other, row, row + 1) for row in index.tolist()])
@@ -169,7 +169,7 @@ def image_side(
     """`prototypes` with an image side from the pool itself: per concept the mean of the images whose captions
     match it best. What lets two encoders of different spaces judge a pair from both sides.
     """
-    top = scan(pool, Scorer({"caption": prototypes.sides["caption"]}), shots, excluded=excluded)
+    top = scan(pool, ConceptScorer({"caption": prototypes.sides["caption"]}), shots, excluded=excluded)
     means = []
     for concept, name in enumerate(prototypes.names):
         index = top.best(concept)[1]
@@ -179,7 +179,7 @@ def image_side(
             raise InputError(f"concept {name!r}: none of the pairs that match it best has an image feature.")
         means.append(mean)
     note = f"image side: means of the {shots} images of this pool whose captions match best"
-    sides: dict[Side, np.ndarray] = prototypes.sides | {"image": np.stack(means)}
+    sides: dict[PoolSide, np.ndarray] = prototypes.sides | {"image": np.stack(means)}
     return Prototypes(prototypes.names, sides, prototypes.source, [*prototypes.notes, note])
 
 
@@ -234,7 +234,7 @@ def _spherical_kmeans(unit: np.ndarray, count: int, seed: int) -> np.ndarray:
     return (unit @ centres.T.astype(np.float32)).argmax(axis=1)
 
 
-def _sampled_rows(pool: Pool, side: Side, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+def _sampled_rows(pool: Pool, side: PoolSide, wanted: int) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers and unit features of up to `wanted` evenly spaced rows that have any."""
     index, parts = [], []
     for start, stop in spread(len(pool), 4096, wanted):

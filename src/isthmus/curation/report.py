@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isthmus.curation.assign import Selection
+from isthmus.curation.assign import Assignment
 from isthmus.curation.pools import Pool
 from isthmus.data.images import BadImage
 from isthmus.data.pairs import Pairs
@@ -31,7 +31,7 @@ SAMPLES = 6  # pictures in a row
 
 
 @dataclass(frozen=True)
-class Sample:
+class ChosenPair:
     """A chosen pair: its caption, cosine and rank, and its picture where one is at hand."""
 
     caption: str
@@ -52,7 +52,7 @@ class Member:
 
 def write_report(
     result: Curated,
-    chosen: tuple[Pool, Selection, Sequence[str]] | None,
+    chosen: tuple[Pool, Assignment, Sequence[str]] | None,
     cleaned: Cleaned | None,
     path: Path,
     *,
@@ -81,7 +81,7 @@ def write_report(
 
 
 def _choice(
-    result: Curated, pool: Pool, selection: Selection, names: Sequence[str], shelf: _Shelf | None
+    result: Curated, pool: Pool, selection: Assignment, names: Sequence[str], shelf: _Shelf | None
 ) -> dict[str, Any]:
     """What the page says of concepts."""
     before = np.array([result.manifest["before"]["nearest"][name] for name in names], np.int64)
@@ -172,19 +172,21 @@ def histogram(before: np.ndarray, after: np.ndarray, names: Sequence[str]) -> Fi
     return figure
 
 
-def _samples(pool: Pool, selection: Selection, pictures: _Shelf | None) -> dict[int, list[Sample]]:
+def _samples(pool: Pool, selection: Assignment, pictures: _Shelf | None) -> dict[int, list[ChosenPair]]:
     """The best, and evenly down to the last chosen, of some concepts: the rarest ones and the commonest."""
     chosen = [concept for concept in selection.order.tolist() if (selection.concept == concept).any()]
     if len(chosen) > SHOWN:
         chosen = [*chosen[: SHOWN // 2], *chosen[-(SHOWN // 2) :]]
-    out: dict[int, list[Sample]] = {}
+    out: dict[int, list[ChosenPair]] = {}
     for concept in chosen:
         mine = np.flatnonzero(selection.concept == concept)
         some = mine[np.unique(np.linspace(0, len(mine) - 1, SAMPLES).round().astype(np.int64))]
         rows = selection.rows[some]
         texts = zip(pool.captions(rows), pool.ids(rows), strict=True)
         out[concept] = [
-            Sample(caption or id, float(selection.score[at]), int(selection.rank[at]), _picture(pictures, id, caption))
+            ChosenPair(
+                caption or id, float(selection.score[at]), int(selection.rank[at]), _picture(pictures, id, caption)
+            )
             for at, (caption, id) in zip(some.tolist(), texts, strict=True)
         ]
     return out

@@ -14,16 +14,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from isthmus.curation.assign import Selection, assign
+from isthmus.curation.assign import Assignment, assign
 from isthmus.curation.cleaning import Cleaned, Cleaning, clean_pool
 from isthmus.curation.curated import Choices, Curated, add_sources, all_left, by_concept
 from isthmus.curation.encoding import Encoding, encoding_of, load_encoding
-from isthmus.curation.mixing import Source, parse_sources
+from isthmus.curation.mixing import MixedSource, parse_sources
 from isthmus.curation.output import write
 from isthmus.curation.parts import scan_on_ray
-from isthmus.curation.pools import SIDES, Pool, Side, side_names
+from isthmus.curation.pools import SIDES, Pool, PoolSide, side_names
 from isthmus.curation.prototypes import KINDS, SHOTS, Prototypes, image_side, make_prototypes
-from isthmus.curation.scan import Scorer, nearest_counts, scan, tiles
+from isthmus.curation.scan import ConceptScorer, nearest_counts, scan, tiles
 from isthmus.curation.sources import open_pool
 from isthmus.curation.topk import TopK, buffer_bytes
 from isthmus.data.feature_pairs import FeaturePairs
@@ -32,6 +32,7 @@ from isthmus.embedding.engines import check_engine
 from isthmus.encoders.base import Encoder
 from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError
+from isthmus.files import writing
 from isthmus.store.opening import holds_features
 from isthmus.store.reader import Store
 
@@ -51,7 +52,7 @@ def curate(
     rank: int | str | None = None,
     sides: Literal["caption", "image", "both"] | None = None,
     combine: Literal["min", "mean"] = "min",
-    mix: Sequence[Source | str] = (),
+    mix: Sequence[MixedSource | str] = (),
     templates: str | Path | Sequence[str] = "default",
     shots: int = SHOTS,
     images: Pairs | str | Path | None = None,
@@ -89,7 +90,7 @@ def curate(
         rank: how rare a concept is: its score at this rank, or "mean" (see `assign`).
         sides: "caption", "image" or "both"; default caption where concepts and pool have that side.
         combine: "min" or "mean" of both sides.
-        mix: sources to add, `Source`s or "NAME=FOLDER:N".
+        mix: sources to add, `MixedSource`s or "NAME=FOLDER:N".
         templates, shots: of prototypes, see `make_prototypes`.
         images: pairs that hold the pictures, for the report and for cleaning.
         cleaning: filters, decontamination, duplicates and balance before the choice (`Cleaning`). What they leave
@@ -131,7 +132,7 @@ def curate(
         templates=templates if isinstance(templates, str) else [str(one) for one in np.atleast_1d(np.array(templates))],
         seed=seed,
     )
-    scorer = Scorer({side: prototypes.sides[side] for side in chosen_sides}, combine)
+    scorer = ConceptScorer({side: prototypes.sides[side] for side in chosen_sides}, combine)
     where = _Where(
         engine, partial(_reopened, pool, encoder, options), Path(out) if out is not None and resume else None
     )
@@ -167,7 +168,7 @@ def plan(
     opened = open_pool(pool, encoding)
     encoding = _completed(opened, concepts, encoding, sides, options)
     prototypes, chosen = _prototypes(opened, concepts, encoding, sides, templates=templates, shots=shots, seed=seed)
-    scorer = Scorer({side: prototypes.sides[side] for side in chosen})
+    scorer = ConceptScorer({side: prototypes.sides[side] for side in chosen})
     kept = min(keep or KEEP_FACTOR * per_concept, len(opened))
     started = time.perf_counter()
     sample = min(len(opened), 4 * scorer.tile)
@@ -189,7 +190,7 @@ def plan(
 
 def _prototypes(
     pool: Pool, concepts: Any, encoding: Encoding, sides: str | None, **options: Any
-) -> tuple[Prototypes, tuple[Side, ...]]:
+) -> tuple[Prototypes, tuple[PoolSide, ...]]:
     """The concepts' vectors on every side that is asked for, in the spaces of the pool's features."""
     if sides is not None:
         side_names(pool, sides)
@@ -244,7 +245,7 @@ def _reopened(pool: Any, encoder: Any, options: dict[str, Any]) -> Pool:
 
 
 def _scanned(
-    pool: Pool, scorer: Scorer, choices: Choices, cleaned: Cleaned | None, where: _Where, progress: bool
+    pool: Pool, scorer: ConceptScorer, choices: Choices, cleaned: Cleaned | None, where: _Where, progress: bool
 ) -> TopK:
     """The candidates: scanned, or read from an earlier run on the same pool, concepts and K."""
     digest = hashlib.blake2b(digest_size=16)
@@ -271,11 +272,12 @@ def _scanned(
         top = scan(pool, scorer, choices.keep, **options)
     for stale in where.out.glob("candidates-*.topk") if where.out is not None else ():
         if stale != options["checkpoint"]:
-            stale.unlink()
+            with writing(stale):
+                stale.unlink()
     return top
 
 
-def _assigned(pool: Pool, top: TopK, choices: Choices) -> tuple[Selection, int]:
+def _assigned(pool: Pool, top: TopK, choices: Choices) -> tuple[Assignment, int]:
     """The selection, and how many rows were passed over because their id was chosen already."""
     again: set[int] = set()
     while True:
@@ -302,7 +304,7 @@ def _assigned(pool: Pool, top: TopK, choices: Choices) -> tuple[Selection, int]:
     return selection, len(again)
 
 
-def _before(pool: Pool, scorer: Scorer, prototypes: Prototypes) -> dict[str, Any]:
+def _before(pool: Pool, scorer: ConceptScorer, prototypes: Prototypes) -> dict[str, Any]:
     """How the pool itself spreads over the concepts: each row counts for its nearest."""
     counts, seen = nearest_counts(pool, scorer)
     return {"rows": seen, "nearest": dict(zip(prototypes.names, counts.tolist(), strict=True))}
@@ -320,7 +322,7 @@ def _finished(
     out: str | Path | None,
     cleaned: Cleaned | None,
     images: Any,
-    chosen: tuple[Pool, Selection, Sequence[str]] | None = None,
+    chosen: tuple[Pool, Assignment, Sequence[str]] | None = None,
 ) -> Curated:
     """The result with what cleaning did, written if there is a folder for it."""
     if cleaned is not None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from isthmus.curation.pools import Pool, Side
+from isthmus.curation.pools import Pool, PoolSide
 from isthmus.curation.topk import TopK
 from isthmus.errors import InputError, UsageError
 
@@ -27,13 +27,13 @@ COMBINE = ("min", "mean")
 
 
 @dataclass
-class Scorer:
+class ConceptScorer:
     """Cosine scores of a pool's rows to concepts, from one side or from both.
 
     prototypes: by side, [C, width of that side]; any scale. combine: "min" or "mean" of the two sides.
     """
 
-    prototypes: dict[Side, np.ndarray]
+    prototypes: dict[PoolSide, np.ndarray]
     combine: str = "min"
     tile: int = field(init=False)
 
@@ -56,7 +56,7 @@ class Scorer:
             scores = torch.minimum(*parts) if self.combine == "min" else (parts[0] + parts[1]) / 2
         return scores[:, start - origin : stop - origin].numpy()
 
-    def _side(self, side: Side, features: np.ndarray, at: int) -> torch.Tensor:
+    def _side(self, side: PoolSide, features: np.ndarray, at: int) -> torch.Tensor:
         unit = self._unit[side]
         if features.shape[1] != unit.shape[1]:
             raise InputError(
@@ -70,7 +70,7 @@ class Scorer:
 
 def scan(
     pool: Pool,
-    scorer: Scorer,
+    scorer: ConceptScorer,
     keep: int,
     *,
     start: int = 0,
@@ -120,7 +120,7 @@ def tiles(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def nearest_counts(pool: Pool, scorer: Scorer, rows: int = 50_000) -> tuple[np.ndarray, int]:
+def nearest_counts(pool: Pool, scorer: ConceptScorer, rows: int = 50_000) -> tuple[np.ndarray, int]:
     """How many rows have each concept as their nearest, int64 [C], and of how many rows with a score.
 
     Of a pool larger than `rows`, evenly spaced tiles stand for all.
@@ -168,7 +168,7 @@ def _tile(concepts: int) -> int:
     return tile
 
 
-def _begin(scorer: Scorer, keep: int, checkpoint: Path | None, about: dict[str, Any]) -> TopK:
+def _begin(scorer: ConceptScorer, keep: int, checkpoint: Path | None, about: dict[str, Any]) -> TopK:
     if checkpoint is not None and checkpoint.is_file():
         return TopK.load(checkpoint, about)
     return TopK(scorer.concepts, keep, block=scorer.tile)

@@ -9,7 +9,7 @@ import numpy as np
 
 from isthmus.curation.encoding import Encoding
 from isthmus.curation.metadata import ClipRetrievalPool, MetadataPool, metadata_files
-from isthmus.curation.pools import MODALITY, SIDES, MatrixPool, Pool, RowNumbers, Side, digest, encoded
+from isthmus.curation.pools import MODALITY, SIDES, MatrixPool, Pool, PoolSide, RowNumbers, digest, encoded
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import Matrix
 from isthmus.data.pairs import Pairs
@@ -69,7 +69,7 @@ def _from_features(source: Store | FeaturePairs, encoding: Encoding) -> MatrixPo
 
 def _from_arrays(folder: Path) -> MatrixPool:
     found = {side: folder / f"{MODALITY[side]}.npy" for side in SIDES}
-    matrices: dict[Side, Matrix] = {side: open_npy(path).map() for side, path in found.items() if path.is_file()}
+    matrices: dict[PoolSide, Matrix] = {side: open_npy(path).map() for side, path in found.items() if path.is_file()}
     count = len(next(iter(matrices.values())))
     names, texts = (_lines(folder / f"{name}.txt") for name in ("ids", "captions"))
     for what, length in (("ids", names), ("captions", texts), *((f"{side}s", m) for side, m in matrices.items())):
@@ -84,7 +84,7 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
     position = {id: row for row, id in enumerate(ids)}
     captions = pairs.captions["caption"].to_pylist()
     owner = np.array([position[id] for id in pairs.captions["id"].to_pylist()], np.int64)
-    matrices: dict[Side, Matrix] = {}
+    matrices: dict[PoolSide, Matrix] = {}
     if encoding.text is not None and captions:
         matrices["caption"] = encoded(captions, encoding.text)
     if encoding.image is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.columns import find_columns
-from isthmus.data.gathering import Gathered, Record
+from isthmus.data.gathering import Gathered, GatheredRow
 from isthmus.data.sources import Folders
 from isthmus.data.text import json_lines, read_json_strictly
 from isthmus.errors import InputError
@@ -29,7 +29,7 @@ def read_json_file(path: Path, into: Gathered) -> None:
         found = _from_object(path, found)
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise InputError(f"{path}: expected a list of objects with image and caption, or COCO's or Karpathy's JSON.")
-    rows: list[Record] = [_conversed(row) for row in found]
+    rows: list[GatheredRow] = [_conversed(row) for row in found]
     _read(path, "entry", lambda: enumerate(rows), into, into.places(path, by_name=True))
 
 
@@ -44,7 +44,7 @@ def _read(path: Path, word: str, records: Callable[[], Any], into: Gathered, fol
     into.rows(f"{path}: {word}", ((number, into.fields(record, columns)) for number, record in records()), folders)
 
 
-def _from_object(path: Path, found: Record) -> Any:
+def _from_object(path: Path, found: GatheredRow) -> Any:
     """The rows inside an object."""
     images, annotations = found.get("images"), found.get("annotations")
     if isinstance(images, list) and isinstance(annotations, list):
@@ -61,7 +61,7 @@ def _from_object(path: Path, found: Record) -> Any:
     return None
 
 
-def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[Record]:
+def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[GatheredRow]:
     """COCO's captions: image and caption are joined by the image's id."""
     captions: dict[Any, list[Any]] = {}
     for number, annotation in enumerate(annotations):
@@ -76,7 +76,7 @@ def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[Rec
         yield {"image": image["file_name"], "captions": captions.get(image["id"], [])}
 
 
-def _karpathy(path: Path, number: int, image: Record) -> Record:
+def _karpathy(path: Path, number: int, image: GatheredRow) -> GatheredRow:
     """Karpathy's split of Flickr8k, Flickr30k or COCO: `filepath` (a folder, COCO's alone), `filename`, `sentences`."""
     name = image.get("filename")
     if not isinstance(name, str) or not isinstance(image["sentences"], list):
@@ -86,7 +86,7 @@ def _karpathy(path: Path, number: int, image: Record) -> Record:
     return row | ({"split": image["split"]} if "split" in image else {})
 
 
-def _conversed(row: Record) -> Record:
+def _conversed(row: GatheredRow) -> GatheredRow:
     """LLaVA's rows: the caption is the first answer."""
     turns = row.get("conversations")
     if not isinstance(turns, list) or "caption" in row:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from isthmus.data.delimited import Delimited, read_delimited
-from isthmus.data.gathering import Gathered, Record
+from isthmus.data.gathering import Gathered, GatheredRow
 from isthmus.data.text import iter_lines
 from isthmus.errors import InputError
 
@@ -25,7 +25,7 @@ def read_text_table(path: Path, into: Gathered) -> None:
         raise InputError(f"{path}: not a table of pairs: no header line with image and caption, nor NAME#0 and a tab.")
 
 
-def _tokens(path: Path, into: Gathered) -> Iterator[tuple[int, Record]]:
+def _tokens(path: Path, into: Gathered) -> Iterator[tuple[int, GatheredRow]]:
     for number, line in enumerate(iter_lines(path), 1):
         if not line.strip():
             continue

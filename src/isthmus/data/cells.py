@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+MAX_NESTED = 8  # lists and objects inside each other around a caption
 MAX_EXACT = 2.0**53  # beyond, a float64 no longer holds every whole number
 TEXT_KEYS = ("raw", "caption", "captions", "text", "sentence", "sentences", "value")  # of captions that are objects
 QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|None|nan)"""
-LITERAL = re.compile(rf"(?:array\()?[\[(]\s*{QUOTED}(?:\s*,\s*{QUOTED}|\s+{QUOTED})*\s*,?\s*[\])](?:, dtype=\w+\))?")
+# Possessive where white space could be parted in many ways: a hostile cell must not take quadratic time.
+LITERAL = re.compile(rf"(?:array\()?[\[(]\s*{QUOTED}(?:\s*,\s*{QUOTED}|\s+{QUOTED})*+\s*+,?\s*+[\])](?:, dtype=\w+\))?")
 # How pictures begin in base64: JPEG, PNG, WebP, GIF, TIFF, BMP.
 BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk")
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
@@ -36,11 +38,12 @@ def plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, set | frozenset) else value
 
 
-def as_captions(value: Any) -> list[Any]:
+def as_captions(value: Any, depth: int = 0) -> list[Any]:
     """A cell of captions as a list of them, each as it is written: text, or whatever else stands there.
 
     Lists (also NumPy's, and lists of objects such as Karpathy's sentences) are lists; a text that is a list written
-    out, by Python, NumPy or as JSON, is one too; bytes are UTF-8 where they can be.
+    out, by Python, NumPy or as JSON, is one too; bytes are UTF-8 where they can be. depth: of lists around this one;
+    what lies deeper than `MAX_NESTED` is left as it is.
     """
     value = plain(value)
     if value is None or is_nan(value):
@@ -51,16 +54,16 @@ def as_captions(value: Any) -> list[Any]:
         return written_list(value) or [value]
     if isinstance(value, dict):
         key = next((key for key in TEXT_KEYS if key in value), None)
-        return [value] if key is None else as_captions(value[key])
-    if not isinstance(value, list | tuple):
+        return [value] if key is None or depth > MAX_NESTED else as_captions(value[key], depth + 1)
+    if not isinstance(value, list | tuple) or depth > MAX_NESTED:
         return [value]
-    return [caption for one in value for caption in _element(plain(one))]
+    return [caption for one in value for caption in _element(plain(one), depth + 1)]
 
 
-def _element(value: Any) -> list[Any]:
+def _element(value: Any, depth: int) -> list[Any]:
     if isinstance(value, bytes):
         return [_utf8(value)]
-    return as_captions(value) if isinstance(value, dict | list | tuple) else [value]
+    return as_captions(value, depth) if isinstance(value, dict | list | tuple) else [value]
 
 
 def _utf8(value: bytes) -> str | bytes:
@@ -84,7 +87,7 @@ def written_list(text: str) -> list[Any] | None:
         quoted = re.findall(QUOTED, inside.rpartition(", dtype=")[0] or inside)
         return [None if one in ("None", "nan") else ast.literal_eval(one) for one in quoted]
     texts = isinstance(found, list) and all(one is None or isinstance(one, str | dict) for one in found)
-    return [text for one in found for text in _element(one)] if texts and found else None
+    return [text for one in found for text in _element(one, 1)] if texts and found else None
 
 
 def is_nan(value: Any) -> bool:

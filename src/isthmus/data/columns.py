@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isthmus.data.records import FIELDS, Captions
+from isthmus.data.records import FIELDS, CaptionRule
 from isthmus.errors import InputError, UsageError, did_you_mean
 
 # By field, the best first; case and surrounding spaces do not count.
@@ -46,7 +46,7 @@ def parse_columns(given: str | Columns | None) -> dict[str, str]:
 
 
 def find_columns(
-    where: Any, names: Sequence[str], captions: Captions, given: Columns | None = None
+    where: Any, names: Sequence[str], captions: CaptionRule, given: Columns | None = None
 ) -> tuple[dict[str, str], list[str]]:
     """(column of each field, remarks) of a table with columns `names`.
 
@@ -89,7 +89,7 @@ def _by_spelling(names: Sequence[str], found: Mapping[str, str]) -> dict[str, st
     return guessed
 
 
-def _check(where: Any, names: Sequence[str], found: Mapping[str, str], captions: Captions) -> None:
+def _check(where: Any, names: Sequence[str], found: Mapping[str, str], captions: CaptionRule) -> None:
     listed = [str(name) for name in names]
     if "image" not in found:
         raise InputError(

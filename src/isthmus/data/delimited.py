@@ -11,7 +11,7 @@ from typing import Any
 
 from isthmus.data.cells import is_inline
 from isthmus.data.columns import SPELLINGS, TABLE_FIELDS, Columns, find_columns
-from isthmus.data.gathering import Gathered, Record
+from isthmus.data.gathering import Gathered, GatheredRow
 from isthmus.data.text import MAX_LINE, iter_lines
 from isthmus.errors import InputError
 
@@ -93,7 +93,7 @@ class Delimited:
             hint = " Its lines seem to end in CR alone, not LF: convert them." if alone else ""
             raise InputError(f"{self.path}: line {line} or the next cannot be read as CSV ({error}).{hint}") from None
 
-    def records(self) -> Iterator[tuple[int, Record]]:
+    def records(self) -> Iterator[tuple[int, GatheredRow]]:
         """(line number, cells by column) of every row."""
         for cells in self.first:
             yield 1 + self.before, dict(zip(self.names, cells, strict=True))

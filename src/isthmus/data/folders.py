@@ -15,7 +15,7 @@ from isthmus.data.delimited import Delimited, read_delimited
 from isthmus.data.gathering import Gathered
 from isthmus.data.images import EXTENSIONS, FOREIGN
 from isthmus.data.records import encodable
-from isthmus.data.sources import Column, Folders
+from isthmus.data.sources import Folders, ImageColumn
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.text import json_lines, parse_json, read_text
 from isthmus.errors import InputError
@@ -168,7 +168,7 @@ def _read_images(found: Survey, into: Gathered) -> None:
             continue
         try:
             fields = _beside(found.folder, beside.get(_stem(name)))
-        except (InputError, ValueError, OSError) as error:
+        except (InputError, ValueError, OSError, RecursionError) as error:
             into.intake.skip(name, f"the captions beside it cannot be read ({error}).")
             continue
         fields |= {"label": labels[number]} if labels else {}
@@ -184,7 +184,7 @@ def _read_images(found: Survey, into: Gathered) -> None:
     _say_left_out(found, into, {*used, *names})
     if not paths and not into.intake.skipped:
         raise InputError(f"{found.folder}: no images ({', '.join(EXTENSIONS)}) nor tars nor Parquet in this folder.")
-    into.sources.append(Column(tables.pa.array(paths, tables.pa.large_string()), Folders((found.folder,))))
+    into.sources.append(ImageColumn(tables.pa.array(paths, tables.pa.large_string()), Folders((found.folder,))))
 
 
 def _refuse_captionless(found: Survey, into: Gathered, names: list[str], beside: dict[str, str]) -> None:
@@ -213,7 +213,7 @@ def _beside(folder: Path, name: str | None) -> dict[str, Any]:
     """The fields in an image's sidecar: a caption a line, or img2dataset's JSON."""
     if name is None:
         return {"captions": None}
-    written = read_text(folder / name)
+    written = read_text(folder / name, webdataset.MAX_TEXT)
     return webdataset.json_fields(parse_json(written)) if name.lower().endswith(".json") else {"captions": written}
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from isthmus.data.cells import FETCH, is_inline, is_nan, is_url, plain
 from isthmus.data.columns import Columns
-from isthmus.data.records import Captions, Intake, encodable, text
-from isthmus.data.sources import Column, Folders, Items, Joined, Source
+from isthmus.data.records import CaptionRule, Intake, encodable, text
+from isthmus.data.sources import Folders, ImageColumn, ImageSource, Items, Joined
 
-Record = dict[str, Any]
+GatheredRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Reading:
     a part of the data begin with.
     """
 
-    captions: Captions = "required"
+    captions: CaptionRule = "required"
     columns: Columns = field(default_factory=dict)
     images: str | os.PathLike[str] | None = None
     split: str | None = None
@@ -64,7 +64,7 @@ class Gathered:
         return sum(map(len, self.sources))
 
     @property
-    def source(self) -> Source:
+    def source(self) -> ImageSource:
         """Where all of the images are."""
         return self.sources[0] if len(self.sources) == 1 else Joined(self.sources)
 
@@ -72,13 +72,13 @@ class Gathered:
         """Where a table's images are; by_name: also by the last part of what it calls them."""
         return Folders.beside(table, self.reading.images, by_name=by_name)
 
-    def fields(self, record: Mapping[str, Any], columns: Columns) -> Record:
+    def fields(self, record: Mapping[str, Any], columns: Columns) -> GatheredRow:
         """The fields of a row, by the names that `Intake` knows."""
         found = {name: record[column] for name, column in columns.items() if column in record}
         split = self.reading.split
         return found if split is None or found.get("split") else found | {"split": split}
 
-    def rows(self, where: str, records: Iterable[tuple[Any, Record]], folders: Folders) -> None:
+    def rows(self, where: str, records: Iterable[tuple[Any, GatheredRow]], folders: Folders) -> None:
         """Rows (number, fields) whose images are files, or are in memory with the row; `where` is "pairs.csv: line"."""
         cells: list[Any] = []
         first, within = self.first, self.reading.within
@@ -95,9 +95,11 @@ class Gathered:
             if self.intake.add(here, fields, default_id=id, source=first + len(cells), image=known):
                 cells.append(image)
         paths = all(isinstance(cell, str) for cell in cells)
-        self.sources.append(Column(pa.array(cells, pa.large_string()), folders) if paths else Items(cells, folders))
+        self.sources.append(
+            ImageColumn(pa.array(cells, pa.large_string()), folders) if paths else Items(cells, folders)
+        )
 
-    def numbered(self, where: str, records: Iterable[tuple[int, Record]], source: Any) -> None:
+    def numbered(self, where: str, records: Iterable[tuple[int, GatheredRow]], source: Any) -> None:
         """Rows whose images `source` holds by the row's number, which is the id unless there is one."""
         first = self.first
         for row, fields in records:

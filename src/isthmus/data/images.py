@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 from PIL.ExifTags import Base
 
+from isthmus.data.budget import PICTURES, decoding_bytes, excess
 from isthmus.errors import InputError, UsageError
 
 # Of each format that is read, the endings its files have. AVIF and HEIC where this machine can.
@@ -82,6 +83,7 @@ MAGIC = (
 )
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024**2
+OUT_OF_MEMORY = "it takes more memory than there is."
 
 TWELVE_BITS = 4_095
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -145,6 +147,8 @@ def decode(
         return _decoded(data, max_pixels, range, remark)
     except BadImage:
         raise
+    except MemoryError:
+        raise BadImage(OUT_OF_MEMORY) from None
     except UnidentifiedImageError as error:
         problem: Exception = error
     except Exception as error:  # hostile bytes reach Pillow's parsers, which raise nearly anything
@@ -159,7 +163,7 @@ def decode(
 
 def _decoded(data: bytes, max_pixels: int, range: Any, remark: Callable[[str], Any]) -> Image.Image:
     image = open_image(data)
-    _check_size(image, max_pixels)
+    check_size(image, data, max_pixels)
     if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
         remark("a TIFF of several pages, of which the first is taken (--pages)")
     return to_rgb(image, range=range, remark=remark)
@@ -174,14 +178,16 @@ def to_rgb(
     not applied. 16-bit grey is divided by 257, unless `range` (black, white) says which values count; with it, grey of
     32 bits and of floating point is read too. Raises `BadImage`.
     """
-    image = upright(image)
-    return _converted(image, range, remark)
+    with PICTURES.taking(decoding_bytes(image)):
+        return _converted(upright(image), range, remark)
 
 
 def upright(image: Image.Image) -> Image.Image:
     """An opened picture turned as its EXIF says. Raises `BadImage` for one that cannot be loaded."""
     try:
         image.load()  # first, as Pillow itself turns a TIFF when it is loaded
+    except MemoryError:
+        raise BadImage(OUT_OF_MEMORY) from None
     except Exception as error:  # as in `decode`; also a picture whose file is closed
         raise BadImage(f"damaged image: {error or type(error).__name__}.") from error
     turn = _orientation(image)
@@ -211,14 +217,17 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     try:
         image = open_image(data)
-        _check_size(image, max_pixels)
+        check_size(image, data, max_pixels)
         if len(image.getbands()) > 1 or image.mode == "F":
             raise BadImage(
                 f"its pixels are colours ({image.mode}), not numbers of classes: save it as grey or palette."
             )
-        return np.asarray(image).astype(np.int32)
+        with PICTURES.taking(decoding_bytes(image)):
+            return np.asarray(image).astype(np.int32)
     except BadImage:
         raise
+    except MemoryError:
+        raise BadImage(OUT_OF_MEMORY) from None
     except UnidentifiedImageError:
         raise BadImage(_why_unidentified(data)) from None
     except Exception as error:  # as in `decode`
@@ -239,12 +248,15 @@ def open_image(data: bytes) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = cap
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
+def check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Raises `BadImage` for an opened picture that takes too much to decode, whatever the size of its file."""
     width, height = image.size
     if width < 1 or height < 1:
         raise BadImage(f"empty image of {width} × {height} pixels.")
     if width * height > max_pixels:
         raise BadImage(f"{width} × {height} pixels are more than {max_pixels:,} (raise max_pixels, --max-pixels).")
+    if reason := excess(image, data, max_pixels):
+        raise BadImage(reason)
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from isthmus.data.images import TIFF_MAGIC, BadImage, open_image
-from isthmus.data.sources import Source
+from isthmus.data.budget import PICTURES, decoding_bytes
+from isthmus.data.images import MAX_PIXELS, OUT_OF_MEMORY, TIFF_MAGIC, BadImage, check_size, open_image
+from isthmus.data.sources import ImageSource
 from isthmus.errors import UsageError
 
 MAX_PAGES = 100_000
@@ -18,8 +19,8 @@ MAX_PAGES = 100_000
 class Pages:
     """Images of another source, of which some are a page of a file (from 0; None: the file as it is)."""
 
-    def __init__(self, source: Any, pages: list[tuple[int, int | None]]) -> None:
-        self.source, self.pages = source, pages
+    def __init__(self, source: Any, pages: list[tuple[int, int | None]], max_pixels: int = MAX_PIXELS) -> None:
+        self.source, self.pages, self.max_pixels = source, pages, max_pixels
 
     def __len__(self) -> int:
         return len(self.pages)
@@ -27,7 +28,7 @@ class Pages:
     def read(self, index: int) -> bytes:
         inner, page = self.pages[index]
         data = self.source.read(inner)
-        return data if page is None else one_page(data, page)
+        return data if page is None else one_page(data, page, self.max_pixels)
 
     def signature(self, index: int) -> str | None:
         inner, page = self.pages[index]
@@ -36,8 +37,8 @@ class Pages:
 
 
 def with_pages(
-    images: pa.Table, captions: pa.Table, reader: Source, pages: str | int
-) -> tuple[pa.Table, pa.Table, Source]:
+    images: pa.Table, captions: pa.Table, reader: ImageSource, pages: str | int, max_pixels: int = MAX_PIXELS
+) -> tuple[pa.Table, pa.Table, ImageSource]:
     """The tables and the source of `Pairs` with the page `pages` (from 1) of every TIFF, or, for "all", with every page
     as an image `id[page]`.
 
@@ -62,7 +63,7 @@ def with_pages(
     new = [f"{id}{name or ''}" for id, name in zip(old, names, strict=True)]
     taken = taken.set_column(0, "id", pa.array(new, pa.string()))
     taken = taken.set_column(taken.column_names.index("source"), "source", pa.array(range(len(rows)), pa.int64()))
-    paged = Pages(reader, [(source, page) for source, (_, page) in zip(sources, rows, strict=True)])
+    paged = Pages(reader, [(source, page) for source, (_, page) in zip(sources, rows, strict=True)], max_pixels)
     return taken, _captions(captions, old, new), paged
 
 
@@ -79,7 +80,7 @@ def _captions(captions: pa.Table, old: list[str], new: list[str]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=captions.schema)
 
 
-def _page_count(reader: Source, index: int) -> int:
+def _page_count(reader: ImageSource, index: int) -> int:
     try:
         data = reader.read(index)
         return min(getattr(open_image(data), "n_frames", 1), MAX_PAGES) if data[:4] in TIFF_MAGIC else 1
@@ -87,14 +88,20 @@ def _page_count(reader: Source, index: int) -> int:
         return 1
 
 
-def one_page(data: bytes, page: int) -> bytes:
-    """Page `page` of a TIFF as a TIFF of its own, pixel for pixel. Raises `BadImage` where there is none."""
+def one_page(data: bytes, page: int, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Page `page` of a TIFF as a TIFF of its own, pixel for pixel. Raises `BadImage` where it is missing or huge."""
     try:
         image = open_image(data)
         image.seek(page)
+        check_size(image, data, max_pixels)
         file = io.BytesIO()
-        Image.Image.copy(image).save(file, "TIFF", exif=_orientation(image))
+        with PICTURES.taking(decoding_bytes(image)):
+            Image.Image.copy(image).save(file, "TIFF", exif=_orientation(image))
         return file.getvalue()
+    except BadImage:
+        raise
+    except MemoryError:
+        raise BadImage(OUT_OF_MEMORY) from None
     except EOFError:
         raise BadImage(f"it has no page {page + 1}.") from None
     except Exception as error:  # as in `decode`

@@ -22,8 +22,8 @@ from isthmus.data.folders import read_folder
 from isthmus.data.gathering import Gathered, Reading
 from isthmus.data.images import MAX_PIXELS, content_hash, decode, parse_range
 from isthmus.data.pages import with_pages
-from isthmus.data.records import Captions, Intake
-from isthmus.data.sources import Items, Source
+from isthmus.data.records import CaptionRule, Intake
+from isthmus.data.sources import ImageSource, Items
 from isthmus.data.splits import normalise_split
 from isthmus.errors import InputError, UsageError
 
@@ -61,7 +61,7 @@ class Pairs:
         self,
         images: pa.Table,
         captions: pa.Table,
-        reader: Source,
+        reader: ImageSource,
         *,
         path: Path | None = None,
         skipped: Sequence[tuple[str, str]] = (),
@@ -149,7 +149,7 @@ def read_pairs(
     path: Any,
     *,
     split: str | None = None,
-    captions: Captions = "required",
+    captions: CaptionRule = "required",
     columns: str | Columns | None = None,
     images: str | os.PathLike[str] | None = None,
     pages: str | int | None = None,
@@ -190,7 +190,7 @@ def read_pairs(
     found = gathered_pairs(path if isinstance(path, str) else "table", into)
     found.max_pixels, found.range = max_pixels, values
     if pages is not None:
-        paged, texts, reader = with_pages(found.images, found.captions, found.reader, pages)
+        paged, texts, reader = with_pages(found.images, found.captions, found.reader, pages, max_pixels)
         found = found.having(paged, texts)
         found.reader = reader
     return found.filter(split=split) if split else found

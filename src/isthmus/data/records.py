@@ -11,10 +11,11 @@ from isthmus.data.cells import MAX_EXACT, as_captions, is_nan, plain
 from isthmus.data.splits import normalise_split
 from isthmus.errors import InputError
 
-Captions = Literal["required", "optional"]
+CaptionRule = Literal["required", "optional"]
 
 MAX_NAME = 4_096  # characters of an id, label, group, language or split
 MAX_CAPTION = 100_000
+MAX_CAPTIONS = 10_000  # of one image
 FIELDS = ("id", "caption", "captions", "lang", "split", "label", "group")
 IMAGES = pa.schema([(name, pa.string()) for name in ("id", "group", "split", "label")] + [("source", pa.int64())])
 CAPTIONS = pa.schema([(name, pa.string()) for name in ("caption_id", "id", "caption", "lang")])
@@ -23,7 +24,7 @@ CAPTIONS = pa.schema([(name, pa.string()) for name in ("caption_id", "id", "capt
 class Intake:
     """Collects images and their captions, joins rows of one image, and says what it left out and why."""
 
-    def __init__(self, captions: Captions = "required") -> None:
+    def __init__(self, captions: CaptionRule = "required") -> None:
         self.captions = captions
         self.skipped: list[tuple[str, str]] = []
         self.joined = 0  # rows that gave captions to an image that was there already
@@ -137,11 +138,16 @@ def usable_captions(fields: Mapping[str, Any], first: int = 0) -> tuple[list[tup
     if written is None:
         written = as_captions(fields.get("caption"))
     elif isinstance(written, str | bytes):
+        lines = written.count("\n" if isinstance(written, str) else b"\n")  # type: ignore[arg-type]
+        if lines > MAX_CAPTIONS:
+            return [], [(first, f"{lines:,} lines, more than the {MAX_CAPTIONS:,} captions of an image.")]
         listed = as_captions(written)
         one = listed[0] if len(listed) == 1 else None
         written = [line for line in one.split("\n") if line.strip()] if isinstance(one, str) else listed
     else:
         written = as_captions(written)
+    if len(written) > MAX_CAPTIONS:
+        return [], [(first, f"{len(written):,} captions, more than the {MAX_CAPTIONS:,} of an image.")]
     usable, dropped = [], []
     for k, caption in enumerate(written, first):
         reason = _unusable(caption)

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from isthmus.data.cells import FETCH, base64_picture, is_inline, is_url
 from isthmus.data.images import MAX_BYTES, BadImage, from_array, to_rgb, upright
+from isthmus.data.parquet import open_parquet, row_group
 from isthmus.errors import InputError
 
 # Where data sets keep the images that their lists name, beside the list.
@@ -31,7 +31,7 @@ BESIDE = (
 GREY16 = ("I;16",)  # kept as they are, so that a range given by the user applies to them
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Images by number, in the order in which the data was read."""
 
     def read(self, index: int) -> bytes:
@@ -136,7 +136,7 @@ def _check_bytes(size: int) -> None:
         raise BadImage(f"{size:,} bytes are more than the {MAX_BYTES:,} allowed for one image.")
 
 
-class Column:
+class ImageColumn:
     """A column in memory or memory-mapped: paths, or Hugging Face's Arrow files."""
 
     def __init__(self, cells: pa.Array | pa.ChunkedArray, folders: Folders) -> None:
@@ -160,7 +160,7 @@ class ParquetColumn:
 
     def __init__(self, path: Path, column: str, folders: Folders | None = None) -> None:
         self.path, self.column, self.folders = path, column, folders or Folders.beside(path)
-        self.file = pq.ParquetFile(path)
+        self.file, self._plain = open_parquet(path, nested=True), open_parquet(path)
         groups = range(self.file.num_row_groups)
         sizes = [self.file.metadata.row_group(group).num_rows for group in groups]
         self.starts: list[int] = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
@@ -186,8 +186,8 @@ class ParquetColumn:
     def _row_group(self, group: int) -> pa.ChunkedArray:
         if group not in self.kept:
             try:
-                self.kept[group] = self.file.read_row_group(group, columns=[self.column])[self.column]
-            except (OSError, pa.ArrowException) as error:
+                self.kept[group] = row_group((self.file, self._plain), group, self.column)
+            except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
                 raise BadImage(f"{self.path}: row group {group} cannot be read ({error}).") from None
             if len(self.kept) > self.KEPT:
                 self.kept.popitem(last=False)
@@ -235,7 +235,7 @@ class Joined:
     def __len__(self) -> int:
         return self.starts[-1]
 
-    def _at(self, index: int) -> tuple[Source, int]:
+    def _at(self, index: int) -> tuple[ImageSource, int]:
         number = bisect_right(self.starts, index) - 1
         return self.sources[number], index - self.starts[number]
 

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from isthmus.data.cells import is_inline
 from isthmus.data.columns import Columns, find_columns
-from isthmus.data.gathering import Gathered, Record, is_path
+from isthmus.data.gathering import Gathered, GatheredRow, is_path
+from isthmus.data.parquet import FEW_ROWS, open_parquet, slices
 from isthmus.data.records import MAX_CAPTION, Intake
-from isthmus.data.sources import Column, ParquetColumn
+from isthmus.data.sources import ImageColumn, ParquetColumn
 from isthmus.data.splits import SYNONYMS
 from isthmus.errors import InputError
 from isthmus.files import read_json
@@ -58,12 +60,12 @@ def split_of(path: Path, folder: Path) -> str | None:
 
 def _parquet(path: Path, into: Gathered, part: str = "") -> None:
     """One file. part: its name, where it is one of several: then damage that shows only in its midst is listed."""
-    file = pq.ParquetFile(path)
+    file = open_parquet(path)
     schema, reading = file.schema_arrow, into.reading
     columns, notes = find_columns(path, schema.names, reading.captions, reading.columns)
     into.notes += notes
     image = columns["image"]
-    in_file = _holds_bytes(path, schema.field(image).type) and not _holds_paths(file, image)
+    in_file = _holds_pictures(path, file, image)
     fields = {name: column for name, column in columns.items() if name != "image" or not in_file}
     rows: Iterator[Any] = enumerate(into.fields(record, columns) for record in _records(path, schema, fields))
     if part:
@@ -84,18 +86,16 @@ def _until_damaged(records: Iterator[Any], intake: Intake, name: str) -> Iterato
         intake.skip(name, f"the rest of it cannot be read ({error}).")
 
 
-def _records(path: Path, schema: pa.Schema, fields: Columns) -> Iterator[Record]:
+def _records(path: Path, schema: pa.Schema, fields: Columns) -> Iterator[GatheredRow]:
     """The rows. Texts are read as dictionaries: a text that the file holds once must not fill the memory."""
     columns = list(dict.fromkeys(fields.values()))
-    texts = [name for name in columns if pa.types.is_string(schema.field(name).type)]
-    file = pq.ParquetFile(path, read_dictionary=texts)
     classes = class_names(schema, fields)
-    for batch in file.iter_batches(BATCH, columns=columns) if columns else ():
+    for batch in slices(path, columns, BATCH) if columns else ():
         for name in columns:
             _check_lengths(path, name, batch[name])
         yield from (named_label(record, classes, fields) for record in batch.to_pylist())
     if not columns:  # nothing but images
-        yield from ({} for _ in range(file.metadata.num_rows))
+        yield from ({} for _ in range(open_parquet(path).metadata.num_rows))
 
 
 def _check_lengths(path: Path, name: str, column: pa.Array) -> None:
@@ -134,7 +134,7 @@ def _saved_part(folder: Path, file: Path, table: pa.Table, columns: Columns, int
     for row, record in enumerate(records):
         named = into.fields(named_label(record, classes, fields), fields)
         into.intake.add(f"{folder}: row {first + row}", named, default_id=str(first + row), source=first + row)
-    into.sources.append(Column(table[image], into.places(file)))
+    into.sources.append(ImageColumn(table[image], into.places(file)))
 
 
 def saved_files(folder: Path) -> list[tuple[str | None, Path]]:
@@ -196,7 +196,7 @@ def read_frame(data: Any, into: Gathered, path: Path | None = None) -> None:
     into.rows(f"{where}: row", records, into.places(path or Path("table")))
 
 
-def _frame_rows(data: Any) -> tuple[list[str], Iterator[Record]]:
+def _frame_rows(data: Any) -> tuple[list[str], Iterator[GatheredRow]]:
     if isinstance(data, pa.Table):
         return list(data.column_names), (row for batch in data.to_batches(BATCH) for row in batch.to_pylist())
     names = list(map(str, data.columns))
@@ -234,16 +234,21 @@ def _holds_bytes(path: Path, kind: pa.DataType) -> bool:
     raise InputError(f"{path}: column `image` holds {kind}; it must hold paths or the bytes of image files.")
 
 
-def _holds_paths(file: pq.ParquetFile, column: str) -> bool:
-    """Whether bytes are paths, as some writers leave texts; the first that is not null tells."""
-    kind = _value_type(file.schema_arrow.field(column).type)
-    if pa.types.is_struct(kind) or pa.types.is_nested(kind):
-        return False
-    for batch in file.iter_batches(1, columns=[column]):
-        cell = batch[0][0].as_py()
-        if cell is not None:
-            return 0 < len(cell) < 4096 and is_path(cell)
-    return False
+def _holds_pictures(path: Path, file: pq.ParquetFile, column: str) -> bool:
+    """Whether a column holds pictures, which stay in the file, and not paths; the first that is not null tells.
+
+    Some writers leave paths as bytes, others pictures as text (base64).
+    """
+    kind = file.schema_arrow.field(column).type
+    binary = _holds_bytes(path, kind)
+    if pa.types.is_nested(_value_type(kind)):
+        return binary
+    groups = range(file.num_row_groups)  # one by one: a later one may be damaged
+    parts = (part for group in groups for part in file.iter_batches(FEW_ROWS, row_groups=[group], columns=[column]))
+    cell = next((cells[0].as_py() for part in parts if len(cells := part[0].drop_null())), None)
+    if cell is None or not binary:
+        return binary if cell is None else is_inline(cell)
+    return not (0 < len(cell) < 4096 and is_path(cell))
 
 
 def class_names(schema: pa.Schema, fields: Columns) -> list[str] | None:
@@ -255,7 +260,7 @@ def class_names(schema: pa.Schema, fields: Columns) -> list[str] | None:
         return None
 
 
-def named_label(record: Record, classes: list[str] | None, fields: Columns) -> Record:
+def named_label(record: GatheredRow, classes: list[str] | None, fields: Columns) -> GatheredRow:
     """`record` with the name of its class in place of the class's number; -1, as Hugging Face has it, is none."""
     label = record.get(fields["label"]) if classes else None
     if not classes or not isinstance(label, int):

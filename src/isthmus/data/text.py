@@ -23,20 +23,20 @@ WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # marks of encodings that
 BOM = b"\xef\xbb\xbf"
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str], most: int = MAX_FILE) -> str:
     """A whole text file (`.gz`: unpacked), without its byte-order mark; line ends are left as they are.
 
     Raises `InputError`, naming the file and the byte, for one that cannot be read, is too large or no UTF-8.
     """
     try:
         with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
-            data = file.read(MAX_FILE + 1)
+            data = file.read(most + 1)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read as text ({error}).") from None
-    if len(data) > MAX_FILE:
-        raise InputError(f"{path}: more than {MAX_FILE:,} bytes, too many for a text that is read whole.")
+    if len(data) > most:
+        raise InputError(f"{path}: more than {most:,} bytes, too many for a text that is read whole.")
     return decode_text(data, f"{path}")
 
 

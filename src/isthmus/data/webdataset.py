@@ -16,6 +16,7 @@ from isthmus.data.images import EXTENSIONS, MAX_BYTES
 from isthmus.data.records import MAX_NAME, Intake, encodable
 from isthmus.data.sources import TarMembers
 from isthmus.data.splits import SYNONYMS
+from isthmus.data.tar_end import check_end
 from isthmus.data.text import decode_text, parse_json, read_entries, read_lines
 from isthmus.errors import InputError
 
@@ -26,7 +27,7 @@ BLOCK = 512
 TEXTS = ("txt", "caption", "text")  # endings of captions, the first that is there
 SHOWN = 5  # remarks of one kind
 
-Sample = dict[str, tuple[int, int]]  # extension -> (offset, size) in bytes
+TarSample = dict[str, tuple[int, int]]  # extension -> (offset, size) in bytes
 
 
 def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None = None) -> None:
@@ -61,7 +62,7 @@ def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None
 
 
 def _add(
-    into: Gathered, id: str, place: str, file: BinaryIO, sample: Sample, split: Any, classes: Any, source: int
+    into: Gathered, id: str, place: str, file: BinaryIO, sample: TarSample, split: Any, classes: Any, source: int
 ) -> list[tuple[int, int]]:
     """One sample into the intake; where its image is (offset, size), if it is used."""
     image = next((extension for extension in sample if f".{_last(extension)}" in EXTENSIONS), None)
@@ -139,9 +140,9 @@ def _check_complete(tars: list[Path]) -> None:
                 raise InputError(f"{counts} promises {wanted} tars, but {there} are there. Fetch the others.")
 
 
-def _samples(intake: Intake, shard: str, path: Path, file: BinaryIO) -> dict[str, Sample]:
+def _samples(intake: Intake, shard: str, path: Path, file: BinaryIO) -> dict[str, TarSample]:
     """The usable members of one tar by key and extension."""
-    samples: dict[str, Sample] = {}
+    samples: dict[str, TarSample] = {}
     twice: dict[str, str] = {}
     for member in _members(intake, shard, path, file):
         name = re.sub(r"^(\./)+", "", member.name)
@@ -165,13 +166,13 @@ def _samples(intake: Intake, shard: str, path: Path, file: BinaryIO) -> dict[str
     return {key: sample for keys in map(_parted, samples.items()) for key, sample in keys}
 
 
-def _parted(keyed: tuple[str, Sample]) -> list[tuple[str, Sample]]:
+def _parted(keyed: tuple[str, TarSample]) -> list[tuple[str, TarSample]]:
     """Several samples of one WebDataset key whose names hold more dots (`a.1.jpg`, `a.2.jpg`); else it as it is."""
     key, sample = keyed
     images = [extension for extension in sample if f".{_last(extension)}" in EXTENSIONS]
     if len(images) < 2 or any("." not in extension for extension in images):
         return [keyed]
-    parts: dict[str, Sample] = {}
+    parts: dict[str, TarSample] = {}
     for extension, where in sample.items():
         middle, _, last = extension.rpartition(".")
         parts.setdefault(f"{key}.{middle}" if middle else key, {})[last] = where
@@ -225,14 +226,13 @@ def _members(intake: Intake, shard: str, path: Path, file: BinaryIO) -> Iterator
                 raise tarfile.ReadError("a member of negative size")
             position = archive.offset
             yield member
-        file.seek(archive.offset)
-        if file.read(BLOCK).strip(b"\0"):
-            raise tarfile.ReadError("a damaged header")
+        position = archive.offset
+        check_end(file, position)
     except (tarfile.TarError, ValueError, IndexError, OverflowError, EOFError, RecursionError) as error:
         intake.skip(shard, f"{path} is damaged from byte {max(position, 0):,} on ({error}); the rest is lost.")
 
 
-def _fields(file: BinaryIO, sample: Sample, classes: list[str] | None) -> dict[str, Any]:
+def _fields(file: BinaryIO, sample: TarSample, classes: list[str] | None) -> dict[str, Any]:
     """Captions, language, group and label of one sample. Raises `ValueError` with a reason."""
     fields: dict[str, Any] = {}
     by_last = {_last(extension): extension for extension in reversed(sample)}
@@ -270,7 +270,7 @@ def json_fields(record: Any) -> dict[str, Any]:
     return fields | (found or ({"caption": record[spelled]} if spelled else {}))
 
 
-def _text(file: BinaryIO, sample: Sample, extension: str) -> str:
+def _text(file: BinaryIO, sample: TarSample, extension: str) -> str:
     offset, size = sample[extension]
     if size > MAX_TEXT:
         raise ValueError(f"its {extension} has {size:,} bytes, more than the {MAX_TEXT:,} allowed.")

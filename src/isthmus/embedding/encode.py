@@ -11,16 +11,21 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
-from isthmus.data.images import BadImage
+from isthmus.data.budget import BATCH_BYTES, resized_bytes, too_long
+from isthmus.data.images import OUT_OF_MEMORY, BadImage
 from isthmus.data.pairs import Pairs
 from isthmus.data.ragged import Ragged, join_ragged
 from isthmus.embedding.networks import Network
 from isthmus.embedding.work_plan import Unit
+from isthmus.errors import IsthmusError
 
 THREADS = 4  # that read and decode images ahead of the network
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
 
 
 @dataclass
@@ -44,8 +49,8 @@ def hash_images(pairs: Pairs, rows: Sequence[int]) -> list[tuple[int, str | None
     def read(row: int) -> tuple[int, str | None, str | None]:
         try:
             return row, pairs.content_hash(pairs.read_bytes(row)), None
-        except BadImage as error:
-            return row, None, error.reason
+        except (BadImage, MemoryError) as error:
+            return row, None, _reason(error)
 
     with ThreadPoolExecutor(THREADS) as pool:
         return list(in_order(pool, read, rows, ahead=4 * THREADS))
@@ -65,10 +70,9 @@ def encode_unit(
         prepared = in_order(pool, partial(_prepare, networks, pairs, unit), unit.batches(), ahead=THREADS + 1)
         for batch in prepared:
             result.bad += batch.bad
-            for n, (chosen, inputs) in enumerate(batch.inputs):
-                if chosen:
-                    parts[n].append(networks[n].encode(inputs))
-                    rows[n] += chosen
+            for n, chosen, inputs in batch.inputs:
+                parts[n].append(networks[n].encode(inputs))
+                rows[n] += chosen
             tick(batch.items)
     for network, chosen, batches in zip(networks, rows, parts, strict=True):
         result.fresh += len(chosen)
@@ -86,29 +90,88 @@ def _joined(batches: Sequence[Any]) -> np.ndarray | Ragged:
 class Prepared:
     """One batch on its way into the networks.
 
-    inputs: for each network, the positions in the unit that it has yet to encode, and their tensors.
+    inputs: (network, positions in the unit that it has yet to encode, their tensors); a network may have several.
     """
 
     items: int
-    inputs: list[tuple[list[int], Any]]
+    inputs: list[tuple[int, list[int], Any]]
     bad: list[tuple[int, str]]
 
 
 def _prepare(networks: Sequence[Network], pairs: Pairs, unit: Unit, batch: range) -> Prepared:
-    """Read, decode and preprocess what any network needs of one batch."""
+    """Read, decode and preprocess what any network needs of one batch, `BATCH_BYTES` of decoded pictures at a time."""
+    bad: list[tuple[int, str]] = []
+    parts: list[list[tuple[list[int], Any]]] = [[] for _ in networks]
+    for ready in _ready(pairs, unit, batch, bad):
+        for n, (network, needed) in enumerate(zip(networks, unit.needed, strict=True)):
+            if chosen := [i for i in ready if needed[i]]:
+                parts[n] += _prepared(network, unit, chosen, ready, bad)
+    return Prepared(len(batch), [(n, *part) for n, listed in enumerate(parts) for part in joined(listed)], bad)
+
+
+def _ready(pairs: Pairs, unit: Unit, batch: range, bad: list[tuple[int, str]]) -> Iterator[dict[int, Any]]:
+    """The items of a batch by position in the unit, few enough at a time; those that fail are added to `bad`."""
     ready: dict[int, Any] = {}
-    bad = []
+    held = 0
     for i in batch:
         if unit.needed[:, i].any():
             try:
                 ready[i] = _item(pairs, unit, i)
-            except BadImage as error:
-                bad.append((int(unit.items[i]), error.reason))
-    inputs = []
-    for network, needed in zip(networks, unit.needed, strict=True):
-        chosen = [i for i in ready if needed[i]]
-        inputs.append((chosen, network.prepare([ready[i] for i in chosen]) if chosen else None))
-    return Prepared(len(batch), inputs, bad)
+                held += resized_bytes(ready[i]) if isinstance(ready[i], Image.Image) else 0
+            except (BadImage, MemoryError) as error:
+                bad.append((int(unit.items[i]), _reason(error)))
+        if held > BATCH_BYTES:
+            yield ready
+            ready, held = {}, 0
+    if ready:
+        yield ready
+
+
+def _reason(error: BadImage | MemoryError) -> str:
+    return error.reason if isinstance(error, BadImage) else OUT_OF_MEMORY
+
+
+def _prepared(
+    network: Network, unit: Unit, chosen: list[int], ready: dict[int, Any], bad: list[tuple[int, str]]
+) -> list[tuple[list[int], Any]]:
+    """(positions, tensors) of these items; an image that fails is found by itself, and added to `bad`."""
+    try:
+        return [(chosen, network.prepare([ready[i] for i in chosen]))]
+    except IsthmusError:  # of the encoder, whatever the picture
+        raise
+    except Exception as error:
+        if isinstance(unit.items[chosen[0]], str):
+            raise
+        if len(chosen) == 1:
+            said = OUT_OF_MEMORY if isinstance(error, MemoryError) else " ".join(str(error).split())
+            bad.append((int(unit.items[chosen[0]]), f"cannot be preprocessed: {said or type(error).__name__}"))
+            return []
+    return [part for i in chosen for part in _prepared(network, unit, [i], ready, bad)]
+
+
+def joined(parts: list[tuple[list[int], Any]]) -> list[tuple[list[int], Any]]:
+    """Neighbouring parts of one batch as one where their tensors are of one shape: batches are what they would be."""
+    found: list[tuple[list[int], Any]] = []
+    for chosen, inputs in parts:
+        if found and _alike(found[-1][1], inputs):
+            before, held = found[-1]
+            found[-1] = (before + chosen, {name: _added(held[name], inputs[name]) for name in held})
+        else:
+            found.append((chosen, inputs))
+    return found
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return all(
+        (isinstance(one[name], list) and isinstance(other.get(name), list))
+        or (isinstance(one[name], Tensor) and isinstance(other.get(name), Tensor)
+            and one[name].ndim > 0 and one[name].shape[1:] == other[name].shape[1:])
+        for name in one
+    )  # fmt: skip
+
+
+def _added(one: Any, other: Any) -> Any:
+    return one + other if isinstance(one, list) else torch.cat([one, other])
 
 
 def _item(pairs: Pairs, unit: Unit, i: int) -> Any:
@@ -119,12 +182,15 @@ def _item(pairs: Pairs, unit: Unit, i: int) -> Any:
     data = pairs.read_bytes(int(item))
     if pairs.content_hash(data) != unit.keys[i].tobytes().hex():
         raise BadImage("changed while it was being embedded; run the same command again.")
-    return pairs.picture(int(item), data)
+    picture = pairs.picture(int(item), data)
+    if reason := too_long(picture):
+        raise BadImage(reason)
+    return picture
 
 
 def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Task], Result], tasks: Iterable[Task], *, ahead: int
-) -> Iterator[Result]:
+    pool: ThreadPoolExecutor, work: Callable[[Job], Outcome], tasks: Iterable[Job], *, ahead: int
+) -> Iterator[Outcome]:
     """`work(task)` in threads, at most `ahead` of them in flight; results in order of the tasks."""
     rest = iter(tasks)
     waiting = deque(pool.submit(work, task) for task in islice(rest, ahead))

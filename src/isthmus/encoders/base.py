@@ -248,7 +248,7 @@ class Encoder:
             _said.add(fingerprint)
             warnings.warn(
                 f"{self.uri}: fingerprint {fingerprint[:12]} is that of an earlier version, which did not see all files"
-                " of this encoder. It is accepted; that the other files are the same cannot be told.",
+                " of this encoder. It is accepted; whether the other files are the same is not known.",
                 RuntimeWarning,
                 stacklevel=3,
             )

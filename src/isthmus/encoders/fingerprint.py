@@ -112,12 +112,12 @@ def _raw_bytes(tensor: Tensor) -> Any:
     return tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b""
 
 
-Place = tuple[Path, int, int, str, list[int]]  # file, first byte, last byte + 1, dtype, shape
+FileStamp = tuple[Path, int, int, str, list[int]]  # file, first byte, last byte + 1, dtype, shape
 
 
-def _locate(paths: Sequence[Path], root: Path) -> dict[str, Place]:
+def _locate(paths: Sequence[Path], root: Path) -> dict[str, FileStamp]:
     """Where each tensor lies. Names carry the subfolder, for pipelines with a weight file per module."""
-    places: dict[str, Place] = {}
+    places: dict[str, FileStamp] = {}
     for path in paths:
         folder = path.parent.relative_to(root).as_posix()
         header, start = _header(path)
@@ -141,7 +141,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     return header, start
 
 
-def _tensors_digest(places: Mapping[str, Place]) -> str:
+def _tensors_digest(places: Mapping[str, FileStamp]) -> str:
     state = _blake(b"")
     maps: dict[Path, mmap.mmap] = {}
     for name, (path, first, last, dtype, shape) in sorted(places.items()):

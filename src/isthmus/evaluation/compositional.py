@@ -15,7 +15,7 @@ import numpy as np
 
 from isthmus.data.images import BadImage
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.questions import NONE, Picture, Question, Questions
+from isthmus.evaluation.datasets.questions import NONE, Question, QuestionImage, Questions
 from isthmus.evaluation.inputs import Given, opened
 from isthmus.metrics.bootstrap import replicates, share_interval
 from isthmus.metrics.results import Result, result
@@ -41,7 +41,7 @@ COMMON = (
 
 
 @dataclass
-class Tally:
+class QuestionTally:
     """One score: what each of its units (question, pair, set) got.
 
     right: bool [u]; tied: bool [u], wrong because of a tie; group: [u] the bootstrap's unit; chance: [u] the
@@ -144,11 +144,11 @@ def score(
 
 
 def _encode_pictures(
-    model: Any, pictures: Sequence[Picture], batch_size: int
-) -> tuple[dict[Picture, int], list[np.ndarray], dict[Picture, str]]:
+    model: Any, pictures: Sequence[QuestionImage], batch_size: int
+) -> tuple[dict[QuestionImage, int], list[np.ndarray], dict[QuestionImage, str]]:
     """The row of each picture, their embeddings, and why the others could not be read."""
-    row: dict[Picture, int] = {}
-    bad: dict[Picture, str] = {}
+    row: dict[QuestionImage, int] = {}
+    bad: dict[QuestionImage, str] = {}
     embeddings = []
     for start in range(0, len(pictures), batch_size):
         loaded = []
@@ -163,9 +163,9 @@ def _encode_pictures(
     return row, embeddings, bad
 
 
-def _choose(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -> dict[str, Tally]:
+def _choose(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -> dict[str, QuestionTally]:
     """Accuracy, and that of the sets in which the questions stand."""
-    tallies = {"accuracy": Tally()}
+    tallies = {"accuracy": QuestionTally()}
     sets: dict[tuple[str, str], list[tuple[bool, bool, float, Question] | None]] = {}
     for question, cosines in zip(questions, scores, strict=True):
         answer = None
@@ -180,13 +180,13 @@ def _choose(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) 
         if len(answers) == len(members):  # a set with a missing image cannot be answered
             right, tied = all(a[0] for a in answers), all(a[0] or a[1] for a in answers)
             chance = float(np.prod([a[2] for a in answers]))
-            tallies.setdefault(f"{kind}_accuracy", Tally()).add(right, tied, chance, answers[0][3], named=False)
+            tallies.setdefault(f"{kind}_accuracy", QuestionTally()).add(right, tied, chance, answers[0][3], named=False)
     return tallies
 
 
-def _match(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -> dict[str, Tally]:
+def _match(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -> dict[str, QuestionTally]:
     """Winoground's three scores, and that of the whole matching; `s[caption, image]`."""
-    tallies = {name: Tally() for name in ("text_score", "image_score", "group_score", "matching_score")}
+    tallies = {name: QuestionTally() for name in ("text_score", "image_score", "group_score", "matching_score")}
     for question, s in zip(questions, scores, strict=True):
         if s is None:
             continue
@@ -204,7 +204,7 @@ def _match(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -
 
 
 def _summary(
-    tallies: dict[str, Tally], groups: Sequence[np.ndarray], count: int, bootstrap: int, seed: int
+    tallies: dict[str, QuestionTally], groups: Sequence[np.ndarray], count: int, bootstrap: int, seed: int
 ) -> dict[str, Any]:
     """Metrics with chance, intervals and ties; and the same for every category."""
     categories = sorted({category for tally in tallies.values() for category in tally.category} - {NONE})
@@ -236,7 +236,7 @@ def _summary(
 class _Shares:
     """The share of right units, as a function of the groups' weights: of all, mean over categories, of each."""
 
-    def __init__(self, tally: Tally, group: np.ndarray, categories: Sequence[str]) -> None:
+    def __init__(self, tally: QuestionTally, group: np.ndarray, categories: Sequence[str]) -> None:
         index = {category: i for i, category in enumerate(categories)}
         self.right, self.chance, self.group = np.array(tally.right, float), np.array(tally.chance), group
         self.number = np.array([index.get(category, len(index)) for category in tally.category])

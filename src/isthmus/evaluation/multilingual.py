@@ -17,7 +17,7 @@ from isthmus.data.tables import Frame
 from isthmus.encoders.lengths import tokenize
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.evaluation.datasets import multi30k, xm3600, xtd10
-from isthmus.evaluation.datasets.languages import Captions
+from isthmus.evaluation.datasets.languages import CaptionsByLanguage
 from isthmus.evaluation.datasets.multi30k import read_multi30k
 from isthmus.evaluation.datasets.xm3600 import read_xm3600
 from isthmus.evaluation.datasets.xtd10 import read_xtd10
@@ -131,7 +131,7 @@ def read_multilingual(root: Frame | str | Path, *, images: str | Path | None = N
     return read_pairs(root, split=split, captions="optional", images=images)
 
 
-def _pairs(captions: Captions, folders: Sequence[Path]) -> Pairs:
+def _pairs(captions: CaptionsByLanguage, folders: Sequence[Path]) -> Pairs:
     """The images, wherever in `folders` they are, with every caption and its language."""
     paths = [next((f / name for f in folders if (f / name).is_file()), folders[0] / name) for name in captions]
     texts = [[text for several in of.values() for text in several] for of in captions.values()]

@@ -52,7 +52,7 @@ class Protocol:
         if self.caption is not None:
             texts = [self.caption(text) for text in table["caption"].to_pylist()]
             table = table.set_column(table.column_names.index("caption"), "caption", pa.array(texts, pa.string()))
-        return Pairs(pairs.images, table, pairs.reader, path=pairs.path, skipped=pairs.skipped, notes=pairs.notes)
+        return pairs.having(pairs.images, table)
 
 
 def plain_words(caption: str, most: int = 30) -> str:

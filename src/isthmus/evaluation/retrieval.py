@@ -37,7 +37,11 @@ def retrieval(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
-    """Captions find their images and images their captions, of pairs or of a store's cached features."""
+    """Captions find their images and images their captions, of pairs or of a store's cached features.
+
+    Args:
+        protocol: the captions of pairs as a paper treats them: sail, freeze-align.
+    """
     data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     model, name = opened(model, encoders=not holds_features(data))
     source, preset = data, find_protocol(protocol)
@@ -49,5 +53,5 @@ def retrieval(
     found = rank(
         embedded.image, embedded.text, embedded.image_of, groups=embedded.groups, bootstrap=bootstrap, seed=seed
     )
-    found |= {"skipped": embedded.skipped, "notes": embedded.notes}
+    found |= {"skipped": embedded.skipped, "notes": [*embedded.notes, *(preset.remarks() if preset else [])]}
     return result(found, dataset=named(source), model=name, task="zeroshot_retrieval")

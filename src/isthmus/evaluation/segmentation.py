@@ -41,7 +41,7 @@ TOLD_METRICS = ("oracle_class_iou", "oracle_class_iou_by_class")
 METRICS = ("miou", "pixel_accuracy", "mean_class_accuracy")
 
 
-class Tally:
+class PixelTally:
     """Counts the pixels of one image after the other.
 
     total: pixels by true class and class given, int64 [C, C]. Of each image only the areas of its classes are kept.
@@ -187,6 +187,7 @@ def segmentation(
         attention: of the last block: its own (qk), or among queries (qq).
         alone: last block: the attention without MLP and residuals (ClearCLIP's), or with its own residual (SAIL's).
         cls: token heads: patches alone, without the class token.
+        protocol: a paper's settings, sail or freeze-align, but for those that are given here.
     """
     from isthmus.segmentation import Segmenter
 
@@ -199,7 +200,7 @@ def segmentation(
     templates = options.pop("templates") or "default"
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
     segmenter = Segmenter(model, masked.classes, prompts, **options)
-    tally, rows, skipped = Tally(masked.classes), [], list(masked.pairs.skipped)
+    tally, rows, skipped = PixelTally(masked.classes), [], list(masked.pairs.skipped)
     for index in tqdm(range(len(masked)), unit="image", disable=None):
         try:
             image = masked.image(index)
@@ -213,7 +214,7 @@ def segmentation(
         raise InputError(f"None of the {len(masked):,} images could be read; the first: {skipped[:1]}.")
     found = tally.scores(groups=masked.groups[rows], bootstrap=bootstrap, seed=seed)
     found |= {"classes": masked.classes, "templates": prompts, "options": options, "skipped": skipped}
-    found["notes"] = preset.remarks() if preset else []
+    found["notes"] = [*masked.pairs.notes, *(preset.remarks() if preset else [])]
     return result(found, dataset=named(data), model=name, task="zeroshot_segmentation")
 
 

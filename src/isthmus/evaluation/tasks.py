@@ -72,7 +72,6 @@ SHARED = {
     "range": "black and white of grey with more than 8 bits: 0:4095 for 12 bits in 16",
     "report": "also write an HTML page with plots there",
     "bootstrap": "resamples of groups behind the 95 % intervals, 0 for none (1,000)",
-    "protocol": "as a paper evaluates: sail, freeze-align",
     "seed": "of all that is drawn at random (0)",
 }
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from isthmus.losses.compiled import compiled
-from isthmus.losses.ring import Homeward, Ring
+from isthmus.losses.ring import Ring, RingReduce
 from isthmus.losses.tiles import Tiles, slices, view, wide
 
 ROWS = 256  # rows, or columns of sums, converted from one dtype to the other at a time
@@ -32,7 +32,7 @@ class Gradients:
         self.block, self.last = 0, ring.size - 1  # of y
         self.dx = torch.empty_like(x, dtype=x.dtype if ring.size == 1 else self.dtype)
         self.dscale = x.new_zeros((), dtype=self.dtype)
-        self._home = Homeward(ring)
+        self._home = RingReduce(ring)
 
     def add(self, tiles: Tiles, rows: slice, cols: slice, p: Tensor) -> None:
         """Add what the gradient `p` of a tile's logits, in `product`, gives."""

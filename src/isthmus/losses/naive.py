@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Groups = tuple[Tensor, Tensor]
+from isthmus.losses.tiles import Groups
 
 
 def infonce(x: Tensor, y: Tensor, scale: float | Tensor, *, groups: Groups | None = None) -> Tensor:

@@ -90,7 +90,7 @@ class Exchange:
         return self.received
 
 
-class Homeward:
+class RingReduce:
     """Sums that belong to the blocks of y and follow them round the ring; the last hop takes each one home."""
 
     def __init__(self, ring: Ring) -> None:

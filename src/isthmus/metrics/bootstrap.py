@@ -1,4 +1,4 @@
-"""Intervals by a bootstrap over groups: near-duplicates are drawn together, lest they feign precision.
+"""Intervals by a bootstrap over groups: near-duplicates are drawn together: one by one, they would make it too narrow.
 
 How often they hold the truth, by size and kind: docs/intervals.md, from benchmarks/coverage_study.py.
 """

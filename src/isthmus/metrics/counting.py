@@ -23,7 +23,7 @@ DOUBTFUL_AT_ONCE = 2048
 
 
 @dataclass
-class Block:
+class RowBlock:
     """Consecutive unit rows, the first being row `start`: float64 [n, d], and rounded to float32."""
 
     start: int
@@ -33,9 +33,9 @@ class Block:
     def __len__(self) -> int:
         return len(self.exact)
 
-    def strips(self) -> Iterator[Block]:
+    def strips(self) -> Iterator[RowBlock]:
         for some in tiles(len(self), 1, STRIP):
-            yield Block(self.start + some.start, self.exact[some], self.rounded[some])
+            yield RowBlock(self.start + some.start, self.exact[some], self.rounded[some])
 
 
 class Standing:
@@ -53,7 +53,7 @@ class Standing:
         """float64 [p]: 1 + greater + half of the others that tie."""
         return 1 + self.greater + (self.equal - 1) / 2
 
-    def count(self, questions: np.ndarray, scores: np.ndarray, left: np.ndarray, a: Block, b: Block) -> None:
+    def count(self, questions: np.ndarray, scores: np.ndarray, left: np.ndarray, a: RowBlock, b: RowBlock) -> None:
         """Add what `scores` float32 [n, len(b)] say to `questions` int64 [n], which ask as rows `left` of `a`."""
         own = self.own[questions, None]
         above = scores > own + self._margin
@@ -99,11 +99,11 @@ def standings(text_emb: Any, image_emb: Any, image_of: np.ndarray, tile: int | N
     return images, captions
 
 
-def blocks(emb: Any, tile: int) -> Iterator[Block]:
+def blocks(emb: Any, tile: int) -> Iterator[RowBlock]:
     """All rows, `tile` at a time."""
     for rows in tiles(len(emb), 1, tile):
         unit = unit_rows(emb[rows], "embeddings", first_row=rows.start)
-        yield Block(rows.start, unit, unit.float().numpy())
+        yield RowBlock(rows.start, unit, unit.float().numpy())
 
 
 def own_scores(text_emb: Any, image_emb: Any, image_of: np.ndarray, tile: int) -> np.ndarray:
@@ -116,7 +116,7 @@ def own_scores(text_emb: Any, image_emb: Any, image_of: np.ndarray, tile: int) -
     return own
 
 
-def paired_cosine(a: Block, i: np.ndarray, b: Block, j: np.ndarray) -> np.ndarray:
+def paired_cosine(a: RowBlock, i: np.ndarray, b: RowBlock, j: np.ndarray) -> np.ndarray:
     """float32 [k]: the exact scores of rows `i` of `a` with rows `j` of `b`."""
     found = np.empty(len(i), np.float32)
     left, right = a.exact.numpy(), b.exact.numpy()

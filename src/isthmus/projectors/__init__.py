@@ -3,28 +3,28 @@
 from typing import Any
 
 from isthmus.projectors.build import build_projector, solve_expand
-from isthmus.projectors.ensembles import Blend, Concat
+from isthmus.projectors.ensembles import ConcatEnsemble, SumEnsemble
 from isthmus.projectors.projector import KINDS, Projector
 from isthmus.projectors.tokens import TokenProjector
 
 __all__ = [
     "KINDS",
-    "Blend",
-    "Concat",
+    "ConcatEnsemble",
     "Head",
     "Projector",
+    "SumEnsemble",
     "TokenProjector",
     "build_projector",
     "from_config",
     "solve_expand",
 ]
 
-Head = Projector | Concat
+Head = Projector | ConcatEnsemble
 
 
 def from_config(config: dict[str, Any]) -> Head:
     """A projector with fresh weights from what its `config()` said."""
-    joins = {Concat.kind: Concat, Blend.kind: Blend}
+    joins = {ConcatEnsemble.kind: ConcatEnsemble, SumEnsemble.kind: SumEnsemble}
     if config["kind"] not in joins:
         return build_projector(**config)
     return joins[config["kind"]]([build_projector(**member) for member in config["members"]], config["shares"])

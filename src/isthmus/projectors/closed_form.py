@@ -188,7 +188,7 @@ def max_width(kind: str, pairs: FeaturePairs) -> int:
 
 
 @dataclass
-class Side:
+class Spectrum:
     """One side's features: their mean [D], and the eigenvalues [D], falling, and eigenvectors [D, D] of their
     covariance. fp64.
     """
@@ -198,7 +198,7 @@ class Side:
     basis: Tensor
 
     @classmethod
-    def of(cls, mean: Tensor, covariance: Tensor) -> Side:
+    def of(cls, mean: Tensor, covariance: Tensor) -> Spectrum:
         values, basis = torch.linalg.eigh(covariance)
         return cls(mean, values.flip(0).clamp_(min=0), basis.flip(1))
 
@@ -219,13 +219,13 @@ class Side:
 class Spectra:
     """The second moments of pairs on the eigenvectors of both sides; `cross` [Dx, Dy] is their covariance."""
 
-    image: Side
-    text: Side
+    image: Spectrum
+    text: Spectrum
     cross: Tensor
     _canonical: dict[float, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pairs: FeaturePairs, image: Side | None = None, text: Side | None = None) -> Spectra:
+    def of(cls, pairs: FeaturePairs, image: Spectrum | None = None, text: Spectrum | None = None) -> Spectra:
         """One pass over the captions: memory D × D, whatever their number. fp64, since moments cancel.
 
         image, text: sides of these pairs that are known from pairing them with other features.
@@ -236,7 +236,7 @@ class Spectra:
             return x.double(), normalized(pairs.text, captions, pairs.text_parts).double()
 
         means, (xx, yy, xy) = moments(len(pairs.image_of), read, image is None, text is None)
-        image, text = image or Side.of(means[0], xx), text or Side.of(means[1], yy)
+        image, text = image or Spectrum.of(means[0], xx), text or Spectrum.of(means[1], yy)
         return cls(image, text, image.basis.T @ xy @ text.basis)
 
     def canonical(self, ridge: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from isthmus.errors import UsageError
 from isthmus.projectors.projector import Projector
 
 
-class Concat(nn.Module):
+class ConcatEnsemble(nn.Module):
     """[N, sum(parts)] to [N, w1 + w2 + …]: unit rows of every member, each times the root of its share.
 
     Between two of these the cosine is the members' cosines averaged by share, so that models which err in
@@ -45,13 +45,13 @@ class Concat(nn.Module):
         return {"kind": self.kind, "members": members, "shares": self.shares}
 
 
-class Blend(Concat):
+class SumEnsemble(ConcatEnsemble):
     """[N, sum(parts)] to [N, width]: unit rows of every member, each times its share, added.
 
-    What `Concat` is where both sides are free, this is where the other side is fixed: the members' cosines to any y are
-    averaged by share (up to the length of the sum), and the width stays that of the space.
+    What `ConcatEnsemble` is where both sides are free, this is where the other side is fixed: the members' cosines to
+    any y are averaged by share (up to the length of the sum), and the width stays that of the space.
 
-    Raises `UsageError` as `Concat` does, and for members of different width.
+    Raises `UsageError` as `ConcatEnsemble` does, and for members of different width.
     """
 
     kind = "blend"

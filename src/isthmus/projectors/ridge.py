@@ -17,7 +17,7 @@ from isthmus.projectors.closed_form import (
     HELD_OUT,
     RIDGES,
     Map,
-    Side,
+    Spectrum,
     load_linear,
     moments,
     normalized,
@@ -29,7 +29,7 @@ OFFSETS = (1.0, 0.0)  # with the centre of the fixed side, or without: a gap bet
 
 
 @dataclass(frozen=True)
-class Onto:
+class RidgeMap:
     """A map from layer-normalised features onto a fixed side, and the settings that were best on held-out pairs."""
 
     parts: list[int]
@@ -43,7 +43,7 @@ class Onto:
         return projector
 
 
-def ridge_onto(pairs: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> Onto:
+def ridge_onto(pairs: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> RidgeMap:
     """Least squares with an L2 penalty from one side's features to the embeddings of the other.
 
     pairs: the `frozen` side holds unit rows of the joint space, the other one encoder features, which are
@@ -54,7 +54,7 @@ def ridge_onto(pairs: FeaturePairs, val: FeaturePairs | None, frozen: Modality) 
     Raises `InputError` for fewer than 10 pairs.
     """
     (mean, centre), (xx, _, xy) = moments(len(pairs.image_of), lambda some: _sides(pairs, some, frozen), True, False)
-    side = Side.of(mean, xx)
+    side = Spectrum.of(mean, xx)
     cross = side.basis.T @ xy  # with the fixed side, on the eigenvectors of the free one: [D, w]
     choices = [(ridge, offset) for ridge in RIDGES for offset in OFFSETS] if val is not None else [(0.1, 1.0)]
     maps = {choice: _solve(side, cross, centre, *choice) for choice in choices}
@@ -63,7 +63,7 @@ def ridge_onto(pairs: FeaturePairs, val: FeaturePairs | None, frozen: Modality) 
         held_out = _HeldOut(val, frozen)
         best = max(choices, key=lambda choice: held_out.score(*maps[choice]))
     parts = list(pairs.image_parts if frozen == "text" else pairs.text_parts)
-    return Onto(parts, maps[best], {"ridge": best[0], "offset": best[1]})
+    return RidgeMap(parts, maps[best], {"ridge": best[0], "offset": best[1]})
 
 
 def _sides(pairs: FeaturePairs, captions: np.ndarray, frozen: Modality) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ def _given(matrix: Matrix, index: np.ndarray) -> Tensor:
     return torch.from_numpy(rows(matrix, index)).double()
 
 
-def _solve(side: Side, cross: Tensor, centre: Tensor, ridge: float, offset: float) -> Map:
+def _solve(side: Spectrum, cross: Tensor, centre: Tensor, ridge: float, offset: float) -> Map:
     """x ↦ (x − mean) W + offset · centre, scaled so that outputs have mean square 1."""
     components = side.inverse(ridge, 1.0)[:, None] * cross
     weight = side.basis @ components

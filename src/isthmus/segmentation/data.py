@@ -18,6 +18,7 @@ from isthmus.data.groups import whole_groups
 from isthmus.data.images import BadImage, decode_mask
 from isthmus.data.labels import class_names
 from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.data.parquet import slices
 from isthmus.data.tables import is_text
 from isthmus.data.text import json_lines
 from isthmus.errors import InputError
@@ -150,7 +151,7 @@ def _records(path: Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
     if path.suffix.lower() == ".parquet":
         schema = pq.read_schema(path)
         texts = [field.name for field in schema if is_text(field.type) or field.name in ("id", "uid", "mask")]
-        return schema.names, iter(pq.read_table(path, columns=texts).to_pylist())
+        return schema.names, (row for part in slices(path, texts) for row in part.to_pylist())
     if path.suffix.lower() in (".csv", ".tsv"):
         table = Delimited(path)
         return table.names, (record for _, record in table.records())

@@ -11,7 +11,7 @@ from torch import nn
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.metrics.retrieval import Ranks, ranks
-from isthmus.projectors.closed_form import KINDS, Side, Spectra, choose, fit, max_width
+from isthmus.projectors.closed_form import KINDS, Spectra, Spectrum, choose, fit, max_width
 from isthmus.projectors.projector import project
 from isthmus.training import load_recipe, train_projectors
 
@@ -26,7 +26,7 @@ class ClosedForms:
     """
 
     def __init__(self) -> None:
-        self.sides: dict[tuple[str, str], Side] = {}
+        self.sides: dict[tuple[str, str], Spectrum] = {}
 
     def ranks(self, train: FeaturePairs, val: FeaturePairs, image: str, text: str) -> dict[str, Ranks]:
         """Ranks of `val` by kind. image, text: what to remember the encoders' spectra under.

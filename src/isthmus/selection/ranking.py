@@ -1,4 +1,4 @@
-"""From scores to a ranking: order, ties, Pareto front, and how well cheap scores foretell the probe."""
+"""From scores to a ranking: order, ties, Pareto front, and how well cheap scores predict the probe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ranked(scores: Sequence[float]) -> list[int]:
 
 
 def tied_with_first(replicates: Sequence[np.ndarray]) -> list[bool]:
-    """Which of the ranked scores cannot be told from the first: 0 is inside the 95 % interval of the difference.
+    """Which of the ranked scores tie with the first: 0 is inside the 95 % interval of the difference.
 
     replicates: each score's values [B] in the same draws, best first. Without draws, nothing is tied but the first.
     """

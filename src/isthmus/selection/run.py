@@ -27,6 +27,7 @@ from isthmus.report.page import on_top
 from isthmus.selection.candidates import (
     Candidate,
     Candidates,
+    Log,
     check_any,
     first_ids,
     from_arrays,
@@ -37,8 +38,8 @@ from isthmus.selection.candidates import (
     wanted_ids,
 )
 from isthmus.selection.ranking import correlation, cost_of, pareto, ranked, tied_with_first
-from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Score, Scorer, check_unimodal
-from isthmus.selection.sides import Side
+from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, PairScorer, Score, check_unimodal
+from isthmus.selection.sides import EncoderSample
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids
 from isthmus.store.opening import SELECTION, holds_features, open_pairs
@@ -46,7 +47,6 @@ from isthmus.version import __version__
 
 REPORT = "report.html"
 SCORES_FORMAT = 1  # of cached scores: a new number where a score is computed in another way
-Log = Callable[[str], None]
 Encoders = str | Encoder | Sequence[str | Encoder]
 
 
@@ -245,7 +245,7 @@ def _listed(named: Any) -> list[Any]:
     return [named] if isinstance(named, str) or not isinstance(named, Sequence) else list(named)
 
 
-def make_scorer(frame: FeaturePairs, seeds: int, bootstrap: int, sample: int, seed: int) -> Scorer:
+def make_scorer(frame: FeaturePairs, seeds: int, bootstrap: int, sample: int, seed: int) -> PairScorer:
     """Train and validation parts of the images that have captions, and the sample for training-free scores."""
     described = np.unique(frame.image_of)
     parts = frame.subset(described).split(seed=seed)
@@ -254,11 +254,11 @@ def make_scorer(frame: FeaturePairs, seeds: int, bootstrap: int, sample: int, se
         raise InputError(f"No {missing} pairs: held-out scores need both. Add pairs, or a `split` column with both.")
     train, val = parts["train"], parts["val"]
     few = train.subset(evenly(len(train), sample))
-    return Scorer(few, train, val, range(seed, seed + seeds), bootstrap, seed)
+    return PairScorer(few, train, val, range(seed, seed + seeds), bootstrap, seed)
 
 
 def score_all(
-    candidates: Candidates, scorer: Scorer, cache: Cache, progress: bool
+    candidates: Candidates, scorer: PairScorer, cache: Cache, progress: bool
 ) -> dict[tuple[str, str], dict[str, Score]]:
     """Scores by (image, text). An encoder whose features cannot be compared is moved to `failed`."""
     texts = [side for candidate in list(candidates.encoders["text"]) if (side := _side(candidate, candidates, scorer))]
@@ -277,9 +277,9 @@ def score_all(
     return found
 
 
-def _side(candidate: Candidate, candidates: Candidates, scorer: Scorer) -> Side | None:
+def _side(candidate: Candidate, candidates: Candidates, scorer: PairScorer) -> EncoderSample | None:
     try:
-        return Side(candidate, scorer.sample)
+        return EncoderSample(candidate, scorer.sample)
     except IsthmusError as error:
         candidates.fail(candidate, error)
         return None
@@ -288,7 +288,7 @@ def _side(candidate: Candidate, candidates: Candidates, scorer: Scorer) -> Side 
 class Cache:
     """Scores in a folder, by what they were computed from: a run that was stopped goes on, a repeated one is quick."""
 
-    def __init__(self, folder: Path | None, scorer: Scorer) -> None:
+    def __init__(self, folder: Path | None, scorer: PairScorer) -> None:
         self.folder = folder
         if folder is not None:
             check_owned(folder.parent, {folder.name})
@@ -298,7 +298,9 @@ class Cache:
         self.context, self.bootstrap = _digest([told, settings]), scorer.bootstrap
         self.names = {name for name in LABELS if name != PROBE or scorer.seeds}
 
-    def scores(self, image: Side, text: Side, compute: Callable[[], dict[str, Score]]) -> dict[str, Score]:
+    def scores(
+        self, image: EncoderSample, text: EncoderSample, compute: Callable[[], dict[str, Score]]
+    ) -> dict[str, Score]:
         """The scores of a pair, computed unless they are known."""
 
         def fresh() -> dict[str, Any]:
@@ -330,10 +332,10 @@ def _digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=12).hexdigest()
 
 
-def _encoder_row(candidate: Candidate, cache: Cache, scorer: Scorer, log: Log) -> dict[str, Any]:
+def _encoder_row(candidate: Candidate, cache: Cache, scorer: PairScorer, log: Log) -> dict[str, Any]:
     """What is told about one encoder."""
     record, cost = candidate.record, candidate.cost
-    key = ["unimodal", Side(candidate, scorer.sample).digest]
+    key = ["unimodal", EncoderSample(candidate, scorer.sample).digest]
     return {
         "name": candidate.name,
         "fingerprint": record.get("fingerprint"),
@@ -350,7 +352,7 @@ def assemble(
     scored: dict[tuple[str, str], dict[str, Score]],
     encoders: Mapping[Any, list[dict[str, Any]]],
     candidates: Candidates,
-    scorer: Scorer,
+    scorer: PairScorer,
     config: dict[str, Any],
     command: str,
 ) -> Selection:
@@ -385,7 +387,7 @@ def assemble(
     return Selection(pairs, encoders, _agreement(pairs, info, scorer), candidates.failed, facts, candidates)
 
 
-def _agreement(pairs: list[dict[str, Any]], info: dict[Any, dict[str, Any]], scorer: Scorer) -> dict[str, Any]:
+def _agreement(pairs: list[dict[str, Any]], info: dict[Any, dict[str, Any]], scorer: PairScorer) -> dict[str, Any]:
     """Correlation of each cheap score with the probe's R@10 over the pairs; {} without a probe."""
     if not scorer.seeds or len(pairs) < 3:
         return {}
@@ -406,7 +408,7 @@ def _agreement(pairs: list[dict[str, Any]], info: dict[Any, dict[str, Any]], sco
 
 def _facts(
     candidates: Candidates,
-    scorer: Scorer,
+    scorer: PairScorer,
     config: dict[str, Any],
     command: str,
     main: str,
@@ -469,7 +471,7 @@ def table(selection: Selection, most: int = 20) -> str:
     if len(selection.pairs) > most:
         lines.append(f"… and {len(selection.pairs) - most} more pairs")
     lines.append(
-        f"ranked by {LABELS[selection.facts['ranked_by']]}; = cannot be told from the first; * no other pair is better "
+        f"ranked by {LABELS[selection.facts['ranked_by']]}; = ties with the first; * no other pair is better "
         f"and cheaper ({selection.facts['cost_unit']})"
     )
     lines += selection.facts["notes"]

@@ -17,7 +17,7 @@ from isthmus.selection.candidates import Candidate, pairs_of
 from isthmus.selection.cka import Kernel, cka_influence, gaussian_floor, null_deviation, null_mean
 from isthmus.selection.heldout import ClosedForms, probe
 from isthmus.selection.neighbors import overlap, permuted
-from isthmus.selection.sides import RBF_ITEMS, Side, item_features
+from isthmus.selection.sides import RBF_ITEMS, EncoderSample, item_features
 from isthmus.selection.uncertainty import Draws, chance_recall, ci95, permutation_null
 
 PROBE, FALLBACK = "probe_recall@10", "cca_recall@10"
@@ -76,7 +76,7 @@ class Score:
 
 
 @dataclass
-class Scorer:
+class PairScorer:
     """Scores pairs on the same items and the same draws.
 
     sample: what training-free scores compare. train, val: what held-out scores are fitted to, and measured on.
@@ -97,7 +97,7 @@ class Scorer:
         self.val_draws = Draws(self.val.bootstrap_group, self.bootstrap, self.seed)
         self.closed_forms = ClosedForms()
 
-    def pair(self, image: Side, text: Side) -> dict[str, Score]:
+    def pair(self, image: EncoderSample, text: EncoderSample) -> dict[str, Score]:
         """Every score of one pair by name."""
         train, val = (pairs_of(part, image.candidate, text.candidate) for part in (self.train, self.val))
         found = self.similarities(image, text)
@@ -108,7 +108,7 @@ class Scorer:
             found[PROBE] = self.recall(probe(train, val, seeds=self.seeds))
         return found
 
-    def similarities(self, image: Side, text: Side) -> dict[str, Score]:
+    def similarities(self, image: EncoderSample, text: EncoderSample) -> dict[str, Score]:
         """The scores that fit nothing."""
         n = len(self.sample)
         k = image.neighbors.shape[1]

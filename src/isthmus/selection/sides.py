@@ -24,7 +24,7 @@ def caption_means(matrix: Matrix, image_of: np.ndarray, images: int) -> np.ndarr
     return total / np.maximum(np.bincount(image_of, minlength=images), 1)[:, None]
 
 
-class Side:
+class EncoderSample:
     """One encoder on the items that training-free scores compare: images, or the means of their captions.
 
     features: float32 [n, D]. Raises `InputError` for features that are constant, not finite, or zero.

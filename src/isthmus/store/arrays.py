@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from isthmus.data.matrix import as_matrix
 from isthmus.errors import InputError, UsageError
-from isthmus.store.blocks import Block
+from isthmus.store.blocks import MappedArray
 from isthmus.store.keys import text_hash, to_keys
 from isthmus.store.manifest import is_store, read_manifest
 from isthmus.store.writer import StoreWriter
@@ -66,7 +66,7 @@ def import_arrays(
         writer.finish(images, texts)
 
 
-def open_npy(path: str | Path) -> Block:
+def open_npy(path: str | Path) -> MappedArray:
     """A .npy file of floats [n, D] as a block on disk.
 
     Raises:
@@ -81,7 +81,7 @@ def open_npy(path: str | Path) -> Block:
     check_matrix(array, path)
     if not array.flags.c_contiguous:
         raise InputError(f"{path}: stored column by column; save np.ascontiguousarray(x).")
-    return Block(Path(path), array.offset, (array.shape[0], array.shape[1]), array.dtype)
+    return MappedArray(Path(path), array.offset, (array.shape[0], array.shape[1]), array.dtype)
 
 
 def check_matrix(array: np.ndarray, where: Any) -> None:

@@ -24,7 +24,7 @@ class DamagedShard(InputError):
 
 
 @dataclass(frozen=True)
-class Block:
+class MappedArray:
     """A [rows, width] array inside a file, at a byte offset."""
 
     path: Path

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from isthmus.errors import InputError
 from isthmus.files import atomic_path
 from isthmus.store.arrays import CHUNK, caption_table, content_hashes, open_npy, write_rows
-from isthmus.store.blocks import Block
+from isthmus.store.blocks import MappedArray
 from isthmus.store.disk import write_parquet
 from isthmus.store.keys import HASH_PATTERN
 from isthmus.store.matrix import FeatureMatrix, Rows
@@ -153,7 +153,7 @@ def _metadata(folder: Path, k: str, out: str | Path) -> pa.Table:
     return table
 
 
-def embedding_block(folder: Path, name: str, k: str, rows: int) -> Block:
+def embedding_block(folder: Path, name: str, k: str, rows: int) -> MappedArray:
     path = folder / name / f"{name}_{k}.npy"
     block = open_npy(path)
     if block.shape[0] != rows:
@@ -161,7 +161,7 @@ def embedding_block(folder: Path, name: str, k: str, rows: int) -> Block:
     return block
 
 
-def _same_width(modality: str, blocks: Sequence[Block]) -> None:
+def _same_width(modality: str, blocks: Sequence[MappedArray]) -> None:
     for block in blocks:
         if block.shape[1] != blocks[0].shape[1]:
             widths = f"{block.shape[1]} wide, but {blocks[0].path.name} is {blocks[0].shape[1]} wide"

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isthmus.errors import InputError
-from isthmus.files import atomic_path, read_json, sync_folder, write_json
+from isthmus.files import atomic_path, read_json, sync_folder, write_json, writing
 from isthmus.store.disk import write_parquet
 
 FOLDER = "journal"
@@ -62,7 +62,8 @@ class Journal:
                 try:
                     parts.append(pq.read_table(self.folder / name, page_checksum_verification=True).cast(_SCHEMA))
                 except (OSError, ValueError, pa.ArrowException):
-                    (self.folder / name).unlink()
+                    with writing(self.folder / name):
+                        (self.folder / name).unlink()
         return pa.concat_tables([_SCHEMA.empty_table(), *parts])
 
     def names(self, hashes: Sequence[str]) -> list[str]:
@@ -86,7 +87,8 @@ class Journal:
     def remove(self) -> None:
         self._buffer = []
         if self.folder.is_dir():
-            shutil.rmtree(self.folder)
+            with writing(self.folder):
+                shutil.rmtree(self.folder)
             sync_folder(self.folder.parent)
 
     def _names(self) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.matrix import OnDemand
 from isthmus.errors import InputError
-from isthmus.store.blocks import Block
+from isthmus.store.blocks import MappedArray
 
 CONVERTED_AT_ONCE = 512  # rows that stay in a core's cache between being read and being converted
 
@@ -21,7 +21,7 @@ CONVERTED_AT_ONCE = 512  # rows that stay in a core's cache between being read a
 class Rows:
     """The rows of many blocks (files) as one array [n, width], each row copied straight out of its mapped file."""
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(self, blocks: Sequence[MappedArray]) -> None:
         self.blocks = [block for block in blocks if block.shape[0]]
         self.starts = np.cumsum([0, *(block.shape[0] for block in self.blocks)])
 
@@ -61,7 +61,7 @@ class Window:
     `width` elements from e on. Only rows within blocks are ever asked for; what lies between is not touched.
     """
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(self, blocks: Sequence[MappedArray]) -> None:
         self._storages = [block.storage() for block in blocks]  # they own the memory
         dtype, self.width = blocks[0].dtype, blocks[0].shape[1]
         pairs = zip(self._storages, blocks, strict=True)

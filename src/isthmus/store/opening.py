@@ -7,7 +7,7 @@ from typing import Any
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, as_pairs, read_pairs
-from isthmus.data.records import Captions
+from isthmus.data.records import CaptionRule
 from isthmus.data.tables import is_frame
 from isthmus.errors import InputError, UsageError
 from isthmus.files import read_sealed
@@ -27,7 +27,7 @@ def holds_features(source: Any) -> bool:
     return isinstance(source, Store | FeaturePairs)
 
 
-def open_source(source: Any, captions: Captions = "optional") -> Store | FeaturePairs | Pairs:
+def open_source(source: Any, captions: CaptionRule = "optional") -> Store | FeaturePairs | Pairs:
     """A store from its folder, pairs from anything else that `read_pairs` reads; what is open already passes.
 
     Raises `InputError` as `open_store` and `read_pairs` do, `UsageError` for what is neither a path nor open.
@@ -39,7 +39,7 @@ def open_source(source: Any, captions: Captions = "optional") -> Store | Feature
     return open_store(source) if holds_features(source) else read_pairs(source, captions=captions)
 
 
-def open_pairs(source: Any, captions: Captions = "required", **options: Any) -> Pairs:
+def open_pairs(source: Any, captions: CaptionRule = "required", **options: Any) -> Pairs:
     """Pairs with their pictures, read where they are named; options: those of `read_pairs`.
 
     Raises `InputError` as `read_pairs` does, and for features alone; `UsageError` for options of what is read already.

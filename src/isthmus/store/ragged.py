@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.data.ragged import Ragged, lengths
-from isthmus.store.blocks import Block, DamagedShard, digest, read_keys, save_shard
+from isthmus.store.blocks import DamagedShard, MappedArray, digest, read_keys, save_shard
 from isthmus.store.keys import KEY_BYTES
 
 RAGGED = "isthmus-shard/2"
@@ -26,8 +26,8 @@ _ROWS = 8192
 class RaggedShard:
     """The header of a ragged shard: where its arrays lie and whose they are. offsets: read into memory."""
 
-    values: Block
-    scale: Block | None
+    values: MappedArray
+    scale: MappedArray | None
     offsets: np.ndarray
     keys_offset: int
     modality: str
@@ -107,7 +107,7 @@ def ragged_shard(path: Path, header: dict[str, Any], start: int, described: dict
     begins = np.fromfile(path, "<i8", count, offset=start + offsets["data_offsets"][0])
     _check_offsets(begins, rows)
     return RaggedShard(
-        Block(path, start + values["data_offsets"][0], (rows, width), dtype),
+        MappedArray(path, start + values["data_offsets"][0], (rows, width), dtype),
         _scale(path, header, start, rows) if dtype.kind == "i" else None,
         begins,
         start + keys["data_offsets"][0],
@@ -118,11 +118,11 @@ def ragged_shard(path: Path, header: dict[str, Any], start: int, described: dict
     )
 
 
-def _scale(path: Path, header: dict[str, Any], start: int, rows: int) -> Block:
+def _scale(path: Path, header: dict[str, Any], start: int, rows: int) -> MappedArray:
     scale = header["scale"]
     if scale["dtype"] != "F32" or scale["shape"] != [rows]:
         raise ValueError("its scale is not one float per token")
-    return Block(path, start + scale["data_offsets"][0], (rows, 1), np.dtype("<f4"))
+    return MappedArray(path, start + scale["data_offsets"][0], (rows, 1), np.dtype("<f4"))
 
 
 def _check_offsets(offsets: np.ndarray, rows: int) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from isthmus.errors import InputError
-from isthmus.files import tidy
+from isthmus.files import tidy, writing
 from isthmus.locking import alone
 from isthmus.owned import check_owned
 from isthmus.store.journal import FOLDER as JOURNAL
@@ -97,5 +97,6 @@ def _shrink(shard: AnyShard, wanted: KeyIndex) -> int:
         return 0
     if len(keep):
         shard.keep(keep)
-    shard.path.unlink()
+    with writing(shard.path):
+        shard.path.unlink()
     return len(keys) - len(keep)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from isthmus.encoders.uri import STATES
 from isthmus.errors import InputError
-from isthmus.store.blocks import Block, DamagedShard, digest, read_described, read_keys, save_shard
+from isthmus.store.blocks import DamagedShard, MappedArray, digest, read_described, read_keys, save_shard
 from isthmus.store.keys import KEY_BYTES
 from isthmus.store.ragged import RAGGED, RaggedShard, ragged_shard
 
@@ -33,7 +33,7 @@ _ROWS = 8192
 class Shard:
     """The header of a shard: where its arrays lie and whose they are."""
 
-    features: Block
+    features: MappedArray
     keys_offset: int
     modality: str
     fingerprint: str
@@ -106,7 +106,7 @@ def open_shard(path: Path) -> AnyShard:
         rows, width = features["shape"]
         if keys["dtype"] != "U8" or keys["shape"] != [rows, KEY_BYTES] or described["format"] != FORMAT:
             raise ValueError("not a shard of this format")
-        block = Block(path, start + features["data_offsets"][0], (rows, width), _DTYPES[features["dtype"]])
+        block = MappedArray(path, start + features["data_offsets"][0], (rows, width), _DTYPES[features["dtype"]])
         keys_offset = start + keys["data_offsets"][0]
         owner = [str(described[name]) for name in ("modality", "fingerprint", "digest")]
         return Shard(block, keys_offset, *owner)

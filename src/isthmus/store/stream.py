@@ -12,6 +12,7 @@ import numpy as np
 from isthmus.data.matrix import LARGEST
 from isthmus.data.ragged import Ragged, join_ragged
 from isthmus.errors import InputError
+from isthmus.files import writing
 from isthmus.store.blocks import DamagedShard
 from isthmus.store.keys import as_bytes
 from isthmus.store.ragged import write_ragged
@@ -42,7 +43,8 @@ class Stream:
             shard = open_shard(path)
         except DamagedShard as error:
             warnings.warn(f"{error} Removed; its rows are computed again.", stacklevel=5)
-            path.unlink()
+            with writing(path):
+                path.unlink()
             return
         check_owner(shard, self.record)
         self.known.update(as_bytes(shard.keys()))

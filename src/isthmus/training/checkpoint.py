@@ -29,9 +29,10 @@ def save(folder: Path, state: CheckpointState, tensors: Tensors) -> None:
     path = folder / f"step-{state['step']:09d}.safetensors"
     write_tensors(path, tensors)
     write_sealed(folder / "state.json", {"format": FORMAT, "file": path.name, "digest": file_digest(path), **state})
-    for old in [*folder.glob("step-*.safetensors"), *folder.glob(f"{TEMPORARY}*")]:
-        if old != path:
-            old.unlink(missing_ok=True)
+    with writing(folder):
+        for old in [*folder.glob("step-*.safetensors"), *folder.glob(f"{TEMPORARY}*")]:
+            if old != path:
+                old.unlink(missing_ok=True)
 
 
 def load(folder: Path, identity: dict[str, Any], device: torch.device) -> tuple[CheckpointState, Tensors] | None:

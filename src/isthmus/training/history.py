@@ -10,8 +10,8 @@ from typing import Any
 from isthmus.errors import UsageError, did_you_mean
 from isthmus.files import write_atomic, writing
 
-Record = dict[str, Any]
-Sink = Callable[[Record], None]
+HistoryRecord = dict[str, Any]
+Sink = Callable[[HistoryRecord], None]
 
 
 class History:
@@ -20,13 +20,13 @@ class History:
     A resumed run hands in the records of its checkpoint; what was written after that is dropped.
     """
 
-    def __init__(self, path: Path | None, records: Iterable[Record] = (), sinks: Iterable[Sink] = ()) -> None:
+    def __init__(self, path: Path | None, records: Iterable[HistoryRecord] = (), sinks: Iterable[Sink] = ()) -> None:
         self.path, self.records, self.sinks = path, list(records), list(sinks)
         if path is not None:
             text = "".join(map(_line, self.records))
             write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
-    def append(self, record: Record) -> None:
+    def append(self, record: HistoryRecord) -> None:
         self.records.append(record)
         if self.path is not None:
             with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
@@ -35,7 +35,7 @@ class History:
             sink(record)
 
 
-def _line(record: Record) -> str:
+def _line(record: HistoryRecord) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
 
 
@@ -59,7 +59,7 @@ def _tensorboard(out: Path, config: dict[str, Any], step: int) -> Sink:
 
     writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def write(record: Record) -> None:
+    def write(record: HistoryRecord) -> None:
         for key, value in record.items():
             if key != "step" and value is not None:
                 writer.add_scalar(key, value, record["step"])

@@ -7,16 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
 from isthmus.errors import InputError
+from isthmus.training.checkpoint import Tensors
 from isthmus.training.fit import Fitting, fit
 from isthmus.training.objective import Objective
 from isthmus.training.recipe import Recipe, Stage
 from isthmus.training.run import Run
 
 Make = Callable[[Any], Objective]  # the objective of a stage, from the stage's recipe
-Tensors = dict[str, Tensor]
 
 
 def fit_stages(make: Make, recipe: Recipe, how: Fitting) -> tuple[Run, list[dict[str, Any]]]:

@@ -48,14 +48,14 @@ class EfficientNetLite(nn.Module):
         width, depth = SCALING[variant]
         self._conv_stem = SameConv2d(3, STEM, 3, stride=2)
         self._bn0 = norm(STEM)
-        blocks: list[Block] = []
+        blocks: list[InvertedResidual] = []
         self.ends = [0]  # number of blocks up to the end of each stage
         channels = STEM
         for i, (repeats, kernel, stride, expansion, out) in enumerate(STAGES):
             out = round_channels(out * width)
             fixed = i in (0, len(STAGES) - 1)  # Lite models do not deepen their first and last stage
             for k in range(repeats if fixed else math.ceil(repeats * depth)):
-                blocks.append(Block(channels, out, kernel, stride if k == 0 else 1, expansion))
+                blocks.append(InvertedResidual(channels, out, kernel, stride if k == 0 else 1, expansion))
                 channels = out
             self.ends.append(len(blocks))
         self._blocks = nn.ModuleList(blocks)
@@ -77,7 +77,7 @@ class EfficientNetLite(nn.Module):
         return F.relu6(self._bn1(self._conv_head(last)), inplace=True)
 
 
-class Block(nn.Module):
+class InvertedResidual(nn.Module):
     """Mobile inverted bottleneck: expand, depthwise, project; a residual where shapes agree."""
 
     normed: ClassVar = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}

@@ -13,7 +13,7 @@ from isthmus.data.images import EXTENSIONS
 from isthmus.errors import InputError, did_you_mean
 from isthmus.files import read_json
 
-Task = Literal["zeroshot_classification", "zeroshot_retrieval"]
+SetTask = Literal["zeroshot_classification", "zeroshot_retrieval"]
 FEW = 64  # entries: a folder with more holds pictures or classes, and no archive is looked for in it
 
 
@@ -51,7 +51,7 @@ class PublicSet:
     size: Mapping[str, int]
     checked: str
     folders: tuple[str, ...] = ()
-    task: Task = "zeroshot_classification"
+    task: SetTask = "zeroshot_classification"
     notes: str = ""
     splits: tuple[str, ...] = field(default=("test",))
 

@@ -9,11 +9,10 @@ from typing import Any
 from isthmus.errors import InputError
 from isthmus.files import read_json
 
-Rows = Iterator[tuple[str, Path, str]]  # id, image file, caption
 UNUSABLE = 2  # mask_quality: 0 is fine, 1 has a label only
 
 
-def read_dci(root: Path) -> Rows:
+def read_dci(root: Path) -> Iterator[tuple[str, Path, str]]:
     """`complete/*.json` and `photos/`. The caption is the whole description as DCI's own loader puts it together:
     short and extra caption, then every mask's.
     """

@@ -8,11 +8,10 @@ from pathlib import Path
 from isthmus.data.text import json_lines
 from isthmus.errors import InputError
 
-Rows = Iterator[tuple[str, Path, str]]  # id, image file, caption
 DEFAULT = "test"
 
 
-def read_docci(root: Path, split: str | None = None) -> Rows:
+def read_docci(root: Path, split: str | None = None) -> Iterator[tuple[str, Path, str]]:
     """`docci_descriptions.jsonlines` (example_id, split, image_file, description) and `images/`.
 
     split: one of test (the default), train, qual_dev, qual_test.

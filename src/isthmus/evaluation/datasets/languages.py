@@ -8,11 +8,11 @@ from isthmus.errors import InputError
 
 ISO = {"jp": "ja", "cz": "cs"}  # as two sets write them
 
-Captions = dict[str, dict[str, list[str]]]  # image -> language -> captions
+CaptionsByLanguage = dict[str, dict[str, list[str]]]  # image -> language -> captions
 
 
 def add_captions(
-    captions: Captions, names: list[str], lang: str, texts: list[str], place: str, names_file: Path
+    captions: CaptionsByLanguage, names: list[str], lang: str, texts: list[str], place: str, names_file: Path
 ) -> None:
     """One language's captions, line by line those of the images `names`."""
     if len(texts) != len(names):

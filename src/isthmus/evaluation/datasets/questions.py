@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from isthmus.data.images import EXTENSIONS, BadImage, decode
-from isthmus.data.sources import Items, Source
+from isthmus.data.sources import ImageSource, Items
 from isthmus.data.text import iter_lines, json_lines
 from isthmus.errors import InputError
 from isthmus.files import read_json
@@ -25,10 +25,10 @@ NONE = ""  # the category of a question that counts for none
 
 
 @dataclass(frozen=True)
-class Picture:
+class QuestionImage:
     """Image `index` of `source`; `box` (left, top, width, height in pixels) is the part of it that is shown."""
 
-    source: Source
+    source: ImageSource
     index: int
     box: Box | None = None
 
@@ -54,7 +54,7 @@ class Question:
     """
 
     id: str
-    images: tuple[Picture, ...]
+    images: tuple[QuestionImage, ...]
     captions: tuple[str, ...]
     category: str
     group: str
@@ -73,11 +73,11 @@ class Files:
         self._index: dict[str, int] = {}
         self._source = Items(self._paths)
 
-    def picture(self, name: str, box: Box | None = None) -> Picture:
+    def picture(self, name: str, box: Box | None = None) -> QuestionImage:
         if name not in self._index:
             self._index[name] = len(self._paths)
             self._paths.append(self.folder / name)
-        return Picture(self._source, self._index[name], box)
+        return QuestionImage(self._source, self._index[name], box)
 
 
 def choice(

@@ -8,10 +8,8 @@ from pathlib import Path
 from isthmus.data.text import read_text
 from isthmus.errors import InputError
 
-Rows = Iterator[tuple[str, Path, str]]  # id, image file, caption
 
-
-def read_urban1k(root: Path) -> Rows:
+def read_urban1k(root: Path) -> Iterator[tuple[str, Path, str]]:
     """`image/NAME.jpg` and `caption/NAME.txt`, of which the first line is the caption."""
     files = sorted((root / "caption").glob("*.txt"))
     if not files:

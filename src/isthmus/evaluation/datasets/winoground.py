@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from isthmus.data.parquet import slices
 from isthmus.data.sources import ParquetColumn
 from isthmus.errors import InputError
 from isthmus.evaluation.datasets.questions import (
     Files,
-    Picture,
     Question,
+    QuestionImage,
     Questions,
     both,
     find_file,
@@ -49,7 +50,8 @@ def _winoground_parquet(path: Path) -> Iterator[Question]:
     try:
         names = pq.read_schema(path).names
         columns = [name for name in ("id", "tag", "secondary_tag", "collapsed_tag") if name in names]
-        rows = pq.read_table(path, columns=[*columns, "caption_0", "caption_1"]).to_pylist()
+        parts = slices(path, [*columns, "caption_0", "caption_1"])
+        rows = [row for part in parts for row in part.to_pylist()]
         given = [_filled(path, column) for column in ("image_0", "image_1")]
         sources = [ParquetColumn(path, column) for column in ("image_0", "image_1")]
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -58,19 +60,17 @@ def _winoground_parquet(path: Path) -> Iterator[Question]:
         place = f"{path}: row {i}"
         captions = both(row, ("caption_0", "caption_1"), place, "captions")
         both({f"image_{k}": given[k][i] for k in (0, 1)}, ("image_0", "image_1"), place, "images")
-        yield _winoground(row, tuple(Picture(source, i) for source in sources), captions, default=str(i))
+        yield _winoground(row, tuple(QuestionImage(source, i) for source in sources), captions, default=str(i))
 
 
 def _filled(path: Path, column: str) -> list[bool]:
     """Whether each row of a column of images holds one, without decoding any."""
-    import pyarrow.parquet as pq
-
-    batches = pq.ParquetFile(path).iter_batches(64, columns=[column])
+    batches = slices(path, [column], 64)
     return [cell is not None and cell != {"bytes": None, "path": None} for b in batches for cell in b[0].to_pylist()]
 
 
 def _winoground(
-    row: Mapping[str, Any], pictures: tuple[Picture, ...], captions: tuple[str, ...], default: str
+    row: Mapping[str, Any], pictures: tuple[QuestionImage, ...], captions: tuple[str, ...], default: str
 ) -> Question:
     id = str(row.get("id", default))
     return Question(id, pictures, captions, str(row.get("collapsed_tag") or row.get("tag") or "all"), id)

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from isthmus.data.text import json_lines
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.languages import Captions, iso
+from isthmus.evaluation.datasets.languages import CaptionsByLanguage, iso
 
 IMAGES = ("images", ".")
 
 
-def read_xm3600(root: Path, split: str | None = None) -> Captions | None:
+def read_xm3600(root: Path, split: str | None = None) -> CaptionsByLanguage | None:
     """`captions.jsonl` (image/key, and per language a list `caption`) beside `images/KEY.jpg`; None where it is not."""
     file = root / "captions.jsonl"
     if not file.is_file():
         return None
-    captions: Captions = {}
+    captions: CaptionsByLanguage = {}
     for line, row in json_lines(file):
         try:
             said = {lang: value["caption"] for lang, value in row.items() if isinstance(value, dict)}

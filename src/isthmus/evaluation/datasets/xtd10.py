@@ -6,13 +6,13 @@ from pathlib import Path
 
 from isthmus.data.text import read_lines
 from isthmus.errors import InputError
-from isthmus.evaluation.datasets.languages import Captions, add_captions, iso
+from isthmus.evaluation.datasets.languages import CaptionsByLanguage, add_captions, iso
 
 FOLDERS = ("XTD10", "MIC", "STAIR", ".")  # where the captions of its eleven languages come from
 IMAGES = ("images", "val2014", "train2014", ".")
 
 
-def read_xtd10(root: Path, split: str | None = None) -> Captions | None:
+def read_xtd10(root: Path, split: str | None = None) -> CaptionsByLanguage | None:
     """The repository (`XTD10/`, `MIC/`, `STAIR/`, each with `test_1kcaptions_LANG.txt`) and `test_image_names.txt`, one
     image a line. None where there is no such file.
     """
@@ -21,7 +21,7 @@ def read_xtd10(root: Path, split: str | None = None) -> Captions | None:
         return None
     names_file = index[0]
     names = read_lines(names_file)
-    captions: Captions = {name: {} for name in names}
+    captions: CaptionsByLanguage = {name: {} for name in names}
     files = [file for folder in FOLDERS for file in sorted((root / folder).glob("test_1kcaptions_*.txt"))]
     if not files:
         raise InputError(f"{root}: no test_1kcaptions_LANG.txt in {', '.join(FOLDERS[:-1])} or here.")

@@ -56,6 +56,7 @@ def suite(
             {class: [sentences]}, which may stand below the sets' names.
         split: of every set; default: the one that papers report (docs/datasets.md), test where nothing is published,
             val where a set has no test.
+        protocol: evaluate as a paper does, sail or freeze-align, by default on its sets.
 
     Raises UsageError for an unknown set, InputError where nothing at all could be evaluated.
     """

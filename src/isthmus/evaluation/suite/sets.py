@@ -20,11 +20,11 @@ from isthmus.data.gathering import Gathered, Reading
 from isthmus.data.images import EXTENSIONS, BadImage, decode
 from isthmus.data.labels import ADVICE, SYNSET, check_classes
 from isthmus.data.pairs import Pairs, gathered_pairs, pairs_from_lists, read_pairs
-from isthmus.data.sources import Items, Source
+from isthmus.data.sources import ImageSource, Items
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.text import read_entries, read_lines
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.evaluation.datasets.archive import Listing, PublicSet, Task, letters, matched_names
+from isthmus.evaluation.datasets.archive import Listing, PublicSet, SetTask, letters, matched_names
 from isthmus.evaluation.datasets.names import class_names, synsets
 from isthmus.evaluation.datasets.names import templates as published_templates
 from isthmus.evaluation.datasets.registry import PUBLIC
@@ -47,7 +47,7 @@ class BenchmarkSet:
     """
 
     name: str
-    task: Task
+    task: SetTask
     pairs: Pairs
     classes: list[str]
     templates: list[str]
@@ -148,7 +148,7 @@ def _as_pairs(listing: Listing, path: Path) -> Pairs:
 class Framed:
     """Images without so many pixels at each side."""
 
-    def __init__(self, source: Source, border: int) -> None:
+    def __init__(self, source: ImageSource, border: int) -> None:
         self.source, self.border = source, border
 
     def read(self, index: int) -> bytes:

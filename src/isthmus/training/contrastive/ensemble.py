@@ -13,7 +13,7 @@ from torch import nn
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.encoders.modality import Modality
-from isthmus.projectors import Blend, Concat, Head, Projector
+from isthmus.projectors import ConcatEnsemble, Head, Projector, SumEnsemble
 from isthmus.projectors.closed_form import choose, fit
 from isthmus.projectors.projector import project
 from isthmus.projectors.ridge import ridge_onto
@@ -77,7 +77,7 @@ def join(closed: Projector, trained: Projector, share: float) -> Head:
     """Both side by side, or the only one that counts."""
     if share in (0, 1):
         return closed if share else trained
-    return Concat([closed, trained], [share, 1 - share]).eval()
+    return ConcatEnsemble([closed, trained], [share, 1 - share]).eval()
 
 
 def blended(
@@ -92,10 +92,10 @@ def blended(
     closed, free = form.to_projector().eval(), free.eval()
     share, metrics = 0.5, {}
     if val is not None:
-        found = {one: _measured(Blend([closed, free], [one, 1 - one]), fixed, val, frozen) for one in SHARES}
+        found = {one: _measured(SumEnsemble([closed, free], [one, 1 - one]), fixed, val, frozen) for one in SHARES}
         share = max(found, key=lambda one: found[one]["val_recall"])
         metrics = found[share]
-    joined = Blend([closed, free], [share, 1 - share]).eval() if 0 < share < 1 else closed if share else free
+    joined = SumEnsemble([closed, free], [share, 1 - share]).eval() if 0 < share < 1 else closed if share else free
     beside = {"form": "ridge", "share": share, **form.settings}
     return ordered(joined, fixed, frozen), {"validation": metrics, "beside": beside}
 

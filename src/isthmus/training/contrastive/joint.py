@@ -18,6 +18,7 @@ from isthmus.losses import LOSSES, Scale, initial_bias
 from isthmus.projectors import Head, Projector, build_projector, solve_expand
 from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
 from isthmus.projectors.projector import project
+from isthmus.projectors.tokens import takes_tokens
 from isthmus.training.contrastive.locked_head import LockedHead, build_free, ordered, start_onto
 from isthmus.training.contrastive.recipe import ContrastiveRecipe, HeadOptions, LossOptions
 from isthmus.training.contrastive.views import check_augmented, check_views
@@ -141,7 +142,9 @@ def build_projectors(head: HeadOptions, pairs: FeaturePairs, width: int) -> tupl
         kind, parts = getattr(head, side), getattr(pairs, f"{side}_parts")
         expand = head.expand if head.budget is None else solve_expand(kind, parts, width, head.budget)
         options: dict[str, Any] = {"norm": head.norm, "dropout": head.dropout, "expand": expand}
-        return build_projector(kind, parts, width, padded=spec_of(pairs.modality(side)).padded, **options)
+        return build_projector(
+            kind, parts, width, padded=takes_tokens(kind) and spec_of(pairs.modality(side)).padded, **options
+        )
 
     image, text = map(build, SIDES)
     return image, text

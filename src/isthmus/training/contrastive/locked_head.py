@@ -13,6 +13,7 @@ from isthmus.errors import UsageError
 from isthmus.projectors import Projector, build_projector, solve_expand
 from isthmus.projectors.blocks import Linear, Parallel
 from isthmus.projectors.ridge import ridge_onto
+from isthmus.projectors.tokens import takes_tokens
 from isthmus.training.contrastive.recipe import ContrastiveRecipe, HeadOptions
 
 
@@ -52,7 +53,9 @@ def build_free(head: HeadOptions, pairs: FeaturePairs, frozen: Modality) -> Proj
     width = fixed_width(pairs, frozen)
     expand = head.expand if head.budget is None else solve_expand(kind, parts, width, head.budget)
     options: dict[str, Any] = {"norm": head.norm, "dropout": head.dropout, "expand": expand}
-    return build_projector(kind, parts, width, padded=spec_of(pairs.modality(free)).padded, **options)
+    return build_projector(
+        kind, parts, width, padded=takes_tokens(kind) and spec_of(pairs.modality(free)).padded, **options
+    )
 
 
 def start_onto(projector: Projector, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> None:

@@ -1,0 +1,237 @@
+"""Ten minutes of torture, all with random choices of a fixed seed. The counts are printed: `pytest -m slow -s`."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import isthmus as ist
+import torture
+from bounded import cost
+from fault_cases import model_content, store_content
+from isthmus.curation.curated import SELECTED
+from isthmus.curation.output import MANIFEST
+from isthmus.encoders import load_encoder
+from isthmus.errors import IsthmusError
+from isthmus.files import read_sealed
+from isthmus.store import open_store
+from isthmus.store.joining import read_ids
+from isthmus.training import checkpoint
+from tiny_encoders import (
+    pictures,
+    save_bert,
+    save_dinov2,
+    save_processor,
+    save_router,
+    save_sentence_pipeline,
+)
+from toys import write_pairs
+
+HERE = Path(__file__).parent
+FAULTS, MUTATIONS, ENCODERS, SEARCHES = 210, 60, 60, 30  # seconds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    library = tmp_path_factory.mktemp("preloaded") / "faults_below.so"
+    source = str(HERE / "faults_below.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), source, "-ldl"], check=True)
+    return library
+
+
+@pytest.mark.parametrize("case", torture.CASES)
+def test_faults_below_python_and_signals_lose_nothing(tmp_path: Path, preloaded: Path, case: str) -> None:
+    """Kills, short writes, a disk that fails or is full, signals: nothing or the whole, the same bytes when resumed."""
+    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, str(HERE / "torture.py"), str(tmp_path), str(FAULTS / len(torture.CASES)), case],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "LD_PRELOAD": str(preloaded)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    print(run.stdout)  # noqa: T201
+    assert all(name in run.stdout for name in (*torture.STRIKES, "signal"))
+
+
+# --- mutations of every kind of file ----------------------------------------------------------------------------------
+
+
+def mutated(data: bytes, draw: random.Random) -> bytes:
+    place, length = draw.randrange(len(data) + 1), draw.choice([1, 2, 16, 500])
+    return draw.choice(
+        [
+            lambda: data[:place],
+            lambda: data[:place] + draw.randbytes(length) + data[place + length :],
+            lambda: data[:place] + bytes(length) + data[place + length :],
+            lambda: data[:place] + draw.randbytes(length) + data[place:],
+            lambda: data[:place] + data[place + length :],
+            lambda: data + data,
+            lambda: b"",
+            lambda: draw.randbytes(length),
+        ]
+    )()
+
+
+def artefacts(root: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
+    """A folder of every kind, and how it is read."""
+    table = write_pairs(root / "data", copies=1)
+    from toys import pixel_encoder, word_encoder
+
+    ist.embed(table, pixel_encoder(), word_encoder(), out=root / "store")
+    draws = np.random.default_rng(0).normal(size=(2, 40, 6)).astype(np.float32)
+    record = {"uri": "callable:x", "fingerprint": "0" * 64, "width": 6}
+    ids = [str(row) for row in range(40)]
+    pairs = ist.FeaturePairs.from_arrays(*draws, ids=ids, captions=ids, image_encoder=[record], text_encoder=[record])
+    ist.train(pairs, recipe="cca", overrides=["head.width=4", "loss.scale=10"], out=root / "model")
+    ist.curate(pairs, "auto:3", out=root / "chosen", per_concept=6, keep=20)
+    checkpoint.save(root / "checkpoint", {"step": 1, "identity": {}}, {})
+    import torch
+
+    def resumed(path: Path) -> Any:
+        found = checkpoint.load(path, {}, torch.device("cpu"))
+        return found and found[0]
+
+    return {
+        "store": (root / "store", store_content),
+        "model": (root / "model", model_content),
+        "selection": (root / "chosen", lambda path: (read_ids(path / SELECTED), read_sealed(path / MANIFEST))),
+        "checkpoint": (root / "checkpoint", resumed),
+    }
+
+
+UNREAD = re.compile(r"\.lock|ledger\.jsonl|README\.md|history\.jsonl|report\.html|.*\.topk|.*\.svg|.*\.png|concepts.*")
+
+
+def test_no_mutation_of_a_file_is_taken_for_the_file(tmp_path: Path) -> None:
+    """A mutated file gives what the sound one gave, where the bytes say nothing, or an error of ours."""
+    draw, told = random.Random(0), Counter()
+    warnings.simplefilter("ignore")
+    made = artefacts(tmp_path)
+    sound = {kind: read(folder) for kind, (folder, read) in made.items()}
+    files = [
+        (kind, path)
+        for kind, (folder, _) in made.items()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not UNREAD.fullmatch(path.name)
+    ]
+    end = time.monotonic() + MUTATIONS
+    while time.monotonic() < end:
+        for kind, path in files:
+            data = path.read_bytes()
+            changed = mutated(data, draw)
+            path.write_bytes(changed)
+            try:
+                found = made[kind][1](made[kind][0])
+                assert found == sound[kind], f"{path}: read as something else"
+                told[f"{kind}: same"] += 1
+            except IsthmusError as error:
+                assert len(str(error)) < 3000
+                told[f"{kind}: refused"] += 1
+            finally:
+                path.write_bytes(data)
+    print(told.total(), "mutations of", len(files), "files", dict(told))  # noqa: T201
+    assert all(told[f"{kind}: refused"] for kind in made)
+
+
+# --- hostile encoders -------------------------------------------------------------------------------------------------
+
+VALUES: list[Any] = [
+    None,
+    -1,
+    0,
+    1.5,
+    10**9,
+    200_000,
+    10**30,
+    "x",
+    "",
+    [],
+    [1, 2],
+    {},
+    {"a": [1]},
+    True,
+    "../..",
+    1e308,
+]
+
+
+def hostile(value: Any, draw: random.Random) -> Any:
+    """A configuration with one of its values, at any depth, replaced."""
+    if isinstance(value, dict) and value and draw.random() < 0.9:
+        key = draw.choice(sorted(value))
+        return value | {key: hostile(value[key], draw)}
+    if isinstance(value, list) and value and draw.random() < 0.7:
+        place = draw.randrange(len(value))
+        return [*value[:place], hostile(value[place], draw), *value[place + 1 :]]
+    return draw.choice(VALUES)
+
+
+def test_hostile_encoder_folders_of_every_family_end_in_a_message(tmp_path: Path) -> None:
+    draw, told = random.Random(0), Counter()
+    made = {
+        "bert": ("hf", save_bert(tmp_path / "bert")),
+        "dinov2": ("hf", save_processor(save_dinov2(tmp_path / "dinov2"))),
+        "pipeline": ("st", save_sentence_pipeline(tmp_path / "st")),
+        "router": ("st", save_router(tmp_path / "router")),
+    }
+    for family, (source, folder) in made.items():
+        load_encoder(f"{source}:{folder}").encode(pictures(1) if family == "dinov2" else ["a cat"])
+    end = time.monotonic() + ENCODERS
+    while time.monotonic() < end:
+        for family, (source, folder) in made.items():
+            copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+            file = draw.choice(sorted(copy.rglob("*.json")))
+            before = file.read_text()
+            changed = draw.random() < 0.7
+            text = json.dumps(hostile(json.loads(before), draw)) if changed else mutated(before.encode(), draw).decode(
+                "utf-8", "replace"
+            )  # fmt: skip
+            file.write_text(text)
+            spent = cost(lambda source=source, copy=copy: load_encoder(f"{source}:{copy}"))
+            assert spent.seconds < 10 and spent.mib < 2048, (file, text[:500], spent)
+            told[f"{family}: {'refused' if spent.error else 'loaded'}"] += 1
+            shutil.rmtree(copy)
+    print(told.total(), "hostile folders", dict(told))  # noqa: T201
+
+
+def test_encoding_and_searching_for_long_does_not_grow(tmp_path: Path) -> None:
+    from test_suite import toy_model
+
+    write_pairs(tmp_path / "data", copies=1)
+    model = toy_model()
+    ist.embed(
+        tmp_path / "data" / "pairs.jsonl", model.encoders["image"], model.encoders["text"], out=tmp_path / "store"
+    )
+
+    def once() -> None:
+        ist.search(model, tmp_path / "data", "red", k=3)
+        ist.search(model, open_store(tmp_path / "store"), "a blue square", k=3)
+
+    def resident() -> int:
+        return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024  # type: ignore[index]
+
+    for _ in range(20):
+        once()
+    before, rounds, end = resident(), 0, time.monotonic() + SEARCHES
+    while time.monotonic() < end:
+        once()
+        rounds += 1
+    grown = resident() - before
+    print(rounds, "rounds of encode and search, grown by", grown, "MiB")  # noqa: T201
+    assert rounds > 20 and grown < 64
