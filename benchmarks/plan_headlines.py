@@ -60,7 +60,7 @@ class Run:
         """Everything that follows from the sizes. hours: of one GPU. memory: of the heads' training."""
         recipe = load_recipe(self.recipe).resolve(int(self.captions))
         parts = [[side.width] * side.stored for side in (self.image, self.text)]
-        pairs: Any = SimpleNamespace(image_parts=parts[0], text_parts=parts[1])
+        pairs: Any = SimpleNamespace(image_parts=parts[0], text_parts=parts[1], modality=str)
         assert isinstance(recipe.head.width, int)
         with torch.device("cpu" if self.image.stored > 2 else "meta"):  # token heads count their tokens as they run
             heads = build_projectors(recipe.head, pairs, recipe.head.width)

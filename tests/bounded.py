@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from isthmus.errors import IsthmusError
 
@@ -28,12 +31,19 @@ def cost(work: Callable[[], Any]) -> Cost:
         child = os.fork()
         if child == 0:
             try:
+                torch.set_num_threads(
+                    1
+                )  # OpenMP's threads do not survive a fork, and would be waited for
                 json.dump(_measured(work), told)
                 told.flush()
                 os._exit(0)
             finally:
                 os._exit(1)
-        _, status = os.waitpid(child, 0)
+        try:
+            _, status = os.waitpid(child, 0)
+        except BaseException:  # the test ran out of time
+            os.kill(child, signal.SIGKILL)
+            raise
         told.seek(0)
         text = told.read()
         assert os.waitstatus_to_exitcode(status) == 0, f"ended with {os.waitstatus_to_exitcode(status)}: {text}"

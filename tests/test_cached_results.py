@@ -76,7 +76,7 @@ def test_a_sealed_score_of_another_shape_is_computed_again(tmp_path: Path, value
 
 def test_sound_scores_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = select(tmp_path)
-    monkeypatch.setattr("isthmus.selection.scoring.Scorer.pair", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("isthmus.selection.scoring.PairScorer.pair", lambda *_: pytest.fail("computed again"))
     assert select(tmp_path)["pairs"] == first["pairs"]
 
 

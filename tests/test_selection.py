@@ -202,8 +202,8 @@ def test_a_second_run_computes_nothing_again(table: Path, tmp_path: Path, monkey
     def refuse(*_args: Any) -> Any:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("isthmus.selection.scoring.Scorer.pair", refuse)
-    monkeypatch.setattr("isthmus.selection.scoring.Scorer.unimodal", refuse)
+    monkeypatch.setattr("isthmus.selection.scoring.PairScorer.pair", refuse)
+    monkeypatch.setattr("isthmus.selection.scoring.PairScorer.unimodal", refuse)
     again = ist.select(table, pixel_encoder(), word_encoder(), out=tmp_path, seeds=1, bootstrap=50)
     assert again.pairs[0]["scores"] == first.pairs[0]["scores"]
 

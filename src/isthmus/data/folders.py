@@ -135,7 +135,7 @@ def _names_images(path: Path) -> bool:
             names = tables.pq.read_schema(path).names
         else:
             names = next(json_lines(path), (0, {}))[1]
-    except (InputError, tables.pa.ArrowException, OSError):
+    except (InputError, tables.pa.ArrowException, OSError, RuntimeError):
         return True  # and it is said what is wrong with it
     return "image" in names or "file_name" in names
 

@@ -187,7 +187,7 @@ class ParquetColumn:
         if group not in self.kept:
             try:
                 self.kept[group] = row_group((self.file, self._plain), group, self.column)
-            except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+            except (OSError, ValueError, RuntimeError, MemoryError, pa.ArrowException) as error:
                 raise BadImage(f"{self.path}: row group {group} cannot be read ({error}).") from None
             if len(self.kept) > self.KEPT:
                 self.kept.popitem(last=False)

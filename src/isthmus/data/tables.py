@@ -30,7 +30,12 @@ def read_parquet(path: Path, into: Gathered) -> None:
     """A Parquet table. Images given as bytes stay in the file until they are read."""
     try:
         _parquet(path, into)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a text that is no UTF-8 shows when it is taken
+    except (
+        pa.ArrowException,
+        OSError,
+        RuntimeError,
+        UnicodeDecodeError,
+    ) as error:  # a text that is no UTF-8 shows when it is taken
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
 
 
@@ -45,7 +50,7 @@ def read_parts(paths: Sequence[Path], folder: Path, into: Gathered) -> None:
         part = into.of(split=split_of(path, folder))
         try:
             _parquet(path, part, path.relative_to(folder).with_suffix("").as_posix())
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, RuntimeError, UnicodeDecodeError) as error:
             into.intake.skip(path.relative_to(folder).as_posix(), f"cannot be read as Parquet ({error}).")
         into.notes += [note.replace(str(path), str(folder)) for note in part.notes[len(into.notes) :]]
     into.notes = notes + list(dict.fromkeys(into.notes))
@@ -82,7 +87,7 @@ def _until_damaged(records: Iterator[Any], intake: Intake, name: str) -> Iterato
     """The rows that come before damage, which is listed."""
     try:
         yield from records
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, RuntimeError, UnicodeDecodeError) as error:
         intake.skip(name, f"the rest of it cannot be read ({error}).")
 
 
@@ -160,7 +165,7 @@ def read_arrow(path: Path) -> pa.Table:
         table = opened(data).read_all()
         table.validate(full=True)  # to believe what a damaged file says of itself would end the process
         return table
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be read as an Arrow stream ({error}).") from None
 
 

@@ -1,7 +1,7 @@
 """A library compiled here and kept: loaded only from a folder that nobody else can write to, and only as it was built.
 
 Loading runs it, and a truncated one ends the process. So the folder is this user's own, mode 0700, the file ends with
-the SHA-256 of what comes before, and what is loaded is the very file that was checked, whatever its path names by then.
+the SHA-256 of what comes before, and what is loaded are the very bytes that were checked.
 """
 
 from __future__ import annotations
@@ -51,7 +51,15 @@ def _loaded(path: Path) -> ctypes.CDLL | None:
         data = file.read()
         if not intact(data):
             return None
-        # One library in a process: the loader takes a second file under this name for the first.
+    return _mapped(data)
+
+
+def _mapped(data: bytes) -> ctypes.CDLL:
+    """A library of these bytes, from memory: whatever becomes of the file, code that is mapped stays as it was."""
+    handle = os.memfd_create("isthmus", os.MFD_CLOEXEC)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
         return ctypes.CDLL(f"/proc/self/fd/{handle}", mode=os.RTLD_NOW)
 
 
