@@ -25,7 +25,7 @@ test-peers: $(PEERS)/.done
 
 # The encoders with the lowest versions that pyproject.toml allows; torch stays at the build that is pinned here.
 test-min: $(MINIMUM)/.done
-	$(MINIMUM)/bin/python -m pytest tests/test_encoder_*.py tests/test_ready.py tests/test_model.py tests/test_embedding.py \
+	$(MINIMUM)/bin/python -m pytest tests/test_encoder_*.py tests/test_pretrained.py tests/test_model.py tests/test_embedding.py \
 		tests/test_store_roundtrip.py tests/attacks/test_attack_models.py
 
 lint: $(VENV)/.test
@@ -69,7 +69,7 @@ $(MINIMUM)/.done: pyproject.toml tests/minimum.py
 	$(MINIMUM)/bin/python tests/minimum.py > $(MINIMUM)/constraints.txt
 	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check -c $(MINIMUM)/constraints.txt \
-		-e '.[demo,curate]' pytest pytest-timeout hypothesis
+		-e '.[curate]' -e ./demo pytest pytest-timeout hypothesis
 	touch $@
 
 clean:
