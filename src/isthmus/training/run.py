@@ -293,7 +293,7 @@ class Run:
 
     def compare_machines(self, saved: Any) -> None:
         """Warn where the run goes on in other circumstances than those of its checkpoint."""
-        what = checkpoint.differences(saved, self.machine)
+        what = checkpoint.differences(saved, self.machine) if saved else ""  # 0.1.0 did not write it down
         if what and self.processes.first and not self.finished():
             warnings.warn(
                 f"{self.out} goes on where sums are rounded in another order: {what}. The model will not be bit for "
