@@ -18,6 +18,7 @@ import torch
 
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError
+from isthmus.files import read_sealed, write_sealed
 from isthmus.training import checkpoint, load_recipe, train_projectors
 from isthmus.training import run as run_module
 from isthmus.training.contrastive.objective import ContrastiveObjective
@@ -270,6 +271,21 @@ def test_a_run_that_goes_on_elsewhere_says_why_its_last_bits_may_differ(monkeypa
         warnings.simplefilter("error")
         monkeypatch.undo()
         train(tmp_path)
+
+
+def test_a_checkpoint_of_version_0_1_0_goes_on_bit_for_bit(monkeypatch, tmp_path):
+    """It named the version where the training format stands now, and neither the losses nor the machine."""
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_at(patch, run_module.Run, "step", 12)
+        train(tmp_path, checkpoint_seconds=0)
+    file = tmp_path / "checkpoint" / "state.json"
+    state = read_sealed(file)
+    identity = {name: value for name, value in state["identity"].items() if name not in ("training", "losses")}
+    old = {name: value for name, value in state.items() if name != "machine"}
+    write_sealed(file, {**old, "identity": {"isthmus": "0.1.0", **identity}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert outcome(train(tmp_path)) == uninterrupted()
 
 
 def test_other_features_are_refused(tmp_path):
