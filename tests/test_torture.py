@@ -1,4 +1,4 @@
-"""Ten minutes of torture, all with random choices of a fixed seed. The counts are printed: `pytest -m slow -s`."""
+"""Ten minutes of torture, all with random choices of a fixed seed. The counts are printed: `make test-torture`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from toys import write_pairs
 
 HERE = Path(__file__).parent
 FAULTS, MUTATIONS, ENCODERS, SEARCHES = 210, 60, 60, 30  # seconds
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.torture, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
