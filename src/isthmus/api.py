@@ -21,7 +21,7 @@ from isthmus.errors import UsageError
 from isthmus.evaluation.datasets.questions import Questions
 from isthmus.evaluation.inputs import Data, Saved
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
-from isthmus.image_search import search
+from isthmus.image_search.run import search
 from isthmus.metrics.results import Result
 from isthmus.models.checkup import doctor
 from isthmus.models.dual_encoder import DualEncoder

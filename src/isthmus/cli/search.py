@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     common.check_paths(args.model, args.images, args.image_folder)
     from isthmus.api import search
-    from isthmus.image_search import check_query
+    from isthmus.image_search.query import check_query
     from isthmus.store.opening import holds_features
 
     check_query(args.query)
