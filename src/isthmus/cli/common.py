@@ -57,19 +57,19 @@ def reading(args: argparse.Namespace) -> dict[str, Any]:
     return given if folder is None else given | {"images": folder}
 
 
-def read_told(path: str, **options: Any) -> Any:
-    """Pairs, with their remarks printed before anything is done with them."""
+def read_printing_notes(path: str, **options: Any) -> Any:
+    """Read pairs, and print the remarks on them before any work starts."""
     from isthmus.data.pairs import read_pairs
 
     pairs = read_pairs(path, **options)
-    tell(pairs.notes)
+    print_notes(pairs.notes)
     return pairs
 
 
-def tell(notes: list[str], told: list[str] | None = None) -> None:
-    """Print remarks, other than those that were `told` already."""
+def print_notes(notes: list[str], printed: list[str] | None = None) -> None:
+    """Print remarks, other than those that were `printed` already."""
     for note in notes:
-        if note not in (told or []):
+        if note not in (printed or []):
             say(f"  note: {note}", error=True)
 
 

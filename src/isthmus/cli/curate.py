@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from isthmus.errors import UsageError
 
     if common.reading(args):
-        args.pool = common.read_told(args.pool, captions="optional", **common.reading(args))
+        args.pool = common.read_printing_notes(args.pool, captions="optional", **common.reading(args))
     options = {name: getattr(args, name) for name in ("encoder", "per_concept", "keep", "sides", "seed")}
     options |= {"device": args.device, "trust_remote_code": args.trust_remote_code}
     options |= {"templates": common.templates(args), "shots": args.shots}

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     common.check_paths(args.pairs, args.only, args.image_folder)
     from isthmus.embedding import embed, plan
 
-    pairs = common.read_told(args.pairs, max_pixels=args.max_pixels, **common.reading(args))
+    pairs = common.read_printing_notes(args.pairs, max_pixels=args.max_pixels, **common.reading(args))
     options = {"device": args.device, "trust_remote_code": args.trust_remote_code}
     options |= {"encoders": args.encoder, "states_dtype": args.states_dtype}
     if args.dry_run:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         common.say(planned)
         common.write_result(args, asdict(planned))
         return 0
-    told = pairs.notes
+    printed = pairs.notes
     report = embed(
         pairs,
         args.image_encoder,
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         **options,
     )
     common.say(report)
-    common.tell(report.notes, told)
+    common.print_notes(report.notes, printed)
     common.print_skipped(report.store, report.skipped)
     common.write_result(args, asdict(report))
     return 3 if report.skipped else 0

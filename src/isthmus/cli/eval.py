@@ -83,15 +83,15 @@ def run(args: argparse.Namespace) -> int:
     check_options(args.task, given)
     if args.task in ("retrieval", "zeroshot"):  # whose data are always pairs: read once, whatever the models
         reading = {name: given.pop(name) for name in READING if name in given}
-        data = [_told(one, reading) for one in data]
-    told = [note for one in data if not isinstance(one, str) for note in one.notes]
+        data = [_read(one, reading) for one in data]
+    printed = [note for one in data if not isinstance(one, str) for note in one.notes]
     results = []
     for model, one in product([args.model, *args.beside], data):
         loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
         found = evaluate(model, args.task, one, **loading, **given)
         results += found if isinstance(found, list) else [found]
-    for found in results if told else ():
-        found["notes"] = [note for note in found["notes"] if note not in told]
+    for found in results if printed else ():
+        found["notes"] = [note for note in found["notes"] if note not in printed]
     common.say(table(results, find_task(args.task).columns))
     if below := details(results):
         common.say("\n" + below)
@@ -105,12 +105,12 @@ def _paths(args: argparse.Namespace) -> list[str]:
     return [path for path in given if path] + common.file_names(*args.templates or [])
 
 
-def _told(path: str, reading: dict[str, Any]) -> Any:
+def _read(path: str, reading: dict[str, Any]) -> Any:
     """Pairs, whose remarks are printed now; a store as it is."""
     from isthmus.store.opening import holds_features
 
     if not holds_features(path):
-        return common.read_told(path, captions="optional", **reading)
+        return common.read_printing_notes(path, captions="optional", **reading)
     if reading:
         raise UsageError(f"{path}: a store, which holds features: {', '.join(reading)} are for reading pairs.")
     return path

@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
     stored = holds_features(args.images)
     reading = common.reading(args)
     sheet = args.out or (None if stored else SHEET)
-    images, told = args.images, []
+    images, printed = args.images, []
     if not stored:
-        images = common.read_told(args.images, captions="optional", **reading)
-        told = images.notes
+        images = common.read_printing_notes(args.images, captions="optional", **reading)
+        printed = images.notes
     elif reading:
         raise UsageError(f"{args.images}: a store, which holds features: {', '.join(reading)} are for reading pairs.")
     loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     common.say(found)
     if sheet:
         common.say(f"contact sheet: {sheet}")
-    common.tell(found.notes, told)
+    common.print_notes(found.notes, printed)
     for id, reason in found.skipped:
         common.say(f"  skipped {id}: {reason}", error=True)
     common.write_result(args, found.to_dict())

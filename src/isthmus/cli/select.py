@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from isthmus.selection.run import plan, select
 
     if not os.path.isfile(os.path.join(args.data, "store.json")):
-        args.data = common.read_told(args.data, **common.reading(args))
+        args.data = common.read_printing_notes(args.data, **common.reading(args))
     named = {"image": args.image_encoders, "text": args.text_encoders, "only": args.only, "limit": args.limit}
     named |= {"seed": args.seed, "device": args.device, "trust_remote_code": args.trust_remote_code}
     if args.dry_run:

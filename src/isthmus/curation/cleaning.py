@@ -192,7 +192,7 @@ def _left(state: Cleaned) -> np.ndarray:
     return np.unique(state.pairs.owner[~state.out])
 
 
-def told(counts: dict[str, Any]) -> str:
+def summary(counts: dict[str, Any]) -> str:
     """The counts of `Cleaned` in a sentence."""
     parts = [f"{counts['rejected_captions']:,} captions and {counts['rejected_pictures']:,} pictures rejected"]
     if "leaked" in counts:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.curation.assign import Assignment
-from isthmus.curation.cleaning import Cleaned, told
+from isthmus.curation.cleaning import Cleaned, summary
 from isthmus.curation.mixing import CURATED, MixedSource, drawn
 from isthmus.curation.pools import Pool, PoolSide
 from isthmus.curation.prototypes import Prototypes
@@ -52,7 +52,7 @@ class Curated:
             missing = f"{facts['pool']['missing']:,} rows could not be chosen"
             lines.append(f"{missing}: they have no features, or were left out before.")
         if "cleaning" in facts:
-            lines.append("Cleaning: " + told(facts["cleaning"]))
+            lines.append("Cleaning: " + summary(facts["cleaning"]))
         if self.short:
             some = ", ".join(f"{name} ({count:,})" for name, count in list(self.short.items())[:5])
             more = f" and {len(self.short) - 5:,} more" if len(self.short) > 5 else ""

@@ -79,8 +79,8 @@ def _by_spelling(names: Sequence[str], found: Mapping[str, str]) -> dict[str, st
     taken = set(found.values())
     guessed: dict[str, str] = {}
     for field in ("image", "captions", "caption", "id", "label", "split", "lang", "group"):
-        told = {"caption", "captions"} & {*found, *guessed} if field.startswith("caption") else {field} & {*found}
-        for spelling in () if told else (field, *SPELLINGS.get(field, ())):
+        there = {"caption", "captions"} & {*found, *guessed} if field.startswith("caption") else {field} & {*found}
+        for spelling in () if there else (field, *SPELLINGS.get(field, ())):
             column = by_letters.get(spelling)
             if column is not None and column not in taken:
                 guessed[field] = column

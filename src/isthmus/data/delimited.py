@@ -54,10 +54,10 @@ class Delimited:
         self.lines = iter_lines(path)
         before, first = next(((n, line) for n, line in enumerate(self.lines) if line.strip()), (0, ""))
         usual = "\t" if path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else ","
-        told = re.fullmatch(r"sep=(.)\s*", first)  # Excel's own line
-        first = next(self.lines, "") if told else first
-        self.before = before + bool(told)  # lines that the rows are numbered after
-        self.mark = told[1] if told else _mark(first, usual)
+        stated = re.fullmatch(r"sep=(.)\s*", first)  # Excel's own line
+        first = next(self.lines, "") if stated else first
+        self.before = before + bool(stated)  # lines that the rows are numbered after
+        self.mark = stated[1] if stated else _mark(first, usual)
         if self.mark != usual:
             self.notes.append(f"{path}: its columns are parted by {MARKS.get(self.mark, repr(self.mark))}.")
         self.quoted = self.mark != "|"  # captions of Flickr30k hold quotes, and nothing is quoted there
@@ -80,8 +80,8 @@ class Delimited:
         first, self.names = self.names, [str(number) for number in range(1, len(self.names) + 1)]
         if pictures and not by_number:
             self.columns = _around(pictures[0], len(first))
-            told = ", ".join(f"column {column} is the {field}" for field, column in self.columns.items())
-            self.notes.append(f"{self.path}: no header line; {told}; name others by number (--columns image=1,…).")
+            columns = ", ".join(f"column {column} is the {field}" for field, column in self.columns.items())
+            self.notes.append(f"{self.path}: no header line; {columns}; name others by number (--columns image=1,…).")
         return [first]
 
     def _next(self) -> list[str] | None:

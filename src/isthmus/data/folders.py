@@ -246,11 +246,11 @@ def _say_left_out(found: Survey, into: Gathered, read: set[str]) -> None:
     """A remark on the files that are not read, by their endings."""
     left = (name for name in found.files if name not in read)
     others = Counter(_shown(PurePosixPath(name).suffix.lower()) or "without ending" for name in left)
-    told = [f"{count:,} {ending}" for ending, count in others.most_common(SHOWN)]
-    told += [f"{len(others) - SHOWN} kinds more"] if len(others) > SHOWN else []
-    told += [f"{found.hidden:,} whose names begin with a dot"] if found.hidden else []
-    if told:
-        into.notes.append(f"{found.folder}: files that are not read: {', '.join(told)}.")
+    unread = [f"{count:,} {ending}" for ending, count in others.most_common(SHOWN)]
+    unread += [f"{len(others) - SHOWN} kinds more"] if len(others) > SHOWN else []
+    unread += [f"{found.hidden:,} whose names begin with a dot"] if found.hidden else []
+    if unread:
+        into.notes.append(f"{found.folder}: files that are not read: {', '.join(unread)}.")
 
 
 def _shown(name: str) -> str:

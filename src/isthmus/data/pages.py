@@ -32,8 +32,8 @@ class Pages:
 
     def signature(self, index: int) -> str | None:
         inner, page = self.pages[index]
-        told = self.source.signature(inner)
-        return told if page is None else told and f"{told}:page {page}"
+        known = self.source.signature(inner)
+        return known if page is None else known and f"{known}:page {page}"
 
 
 def with_pages(

@@ -83,11 +83,11 @@ class Pairs:
     @property
     def notes(self) -> list[str]:
         """Remarks on the data as it was read, then on the pictures that have been decoded so far."""
-        told = [
+        decoded = [
             f"{len(known):,}{' or more' if len(known) == REMARKS else ''} images are {remark}; the first: {min(known)}."
             for remark, known in sorted(self._remarks.items())
         ]
-        return self._notes + told
+        return self._notes + decoded
 
     def read_bytes(self, row: int) -> bytes:
         """The encoded image (JPEG, PNG, …) of a row. Thread-safe. Raises `BadImage`."""

@@ -48,9 +48,9 @@ def slices(path: Path, columns: Sequence[str], rows: int = 1024) -> Iterator[pa.
     files = open_parquet(path, nested=True), open_parquet(path)
     start, total, most = 0, 0, FREE_BYTES + MAX_SPREAD * path.stat().st_size
     for group in range(files[0].num_row_groups):
-        told = files[0].metadata.row_group(group)
+        metadata = files[0].metadata.row_group(group)
         # Of all columns: to ask for one of a damaged file can end the process (pyarrow lets a C++ exception through).
-        stored, held = told.total_byte_size, told.num_rows
+        stored, held = metadata.total_byte_size, metadata.num_rows
         few = max(1, min(rows, SLICE_BYTES * held // max(1, stored)))
         for batch in _group_batches(files, group, columns, few):
             for part in _cut(batch):

@@ -184,11 +184,11 @@ def _contents(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
         "config": {path: {"type": kind(type_), **_config(folder / path)} for path, type_ in found.items()},
     }
     settings = {
-        file.relative_to(folder).as_posix(): told
+        file.relative_to(folder).as_posix(): relevant
         for path in found
         for pattern in SETTINGS
         for file in sorted((folder / path).glob(pattern))
-        if (told := _told(read_json(file), plain=not pattern.startswith("sentence")))
+        if (relevant := _relevant(read_json(file), plain=not pattern.startswith("sentence")))
     }
     if settings:  # ordinary pipelines have none
         contents["settings"] = settings
@@ -210,7 +210,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return hub.read_config(folder) if (folder / "config.json").exists() else {}
 
 
-def _told(settings: dict[str, Any], plain: bool) -> dict[str, Any]:
+def _relevant(settings: dict[str, Any], plain: bool) -> dict[str, Any]:
     """What settings say beyond what other ingredients see; those of a Transformer (not `plain`) what is unusual."""
     unusual = {key: settings[key] for key, usual in USUAL.items() if settings.get(key, usual) != usual}
     return settings if plain else unusual

@@ -74,8 +74,8 @@ def evaluate_set(
     questions = data if isinstance(data, dict) else read(data, images)
     model, called = opened(model)
     results = []
-    for dataset, asked in questions.items():
-        found = compositional(model, asked, bootstrap=bootstrap, seed=seed)
+    for dataset, some in questions.items():
+        found = compositional(model, some, bootstrap=bootstrap, seed=seed)
         results.append(result(found, dataset=dataset, model=called, task="image_caption_selection"))
     return results
 
@@ -133,10 +133,10 @@ def score(
     parts = np.split(groups, np.cumsum([len(tally.right) for tally in tallies.values()])[:-1])
     found = _summary(tallies, parts, int(groups.max()) + 1, bootstrap, seed)
     pictures = {picture for question in questions for picture in question.images}
-    asked = next(iter(tallies.values()))
+    first = next(iter(tallies.values()))
     return {
         **found,
-        "n": {"questions": len(asked.right), "images": len(pictures), "groups": int(groups.max()) + 1},
+        "n": {"questions": len(first.right), "images": len(pictures), "groups": int(groups.max()) + 1},
         "definition": (MATCHING if matching else CHOICE) + COMMON,
         "bootstrap": bootstrap,
         "seed": seed,

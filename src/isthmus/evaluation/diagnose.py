@@ -137,15 +137,15 @@ def _geometry(found: Findings, embedded: Embedded, resampling: dict[str, int]) -
 def _answers(found: Findings, model: DualEncoder, embedded: Embedded, resampling: dict[str, int]) -> None:
     """Both directions of retrieval: who is found how often, and is the first answer as sure as it is right?"""
     image, text, owner = embedded.image, embedded.text, embedded.image_of
-    asking = np.unique(owner)
-    to_image, to_text = top_k(text, image, found.k), top_k(image[asking], text, found.k)
+    captioned = np.unique(owner)
+    to_image, to_text = top_k(text, image, found.k), top_k(image[captioned], text, found.k)
     for side, (_, index) in zip(SIDES, (to_image, to_text), strict=True):
         found.counts[side] = occurrences(index, len(getattr(embedded, side)))
         hubs = hubness(found.counts[side], len(index), index.shape[1])
         found.metrics |= {f"{side}_hub_{name}": value for name, value in hubs.items()}
     directions = (
         ("image_retrieval", text, image, to_image, to_image[1][:, 0] == owner, owner),
-        ("text_retrieval", image[asking], text, to_text, owner[to_text[1][:, 0]] == asking, asking),
+        ("text_retrieval", image[captioned], text, to_text, owner[to_text[1][:, 0]] == captioned, captioned),
     )
     for name, queries, candidates, (scores, _), right, image_of in directions:
         best = scores[:, 0]

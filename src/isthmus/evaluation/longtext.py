@@ -166,11 +166,11 @@ def _cut(encoder: Encoder, count: int) -> Encoder:
     return with_max_tokens(encoder, count if ceiling is None else min(count, ceiling))
 
 
-def _longest(model: DualEncoder, lengths: np.ndarray, asked: int | None) -> int:
+def _longest(model: DualEncoder, lengths: np.ndarray, wanted: int | None) -> int:
     """Where the last curve point lies: what was asked for, else the longest caption within the encoders' reach."""
     ceilings = [c for c in map(token_ceiling, model.encoders["text"]) if c is not None]
-    if asked is not None:
-        return asked
+    if wanted is not None:
+        return wanted
     return int(max(3, min([int(lengths.max()), *ceilings])))
 
 

@@ -77,9 +77,9 @@ def multilingual(
         pairs = read_multilingual(source, images=images, split=split)
     namings = _namings(classes)
     there = sorted({lang or UNNAMED for lang in pairs.captions["lang"].unique().to_pylist()} | set(namings))
-    for asked in languages or ():
-        if asked not in there:
-            raise UsageError(f"{named(data)}: no captions in {asked!r}." + did_you_mean(asked, there))
+    for language in languages or ():
+        if language not in there:
+            raise UsageError(f"{named(data)}: no captions in {language!r}." + did_you_mean(language, there))
     embedded = embed_for_evaluation(model, pairs)
     kept = pairs.captions.filter(pc.is_in(pairs.captions["id"], pa.array(embedded.image_ids)))
     langs = np.array([lang or UNNAMED for lang in kept["lang"].to_pylist()], object)

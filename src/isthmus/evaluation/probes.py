@@ -102,8 +102,8 @@ def _sides(model: DualEncoder, data: Probed, split: str, out: Path) -> Sides:
     """Training and test images of any kind of data."""
     if isinstance(data, FeaturePairs) or (isinstance(data, str | Path) and holds_features(data)):
         pairs_of = data if isinstance(data, FeaturePairs) else stored_pairs(model, open_store(data))
-        known, asked = _parts(pairs_of, split)
-        return from_features(known), from_features(asked), []
+        train, test = map(from_features, _parts(pairs_of, split))
+        return train, test, []
     pairs = {part: _labelled_pairs(data, part) for part in ("train", split)}
     path = Path(named(data))
     if {*pairs["train"].images["id"].to_pylist()} & {*pairs[split].images["id"].to_pylist()}:

@@ -51,7 +51,7 @@ class PixelTally:
         self.classes = list(classes)
         self.total = np.zeros((len(classes), len(classes)), np.int64)
         self.areas: list[np.ndarray] = []
-        self.told: list[np.ndarray] = []
+        self.oracle: list[np.ndarray] = []
 
     def add(self, truth: np.ndarray, predicted: np.ndarray, scores: Tensor | None = None) -> None:
         """Count an image: uint8 of one shape each; pixels whose truth is 255 are left out. scores [C, h, w], if given,
@@ -63,7 +63,7 @@ class PixelTally:
         self.total += confusion
         self.areas.append(_areas(confusion))
         if scores is not None:
-            self.told.append(oracle_ious(scores, truth, skip=self.background))
+            self.oracle.append(oracle_ious(scores, truth, skip=self.background))
 
     @property
     def background(self) -> int | None:
@@ -92,9 +92,9 @@ class PixelTally:
             shares=METRICS,
         )
         definition = DEFINITION
-        if self.told:
-            told, told_ci95 = _told(np.stack(self.told), unit, bootstrap, seed)
-            values, ci95, definition = values | told, ci95 | told_ci95, DEFINITION + ORACLE
+        if self.oracle:
+            oracle, oracle_ci95 = _oracle_means(np.stack(self.oracle), unit, bootstrap, seed)
+            values, ci95, definition = values | oracle, ci95 | oracle_ci95, DEFINITION + ORACLE
         sizes = {"images": len(self.areas), "pixels": int(self.total.sum()), "classes": len(self.classes)}
         return {
             "metrics": values,
@@ -122,7 +122,9 @@ def oracle_ious(scores: Tensor, truth: np.ndarray, skip: int | None = None) -> n
     return found
 
 
-def _told(ious: np.ndarray, unit: np.ndarray, bootstrap: int, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
+def _oracle_means(
+    ious: np.ndarray, unit: np.ndarray, bootstrap: int, seed: int
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Means over images, and over classes, of IoUs [n, C] with NaN where a class is not in an image."""
     there = ~np.isnan(ious)
     filled, some = np.where(there, ious, 0.0), there.any(axis=1)

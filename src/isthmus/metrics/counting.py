@@ -88,14 +88,14 @@ def standings(text_emb: Any, image_emb: Any, image_of: np.ndarray, tile: int | N
     for text in blocks(text_emb, tile):
         for image in blocks(image_emb, tile):
             low, high = np.searchsorted(sorted_images, [image.start, image.start + len(image)])
-            asking = by_image[low:high]
+            queries = by_image[low:high]
             for part in text.strips():
                 scores = part.rounded @ image.rounded.T
                 local = np.arange(len(part))
                 images.count(part.start + local, scores, local, part, image)
-                for some in tiles(len(asking), 1, tile):
-                    columns = image_of[asking[some]] - image.start
-                    captions.count(asking[some], scores.T[columns], columns, image, part)
+                for some in tiles(len(queries), 1, tile):
+                    columns = image_of[queries[some]] - image.start
+                    captions.count(queries[some], scores.T[columns], columns, image, part)
     return images, captions
 
 

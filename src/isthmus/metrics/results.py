@@ -104,9 +104,9 @@ def kept(path: str | os.PathLike[str], key: str) -> Result | None:
     found = read_cached(path)
     if found is None or found.get("key") != key:
         return None
-    metrics, told = found.get("metrics"), [found.get(name) for name in ("dataset", "model", "task")]
+    metrics, names = found.get("metrics"), [found.get(name) for name in ("dataset", "model", "task")]
     numbers = isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
-    return cast(Result, found) if numbers and all(isinstance(one, str) for one in told) else None
+    return cast(Result, found) if numbers and all(isinstance(one, str) for one in names) else None
 
 
 def table(results: Sequence[Result], metrics: Sequence[str] = (), tablefmt: str = "simple") -> str:
@@ -143,10 +143,10 @@ def details(results: Sequence[Result], tablefmt: str = "simple") -> str:
     reasons: dict[str, list[str]] = {}
     for item, reason in (one for result in results for one in result.get("skipped") or []):
         reasons.setdefault(reason, []).append(str(item))
-    told = [f"  skipped {_some(items)}: {reason}" for reason, items in list(reasons.items())[:SHOWN]]
-    untold = sum(map(len, list(reasons.values())[SHOWN:]))
-    told += [f"  … and {untold:,} more (--json has them)"] if untold else []
-    blocks += ["\n".join(told)] if told else []
+    skipped = [f"  skipped {_some(items)}: {reason}" for reason, items in list(reasons.items())[:SHOWN]]
+    more = sum(map(len, list(reasons.values())[SHOWN:]))
+    skipped += [f"  … and {more:,} more (--json has them)"] if more else []
+    blocks += ["\n".join(skipped)] if skipped else []
     return "\n\n".join(blocks)
 
 

@@ -150,7 +150,7 @@ def select(
     if seeds < 0 or bootstrap < 0 or sample < 10:
         raise UsageError(f"seeds = {seeds}, bootstrap = {bootstrap}, sample = {sample}: at least 0, 0 and 10.")
     options = {"device": device, "trust_remote_code": trust_remote_code}
-    told = {
+    given = {
         "image_of": image_of,
         "ids": ids,
         "groups": groups,
@@ -158,7 +158,7 @@ def select(
         "labels": labels,
         "splits": splits,
     }
-    fields = {name: value for name, value in told.items() if value is not None}
+    fields = {name: value for name, value in given.items() if value is not None}
     chosen = {"only": only, "limit": limit, "seed": seed}
     candidates = gather(data, image, text, out, chosen, fields, progress, log, options)
     scorer = make_scorer(candidates.frame, seeds, bootstrap, sample, seed)
@@ -293,9 +293,9 @@ class Cache:
         if folder is not None:
             check_owned(folder.parent, {folder.name})
         part = scorer.train, scorer.val
-        told = [[p.image_ids, p.caption_ids, p.bootstrap_group.tolist(), p.labels] for p in part]
+        data = [[p.image_ids, p.caption_ids, p.bootstrap_group.tolist(), p.labels] for p in part]
         settings = [SCORES_FORMAT, list(scorer.seeds), scorer.bootstrap, scorer.seed, len(scorer.sample)]
-        self.context, self.bootstrap = _digest([told, settings]), scorer.bootstrap
+        self.context, self.bootstrap = _digest([data, settings]), scorer.bootstrap
         self.names = {name for name in LABELS if name != PROBE or scorer.seeds}
 
     def scores(
@@ -333,7 +333,7 @@ def _digest(value: Any) -> str:
 
 
 def _encoder_row(candidate: Candidate, cache: Cache, scorer: PairScorer, log: Log) -> dict[str, Any]:
-    """What is told about one encoder."""
+    """What is written about one encoder."""
     record, cost = candidate.record, candidate.cost
     key = ["unimodal", EncoderSample(candidate, scorer.sample).digest]
     return {
@@ -443,16 +443,16 @@ def _facts(
 
 def write(selection: Selection, out: Path) -> None:
     """select.json, and report.html where the packages for it are installed."""
-    told = selection.to_dict()
+    written = selection.to_dict()
     home = selection.candidates.store
     if home is not None:  # a store of our own moves along with the folder
         inside = home.resolve().is_relative_to(out.resolve())
-        told["store"] = str(home.resolve().relative_to(out.resolve()) if inside else home.resolve())
-    write_sealed(out / SELECTION, told)
+        written["store"] = str(home.resolve().relative_to(out.resolve()) if inside else home.resolve())
+    write_sealed(out / SELECTION, written)
     from isthmus.selection.report import write_report
 
     with on_top():
-        write_report(told, out / REPORT)
+        write_report(written, out / REPORT)
 
 
 def table(selection: Selection, most: int = 20) -> str:

@@ -71,8 +71,8 @@ class Score:
         return cls(float(kept["value"]), float(kept["floor"]), null, replicates, dict(kept["more"]))
 
     def to_dict(self) -> dict[str, Any]:
-        told = {"value": self.value, "ci95": ci95(self.replicates), "floor": self.floor, "null": dict(self.null)}
-        return told | self.more
+        fields = {"value": self.value, "ci95": ci95(self.replicates), "floor": self.floor, "null": dict(self.null)}
+        return fields | self.more
 
 
 @dataclass

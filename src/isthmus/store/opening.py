@@ -58,12 +58,12 @@ def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[
     folder = Path(folder)
     if not (folder / SELECTION).is_file():
         return folder, named
-    told = read_sealed(folder / SELECTION)
-    if not isinstance(told, dict) or not isinstance(told.get("first_choice"), dict) or "store" not in told:
+    written = read_sealed(folder / SELECTION)
+    if not isinstance(written, dict) or not isinstance(written.get("first_choice"), dict) or "store" not in written:
         raise InputError(f"{folder / SELECTION}: not what `isthmus select` writes. Run it again.")
-    if told["store"] is None:
+    if written["store"] is None:
         raise InputError(
             f"{folder}: a selection among arrays, which are not stored; train `selection.feature_pairs()` in Python."
         )
-    chosen = {side: named.get(side) or told["first_choice"][side] for side in told["first_choice"]}
-    return folder / told["store"], named | chosen
+    chosen = {side: named.get(side) or written["first_choice"][side] for side in written["first_choice"]}
+    return folder / written["store"], named | chosen

@@ -96,8 +96,8 @@ class Run:
         self.processes.wait()  # until all have read the checkpoint
         if self.writes and self.out is not None and not resumed:
             checkpoint.clear(self.out / "checkpoint")
-        told = log if self.processes.first else ()
-        sinks = [open_sink(tracker, self.out, self.recipe.to_dict(), self.state.step) for tracker in told]
+        trackers = log if self.processes.first else ()
+        sinks = [open_sink(tracker, self.out, self.recipe.to_dict(), self.state.step) for tracker in trackers]
         path = self.out / "history.jsonl" if self.out and self.writes else None
         self.history = History(path, self.state.history, sinks)
         if not resumed:

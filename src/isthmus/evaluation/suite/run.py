@@ -79,13 +79,13 @@ def _without_odd(results: list[Result], data: str | Path, remarks: list[str]) ->
     where nothing has a metric.
     """
     odd = [found for found in results if not found["metrics"] and not found["skipped"]]
-    told = [note for found in odd for note in found["notes"]]
+    odd_notes = [note for found in odd for note in found["notes"]]
     if not any(found["metrics"] for found in results):
-        reasons = [*(": ".join(one) for found in results for one in found["skipped"]), *told]
+        reasons = [*(": ".join(one) for found in results for one in found["skipped"]), *odd_notes]
         there = [one for one in reasons if not one.endswith(MISSING)] or reasons or ["no data set is there."]
         raise InputError(f"{data}: nothing could be evaluated; {there[0]}")
     sets = [found for found in results if found not in odd]
-    sets[0]["notes"] = [*sets[0].get("notes", []), *remarks, *told]
+    sets[0]["notes"] = [*sets[0].get("notes", []), *remarks, *odd_notes]
     return sets
 
 
@@ -109,7 +109,7 @@ class _Runner:
         projectors = [module_digest(head) for head in (model.image_projector, model.text_projector)]
         self.identity = [projectors, [fingerprints(model, modality) for modality in model.records]]
 
-    def evaluate(self, name: str, path: Path | None, split: str | None, asked: bool) -> Result:
+    def evaluate(self, name: str, path: Path | None, split: str | None, wanted: bool) -> Result:
         """The result of one set, from `out` where it is there; without metrics where the set cannot be had.
 
         Something that is merely there, neither asked for nor known, is no gap where it is no data set: a remark.
@@ -128,7 +128,7 @@ class _Runner:
             found["key"] = key
             return write(file, found, dataset=name, model=self.name, task=one.task)
         except InputError as error:
-            gap = asked or name in PUBLIC
+            gap = wanted or name in PUBLIC
             why = {"skipped": [(name, str(error))]} if gap else {"skipped": [], "notes": [f"no data set: {error}"]}
             return result({"metrics": {}, **why}, dataset=name, model=self.name, task="skipped")
 
@@ -171,17 +171,17 @@ class _Runner:
         )
         if len(one.classes) > MOST_CONFUSED:
             found.pop("confusion")
-        return found | {"classes": one.classes, "templates": templates, **_told(one, store)}
+        return found | {"classes": one.classes, "templates": templates, **_remarks(one, store)}
 
     def _retrieval(self, one: BenchmarkSet) -> dict[str, Any]:
         store = self._store(one)
         pairs = stored_pairs(self.model, store, only=one.pairs.images["id"].to_pylist())
         image, text = self.model.project("image", pairs.image), self.model.project("text", pairs.text)
         found = retrieval(image, text, pairs.image_of, groups=pairs.bootstrap_group, **self.options)
-        return found | _told(one, store)
+        return found | _remarks(one, store)
 
 
-def _told(one: BenchmarkSet, store: Store) -> dict[str, Any]:
+def _remarks(one: BenchmarkSet, store: Store) -> dict[str, Any]:
     """What was left out of a set, and what a user should know of it."""
     return {"skipped": skipped(one.pairs, store), "notes": [*one.notes, *one.pairs.notes]}
 
