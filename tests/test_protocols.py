@@ -82,7 +82,7 @@ def test_retrieval_of_pairs_by_a_protocol_and_not_of_a_store(tmp_path: Path) -> 
     pairs.range = (0.0, 1.0)
     assert find_protocol("sail").prepared(pairs).range == (0.0, 1.0), "pictures are decoded as without the protocol"
     (tmp_path / "store.json").write_text("{}")
-    with pytest.raises(UsageError, match="which a store holds encoded"):
+    with pytest.raises(UsageError, match="but those of a store are encoded already"):
         evaluate(toy_model(), "retrieval", str(tmp_path), protocol="sail")
 
 

@@ -136,11 +136,7 @@ def run_demo(
         skipped = embed(pairs, images, texts, out=out / "store", progress=progress).skipped
     store = open_store(out / "store")
     splits = feature_splits(store, pairs, images, texts)
-    models = {}
-    for recipe in RECIPES:
-        with stages(f"train {recipe}"):
-            models[recipe] = trained(store, splits, recipe, out / "models" / recipe, seed, max_seconds, log)
-    models[MAIN].save_pretrained(out / "model")
+    models = train_all(store, splits, out, seed, max_seconds, stages)
     features = TextFeatures(texts[0])
     with stages("evaluate on the test split"):
         measured = {name: measure(m, splits["test"], classes, features, seed) for name, m in models.items()}
@@ -214,6 +210,18 @@ def counts(pairs: FeaturePairs) -> dict[str, int]:
 
 
 # --- training -----------------------------------------------------------------------------------------------
+
+
+def train_all(
+    store: Store, splits: Mapping[str, FeaturePairs], out: Path, seed: int, max_seconds: float, stages: Stages
+) -> dict[str, DualEncoder]:
+    """The model of every recipe, in `models/`; that of `default` also in `model/`."""
+    models = {}
+    for recipe in RECIPES:
+        with stages(f"train {recipe}"):
+            models[recipe] = trained(store, splits, recipe, out / "models" / recipe, seed, max_seconds, stages.log)
+    models[MAIN].save_pretrained(out / "model")
+    return models
 
 
 def trained(

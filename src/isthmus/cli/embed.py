@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pairs", metavar="PAIRS")
     parser.add_argument("--image-encoder", metavar="URI", nargs="+", action="extend")
     parser.add_argument("--text-encoder", metavar="URI", nargs="+", action="extend")
-    parser.add_argument(
-        "--encoder", metavar="URI", nargs="+", action="extend", default=[], help="of the modality that it is of"
-    )
+    parser.add_argument("--encoder", metavar="URI", nargs="+", action="extend", default=[], help="for its own modality")
     parser.add_argument("--out", metavar="STORE", required=True)
     parser.add_argument("--only", metavar="PARQUET", help="embed only the ids in this file")
     parser.add_argument("--batch-size", type=int, help="items per forward pass (default: what the device does fast)")
@@ -39,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster (docs/cluster.md)"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the plan, in float32: counts, bytes, memory, time"
+        "--dry-run", action="store_true", help="print the plan, for float32: counts, bytes, memory, time"
     )
     common.add_reading_arguments(parser)
     common.add_encoder_arguments(parser)

@@ -23,7 +23,7 @@ from isthmus.store.matrix import Rows
 CAPTION_COLUMNS = ("caption", *SPELLINGS["caption"])
 ID_COLUMNS = ("id", "uid", "sample_id", "key", "image_path")
 PICTURES = {"image", "img", "jpg", "png", "webp", "filepath", "file_path", "file_name", "filename", "img_path"}
-EXACT_FLOATS = 2.0**53  # beyond, float64 no longer holds every whole number
+EXACT_FLOATS = 2.0**53  # float64 cannot represent all larger whole numbers
 
 
 class ParquetRows:
@@ -48,7 +48,7 @@ class ParquetRows:
         return int(self.starts[-1])
 
     def column(self, names: Sequence[str]) -> str | None:
-        """The first of `names`, in any case, that the files have. Raises `InputError` for a file that lacks it."""
+        """The first of `names` that the files have, in any letter case. Raises `InputError` if a file lacks it."""
         columns = [_opened(path).schema_arrow.names for path in self.files]
         spelled = [{name.lower(): name for name in reversed(one)} for one in columns]
         wanted = next((name for name in names if any(name in one for one in spelled)), None)
@@ -77,7 +77,7 @@ class ParquetRows:
         return pa.concat_tables(parts, promote_options="permissive").take(back)
 
     def places(self, index: np.ndarray) -> list[tuple[str, int]]:
-        """Of each row, the stem of its file and its number in there."""
+        """The stem of each row's file, and the row's number in that file."""
         file_of = np.array([file for file, _ in self.groups], np.int64)
         first = np.array([self.starts[np.argmax(file_of == file)] for file in range(len(self.files))])
         file = file_of[np.searchsorted(self.starts, index, side="right") - 1]
@@ -145,8 +145,8 @@ class MetadataPool:
     """Metadata tables with a caption column, LAION's or img2dataset's; captions are encoded as they are scored.
 
     Captions: `caption`, `TEXT` or another usual name. Ids: `id`, `uid`, `SAMPLE_ID`, `key` or `image_path`, else
-    `file:row`; img2dataset's become `shard/key`, the ids that its tars have here. Rows without a caption, and those
-    that img2dataset could not download, are never chosen. A damaged file is left out and listed in `skipped`.
+    `file:row`; img2dataset's become `shard/key`, the ids that its tars have here. Rows without a caption, or without a
+    picture because the download failed, are never chosen. A damaged file is left out and listed in `skipped`.
     """
 
     def __init__(self, path: Path, files: Sequence[Path], encoding: Encoding) -> None:
@@ -200,7 +200,7 @@ class MetadataPool:
 
 
 def metadata_files(path: Path) -> list[Path]:
-    """Parquet files none of which has a column of pictures, at `path` or in that folder: metadata, not pairs."""
+    """The Parquet files at `path` or in that folder, if none has a column of pictures: metadata, not pairs."""
     found = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * (path.suffix == ".parquet")
     whole = [file for file in found if _damage(file) is None]
     pictures = any(PICTURES & {name.lower() for name in _opened(file).schema_arrow.names} for file in whole)
@@ -208,7 +208,7 @@ def metadata_files(path: Path) -> list[Path]:
 
 
 def _damage(path: Path) -> str | None:
-    """Why a file cannot be opened, if so."""
+    """Why a file cannot be opened; None if it can."""
     try:
         _opened(path)
     except InputError as error:
@@ -217,7 +217,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _captions(table: ParquetRows, index: np.ndarray, column: str | None) -> list[str | None]:
-    """The caption of every row, its first where it has several; None where it has none."""
+    """The caption of every row: the first of several, None if there is none."""
     if column is None:
         return [None] * len(index)
     cells = [as_captions(cell) for cell in table.take(index, [column])[column].to_pylist()]
@@ -239,7 +239,7 @@ def ids_as_text(column: pa.ChunkedArray, where: str) -> list[str]:
     try:
         return column.cast(pa.string()).to_pylist()
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(f"{where}: its ids are no texts ({error}).") from None
+        raise InputError(f"{where}: its ids cannot be read as text ({error}).") from None
 
 
 def _opened(path: Path) -> pq.ParquetFile:
@@ -250,7 +250,7 @@ def _opened(path: Path) -> pq.ParquetFile:
 
 
 def _fingerprint(files: Sequence[Path], name: str = "") -> str:
-    """Of names and sizes: these files are too large to be read for it."""
+    """A hash of names and sizes; the files are too large to hash their content."""
     digest = hashlib.blake2b(name.encode(), digest_size=16)
     for path in files:
         digest.update(f"{path.name}:{path.stat().st_size}\n".encode())

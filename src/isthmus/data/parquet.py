@@ -1,4 +1,4 @@
-"""Parquet in bounded memory: read in slices, equal values once, and no more of them than the file's size warrants.
+"""Parquet in bounded memory: read in slices, with equal values stored once and limits that depend on the file's size.
 
 A file's size says little: 5 kB can hold one picture a million times over.
 """
@@ -28,12 +28,12 @@ def open_parquet(path: Path, *, nested: bool = False) -> pq.ParquetFile:
     """A Parquet file whose texts and bytes are read as dictionaries, so that what it holds once is in memory once.
 
     nested: also those inside lists and structs, which pyarrow can where all of a row group is written as dictionaries.
-    Raises `InputError` for more rows than so small a file can say anything about.
+    Raises `InputError` if there are more rows than a file of this size can hold values for.
     """
     file = pq.ParquetFile(path)
     rows, size = file.metadata.num_rows, path.stat().st_size
     if rows > FREE_ROWS + MAX_ROWS_A_BYTE * size:
-        raise InputError(f"{path}: {rows:,} rows in {size:,} bytes: they hold nothing. Write the table again.")
+        raise InputError(f"{path}: {rows:,} rows in {size:,} bytes: they are empty. Write the table again.")
     leaves = [file.schema.column(index) for index in range(len(file.schema))]
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and (nested or "." not in leaf.path)]
     return pq.ParquetFile(path, read_dictionary=texts) if texts else file
@@ -49,7 +49,7 @@ def slices(path: Path, columns: Sequence[str], rows: int = 1024) -> Iterator[pa.
     start, total, most = 0, 0, FREE_BYTES + MAX_SPREAD * path.stat().st_size
     for group in range(files[0].num_row_groups):
         metadata = files[0].metadata.row_group(group)
-        # Of all columns: to ask for one of a damaged file can end the process (pyarrow lets a C++ exception through).
+        # Of all columns: the size of one column of a damaged file can end the process (a C++ exception in pyarrow).
         stored, held = metadata.total_byte_size, metadata.num_rows
         few = max(1, min(rows, SLICE_BYTES * held // max(1, stored)))
         for batch in _group_batches(files, group, columns, few):
@@ -63,7 +63,7 @@ def slices(path: Path, columns: Sequence[str], rows: int = 1024) -> Iterator[pa.
                 start += len(part)
                 if total > most:
                     raise InputError(
-                        f"{path}: {start:,} rows hold {total:,} bytes in a small file: equal texts over and over."
+                        f"{path}: {start:,} rows hold {total:,} bytes in a small file: equal texts, repeated."
                     )
                 yield part
 
@@ -133,7 +133,7 @@ def row_group(files: tuple[pq.ParquetFile, pq.ParquetFile], group: int, column: 
             chunks: list[pa.Array] = []
             for batch in file.iter_batches(max(64, rows // 16), row_groups=[group], columns=[column]):
                 chunks.append(batch.column(0))
-                _check_group(sum(chunk.nbytes for chunk in chunks))  # the file may lie about it
+                _check_group(sum(chunk.nbytes for chunk in chunks))  # the file's own number may be wrong
             return pa.chunked_array(chunks, file.schema_arrow.field(column).type)
         except pa.ArrowNotImplementedError:
             if file is files[-1]:

@@ -35,7 +35,7 @@ def read_parquet(path: Path, into: Gathered) -> None:
         OSError,
         RuntimeError,
         UnicodeDecodeError,
-    ) as error:  # a text that is no UTF-8 shows when it is taken
+    ) as error:  # text that is not UTF-8 fails only when it is taken
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
 
 
@@ -57,14 +57,14 @@ def read_parts(paths: Sequence[Path], folder: Path, into: Gathered) -> None:
 
 
 def split_of(path: Path, folder: Path) -> str | None:
-    """The split that a file's name or the folders below `folder` tell, as Hugging Face's do."""
+    """The split in a file's name or in the folders below `folder`, by Hugging Face's conventions."""
     relative = path.relative_to(folder)
     words = [re.split(r"[-_.]", path.name.lower())[0], *(part.lower() for part in relative.parts[:-1])]
     return next((word for word in words if word in SYNONYMS), None)
 
 
 def _parquet(path: Path, into: Gathered, part: str = "") -> None:
-    """One file. part: its name, where it is one of several: then damage that shows only in its midst is listed."""
+    """One file. part: its name, where it is one of several: then damage in the middle of it is listed."""
     file = open_parquet(path)
     schema, reading = file.schema_arrow, into.reading
     columns, notes = find_columns(path, schema.names, reading.captions, reading.columns)
@@ -84,7 +84,7 @@ def _parquet(path: Path, into: Gathered, part: str = "") -> None:
 
 
 def _until_damaged(records: Iterator[Any], intake: Intake, name: str) -> Iterator[Any]:
-    """The rows that come before damage, which is listed."""
+    """The rows before any damage; the damage is listed."""
     try:
         yield from records
     except (pa.ArrowException, OSError, RuntimeError, UnicodeDecodeError) as error:
@@ -163,7 +163,7 @@ def read_arrow(path: Path) -> pa.Table:
         opened = pa.ipc.open_file if data.read(6) == b"ARROW1" else pa.ipc.open_stream
         data.seek(0)
         table = opened(data).read_all()
-        table.validate(full=True)  # to believe what a damaged file says of itself would end the process
+        table.validate(full=True)  # trusting the sizes in a damaged file would end the process
         return table
     except (pa.ArrowException, OSError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be read as an Arrow stream ({error}).") from None
@@ -240,7 +240,7 @@ def _holds_bytes(path: Path, kind: pa.DataType) -> bool:
 
 
 def _holds_pictures(path: Path, file: pq.ParquetFile, column: str) -> bool:
-    """Whether a column holds pictures, which stay in the file, and not paths; the first that is not null tells.
+    """Whether a column holds pictures, which stay in the file, and not paths; the first value that is not null decides.
 
     Some writers leave paths as bytes, others pictures as text (base64).
     """

@@ -1,4 +1,4 @@
-"""The task `diagnose`: numbers in one dictionary, plots on one page."""
+"""The task `diagnose`: gap, hubs, calibration and leaks, as numbers in one dictionary and plots on one page."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import Store
 from isthmus.store.opening import holds_features
 
-SPREAD = 20_000  # rows that uniformity, a product of all with all, is measured on
+SPREAD = 20_000  # rows on which uniformity is measured, which compares all with all
 
 DEFINITION = (
     "gap = ‖mean image − mean caption‖ over pairs (Liang et al. 2022); cone = mean cosine of two items of a modality. "
@@ -46,7 +46,7 @@ DEFINITION = (
     "skewness, share never found (antihubs). ece = expected calibration error, 15 bins, of the probability of the "
     "first answer: softmax over all candidates at the model's scale (sigmoid of the pair's logit where it was trained "
     "with one). abstain = least score to answer at for the precision wanted, chosen on half of the groups, measured on "
-    "the other. seen = images that the training data hold too. ci95 = 95 % intervals over groups of images "
+    "the other. seen = images that are also in the training data. ci95 = 95 % intervals over groups of images "
     "(docs/intervals.md)."
 )
 
@@ -78,8 +78,8 @@ def diagnose(
     alone needs only for `classes` and `templates`.
 
     Args:
-        against: the training data, pairs or a store: which evaluated images do they hold too?
-        precision: the share of right answers that the threshold to abstain is for (0.9).
+        against: the training data, pairs or a store: evaluated images that are also in them are counted.
+        precision: the share of right answers wanted of the threshold below which the model abstains (0.9).
         k: of the k-occurrences (10).
         near: the least cosine, of encoder features, at which an image counts as one of the training data's (0.95).
     """
@@ -107,7 +107,7 @@ def diagnose(
 
 
 def _check(precision: float, k: int, near: float, against: Any) -> None:
-    """Before anything is computed."""
+    """Refuse what cannot work, before anything is computed."""
     if not 0 < precision <= 1:
         raise UsageError(f"precision={precision}: a share of right answers, in (0, 1].")
     if not 0 < near <= 1:
@@ -135,7 +135,7 @@ def _geometry(found: Findings, embedded: Embedded, resampling: dict[str, int]) -
 
 
 def _answers(found: Findings, model: DualEncoder, embedded: Embedded, resampling: dict[str, int]) -> None:
-    """Both directions of retrieval: who is found how often, and is the first answer as sure as it is right?"""
+    """Both directions of retrieval: how often each item is found, and how well confidence matches accuracy."""
     image, text, owner = embedded.image, embedded.text, embedded.image_of
     captioned = np.unique(owner)
     to_image, to_text = top_k(text, image, found.k), top_k(image[captioned], text, found.k)
@@ -154,7 +154,7 @@ def _answers(found: Findings, model: DualEncoder, embedded: Embedded, resampling
 
 
 def _probability(model: DualEncoder, queries: Any, items: Any, best: np.ndarray) -> np.ndarray:
-    """That the first answer is right, by the loss the model was trained with."""
+    """The probability that the first answer is right, by the loss the model was trained with."""
     if model.bias is not None:
         return 1 / (1 + np.exp(-(model.scale * best.astype(np.float64) + model.bias)))
     return softmax_confidence(queries, items, best, model.scale)
@@ -163,7 +163,7 @@ def _probability(model: DualEncoder, queries: Any, items: Any, best: np.ndarray)
 def _labels(
     found: Findings, model: DualEncoder, embedded: Embedded, classes: Any, templates: Any, resampling: dict[str, int]
 ) -> None:
-    """Zero-shot classification: is the softmax over the classes calibrated?"""
+    """Calibration of the softmax over the classes in zero-shot classification."""
     rows, truth, _, class_emb, _ = label_classes(model.encode_text, embedded, classes, templates)
     scores, index = top_k(embedded.image[rows], class_emb, 1)
     sure = softmax_confidence(embedded.image[rows], class_emb, scores[:, 0], model.scale)
@@ -171,7 +171,7 @@ def _labels(
 
 
 def _novelty(found: Findings, embedded: Embedded, resampling: dict[str, int]) -> None:
-    """How much of the data is seen, and R@1 with and without it."""
+    """How many of the images training has seen, and R@1 of seen and unseen ones."""
     assert found.audit is not None
     seen_ids = found.audit.seen()
     seen = np.array([name in seen_ids for name in embedded.image_ids])

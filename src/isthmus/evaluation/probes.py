@@ -1,4 +1,4 @@
-"""What the probes share: does alignment keep what the image encoder knew? Features frozen, and projected."""
+"""What the probes share: frozen and projected features are compared, to see what alignment keeps."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _sides(model: DualEncoder, data: Probed, split: str, out: Path) -> Sides:
 
 
 def _parts(data: FeaturePairs, split: str) -> tuple[FeaturePairs, FeaturePairs]:
-    """The splits train and `split`, as the data name them; nothing is held out for validation."""
+    """The splits train and `split` of the data; nothing is held out for validation."""
     name = np.array([one or "train" for one in data.splits or [None] * len(data)])
     if split == "train" or not {"train", split} <= set(name):
         there = " and ".join(sorted(set(name)))
@@ -124,12 +124,12 @@ def _parts(data: FeaturePairs, split: str) -> tuple[FeaturePairs, FeaturePairs]:
 
 
 def _labelled_pairs(data: Any, split: str) -> Pairs:
-    """The images of one split, without captions, which would be encoded for nothing."""
+    """The images of one split; captions are dropped, so that they are not encoded in vain."""
     path = Path(data) if isinstance(data, str | Path) else None
     if path is not None and path.is_dir():
         inside = sorted(child.parent.name for child in path.glob(f"*/{CLASSES}"))
         if inside:
-            raise InputError(f"{path}: holds data sets; a probe takes one of them: {', '.join(inside)}.")
+            raise InputError(f"{path}: holds several data sets; a probe takes one of them: {', '.join(inside)}.")
         one = open_set(canonical(path.name), path, split)
         if one.task != "zeroshot_classification":
             raise InputError(f"{path}: a set for retrieval; a probe needs labels.")

@@ -19,7 +19,7 @@ Json = Mapping[str, Any]
 BARS = 24  # pairs shown as bars, at most
 COLUMNS = 3  # of layer curves
 MARKERS = "osD^vP*X"
-SHOWN = ("cca_recall@10", "asif_recall@10", "cka", "mutual_knn")  # beside what ranks, as bars
+SHOWN = ("cca_recall@10", "asif_recall@10", "cka", "mutual_knn")  # shown as bars beside the ranking score
 
 
 def short(name: str) -> str:
@@ -33,7 +33,7 @@ def short(name: str) -> str:
 
 
 def pair_label(row: Json, selection: Json) -> str:
-    """Both encoders; one of them where the other is always the same."""
+    """The names of both encoders; only one if the other is always the same."""
     encoders = selection["encoders"]
     sides = [side for side, listed in encoders.items() if len(listed) > 1] or [next(iter(encoders))]
     return " × ".join(short(row[side]) for side in sides)
@@ -54,7 +54,7 @@ def axis_label(name: str) -> str:
 
 @drawn
 def bars(selection: Json) -> Figure:
-    """The best pairs with intervals, by the score that ranks and by some others; a line marks the floor."""
+    """The best pairs with intervals, by the ranking score and some others; a line marks the floor."""
     from matplotlib.figure import Figure
 
     rows = selection["pairs"][:BARS]
@@ -86,7 +86,7 @@ def _bar_panel(axes: Axes, rows: Sequence[Json], name: str, colour: Any) -> None
 
 @drawn
 def heat_maps(selection: Json) -> Figure:
-    """Image encoders × text encoders, shaded by the score that ranks and by unbiased CKA."""
+    """Image encoders × text encoders, shaded by the ranking score and by unbiased CKA."""
     from matplotlib.figure import Figure
 
     sides = {side: [row["name"] for row in listed] for side, listed in selection["encoders"].items()}
@@ -171,13 +171,13 @@ def number(value: float | None) -> str:
 
 
 def _networks(selection: Json, side: str) -> dict[str, str]:
-    """By encoder name, what to call its network."""
+    """The label of each encoder's network, by encoder name."""
     return {row["name"]: short(row["name"].partition("?")[0]) for row in selection["encoders"][side]}
 
 
 @drawn
 def layer_curves(selection: Json) -> Figure:
-    """The score that ranks by layer, a panel per network of which several layers took part."""
+    """The ranking score by layer, with a panel for each network of which several layers took part."""
     from matplotlib.figure import Figure
 
     panels = layered(selection)
@@ -195,7 +195,7 @@ def layer_curves(selection: Json) -> Figure:
 
 
 def layered(selection: Json) -> list[tuple[str, str]]:
-    """(side, network) of every network that at least three layers were read of."""
+    """(side, network) of every network with at least three layers."""
     found = []
     for side, listed in selection["encoders"].items():
         layers: dict[str, set[int]] = {}
@@ -240,7 +240,7 @@ def _layer_panel(axes: Axes, selection: Json, side: str, network: str) -> None:
 
 @drawn
 def pareto_front(selection: Json) -> Figure:
-    """Quality against cost; the pairs that nothing beats are named."""
+    """Quality against cost; the pairs on the Pareto front are named."""
     from matplotlib.figure import Figure
 
     scale = 1000 if selection["cost_unit"] != "width" else 1

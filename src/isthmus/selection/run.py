@@ -1,4 +1,4 @@
-"""`select`: score every image encoder with every text encoder, rank the pairs, write it down."""
+"""`select`: score every image encoder with every text encoder, rank the pairs, and write the result."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ from isthmus.store.opening import SELECTION, holds_features, open_pairs
 from isthmus.version import __version__
 
 REPORT = "report.html"
-SCORES_FORMAT = 1  # of cached scores: a new number where a score is computed in another way
+SCORES_FORMAT = 1  # version of cached scores: raised when a score is computed in another way
 Encoders = str | Encoder | Sequence[str | Encoder]
 
 
 @dataclass
 class Selection:
-    """What `select` found.
+    """The result of `select`.
 
     pairs: one dictionary per encoder pair, best first (image, text, scores, cost, tied, pareto, …). encoders: by
     modality, one per candidate (name, width, layer, pool, network, cost, unimodal). agreement: by cheap score, its
@@ -131,17 +131,17 @@ def select(
         data: pairs (see `read_pairs`), or a store. None where `image` and `text` are dictionaries of arrays.
         image, text: encoders or their URIs (`layer=*` for every layer); of a store, which of its encoders (default
             all); without `data`, features by name: {"dino": [N, D], …}.
-        out: folder for select.json, report.html, the store (unless `data` is one) and the scores so far, from which
-            a second run goes on. Needed for pairs.
+        out: folder for select.json, report.html, the store (unless `data` is one) and the scores so far, with which a
+            second run continues. Needed for pairs.
         only: ids to use. limit: use at most so many pairs, drawn by hash. Test pairs are never looked at.
         seeds: how many probes are trained per pair; 0 for none, and the ranking is by CCA.
         bootstrap: draws behind the intervals; 0 for none.
         sample: images that training-free scores are computed on, at most; 5,000 as freeze-align.
         seed: of the validation split, the draws and the first probe.
         image_of, ids, groups, captions, labels, splits: with arrays alone, as `FeaturePairs.from_arrays` takes them.
-        progress, log, command: of what is printed meanwhile and written into the page.
+        progress, log, command: for progress output and the page.
 
-    Returns a `Selection`; `print` shows its table. An encoder that fails is listed in `.failed`, and the others go on.
+    Returns a `Selection`; `print` shows its table. An encoder that fails is listed in `.failed`; the others continue.
 
     Raises:
         UsageError: a name or option that does not exist, or `out` missing.
@@ -219,11 +219,11 @@ def gather(
     log: Log,
     options: dict[str, Any],
 ) -> Candidates:
-    """The candidates, from whichever of the three sources."""
+    """The candidates, from pairs, a store or arrays."""
     if data is None:
         found = from_arrays(image, text, **fields)
     elif fields:
-        raise UsageError(f"{', '.join(fields)}: only for features given as arrays.")
+        raise UsageError(f"{', '.join(fields)}: only for features that are given as arrays.")
     elif holds_features(data):
         found = from_store(data, _listed(image), _listed(text))
     elif out is None:
@@ -286,7 +286,7 @@ def _side(candidate: Candidate, candidates: Candidates, scorer: PairScorer) -> E
 
 
 class Cache:
-    """Scores in a folder, by what they were computed from: a run that was stopped goes on, a repeated one is quick."""
+    """Scores in a folder, keyed by what they were computed from: a stopped run continues, a repeated one is quick."""
 
     def __init__(self, folder: Path | None, scorer: PairScorer) -> None:
         self.folder = folder
@@ -301,7 +301,7 @@ class Cache:
     def scores(
         self, image: EncoderSample, text: EncoderSample, compute: Callable[[], dict[str, Score]]
     ) -> dict[str, Score]:
-        """The scores of a pair, computed unless they are known."""
+        """The scores of a pair, computed unless they are in the folder."""
 
         def fresh() -> dict[str, Any]:
             found = compute()
@@ -315,7 +315,7 @@ class Cache:
         return parse(self.get(["pair", image.digest, text.digest], fresh, parse))
 
     def get(self, key: list[str], compute: Callable[[], Any], parse: Callable[[Any], Any]) -> Any:
-        """What `compute` gives, from the folder where it is there, unchanged, and such that `parse` can read it."""
+        """The result of `compute`, from the folder if it is there, intact, and `parse` can read it."""
         if self.folder is None:
             return compute()
         path = self.folder / f"{_digest([self.context, *key])}.json"
@@ -333,7 +333,7 @@ def _digest(value: Any) -> str:
 
 
 def _encoder_row(candidate: Candidate, cache: Cache, scorer: PairScorer, log: Log) -> dict[str, Any]:
-    """What is written about one encoder."""
+    """What select.json says about one encoder."""
     record, cost = candidate.record, candidate.cost
     key = ["unimodal", EncoderSample(candidate, scorer.sample).digest]
     return {
@@ -356,7 +356,7 @@ def assemble(
     config: dict[str, Any],
     command: str,
 ) -> Selection:
-    """Rank what was scored."""
+    """Rank the scored pairs."""
     main = PROBE if scorer.seeds else FALLBACK
     names = list(scored)
     order = ranked([scored[name][main].value for name in names])
@@ -445,7 +445,7 @@ def write(selection: Selection, out: Path) -> None:
     """select.json, and report.html where the packages for it are installed."""
     written = selection.to_dict()
     home = selection.candidates.store
-    if home is not None:  # a store of our own moves along with the folder
+    if home is not None:  # our own store is named relative to the folder, so that both can move
         inside = home.resolve().is_relative_to(out.resolve())
         written["store"] = str(home.resolve().relative_to(out.resolve()) if inside else home.resolve())
     write_sealed(out / SELECTION, written)

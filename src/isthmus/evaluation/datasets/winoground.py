@@ -64,7 +64,7 @@ def _winoground_parquet(path: Path) -> Iterator[Question]:
 
 
 def _filled(path: Path, column: str) -> list[bool]:
-    """Whether each row of a column of images holds one, without decoding any."""
+    """Whether each row of a column of images holds an image; nothing is decoded."""
     batches = slices(path, [column], 64)
     return [cell is not None and cell != {"bytes": None, "path": None} for b in batches for cell in b[0].to_pylist()]
 

@@ -1,4 +1,4 @@
-"""`isthmus eval MODEL suite ROOT`: every data set in turn, each done once, its features kept in a store."""
+"""`isthmus eval MODEL suite ROOT`: every data set in turn; results and features are kept for the next run."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def suite(
 ) -> list[Result]:
     """Zero-shot classification and retrieval on every data set in a folder, as published or as CLIP_benchmark has it.
 
-    A set that was asked for and is missing, or that is known and cannot be used, has a row without metrics, whose
-    `skipped` says why. A set whose result is in `out`, by this model and on these data, is not done again.
+    A set that was named but is missing, or that is known but cannot be used, has a row without metrics; its `skipped`
+    says why. A set whose result is in `out`, by this model and on these data, is not done again.
 
     Args:
         only_sets: names of sets, or of a paper's list (freeze-align, sail); default: what is there.
@@ -75,8 +75,8 @@ def suite(
 
 
 def _without_odd(results: list[Result], data: str | Path, remarks: list[str]) -> list[Result]:
-    """The results without what is no data set; that, and `remarks`, are said beside the first one. Raises `InputError`
-    where nothing has a metric.
+    """The results of data sets only; what is no data set, and `remarks`, become notes of the first result. Raises
+    `InputError` where nothing has a metric.
     """
     odd = [found for found in results if not found["metrics"] and not found["skipped"]]
     odd_notes = [note for found in odd for note in found["notes"]]
@@ -110,9 +110,9 @@ class _Runner:
         self.identity = [projectors, [fingerprints(model, modality) for modality in model.records]]
 
     def evaluate(self, name: str, path: Path | None, split: str | None, wanted: bool) -> Result:
-        """The result of one set, from `out` where it is there; without metrics where the set cannot be had.
+        """The result of one set, from `out` where it is there; without metrics if the set cannot be opened.
 
-        Something that is merely there, neither asked for nor known, is no gap where it is no data set: a remark.
+        A folder that is neither named nor known and is no data set gets a remark, not a row.
         """
         try:
             if path is None:
@@ -133,7 +133,7 @@ class _Runner:
             return result({"metrics": {}, **why}, dataset=name, model=self.name, task="skipped")
 
     def _opened(self, name: str, path: Path, split: str | None) -> BenchmarkSet:
-        """The set as the protocol has it."""
+        """The set as the protocol uses it."""
         if self.protocol is None:
             return open_set(name, path, split)
         one = open_set(name, path, split or self.protocol.splits.get(name))
@@ -182,11 +182,11 @@ class _Runner:
 
 
 def _remarks(one: BenchmarkSet, store: Store) -> dict[str, Any]:
-    """What was left out of a set, and what a user should know of it."""
+    """What was left out of a set, and remarks on it."""
     return {"skipped": skipped(one.pairs, store), "notes": [*one.notes, *one.pairs.notes]}
 
 
 def _contents(one: BenchmarkSet) -> list[Any]:
-    """What tells other data from these without reading a picture."""
+    """A value that changes with the data; computed without reading pictures."""
     images = one.pairs.images.select(["id", "label"]).to_pydict()
     return [images, one.pairs.captions["caption"].to_pylist(), one.pairs.signatures()]
