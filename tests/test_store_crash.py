@@ -183,7 +183,7 @@ def test_finishing_without_the_features_is_refused(tmp_path):
 
 @pytest.mark.parametrize("ids", [["a", "b", "a"]])
 def test_a_repeated_id_is_refused(tmp_path, ids):
-    with pytest.raises(InputError, match="id 'a' stands more than once"), StoreWriter(tmp_path) as writer:
+    with pytest.raises(InputError, match="id 'a' is there more than once"), StoreWriter(tmp_path) as writer:
         writer.finish(*tables(ids, 0))
 
 

@@ -114,7 +114,7 @@ def test_texts_have_as_many_tokens_as_their_limit_and_zeros_behind(folders: dict
 @pytest.mark.parametrize(
     ("modality", "pool", "message"),
     [
-        ("image", "grid16", "grid16 asks for more tokens than the 9 patches"),
+        ("image", "grid16", "grid16 needs more tokens than the 9 patches"),
         ("image", "grid5", "not square"),
         ("image", "tokens", "no pooling 'tokens'"),
         ("text", "patches", "no pooling 'patches'.*tokens"),

@@ -166,7 +166,7 @@ def repo_of(uri: EncoderURI) -> tuple[str, str | None]:
 
 
 def _require_text_config(folder: Path, uri: EncoderURI) -> None:
-    """Text towers of transformers name the model whose configuration they have; it is not fetched unasked."""
+    """Text towers of transformers name the model whose configuration they have; it is not fetched implicitly."""
     name = read_json(folder / "open_clip_config.json").get("model_cfg", {}).get("text_cfg", {}).get("hf_model_name")
     if name and not Path(name).is_dir() and not hub.is_cached(name, "config.json"):
         raise OfflineError(
