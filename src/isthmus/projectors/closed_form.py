@@ -11,6 +11,7 @@ All see what a linear projector sees: each part of the features layer-normalised
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -158,27 +159,18 @@ def best_scale(image: Tensor, text: Tensor, *, max: float = 100.0, **options: An
     """The inverse temperature in [1, max] at which InfoNCE is least on held-out embeddings, to 1 %.
 
     image [N, d], text [M, d]: L2-normalised. options: those of `isthmus.losses.infonce` (groups). The loss is
-    convex in the scale, so that golden-section search finds the minimum.
+    convex in the scale, so its logarithm has one minimum, which Brent's bounded golden-section search finds.
     """
+    from scipy.optimize import minimize_scalar
 
     @torch.no_grad()
-    def loss(scale: float) -> float:
-        return float(infonce(image, text, scale, **options))
+    def loss(log_scale: float) -> float:
+        return float(infonce(image, text, math.exp(log_scale), **options))
 
-    ratio = (5**0.5 - 1) / 2
-    low, high = 1.0, max
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    while high - low > 0.01 * low:
-        if at_left <= at_right:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = loss(right)
-    return (low + high) / 2
+    if max <= 1:
+        return max
+    found = minimize_scalar(loss, bounds=(0, math.log(max)), method="bounded", options={"xatol": 0.01})
+    return math.exp(found.x)
 
 
 def max_width(kind: str, pairs: FeaturePairs) -> int:
