@@ -161,7 +161,7 @@ def test_a_long_picture_is_bounded_and_its_windows_are_low() -> None:
     scores = segmenter.scores(Image.new("RGB", (400, 100)))
     assert scores.shape[1:] == (32, 128)
     assert set(seen) == {(64, 32)}
-    with pytest.raises(UsageError, match="longest: bounds an image on which a window slides"):
+    with pytest.raises(UsageError, match="longest: bounds an image for a sliding window"):
         Segmenter(colour_model(), list(COLOURS), ["{}"], longest=128)
 
 

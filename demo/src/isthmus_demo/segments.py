@@ -32,8 +32,8 @@ TEMPLATES = "clipart"
 class Scenes:
     """Scenes beside their segmentation, captions: their objects.
 
-    miou, accuracy: IoU of a scene's classes and share of its pixels given their class, means over the scenes; and what
-    naming nothing but background reaches. cells: of the encoder's map, along one side of its own input.
+    miou, accuracy: IoU of a scene's classes and share of its pixels given their class, means over the scenes; and the
+    scores if everything is called background. cells: of the encoder's map, along one side of its own input.
     """
 
     pictures: Sequence[Picture]

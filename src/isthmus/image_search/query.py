@@ -1,4 +1,4 @@
-"""What an image search is for: a text, the path of an image file, or a picture."""
+"""Queries of an image search: a text, the path of an image file, or a picture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def looks_like_path(query: str) -> bool:
 
 
 def embed_query(model: DualEncoder, query: str | Path | Image.Image) -> np.ndarray:
-    """[1, d]: of a picture or the image file that `query` names, else of the text."""
+    """The embedding [1, d] of a picture, of the image file that `query` names, or of the text."""
     if isinstance(query, Image.Image) or Path(query).is_file():
         return model.encode_image([query])
     return model.encode_text([str(query).strip()])

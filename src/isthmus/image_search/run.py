@@ -32,10 +32,10 @@ class Hit(TypedDict):
 
 @dataclass
 class SearchResult:
-    """What `search` found.
+    """The result of `search`.
 
-    hits: best first; of equal images the one that comes first. skipped: (id, reason) of images that could not be read.
-    notes: remarks on the data. pairs: the pictures, None where a store's features were searched.
+    hits: best first; equal images in the order of the data. skipped: (id, reason) of images that could not be read.
+    notes: remarks on the data. pairs: the pictures; None if a store's features were searched.
     """
 
     query: str
@@ -45,7 +45,7 @@ class SearchResult:
     pairs: Pairs | None = field(default=None, repr=False)
 
     def contact_sheet(self) -> Image.Image:
-        """The pictures found, each with its score and id. Raises `UsageError` where a store was searched."""
+        """The pictures found, each with its score and id. Raises `UsageError` if a store was searched."""
         if self.pairs is None:
             raise UsageError("A store holds no pictures for a contact sheet; search the folder they are in.")
         row = {id: i for i, id in enumerate(self.pairs.images["id"].to_pylist())}
@@ -117,9 +117,9 @@ def search(
 
 
 def _check(k: int, out: str | Path | None, images: object, cached: bool) -> None:
-    """Say what cannot work before anything is encoded."""
+    """Refuse wrong options before anything is encoded."""
     if k < 1:
-        raise UsageError(f"k = {k}: ask for at least one image.")
+        raise UsageError(f"k = {k}: at least one image is needed.")
     if out is not None:
         if cached:
             raise UsageError(f"{out}: {images} is a store, which holds no pictures; name their folder.")
