@@ -13,10 +13,11 @@ import pyarrow as pa
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.modality import MODALITIES, table_of
 from isthmus.owned import check_owned
 from isthmus.store.joining import choose_ids, choose_split, join
 from isthmus.store.keys import KeyIndex, to_keys
-from isthmus.store.manifest import TABLES, is_store, is_unfinished, other_tables, read_store_json, read_table
+from isthmus.store.manifest import SCHEMAS, is_store, is_unfinished, other_tables, read_store_json, read_table
 from isthmus.store.matrix import FeatureMatrix, Rows
 from isthmus.store.shards import AnyShard, Shard, holds_states, open_shards
 from isthmus.store.states import StatesMatrix, backbone_uri
@@ -88,7 +89,7 @@ class Store:
     @cached_property
     def modalities(self) -> list[str]:
         """The modalities of items in the store: image, text, and others that have a table."""
-        return [*TABLES, *other_tables(self._described)]
+        return [*MODALITIES.own, *other_tables(self._described)]
 
     def table(self, modality: str) -> pa.Table:
         """The items of a modality: `images`, `captions`, or item_id, id, content_hash, group, split, label, signature.
@@ -97,8 +98,8 @@ class Store:
         """
         if modality not in self.modalities:
             raise UsageError(f"{self.path}: no modality {modality!r}." + did_you_mean(modality, self.modalities))
-        if modality in TABLES:
-            return getattr(self, TABLES[modality])
+        if (name := table_of(modality)) in SCHEMAS:
+            return getattr(self, name)
         if modality not in self._others:
             self._others[modality] = read_table(self.path, modality, self._described)
         return self._others[modality]
