@@ -26,6 +26,7 @@ from isthmus.curation.prototypes import KINDS, SHOTS, Prototypes, image_side, ma
 from isthmus.curation.scan import ConceptScorer, nearest_counts, scan, tiles
 from isthmus.curation.sources import open_pool
 from isthmus.curation.topk import TopK, buffer_bytes
+from isthmus.data.feature_pairs import SIDES as MODALITIES
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs
 from isthmus.embedding.engines import check_engine
@@ -46,6 +47,7 @@ def curate(
     *,
     out: str | Path | None = None,
     encoder: str | Encoder | Sequence[str | Encoder] | None = None,
+    modalities: tuple[Modality, Modality] = MODALITIES,
     per_concept: int = PER_CONCEPT,
     keep: int | None = None,
     floor: float | None = None,
@@ -84,6 +86,8 @@ def curate(
             run continues, and a run with another quota or floor needs no second pass. None writes nothing.
         encoder: the encoder(s) of the pool's features, by URI or loaded; a dual encoder's folder projects them
             into its joint space. A store knows its own.
+        modalities: of a store or pairs, which two the pairs are of; the first stands in the place of the image, the
+            second in that of the caption. A dual encoder brings its own. Names of concepts need texts there.
         per_concept: most pairs for one concept.
         keep: K, the best rows kept for each concept; default 25 × per_concept.
         floor: least cosine of a pair to its concept.
@@ -108,7 +112,7 @@ def curate(
     check_engine(engine)
     if per_concept < 1 or (keep is not None and keep < 1):
         raise UsageError(f"per_concept={per_concept}, keep={keep}: each is at least 1.")
-    encoding = load_encoding(encoder, **options)
+    encoding = load_encoding(encoder, _texts_second(modalities), **options)
     sources = parse_sources(mix)
     opened = open_pool(pool, encoding)
     cleaned = clean_pool(opened, images, cleaning, encoding, seed=seed, **options) if cleaning else None
@@ -132,7 +136,9 @@ def curate(
     )
     scorer = ConceptScorer({side: prototypes.sides[side] for side in chosen_sides}, combine)
     where = _Where(
-        engine, partial(_reopened, pool, encoder, options), Path(out) if out is not None and resume else None
+        engine,
+        partial(_reopened, pool, encoder, encoding.modalities, options),
+        Path(out) if out is not None and resume else None,
     )
     top = _scanned(opened, scorer, choices, cleaned, where, progress)
     selection, repeated = _assigned(opened, top, choices)
@@ -148,6 +154,7 @@ def plan(
     concepts: Any,
     *,
     encoder: Any = None,
+    modalities: tuple[Modality, Modality] = MODALITIES,
     per_concept: int = PER_CONCEPT,
     keep: int | None = None,
     sides: str | None = None,
@@ -160,7 +167,7 @@ def plan(
 
     Makes the prototypes and scores a few tiles, so that errors show here already; writes nothing.
     """
-    encoding = load_encoding(encoder, **options)
+    encoding = load_encoding(encoder, _texts_second(modalities), **options)
     opened = open_pool(pool, encoding)
     encoding = _completed(opened, concepts, encoding, sides, options)
     prototypes, chosen = _prototypes(opened, concepts, encoding, sides, templates=templates, shots=shots, seed=seed)
@@ -215,16 +222,17 @@ def _completed(pool: Pool, concepts: Any, encoding: Encoding, sides: str | None,
     labelled = isinstance(concepts, str | Path) and kind not in KINDS and Path(concepts).suffix != ".txt"
     if labelled and not Path(concepts).exists():
         raise InputError(f"{concepts}: no such file or folder of concepts.")
-    needed: list[Modality] = []
+    needed: list[str] = []
     if labelled and not holds_features(concepts):
         needed.append("image")
-    if kind != "auto" and (not labelled or sides in ("caption", "both")):
+    if encoding.of_texts and kind != "auto" and (not labelled or sides in ("caption", "both")):
         needed.append("text")
-    wanted = [modality for modality in needed if getattr(encoding, modality) is None and records.get(modality)]
+    wanted = [side for side in needed if getattr(encoding, side) is None and records.get(side)]
     if not wanted:
         return encoding
     own = encoding_of(records, wanted, **options)
-    return Encoding(encoding.text or own.text, encoding.image or own.image, name=encoding.name)
+    both = encoding.text or own.text, encoding.image or own.image
+    return Encoding(*both, name=encoding.name, modalities=encoding.modalities)
 
 
 @dataclass(frozen=True)
@@ -236,8 +244,14 @@ class _Where:
     out: Path | None
 
 
-def _reopened(pool: Any, encoder: Any, options: dict[str, Any]) -> Pool:
-    return open_pool(pool.path if isinstance(pool, Store) else pool, load_encoding(encoder, **options))
+def _reopened(pool: Any, encoder: Any, modalities: tuple[Modality, ...], options: dict[str, Any]) -> Pool:
+    return open_pool(pool.path if isinstance(pool, Store) else pool, load_encoding(encoder, modalities, **options))
+
+
+def _texts_second(modalities: Sequence[Modality]) -> tuple[Modality, ...]:
+    """The two, texts in the place of the captions."""
+    first, second = modalities
+    return (second, first) if first == MODALITIES[1] else (first, second)
 
 
 def _scanned(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from isthmus.data import tables, webdataset
 from isthmus.data.captions_json import read_json_file, read_json_lines
@@ -18,14 +18,16 @@ from isthmus.data.captions_text import read_text_table
 from isthmus.data.cells import is_inline
 from isthmus.data.columns import Columns, parse_columns
 from isthmus.data.delimited import read_delimited
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.folders import read_folder
 from isthmus.data.gathering import Gathered, Reading
-from isthmus.data.images import MAX_PIXELS, content_hash, decode, parse_range
+from isthmus.data.images import MAX_PIXELS, OUT_OF_MEMORY, BadImage, content_hash, decode, parse_range
 from isthmus.data.pages import with_pages
 from isthmus.data.records import CaptionRule, Intake
 from isthmus.data.sources import ImageSource, Items
 from isthmus.data.splits import normalise_split
 from isthmus.errors import InputError, UsageError
+from isthmus.modality import Modality, spec_of, table_of
 
 READERS: dict[str, Callable[[Path, Gathered], None]] = {
     ".parquet": tables.read_parquet,
@@ -49,12 +51,17 @@ REMARKS = 1_000  # most images that are counted for one remark
 class Pairs:
     """Images and captions joined by id. Image bytes stay where they are until `read_bytes`.
 
+    Pairs without images have items of another modality in their place, which are called images here all the same.
+
+    modality: what `images` are of. others: by modality, the items of further ones, as `Pairs` without captions whose
+              table has the id of the sample in `sample`; see `side`.
     images:   table of id, group, split, label (strings, all but id may be null) and source (int64, the
-              image's number in `reader`).
+              image's number in `reader`); of another modality also part (JSON, which part of the file it is).
     captions: table of caption_id (`id#k`, k-th caption of the image as written), id, caption, lang.
     skipped:  (id, reason) of images and captions left out while reading; an id with `#k` is a caption's.
     notes:    remarks for the user, such as columns that are not used; remarks on pictures are added as they are
-    decoded. class_folders: the folders that labels come from, sorted; empty if labels do not come from folders.
+              decoded.
+    class_folders: the folders that labels come from, sorted; empty if labels do not come from folders.
     """
 
     def __init__(
@@ -69,22 +76,46 @@ class Pairs:
         max_pixels: int = MAX_PIXELS,
         range: tuple[float, float] | None = None,
         class_folders: Sequence[str] = (),
+        modality: Modality = SIDES[0],
+        others: Mapping[Modality, Pairs] | None = None,
     ) -> None:
         self.images, self.captions, self.reader = images, captions, reader
+        self.modality, self.others = modality, dict(others or {})
         self.path, self.skipped, self.max_pixels, self.range = path, list(skipped), max_pixels, range
         self.class_folders = list(class_folders)
         self._notes = list(notes)
         self._remarks: dict[str, set[str]] = {}
-        self._source = images["source"].to_numpy()
+        self._source, self._part = images["source"].to_numpy(), _parts(images)
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
+    def modalities(self) -> list[Modality]:
+        """Those whose items are files, that of `images` first."""
+        return [self.modality, *self.others]
+
+    def side(self, modality: Modality) -> Pairs:
+        """The items of one modality as `images`. Raises `UsageError` where there are none."""
+        if modality == self.modality:
+            return self
+        if modality not in self.others:
+            held = " and ".join(map(table_of, [*self.modalities, SIDES[1]]))
+            raise UsageError(f"{self.path or 'These pairs'}: hold {held}, nothing of modality {modality}.")
+        return self.others[modality]
+
+    @property
+    def samples(self) -> list[str]:
+        """The id of the sample that each image is of: its own, but for items of a further modality."""
+        name = "sample" if "sample" in self.images.column_names else "id"
+        return self.images[name].to_pylist()
+
+    @property
     def notes(self) -> list[str]:
         """Remarks on the data as it was read, then on the pictures that have been decoded so far."""
         decoded = [
-            f"{len(known):,}{' or more' if len(known) == REMARKS else ''} images are {remark}; the first: {min(known)}."
+            f"{len(known):,}{' or more' if len(known) == REMARKS else ''} {table_of(self.modality)} are {remark}; the "
+            f"first: {min(known)}."
             for remark, known in sorted(self._remarks.items())
         ]
         return self._notes + decoded
@@ -96,18 +127,27 @@ class Pairs:
     def signatures(self) -> list[str | None]:
         """A string per image that changes when its file changes, so that a later run need not read the file again."""
         found = [self.reader.signature(index) for index in self._source.tolist()]
-        return found if self.range is None else [one and f"{one}:{self.range}" for one in found]
+        how = [self._how(row) for row in range(len(self))]
+        return [one if told is None else one and f"{one}:{told}" for one, told in zip(found, how, strict=True)]
 
-    def content_hash(self, data: bytes) -> str:
-        """A hash of the picture in `data`, which also depends on how it is decoded here."""
-        return content_hash(data if self.range is None else data + repr(self.range).encode())
+    def content_hash(self, data: bytes, row: int) -> str:
+        """What tells the picture in `data`, the bytes of a row, from others, given how it is decoded here."""
+        how = self._how(row)
+        return content_hash(data if how is None else data + how.encode())
 
-    def decode(self, row: int) -> Image.Image:
+    def _how(self, row: int) -> str | None:
+        """What, besides its bytes, decides what a row is: the range of its grey, or which part of the file."""
+        return self._part[row] if self._part is not None else None if self.range is None else repr(self.range)
+
+    def decode(self, row: int) -> Any:
         """The image of a row as 8-bit RGB (`isthmus.data.images.decode`). Raises `BadImage`."""
         return self.picture(row, self.read_bytes(row))
 
-    def picture(self, row: int, data: bytes) -> Image.Image:
+    def picture(self, row: int, data: bytes) -> Any:
         """The picture in the bytes of a row, as `decode` gives it. Raises `BadImage`."""
+
+        if self.modality != SIDES[0]:
+            return self._item(row, data)
 
         def remark(text: str) -> None:
             known = self._remarks.setdefault(text, set())
@@ -115,6 +155,20 @@ class Pairs:
                 known.add(self.images["id"][row].as_py())
 
         return decode(data, max_pixels=self.max_pixels, range=self.range, remark=remark)
+
+    def _item(self, row: int, data: bytes) -> Any:
+        """An item of another modality, which that one's own code decodes: it may raise anything."""
+        decode_item = spec_of(self.modality).decode
+        assert decode_item is not None
+        part = self._part[row] if self._part is not None else None
+        try:
+            return decode_item(data, **(json.loads(part) if part else {}))
+        except BadImage:
+            raise
+        except MemoryError:
+            raise BadImage(OUT_OF_MEMORY) from None
+        except Exception as error:
+            raise BadImage(f"damaged {self.modality}: {error or type(error).__name__}") from error
 
     def subset(self, ids: Iterable[str]) -> Pairs:
         """The images with these ids and their captions, in the order they have here."""
@@ -135,12 +189,17 @@ class Pairs:
 
     def _where(self, rows: pa.ChunkedArray) -> Pairs:
         images = self.images.filter(rows)
-        return self.having(images, self.captions.filter(pc.is_in(self.captions["id"], images["id"])))
+        found = self.having(images, self.captions.filter(pc.is_in(self.captions["id"], images["id"])))
+        kept = images["id"].combine_chunks()
+        chosen = {name: one.images.filter(pc.is_in(one.images["sample"], kept)) for name, one in self.others.items()}
+        found.others = {name: one.having(chosen[name]) for name, one in self.others.items()}
+        return found
 
     def having(self, images: pa.Table, captions: pa.Table | None = None) -> Pairs:
         """These pairs with other tables of images and captions; the images are read and decoded as they are here."""
         pairs = copy(self)
         pairs.images, pairs._source = images, images["source"].to_numpy()
+        pairs._part = _parts(images)
         pairs.captions = self.captions if captions is None else captions
         return pairs
 
@@ -205,15 +264,26 @@ def gathered_pairs(path: str, into: Gathered) -> Pairs:
         raise InputError(f"{path}: {why}")
     if into.intake.joined:
         into.notes.append(f"{path}: {into.intake.joined:,} rows gave further captions to images of other rows.")
+    where = Path(path)
+    beside = {
+        name: Pairs(table, texts.slice(0, 0), into.source_beside(name), path=where, modality=name)
+        for name, table in into.intake.beside().items()
+    }
     return Pairs(
         images,
         texts,
         into.source,
-        path=Path(path),
+        path=where,
         skipped=skipped,
         notes=into.notes,
         class_folders=into.folders,
+        modality=into.intake.modality or SIDES[0],
+        others=beside,
     )
+
+
+def _parts(images: pa.Table) -> list[str | None] | None:
+    return images["part"].to_pylist() if "part" in images.column_names else None
 
 
 def as_pairs(data: Any, **reading: Any) -> Pairs:
@@ -232,10 +302,12 @@ def pairs_from_lists(
     *,
     ids: Sequence[str] | None = None,
     langs: Sequence[str | list[str]] | None = None,
+    modality: Modality = SIDES[0],
 ) -> Pairs:
     """Pairs from Python objects. Raises `InputError` if the lists differ in length.
 
-    images: paths, bytes of image files, PIL images or uint8 arrays [H, W, 3]; captions: one string or a list
+    images: paths, bytes of image files, PIL images or uint8 arrays [H, W, 3]; of another `modality`, paths or bytes of
+    its files; captions: one string or a list
     of strings for each image; ids: default the path, or the position for what has no path; langs: of each image's
     captions, one for all or a list.
     """
@@ -256,7 +328,7 @@ def pairs_from_lists(
             fields["lang"] = langs[row]
         default_id = known if known is not None and not is_inline(known) else str(row)
         intake.add(f"row {row}", fields, default_id=default_id, source=row, image=known)
-    return Pairs(*intake.tables(), Items(images), skipped=intake.skipped)
+    return Pairs(*intake.tables(), Items(images), skipped=intake.skipped, modality=modality)
 
 
 def _read(path: str, into: Gathered) -> None:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isthmus.data.cells import is_inline
-from isthmus.data.columns import Columns, find_columns
+from isthmus.data.columns import Columns
 from isthmus.data.gathering import Gathered, GatheredRow, is_path
 from isthmus.data.parquet import FEW_ROWS, open_parquet, slices
 from isthmus.data.records import MAX_CAPTION, Intake
@@ -21,6 +21,7 @@ from isthmus.data.sources import ImageColumn, ParquetColumn
 from isthmus.data.splits import SYNONYMS
 from isthmus.errors import InputError
 from isthmus.files import read_json
+from isthmus.modality import others
 
 BATCH = 1024  # rows of a Parquet table in memory as Python objects
 MAX_CELL = 4 * MAX_CAPTION  # bytes
@@ -67,17 +68,20 @@ def _parquet(path: Path, into: Gathered, part: str = "") -> None:
     """One file. part: its name, where it is one of several: then damage in the middle of it is listed."""
     file = open_parquet(path)
     schema, reading = file.schema_arrow, into.reading
-    columns, notes = find_columns(path, schema.names, reading.captions, reading.columns)
+    columns, notes = into.find_columns(path, schema.names)
     into.notes += notes
     image = columns["image"]
-    in_file = _holds_pictures(path, file, image)
-    fields = {name: column for name, column in columns.items() if name != "image" or not in_file}
+    in_file = {name: columns[name] for name in ("image", *others()) if name in columns}
+    in_file = {name: column for name, column in in_file.items() if _holds_pictures(path, file, column)}
+    fields = {name: column for name, column in columns.items() if name not in in_file}
     rows: Iterator[Any] = enumerate(into.fields(record, columns) for record in _records(path, schema, fields))
     if part:
         rows = _until_damaged(rows, into.intake, part)
     if in_file:
         within = f"{part}/" if part else reading.within
-        into.of(within=within).numbered(f"{path}: row", rows, ParquetColumn(path, image, into.places(path)))
+        stored = {name: ParquetColumn(path, column, into.places(path)) for name, column in in_file.items()}
+        first = stored.pop("image", None) or ParquetColumn(path, image, into.places(path))
+        into.of(within=within).numbered(f"{path}: row", rows, first, stored)
     else:
         folder = part.rpartition("/")[0]
         into.of(within=f"{folder}/" if folder else reading.within).rows(f"{path}: row", rows, into.places(path))
@@ -121,25 +125,25 @@ def read_saved_dataset(folder: Path, into: Gathered) -> None:
     """
     notes: dict[str, None] = {}
     for split, file in saved_files(folder):
-        table, reading = read_arrow(file), into.reading
-        columns, remarks = find_columns(file, table.column_names, reading.captions, reading.columns)
+        table = read_arrow(file)
+        columns, remarks = into.find_columns(file, table.column_names)
         _saved_part(folder, file, table, columns, into.of(split=split))
         notes |= dict.fromkeys(remark.replace(str(file), str(folder)) for remark in remarks)
     into.notes += notes
 
 
 def _saved_part(folder: Path, file: Path, table: pa.Table, columns: Columns, into: Gathered) -> None:
-    image, first = columns["image"], into.first
-    _holds_bytes(file, table.schema.field(image).type)
-    fields = {name: column for name, column in columns.items() if name != "image"}
+    kept = {name: columns[name] for name in ("image", *others()) if name in columns}
+    for column in kept.values():
+        _holds_bytes(file, table.schema.field(column).type, column)
+    fields = {name: column for name, column in columns.items() if name not in kept}
     classes = class_names(table.schema, fields)
     chosen = table.select(list(dict.fromkeys(fields.values())))
     rows = (record for batch in chosen.to_batches() for record in batch.to_pylist())
     records = rows if fields else ({} for _ in range(len(table)))
-    for row, record in enumerate(records):
-        named = into.fields(named_label(record, classes, fields), fields)
-        into.intake.add(f"{folder}: row {first + row}", named, default_id=str(first + row), source=first + row)
-    into.sources.append(ImageColumn(table[image], into.places(file)))
+    named = enumerate(into.fields(named_label(record, classes, fields), fields) for record in records)
+    sources = {name: ImageColumn(table[column], into.places(file)) for name, column in kept.items()}
+    into.numbered(f"{folder}: row", named, sources.pop("image"), sources, begin=into.first)
 
 
 def saved_files(folder: Path) -> list[tuple[str | None, Path]]:
@@ -194,7 +198,7 @@ def read_frame(data: Any, into: Gathered, path: Path | None = None) -> None:
     if hasattr(data, "features") and hasattr(data, "with_format"):  # a datasets.Dataset
         data = data.with_format("arrow")[:].replace_schema_metadata(data.features.arrow_schema.metadata)
     where, (names, rows) = path or "table", _frame_rows(data)
-    columns, notes = find_columns(where, names, into.reading.captions, into.reading.columns)
+    columns, notes = into.find_columns(where, names)
     into.notes += notes
     classes = class_names(data.schema, columns) if isinstance(data, pa.Table) else None
     records = enumerate(into.fields(named_label(record, classes, columns), columns) for record in rows)
@@ -220,8 +224,8 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _holds_bytes(path: Path, kind: pa.DataType) -> bool:
-    """Whether column `image` holds the pictures themselves (bytes, Hugging Face's bytes and path, one in a list)."""
+def _holds_bytes(path: Path, kind: pa.DataType, column: str) -> bool:
+    """Whether a column holds the pictures themselves (bytes, Hugging Face's bytes and path, one in a list)."""
     value = _value_type(kind)
     if is_text(value):
         return False
@@ -232,11 +236,11 @@ def _holds_bytes(path: Path, kind: pa.DataType) -> bool:
     if pa.types.is_list(value) or pa.types.is_large_list(value) or pa.types.is_fixed_size_list(value):
         if pa.types.is_uint8(value.value_type):
             return True
-        _holds_bytes(path, value.value_type)
+        _holds_bytes(path, value.value_type, column)
         return True  # of one picture, or it is a bad image when it is read
     if pa.types.is_struct(value) and {"bytes", "path"} & {field.name for field in value}:
         return True
-    raise InputError(f"{path}: column `image` holds {kind}; it must hold paths or the bytes of image files.")
+    raise InputError(f"{path}: column `{column}` holds {kind}; it must hold paths or the bytes of files.")
 
 
 def _holds_pictures(path: Path, file: pq.ParquetFile, column: str) -> bool:
@@ -245,7 +249,7 @@ def _holds_pictures(path: Path, file: pq.ParquetFile, column: str) -> bool:
     Some writers leave paths as bytes, others pictures as text (base64).
     """
     kind = file.schema_arrow.field(column).type
-    binary = _holds_bytes(path, kind)
+    binary = _holds_bytes(path, kind, column)
     if pa.types.is_nested(_value_type(kind)):
         return binary
     groups = range(file.num_row_groups)  # one by one: a later one may be damaged

@@ -1,4 +1,4 @@
-"""`search`: the images that fit a text, or look like an image."""
+"""`search`: the images that fit a text, or look like an image; or items of another modality that a model joins."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.tables import Frame
 from isthmus.errors import UsageError
-from isthmus.evaluation.inputs import embed_for_evaluation
+from isthmus.evaluation.inputs import embed_items
 from isthmus.files import write_atomic
 from isthmus.image_search.query import check_query, embed_query
 from isthmus.metrics.nearest import top_k
+from isthmus.modality import Modality, spec_of
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report.contact_sheet import check_image_name, contact_sheet
 from isthmus.store import Store, open_store
@@ -44,13 +46,24 @@ class SearchResult:
     notes: list[str] = field(default_factory=list)
     pairs: Pairs | None = field(default=None, repr=False)
 
+    @property
+    def pictures(self) -> bool:
+        """Whether there is something to lay out on a contact sheet."""
+        return self.pairs is not None and self.pairs.modality == SIDES[0]
+
     def contact_sheet(self) -> Image.Image:
-        """The pictures found, each with its score and id. Raises `UsageError` if a store was searched."""
+        """The pictures found, each with its score and id. Raises `UsageError` if no pictures were searched."""
         if self.pairs is None:
             raise UsageError("A store holds no pictures for a contact sheet; search the folder they are in.")
+        if not self.pictures:
+            raise UsageError(f"There are no pictures of {self.pairs.modality} for a contact sheet.")
         row = {id: i for i, id in enumerate(self.pairs.images["id"].to_pylist())}
         pictures = [self.pairs.decode(row[hit["id"]]) for hit in self.hits]
         return contact_sheet(pictures, [f"{hit['score']:.3f}\n{hit['id']}" for hit in self.hits], self.query)
+
+    def write_sheet(self, path: str | Path) -> None:
+        """The contact sheet as a file."""
+        write_atomic(path, self.contact_sheet().save)
 
     def to_dict(self) -> dict[str, object]:
         """As `isthmus search --json` writes it."""
@@ -73,7 +86,9 @@ def search(
     """Find the images that are nearest to a text or an image in the model's space.
 
     Use this when you want to look at what a model finds, or to find pictures in a folder. For numbers, `evaluate`
-    with the task retrieval; for many queries, `model.encode_image` and `isthmus.metrics.nearest.top_k`.
+    with the task retrieval; for many queries, `model.encode_image` and `isthmus.metrics.nearest.top_k`. A model that
+    joins other modalities is searched in the same way: by a text or a file, for items of the first of them that is no
+    text.
 
         >>> found = ist.search("model/", "photos/", "a red bicycle", k=8, out="bicycles.png")
         >>> found.hits[0]
@@ -98,21 +113,26 @@ def search(
     check_query(query)
     if isinstance(model, str | Path):
         model = DualEncoder.from_pretrained(model, device=device, trust_remote_code=trust_remote_code)
-    wanted = embed_query(model, query)
+    wanted, gallery = embed_query(model, query), _gallery(model)
+    if out is not None and gallery != SIDES[0]:
+        raise UsageError(f"{out}: there are no pictures of {gallery} for a contact sheet.")
     pairs = None
     skipped: list[tuple[str, str]] = []
     notes: list[str] = []
     if isinstance(images, str | Path) and cached:
-        ids, embeddings = _from_store(model, images)
+        ids, embeddings = _from_store(model, images, gallery)
     else:
-        pairs = images if isinstance(images, Pairs) else read_pairs(images, captions="optional")
-        embedded = embed_for_evaluation(model, pairs.having(pairs.images, pairs.captions.slice(0, 0)))
-        ids, embeddings, skipped, notes = embedded.image_ids, embedded.image, embedded.skipped, embedded.notes
+        read = images if isinstance(images, Pairs) else read_pairs(images, captions="optional")
+        pairs = read.side(gallery)
+        found_items = embed_items(model, pairs)
+        every = pairs.images["id"].to_pylist()
+        ids, embeddings = [every[row] for row in found_items.kept], found_items.emb
+        skipped, notes = [*read.skipped, *found_items.skipped], read.notes
     scores, rows = (found[0].tolist() for found in top_k(wanted, embeddings, k))
     hits = [Hit(score=score, id=ids[row]) for score, row in zip(scores, rows, strict=True)]
     found = SearchResult("image" if isinstance(query, Image.Image) else str(query), hits, skipped, notes, pairs)
     if out is not None:
-        write_atomic(out, found.contact_sheet().save)
+        found.write_sheet(out)
     return found
 
 
@@ -126,8 +146,13 @@ def _check(k: int, out: str | Path | None, images: object, cached: bool) -> None
         check_image_name(out)
 
 
-def _from_store(model: DualEncoder, path: str | Path) -> tuple[list[str], np.ndarray]:
+def _gallery(model: DualEncoder) -> Modality:
+    """What is searched: items of the model's first modality that is no text."""
+    return next(modality for modality in model.modalities if spec_of(modality).decode is not None)
+
+
+def _from_store(model: DualEncoder, path: str | Path, modality: Modality) -> tuple[list[str], np.ndarray]:
     """The ids, and embeddings [n, d] of the cached features."""
-    store = open_store(path)
-    features = store.features("image", [record["fingerprint"] for record in model.records["image"]])
-    return store.images["id"].to_pylist(), model.project("image", features)
+    store, side = open_store(path), model.side_of(modality)
+    features = store.features(modality, [record["fingerprint"] for record in model.records[side]])
+    return store.table(modality).column(0).to_pylist(), model.project(side, features)

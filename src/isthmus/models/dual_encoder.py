@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.encoder_record import EncoderRecord, modalities_of
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.images import decode
 from isthmus.data.matrix import Computed, Matrix, rows, rows_at_once
@@ -20,6 +20,7 @@ from isthmus.data.sources import cell_bytes
 from isthmus.encoders import Encoder
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate
+from isthmus.modality import Modality, spec_of
 from isthmus.models.card import write_card
 from isthmus.models.outputs import quantize, shorten
 from isthmus.models.pretrained import is_uri, pretrained_parts
@@ -114,14 +115,16 @@ class DualEncoder(nn.Module):
     ) -> Any:
         """Paths, PIL images, encoded bytes, arrays [H, W, 3] or tensors [3, H, W] to [N, d] float32, L2-normalised.
 
+        Of a model whose first modality is another one: paths, bytes or decoded items of it (see `encode`).
+
         width: the first so many dimensions alone, normalised again. precision: "int8" or "binary" for fewer bytes
         (`isthmus.models.outputs.quantize`, which also says how to compare them).
 
         Raises `InputError` for an image that cannot be read (and names it), `UsageError` for a width or precision
         that does not exist.
         """
-        items = [_open_image(item) for item in _as_list(images)]
-        return _finished(self._encode("image", items, batch_size), width, precision, as_tensor)
+        items = self._opened(SIDES[0], images)
+        return _finished(self._encode(SIDES[0], items, batch_size), width, precision, as_tensor)
 
     def encode_text(
         self,
@@ -133,7 +136,40 @@ class DualEncoder(nn.Module):
         precision: str = "float32",
     ) -> Any:
         """Strings to [N, d] float32, L2-normalised; width and precision as in `encode_image`."""
-        return _finished(self._encode("text", _as_list(texts), batch_size), width, precision, as_tensor)
+        items = self._opened(SIDES[1], texts)
+        return _finished(self._encode(SIDES[1], items, batch_size), width, precision, as_tensor)
+
+    def encode(self, modality: Modality, items: Any, **options: Any) -> Any:
+        """Items of one of the two modalities that the model joins to [N, d]; options as of `encode_image`.
+
+        Raises `UsageError` for a modality that it does not take.
+        """
+        return getattr(self, f"encode_{self.side_of(modality)}")(items, **options)
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the first side, called image here, and the second, called text, take."""
+        return modalities_of({side: self.records[side] for side in SIDES})
+
+    def side_of(self, modality: Modality) -> str:
+        """The side that takes a modality. Raises `UsageError` where none does."""
+        if modality not in self.modalities:
+            raise UsageError(
+                f"no side for {modality}: this model joins {' and '.join(self.modalities)}."
+                + did_you_mean(modality, self.modalities)
+            )
+        return SIDES[self.modalities.index(modality)]
+
+    def _opened(self, side: str, items: Any) -> list[Any]:
+        """Items as the encoders of a side take them: files of its modality are read and decoded."""
+        modality = self.modalities[SIDES.index(side)]
+        spec = spec_of(modality)
+        if spec.decode is None:
+            return _as_list(items)
+        if modality == SIDES[0]:
+            return [_open_image(item) for item in _as_list(items)]
+        listed = _as_list(items) if not getattr(items, "ndim", 0) else [items]
+        return [_open(item, lambda item: spec.decode(cell_bytes(item))) for item in listed]  # type: ignore[misc]
 
     def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
         if modality not in self.encoders:
@@ -294,10 +330,15 @@ def _as_list(items: Any) -> list[Any]:
 
 def _open_image(item: Any) -> Any:
     """Paths and encoded bytes are decoded as pairs are; PIL images, arrays and tensors pass as they are."""
-    if isinstance(item, Image.Image) or hasattr(item, "ndim"):
+    return item if isinstance(item, Image.Image) else _open(item, lambda item: decode(cell_bytes(item)))
+
+
+def _open(item: Any, read: Callable[[Any], Any]) -> Any:
+    """What `read` makes of a path or bytes; whatever else is decoded already. `InputError` names a file that is bad."""
+    if not isinstance(item, str | os.PathLike | bytes | bytearray | memoryview | dict):
         return item
     try:
-        return decode(cell_bytes(item))
-    except InputError as error:
+        return read(item)
+    except (InputError, ValueError, OSError) as error:
         named = isinstance(item, str | os.PathLike) and str(item) not in str(error)
         raise InputError(f"{item}: {error}" if named else str(error)) from None

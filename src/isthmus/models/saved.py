@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.data.encoder_record import EncoderRecord, check_count
+from isthmus.data.encoder_record import EncoderRecord, check_count, modalities_of
 from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder, load_recorded
 from isthmus.encoders.limits import check_limits
@@ -60,11 +60,6 @@ def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder
         side: load_recorded([one["uri"] for one in listed], modality=kinds[side], **options)
         for side, listed in records.items()
     }
-
-
-def modalities_of(records: Records) -> tuple[str, ...]:
-    """The modality of each side, from its encoders; without it, the name of the side."""
-    return tuple(listed[0].get("modality", side) if listed else side for side, listed in records.items())
 
 
 def check_encoders(loaded: Sequence[Encoder], records: Sequence[EncoderRecord]) -> None:

@@ -20,6 +20,7 @@ from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
 from isthmus.embedding import plan as embedding_plan
 from isthmus.encoders import Encoder
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.files import read_cached, write_sealed
 from isthmus.owned import check_owned
@@ -33,7 +34,7 @@ from isthmus.selection.candidates import (
     from_arrays,
     from_pairs,
     from_store,
-    loaded,
+    load_sides,
     pairs_of,
     wanted_ids,
 )
@@ -98,6 +99,7 @@ def select(
     image: Encoders | Mapping[str, np.ndarray] = (),
     text: Encoders | Mapping[str, np.ndarray] = (),
     *,
+    modalities: tuple[Modality, Modality] = SIDES,
     out: str | Path | None = None,
     only: str | Path | Sequence[str] | None = None,
     limit: int | None = None,
@@ -131,6 +133,7 @@ def select(
         data: pairs (see `read_pairs`), or a store. None where `image` and `text` are dictionaries of arrays.
         image, text: encoders or their URIs (`layer=*` for every layer); of a store, which of its encoders (default
             all); without `data`, features by name: {"dino": [N, D], …}.
+        modalities: which two are joined; the first stands in the place of the image, the second in that of the text.
         out: folder for select.json, report.html, the store (unless `data` is one) and the scores so far, with which a
             second run continues. Needed for pairs.
         only: ids to use. limit: use at most so many pairs, drawn by hash. Test pairs are never looked at.
@@ -159,7 +162,7 @@ def select(
         "splits": splits,
     }
     fields = {name: value for name, value in given.items() if value is not None}
-    chosen = {"only": only, "limit": limit, "seed": seed}
+    chosen = {"only": only, "limit": limit, "seed": seed, "modalities": tuple(modalities)}
     candidates = gather(data, image, text, out, chosen, fields, progress, log, options)
     scorer = make_scorer(candidates.frame, seeds, bootstrap, sample, seed)
     cache = Cache(None if out is None else Path(out) / "scores", scorer)
@@ -167,6 +170,8 @@ def select(
     encoders = {m: [_encoder_row(c, cache, scorer, log) for c in listed] for m, listed in candidates.encoders.items()}
     config = {"seeds": seeds, "bootstrap": bootstrap, "sample": sample, "limit": limit}
     selection = assemble(scored, encoders, candidates, scorer, config, command)
+    if tuple(modalities) != SIDES:
+        selection.facts["modalities"] = list(modalities)
     if out is not None:
         write(selection, Path(out))
     return selection
@@ -181,6 +186,7 @@ def plan(
     limit: int | None = None,
     seeds: int = 3,
     seed: int = 0,
+    modalities: tuple[Modality, Modality] = SIDES,
     **options: Any,
 ) -> dict[str, Any]:
     """What `select` with the same arguments would do: pairs, encoders, and what embedding them would cost.
@@ -188,16 +194,16 @@ def plan(
     Loads the encoders and encodes a small sample; writes nothing.
     """
     if holds_features(data):
-        stored = from_store(data, _listed(image), _listed(text))
+        stored = from_store(data, _listed(image), _listed(text), modalities=modalities)
         counts = [len(stored.encoders[m]) for m in SIDES]
         cost: dict[str, Any] = {"images": len(stored.frame)}
     else:
         pairs = open_pairs(data)
         pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
         failed: list[dict[str, str]] = []
-        views = [loaded(given, m, failed, **options) for m, given in zip(SIDES, (image, text), strict=True)]
+        views = list(load_sides((image, text), modalities, failed, **options).values())
         counts = [len(listed) for listed in views]
-        cost = asdict(embedding_plan(pairs, *views))
+        cost = asdict(embedding_plan(pairs, encoders=[view for listed in views for view in listed]))
         cost["failed"] = [f"{one['encoder']}: {one['reason']}" for one in failed]
     both = counts[0] * counts[1]
     return {
@@ -225,7 +231,7 @@ def gather(
     elif fields:
         raise UsageError(f"{', '.join(fields)}: only for features that are given as arrays.")
     elif holds_features(data):
-        found = from_store(data, _listed(image), _listed(text))
+        found = from_store(data, _listed(image), _listed(text), modalities=chosen["modalities"])
     elif out is None:
         raise UsageError("select needs `out`, a folder: the features of the pairs are stored there.")
     else:
@@ -261,10 +267,10 @@ def score_all(
     candidates: Candidates, scorer: PairScorer, cache: Cache, progress: bool
 ) -> dict[tuple[str, str], dict[str, Score]]:
     """Scores by (image, text). An encoder whose features cannot be compared is moved to `failed`."""
-    texts = [side for candidate in list(candidates.encoders["text"]) if (side := _side(candidate, candidates, scorer))]
+    images, seconds = (list(candidates.encoders[side]) for side in SIDES)
+    texts = [side for candidate in seconds if (side := _side(candidate, candidates, scorer))]
     check_any(candidates.encoders, candidates.failed)
     found: dict[tuple[str, str], dict[str, Score]] = {}
-    images = list(candidates.encoders["image"])
     with tqdm(total=len(images) * len(texts), desc="encoder pairs", unit="pair", disable=not progress) as bar:
         for candidate in images:
             image = _side(candidate, candidates, scorer)
@@ -362,12 +368,12 @@ def assemble(
     order = ranked([scored[name][main].value for name in names])
     names = [names[i] for i in order]
     info = {(m, row["name"]): row for m, rows in encoders.items() for row in rows}
-    costs = [cost_of(info["image", image], info["text", text]) for image, text in names]
+    costs = [cost_of(*(info[side, name] for side, name in zip(SIDES, both, strict=True))) for both in names]
     units = {unit for _, unit in costs}
     unit = units.pop() if len(units) == 1 else "width"
     prices = [
-        price if unit != "width" else float(info["image", i]["width"] + info["text", t]["width"])
-        for (price, _), (i, t) in zip(costs, names, strict=True)
+        price if unit != "width" else float(sum(info[m, name]["width"] for m, name in zip(SIDES, both, strict=True)))
+        for (price, _), both in zip(costs, names, strict=True)
     ]
     front = pareto([scored[name][main].value for name in names], prices)
     tied = tied_with_first([scored[name][main].replicates for name in names])
@@ -466,7 +472,8 @@ def table(selection: Selection, most: int = 20) -> str:
         main = row["scores"][selection.facts["ranked_by"]]["ci95"]
         span = f"{100 * main[0]:.1f}–{100 * main[1]:.1f}" if main else ""
         rows.append([f"{row['rank']}{marks}", row["image"], row["text"], *texts, span])
-    heads = ["", "image encoder", "text encoder", *(LABELS[name] for name in shown)]
+    first, second = selection.facts.get("modalities", SIDES)
+    heads = ["", f"{first} encoder", f"{second} encoder", *(LABELS[name] for name in shown)]
     lines = [tabulate(rows, headers=[*heads, "95 %"], tablefmt="simple", disable_numparse=True)]
     if len(selection.pairs) > most:
         lines.append(f"… and {len(selection.pairs) - most} more pairs")

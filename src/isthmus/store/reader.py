@@ -140,6 +140,8 @@ class Store:
     ) -> StatesMatrix:
         """The states of layers of one encoder, of the rows of `table(modality)`: sequences that are read on demand.
 
+        Layers of different widths or numbers of tokens come as a list, as the encoder itself gives them.
+
         Args:
             which: the encoder, by URI (layer and pool in it do not matter) or by the first digits of its
                 `backbone_key`; None if the store holds the states of one encoder of this modality.
@@ -148,7 +150,7 @@ class Store:
             partial: allow items without states; they are an `InputError` only when they are read.
 
         Raises:
-            UsageError: no such encoder or layer, none named although there are several, layers of different widths.
+            UsageError: no such encoder or layer, none named although there are several.
             InputError: a damaged or foreign shard, or contents without states (an interrupted run).
         """
         keys = to_keys(self.table(modality)["content_hash"].to_pylist())
