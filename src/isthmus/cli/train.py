@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="PARQUET", help="train only on the ids in this file")
     parser.add_argument("--init", metavar="MODEL", help="a trained model; its --freeze side stays unchanged")
     parser.add_argument(
-        "--freeze", metavar="SIDE", help="image or text: the side to keep; the other side's encoder is trained to match it"
+        "--freeze", metavar="SIDE", help="the side to keep, image or text; the other side's encoder is trained to match"
     )
     parser.add_argument("--folds", type=int, metavar="K", help="cross-validate first: for fewer than about 1,000 pairs")
     parser.add_argument("--out", metavar="MODEL", required=True)

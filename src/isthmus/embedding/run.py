@@ -95,7 +95,7 @@ def embed(
         pairs: a table, folder, tar files or data frame (see `read_pairs`), or `Pairs`.
         image, text: encoders or their URIs, one or several. With `layer=4,8&pool=states` in a URI, the states of these
             layers are stored, sequences of tokens (`Store.states`).
-        encoders: further encoders, each for its own modality. Of a modality without an encoder, items are not looked at.
+        encoders: further encoders, each for its own modality. Items without an encoder are not read.
         out: the store's folder; made, resumed or extended.
         only: ids to embed (a list, or a Parquet file with an `id` column).
         batch_size: items per forward pass. Default: what is fast on the device, captions by their length

@@ -33,7 +33,7 @@ def render(selection: Mapping[str, Any]) -> str:
         "isthmus.selection",
         "report.html.j2",
         command=selection["command"],
-        modalities=told.get("modalities", SIDES),
+        modalities=selection.get("modalities", SIDES),
         told=selection,
         first=selection["pairs"][0],
         tied=[row for row in selection["pairs"][1:] if row["tied_with_first"]],

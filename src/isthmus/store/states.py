@@ -37,7 +37,7 @@ class StatesMatrix:
     [n, T_i, D_l], as `isthmus.encoders.States` has them.
 
     records: of the layers, in the order of the second axis. layers: their numbers, None the tokens after the final
-    norm. widths: D of each. uniform: whether all are alike. rate_hz: tokens per second if tokens follow time, else None.
+    norm. widths: D of each. uniform: whether all are alike. rate_hz: tokens per second if time runs, else None.
     """
 
     def __init__(self, members: Sequence[tuple[list[AnyShard], np.ndarray]], records: Sequence[EncoderRecord]) -> None:
@@ -98,9 +98,9 @@ class StatesMatrix:
             raise InputError("out must be contiguous: np.ascontiguousarray(out).")
         mask = np.arange(tokens) < length[:, None]
         if mask.any():
-            self._fill(block, begin, length, torch.from_numpy(out))
-        for row in np.flatnonzero(length < tokens):  # faster than by a mask
-            out[row, :, length[row] :] = 0
+            self._fill(block, begin, mask, torch.from_numpy(out))
+        else:
+            out[...] = 0
         return out, mask
 
     def _gather_each(self, index: np.ndarray, out: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -156,31 +156,27 @@ class StatesMatrix:
         block, begin, length = (np.stack(column, axis=1) for column in zip(*found, strict=True))
         return block, begin, length
 
-    def _fill(self, block: np.ndarray, begin: np.ndarray, length: np.ndarray, out: torch.Tensor) -> None:
+    def _fill(self, block: np.ndarray, begin: np.ndarray, mask: np.ndarray, out: torch.Tensor) -> None:
         """Fill `out` [n, L, T, D] with the items that begin at rows `begin` [n, L] of shards `block` [n, L].
 
-        Each is copied in one piece of T tokens, whatever its length, and the caller clears what follows an item. If a
-        shard ends earlier, only the item's own tokens are copied.
+        Items that fill all of T are copied in one piece each; else token by token, those beyond an item from a row of
+        zeros: to clear them afterwards would take as long again.
         """
-        tokens, flat = out.shape[2], out.view(-1, *out.shape[2:])
-        block, begin, length = block.ravel(), begin.ravel(), np.repeat(length, out.shape[1])
-        held = np.array([shard.values.shape[0] for shard in self._shards])
-        fits = begin + tokens <= held[block]
+        flat, real = out.view(-1, *out.shape[2:]), None
+        block, begin = block.ravel(), begin.ravel()
+        if not mask.all():
+            step, flat = np.arange(out.shape[2]), out.view(-1, 1, out.shape[3])
+            real = np.repeat(mask, out.shape[1], axis=0).ravel()
+            block, begin = np.repeat(block, len(step)), (begin[:, None] + step).ravel()
+        if len(self._sources) > 1 and real is not None:
+            out.zero_()  # what belongs to an empty shard is of no source
         for members, number, source in self._sources:
-            place = number[block]
-            whole, cut = np.flatnonzero(members[block] & fits), np.flatnonzero(members[block] & ~fits)
-            if len(self._sources) == 1 and len(whole):
-                some = np.where(fits, np.arange(len(block)), whole[0])  # items at the end of a shard follow below
-                source.gather(place[some], begin[some], flat)
-            elif len(whole):
-                part = torch.empty(len(whole), *flat.shape[1:], dtype=flat.dtype)
-                source.gather(place[whole], begin[whole], part)
-                flat[torch.from_numpy(whole)] = part
-            item, step = np.nonzero(np.arange(tokens) < length[cut, None])
-            if len(item):
-                part = torch.empty(len(item), 1, flat.shape[2], dtype=flat.dtype)
-                source.gather(place[cut[item]], begin[cut[item]] + step, part)
-                flat[torch.from_numpy(cut[item]), torch.from_numpy(step)] = part[:, 0]
+            if len(self._sources) == 1:
+                source.gather(number[block], begin, flat, real)
+            elif len(mine := np.flatnonzero(members[block])):
+                part = torch.empty(len(mine), *flat.shape[1:], dtype=flat.dtype)
+                source.gather(number[block[mine]], begin[mine], part, None if real is None else real[mine])
+                flat[torch.from_numpy(mine)] = part
 
     @cached_property
     def _sources(self) -> list[tuple[np.ndarray, np.ndarray, _Source]]:
@@ -206,15 +202,22 @@ class _Source:
         scales = [shard.scale for shard in shards if shard.scale is not None]
         self.scale = Window(scales) if scales else None
 
-    def gather(self, block: np.ndarray, row: np.ndarray, out: torch.Tensor) -> None:
-        """Fill `out` [k, T, D] with T rows of shard `block[i]` each, from row `row[i]` on, which are all there."""
+    def gather(self, block: np.ndarray, row: np.ndarray, out: torch.Tensor, real: np.ndarray | None = None) -> None:
+        """Fill `out` [k, T, D] with T rows of shard `block[i]` each, from row `row[i]` on, which are all there.
+
+        real: bool [k]; with zeros where it is not.
+        """
         count, tokens, width = out.shape
         index = self.values.first[block] + row * width
+        if real is not None:
+            index = np.where(real, index, self.values.zeros)
         if self.scale is None:
             self.values.copy(index, out.view(count, tokens * width))
             return
         step = max(1, SCALED_AT_ONCE // tokens)
         factor = self.scale.first[block] + row
+        if real is not None:
+            factor = np.where(real, factor, self.scale.zeros)
         for start in range(0, count, step):
             some = slice(start, start + step)
             whole = torch.empty(len(index[some]), tokens * width, dtype=torch.int8)
