@@ -1,34 +1,91 @@
-"""The Python blocks of the guide run as they stand."""
+"""The documentation: its code runs as it stands, its commands are ours, its links lead somewhere, its quotes are quotes."""
 
 from __future__ import annotations
 
 import re
+import shlex
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from isthmus.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+
+
+def in_order(nav: Any) -> list[str]:
+    """The pages of a navigation, as a reader goes through them."""
+    if isinstance(nav, str):
+        return [nav]
+    return list(chain.from_iterable(map(in_order, nav.values() if isinstance(nav, dict) else nav)))
+
+
+def blocks(page: Path, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+
+
+def commands(page: Path) -> list[list[str]]:
+    lines = "\n".join(blocks(page) + blocks(page, "console")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if re.match(r"isthmus [a-z]", line)]
 
 
 @pytest.mark.slow
-def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page by itself, in one folder: a page goes on with the files that earlier ones wrote."""
     monkeypatch.chdir(tmp_path)
-    page = ROOT / "docs" / "guide.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
-    assert len(blocks) >= 6
-    namespace: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), namespace)  # our own page
+    pages = [DOCS / name for name in in_order(SITE["nav"]) if blocks(DOCS / name, "python")]
+    assert len(pages) >= 8
+    for page in pages:
+        namespace: dict[str, object] = {}
+        for block in blocks(page, "python"):
+            exec(compile(block, str(page), "exec"), namespace)  # our own page
 
 
-def test_every_link_between_pages_leads_somewhere() -> None:
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+def test_every_command_on_a_page_is_understood() -> None:
+    found = [(page, command) for page in PAGES for command in commands(page) if "…" not in "".join(command)]
+    assert len(found) >= 60
+    for page, command in found:
+        try:
+            build_parser().parse_args(command[1:])
+        except SystemExit:
+            pytest.fail(f"{page.name}: {shlex.join(command)}")
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    named = in_order(SITE["nav"])
+    assert len(named) == len(set(named))
+    assert {str(page.relative_to(DOCS)) for page in PAGES} == set(named)
+
+
+def heading(line: str) -> str:
+    """The anchor of a heading, as GitHub and Python-Markdown have it."""
+    return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", re.sub(r"\]\([^)]*\)", "", line).lower()).strip())
+
+
+@pytest.mark.parametrize(
+    "page", [*ROOT.glob("*.md"), *(ROOT / "demo").glob("*.md"), *PAGES], ids=lambda page: page.stem
+)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if path.startswith(("http://", "https://")):
+            continue
+        other = page.parent / path if path else page
+        assert other.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.M)
+            assert anchor in map(heading, headings), target
 
 
 def test_every_promise_has_the_tests_it_names() -> None:
-    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    page = (DOCS / "promises.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
     assert len(rows) >= 20
     for row in rows:
