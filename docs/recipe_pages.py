@@ -31,7 +31,7 @@ def page(recipe: Path) -> str:
         f"# Recipe `{name}`\n\n*{tomllib.loads(text)['description']}.*\n\n{about}\n\n"
         f"## Its values\n\n```toml\n{values.strip()}\n```\n\n"
         f"`--set optim.epochs=10` changes any of them. `isthmus train STORE --recipe {name} --dry-run --out MODEL`\n"
-        "prints what would run on your data, with the values that are not named here: [training](../guide/training.md).\n\n"
+        "prints what would run on your data, with the values that are not named: [training](../guide/training.md).\n\n"
         "This page is written by `docs/recipe_pages.py` from the recipe; do not edit.\n"
     )
 

@@ -1,9 +1,11 @@
-"""The documentation: its code runs as it stands, its commands are ours, its links lead somewhere, its quotes are quotes."""
+"""The documentation: its code runs as it stands, its commands are ours, its links lead somewhere."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -94,3 +96,22 @@ def test_every_promise_has_the_tests_it_names() -> None:
         for file, test in named:
             source = (ROOT / "tests" / file).read_text(encoding="utf-8")
             assert re.search(rf"^def {test}\(", source, re.M), f"{file} has no {test}"
+
+
+def texts_of(source: Path) -> Iterator[str]:
+    """The texts in a file, with `…` for what an f-string puts in."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_every_message_that_is_quoted_is_one_of_ours() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8").partition("## Speed")[0]
+    quoted = re.findall(r"^\| (?:``(.+?)``|`(.+?)`) \|", page, re.M)
+    assert len(quoted) >= 35
+    known = {text.replace("`", "") for source in (ROOT / "src").rglob("*.py") for text in texts_of(source)}
+    for message in ("".join(found).replace("`", "") for found in quoted):
+        parts = [re.escape(part.strip()) for part in message.split("…") if part.strip()]
+        assert any(re.search(".*".join(parts), text) for text in known), message
