@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ast
+import csv
+import importlib.util
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -13,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
+import isthmus as ist
+import isthmus_demo
 from isthmus.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
@@ -32,21 +39,72 @@ def blocks(page: Path, language: str = "") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
 
 
-def commands(page: Path) -> list[list[str]]:
-    lines = "\n".join(blocks(page) + blocks(page, "console")).replace("\\\n", " ").splitlines()
+def commands(page: Path, *languages: str) -> list[list[str]]:
+    found = [block for language in languages or ("", "console") for block in blocks(page, language)]
+    lines = "\n".join(found).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines if re.match(r"isthmus [a-z]", line)]
+
+
+def run_python(page: Path) -> None:
+    namespace: dict[str, object] = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), namespace)  # our own page
 
 
 @pytest.mark.slow
 def test_pages_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each page by itself, in one folder: a page goes on with the files that earlier ones wrote."""
+    """Each page by itself, in one folder: a page goes on with the files that earlier ones of the guide wrote."""
     monkeypatch.chdir(tmp_path)
-    pages = [DOCS / name for name in in_order(SITE["nav"]) if blocks(DOCS / name, "python")]
-    assert len(pages) >= 8
+    pages = [DOCS / name for name in in_order(SITE["nav"]) if blocks(DOCS / name, "python") and name != "tutorial.md"]
+    assert len(pages) >= 12
+    for page in sorted(pages, key=lambda page: page.parent.name != "guide"):
+        run_python(page)
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_on_a_folder_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = ist.read_pairs(isthmus_demo.PAIRS)
+    some = pairs.subset(pairs.images["id"].to_pylist()[::42])
+    texts = dict(zip(some.captions["id"].to_pylist(), some.captions["caption"].to_pylist(), strict=True))
+    (tmp_path / "photos").mkdir()
+    rows = []
+    for number, name in enumerate(some.images["id"].to_pylist()):
+        rows.append((f"photos/{number:04d}.png", texts[name]))
+        some.decode(number).save(tmp_path / rows[-1][0])
+    for table, part in (("captions.csv", rows[40:]), ("test.csv", rows[:40])):
+        with open(tmp_path / table, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("image", "caption"), *part])
+    monkeypatch.chdir(tmp_path)
+    for command in commands(DOCS / "tutorial.md", "console"):
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sheet.png").exists()
+    run_python(DOCS / "tutorial.md")
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(
+        build, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > len(PAGES)
     for page in pages:
-        namespace: dict[str, object] = {}
-        for block in blocks(page, "python"):
-            exec(compile(block, str(page), "exec"), namespace)  # our own page
+        loaded = re.findall(
+            r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"?(https?:[^\" >]*)", page.read_text("utf-8")
+        )
+        assert loaded == [], page.name
+
+
+def test_the_pages_of_recipes_are_what_their_files_say() -> None:
+    spec = importlib.util.spec_from_file_location("recipe_pages", DOCS / "recipe_pages.py")
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    written = {page.stem: page.read_text(encoding="utf-8") for page in (DOCS / "recipes").glob("*.md")}
+    assert written == {file.stem: script.page(file) for file in script.RECIPES.glob("*.toml")}
 
 
 def test_every_command_on_a_page_is_understood() -> None:
