@@ -168,6 +168,14 @@ PAGE_TEXT = """# What a head on frozen encoders knows of composition
 
 Written by `benchmarks/composition_study.py --render` from `benchmarks/results/composition_study.json`; do not edit.
 
+## What to do
+
+- Use such a model to find what is in a picture. Do not ask it where things are, how many, or which is the larger.
+- Read the chance beside every score, and for pairs of captions the matching score: a preference stands below chance.
+- Embed long captions with `max_tokens=` in the text encoder's URI only after `longtext` has shown that they are read.
+
+## Why
+
 {verdict}
 
 ![Scenes and their captions](composition.png)

@@ -154,6 +154,14 @@ def render(measured: dict[str, Any]) -> str:
 
 TEXT = """# How often an interval holds the truth
 
+## What to do
+
+- Read the interval, not the number; overlapping intervals decide nothing, the paired difference may.
+- Name groups (a column `group`): near-duplicates that count as many make every interval too narrow.
+- Have 50 groups or more before you compare anything; with 20 the interval is right but hardly says anything.
+
+## Why
+
 Written by `benchmarks/coverage_study.py` from `benchmarks/results/coverage_study.json`. Every interval of a result is
 nominally of 95 %. The table says how often it held the truth, in {sets:,} simulated test sets a row ({resamples}
 resamples each; a coverage is itself uncertain by ± {error:.1f} points, one standard error).

@@ -278,6 +278,14 @@ PAGE_TEXT = """# Does curation help, and what does it cost?
 Written by `benchmarks/curation_study.py --render` from `benchmarks/results/curation_study.json` and
 `benchmarks/results/curation_scale.json`; do not edit.
 
+## What to do
+
+- If time or disk forces you to a part of your pairs, choose it by concept, not at random.
+- If it does not, train on everything: here no choice was above the whole pool, and the one by classes was below it.
+- Take out copies and captions that do not fit first ([cleaning](guide/choosing-pairs.md#cleaning-pairs)).
+
+## Why
+
 ## A noisy pool, halved
 
 {verdict}

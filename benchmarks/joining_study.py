@@ -79,6 +79,14 @@ HEAD = """\
 
 Written by `python benchmarks/joining_study.py` from `benchmarks/results/joining_study.json`; not edited by hand.
 
+## What to do
+
+- You have an index and want a better image encoder: join it, and keep the index of captions.
+- Let `default` do it; ridge alone, a second, was not told from it.
+- Embed the pictures again when you can: between an old and a new encoder, similar ones find each other more easily.
+
+## Why
+
     isthmus train STORE --init MODEL --freeze text --image-encoder URI --out JOINED
 
 keeps the text side of a trained model bit for bit and trains another image encoder onto it. Indexed captions stay

@@ -312,6 +312,14 @@ PAGE_TEXT = """\
 
 Written by `benchmarks/selection_study.py --render` from `benchmarks/results/selection_study.json`; do not edit.
 
+## What to do
+
+- Run `isthmus select` on your own pairs, layers included (`?layer=*`), and train the first choice.
+- Trust held-out recall of a closed form or of the probe, and mutual k-NN; use CKA for layers of one network at most.
+- Train the first few that `select` calls ties: a score ranks, it does not decide between neighbours.
+
+## Why
+
 {verdicts}
 
 **What was done.** {images} views (layers, poolings) of {networks} image networks with one text encoder, and one image

@@ -188,6 +188,15 @@ def markdown(rows: list[list[str]], headers: list[str]) -> str:
 
 
 TEXT = """# Many data sets, probes, and small data
+
+## What to do
+
+- Ask a model about pictures like those that it was trained on; on others it is near chance until its captions cover them.
+- Compare names with templates on your own classes: which is better depends on the set.
+- Expect the projector to keep what the encoder knew about your kind of picture, and few-shot classes of that kind to gain.
+- Below about 1,000 pairs, estimate by `--folds`, and name groups.
+
+## Why
 Written by `benchmarks/suite_study.py` from `benchmarks/results/suite_study.json`. The model is the demo's (recipe
 `{recipe}`, EfficientNet-Lite1 and MiniLM, 4,149 clip-art pairs). Brackets are 95 % intervals over groups of
 near-duplicates of the test pictures; a difference whose interval holds 0 is called a tie. One model, one training

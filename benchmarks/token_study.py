@@ -234,6 +234,15 @@ PAGE_TEXT = """# What tokens buy
 
 Written by `benchmarks/token_study.py --render` from `benchmarks/results/token_study.json`; do not edit.
 
+## What to do
+
+- Stay with pooled features (`pool=cls+mean`): at a few thousand pairs tokens brought nothing that could be told from nothing,
+  for up to 130 times the bytes of an image.
+- Train longer before you train on tokens: that did help.
+- Take tokens for segmentation, or to run [freeze-align](recipes/freeze-align.md) as published, on many more pairs.
+
+## Why
+
 freeze-align's head on pooled features (one CLS and one mean per image, one mean per caption) and on tokens: the class
 token and r averages of the patches, or all 256 of them, and every token of a caption (at most 77).
 
