@@ -115,11 +115,11 @@ Written by `python benchmarks/outputs_study.py` from `benchmarks/results/outputs
 
 {images:,} test pictures of the demo data ({groups:,} groups of near-duplicates), retrieval, mean of both directions. In
 brackets: 95 % intervals from a bootstrap over groups. *Change* compares, on the same queries, with the same model's
-float32 at full width; where its interval holds 0 it is a tie. Heads are of the default recipe without CCA beside them,
+float32 at full width; if its interval contains 0 it is a tie. Heads are of the default recipe without CCA beside them,
 512 wide, two seeds each; the two differ only in `loss.matryoshka = [16, 32, 64, 128, 256]`. `default` is CCA, 384
 wide, beside a trained head, so that its first 384 dimensions are CCA alone. CCA's directions fall in weight: it is
 ordered by nature, but its bits all weigh the same, which is why they cost it most. One data set, small and of
-drawings: how much is lost on yours, `benchmarks/outputs_study.py --store YOURS` tells.
+drawings: how much is lost on yours, `benchmarks/outputs_study.py --store YOURS` shows.
 
 """
 
