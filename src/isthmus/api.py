@@ -22,6 +22,8 @@ from isthmus.evaluation.datasets.questions import Questions
 from isthmus.evaluation.inputs import Data, Saved
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
 from isthmus.image_search.run import search
+from isthmus.inference.classify import classify
+from isthmus.inference.encode import encode
 from isthmus.metrics.results import Result
 from isthmus.models.checkup import doctor
 from isthmus.models.dual_encoder import DualEncoder
@@ -37,10 +39,12 @@ from isthmus.training.fit import Fitting
 from isthmus.training.recipe import OBJECTIVES
 
 __all__ = [
+    "classify",
     "cross_validate",
     "curate",
     "doctor",
     "embed",
+    "encode",
     "evaluate",
     "load_encoder",
     "load_recipe",

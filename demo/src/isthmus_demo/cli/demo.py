@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         "hold the name of a class."
     )
     common.say(f"model: {args.out}/model    results: {args.out}/results.json    pictures: {args.out}/report.html")
-    common.print_skipped(f"{args.out}/store", demo.skipped)
+    common.print_skipped(demo.skipped, f"{args.out}/store/skipped.parquet")
     common.write_result(args, {"results": demo.records, "stages": dict(report.stages)})
     return 3 if demo.skipped else 0
 
