@@ -5,9 +5,9 @@ example:
   isthmus encode model/ captions.parquet --captions --out captions.npy
   isthmus encode model/ queries.txt --out queries.npy
 
-Images are a folder, one image, or any table of pairs; texts a .txt file with one a line, or with --captions the captions
-of a table. A .parquet file holds id and embedding (of texts also text); beside a .npy file stands a .csv with the
-ids of its rows. What cannot be read has no row and is listed in a .skipped.csv.
+Images are a folder, one image, or any table of pairs; texts a .txt file with one a line, or with --captions the
+captions of a table. A .parquet file holds id and embedding (of texts also text); beside a .npy file stands a .csv
+with the ids of its rows. What cannot be read has no row and is listed in a .skipped.csv.
 """
 
 from __future__ import annotations
