@@ -20,6 +20,15 @@ def as_pandas(table: pa.Table) -> Any:
     return table.to_pandas()
 
 
+def by_caption(images: pa.Table, captions: pa.Table) -> Any:
+    """A pandas data frame with a row per caption, and for an image without any, in the order of `images`: id, caption,
+    lang, split, label, group.
+    """
+    known = as_pandas(images.select(["id", "split", "label", "group"]))
+    texts = as_pandas(captions.select(["id", "caption", "lang"]))
+    return known.merge(texts, on="id", how="left")[["id", "caption", "lang", "split", "label", "group"]]
+
+
 def as_csv(table: pa.Table) -> str:
     """The columns' names and the rows of `table`; quoted where it is needed, numbers to four digits."""
     file = io.StringIO()

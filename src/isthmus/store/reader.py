@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
+from isthmus.data.frames import by_caption
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.owned import check_owned
 from isthmus.store.joining import choose_ids, choose_split, join
@@ -69,6 +70,10 @@ class Store:
     def __repr__(self) -> str:
         names = ", ".join(record["uri"] for record in self.encoders)
         return f"Store({str(self.path)!r}, {len(self):,} images, {self.captions.num_rows:,} captions; {names})"
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame with a row per caption: id, caption, lang, split, label, group."""
+        return by_caption(self.images, self.captions)
 
     @cached_property
     def images(self) -> pa.Table:
