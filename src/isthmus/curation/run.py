@@ -60,7 +60,7 @@ def curate(
     engine: Literal["local", "ray"] = "local",
     seed: int = 0,
     resume: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> Curated:
@@ -241,7 +241,7 @@ def _reopened(pool: Any, encoder: Any, options: dict[str, Any]) -> Pool:
 
 
 def _scanned(
-    pool: Pool, scorer: ConceptScorer, choices: Choices, cleaned: Cleaned | None, where: _Where, progress: bool
+    pool: Pool, scorer: ConceptScorer, choices: Choices, cleaned: Cleaned | None, where: _Where, progress: bool | None
 ) -> TopK:
     """The candidates, from a scan or from an earlier run on the same pool, concepts and K."""
     digest = hashlib.blake2b(digest_size=16)

@@ -21,6 +21,7 @@ from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.evaluation.labelled import stored_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.progress import progress_bar, watched
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids, read_ids
 from isthmus.store.opening import holds_features, open_pairs, open_source
@@ -222,7 +223,7 @@ def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embe
     hashes: list[str] = []
     skipped = list(pairs.skipped)
     embeddings = []
-    for start in range(0, len(ids), batch_size):
+    for start in progress_bar(watched(), range(0, len(ids), batch_size), desc="images", unit="batch", leave=False):
         images = []
         for index in range(start, min(start + batch_size, len(ids))):
             try:

@@ -20,6 +20,7 @@ from isthmus.files import write_atomic
 from isthmus.inference.encode import Encodable, encode_pictures, picture_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.report import notebook
 
 SHOWN = 20  # classes of the summary
 
@@ -61,6 +62,13 @@ class Classification:
     def to_dict(self) -> dict[str, Any]:
         """As `isthmus classify --json` writes it."""
         return {"classes": self.classes, "rows": self.table.to_pylist(), "skipped": dict(self.skipped)}
+
+    def _repr_html_(self) -> str:
+        """The first rows, in a notebook."""
+        best = self.probabilities.max(axis=1)[:SHOWN].tolist()
+        rows = list(zip(self.ids, self.labels, (f"{one:.3f}" for one in best), strict=False))[:SHOWN]
+        rest = f"<p>… and {len(self.ids) - SHOWN:,} more</p>" if len(self.ids) > SHOWN else ""
+        return notebook.rows(["id", "label", "probability"], rows) + rest
 
     def to_pandas(self) -> Any:
         """`table` as a pandas data frame."""

@@ -155,26 +155,8 @@ class DualEncoder(nn.Module):
         return _finished(self._encode("text", _as_list(texts), batch_size), width, precision, as_tensor)
 
     def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
-<<<<<<< HEAD
-        if modality not in self.encoders:
-            raise InputError(
-                f"This model was loaded without its {modality} encoder: load it with "
-                "DualEncoder.from_pretrained(path), or project cached features with project()."
-            )
-        encoders, out = self.encoders[modality], np.empty((len(items), self.width), np.float32)
-        some = 4 * rows_at_once(sum(encoder.width for encoder in encoders))  # tokens of all would not fit
-||||||| parent of 7d94479 (Notebooks: pairs, stores and models say what they are, pictures in a grid; lists in, pandas out; a trained model loads its encoders when it needs them)
-        if modality not in self.encoders:
-            raise InputError(
-                f"This model was loaded without its {modality} encoder: load it with "
-                "DualEncoder.from_pretrained(path), or project cached features with project()."
-            )
-        encoders, out = self.encoders[modality], np.empty((len(items), self.width), np.float32)
-        some = 4 * rows_at_once(sum(encoder.width for encoder in encoders))  # tokens of all items would not fit
-=======
         encoders, out = self._loaded(modality), np.empty((len(items), self.width), np.float32)
-        some = 4 * rows_at_once(sum(encoder.width for encoder in encoders))  # tokens of all items would not fit
->>>>>>> 7d94479 (Notebooks: pairs, stores and models say what they are, pictures in a grid; lists in, pandas out; a trained model loads its encoders when it needs them)
+        some = 4 * rows_at_once(sum(encoder.width for encoder in encoders))  # tokens of all would not fit
         for start in range(0, len(items), some):
             chosen = items[start : start + some]
             features = [encoder.encode(chosen, batch_size=batch_size) for encoder in encoders]
@@ -297,14 +279,8 @@ class DualEncoder(nn.Module):
             path: folder that `save_pretrained` (or `isthmus train`) wrote; or the URI of a pretrained dual encoder,
                 such as `hf:openai/clip-vit-base-patch32` (see `isthmus.models.pretrained`).
             load: False leaves the encoders unloaded, for work on cached features.
-<<<<<<< HEAD
-            encoders: `{"image": [...], "text": [...]}`, if they are loaded already, or are callables.
-||||||| parent of 7d94479 (Notebooks: pairs, stores and models say what they are, pictures in a grid; lists in, pandas out; a trained model loads its encoders when it needs them)
-            encoders: `{"image": [...], "text": [...]}`, where they are loaded already, or are callables.
-=======
-            encoders: `{"image": [...], "text": [...]}`, where they are loaded already, or are callables; a side that
-                is not named is loaded when it is first needed.
->>>>>>> 7d94479 (Notebooks: pairs, stores and models say what they are, pictures in a grid; lists in, pandas out; a trained model loads its encoders when it needs them)
+            encoders: `{"image": [...], "text": [...]}`, if they are loaded already, or are callables; a side that is
+                not named is loaded when it is first needed.
             device: where encoders and projectors run; default the GPU when there is one.
             trust_remote_code: run code that comes with the encoders. A saved model does not carry this permission, even
                 if it was given for training.

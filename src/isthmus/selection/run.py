@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
-from tqdm import tqdm
 
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.matrix import evenly
@@ -23,6 +23,8 @@ from isthmus.encoders import Encoder
 from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.files import read_cached, write_sealed
 from isthmus.owned import check_owned
+from isthmus.progress import progress_bar
+from isthmus.report import notebook
 from isthmus.report.page import on_top
 from isthmus.selection.candidates import (
     Candidate,
@@ -57,7 +59,7 @@ class Selection:
     pairs: one dictionary per encoder pair, best first (image, text, scores, cost, tied, pareto, …). encoders: by
     modality, one per candidate (name, width, layer, pool, network, cost, unimodal). agreement: by cheap score, its
     correlation with the probe. failed: encoders that could not be used. facts: n, config, seed, version, notes.
-    frame, candidates: what `feature_pairs` needs.
+    frame, candidates: what `feature_pairs` needs. out: the folder that it was written to.
     """
 
     pairs: list[dict[str, Any]]
@@ -66,6 +68,7 @@ class Selection:
     failed: list[dict[str, str]]
     facts: dict[str, Any]
     candidates: Candidates = field(repr=False)
+    out: str | None = None
 
     @property
     def best(self) -> dict[str, Any]:
@@ -92,6 +95,11 @@ class Selection:
     def __str__(self) -> str:
         return table(self)
 
+    def _repr_html_(self) -> str:
+        """The page inside the cell of a notebook."""
+        found = notebook.page(Path(self.out) / REPORT) if self.out else None
+        return found or f"<pre>{escape(str(self))}</pre>"
+
 
 def select(
     data: Pairs | Store | str | Path | None = None,
@@ -107,7 +115,7 @@ def select(
     seed: int = 0,
     device: str | None = None,
     trust_remote_code: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
     log: Log = lambda _line: None,
     command: str = "isthmus.select(…)",
     image_of: Sequence[int] | np.ndarray | None = None,
@@ -169,6 +177,7 @@ def select(
     selection = assemble(scored, encoders, candidates, scorer, config, command)
     if out is not None:
         write(selection, Path(out))
+        selection.out = str(out)
     return selection
 
 
@@ -215,7 +224,7 @@ def gather(
     out: str | Path | None,
     chosen: dict[str, Any],
     fields: dict[str, Any],
-    progress: bool,
+    progress: bool | None,
     log: Log,
     options: dict[str, Any],
 ) -> Candidates:
@@ -258,14 +267,14 @@ def make_scorer(frame: FeaturePairs, seeds: int, bootstrap: int, sample: int, se
 
 
 def score_all(
-    candidates: Candidates, scorer: PairScorer, cache: Cache, progress: bool
+    candidates: Candidates, scorer: PairScorer, cache: Cache, progress: bool | None
 ) -> dict[tuple[str, str], dict[str, Score]]:
     """Scores by (image, text). An encoder whose features cannot be compared is moved to `failed`."""
     texts = [side for candidate in list(candidates.encoders["text"]) if (side := _side(candidate, candidates, scorer))]
     check_any(candidates.encoders, candidates.failed)
     found: dict[tuple[str, str], dict[str, Score]] = {}
     images = list(candidates.encoders["image"])
-    with tqdm(total=len(images) * len(texts), desc="encoder pairs", unit="pair", disable=not progress) as bar:
+    with progress_bar(progress, total=len(images) * len(texts), desc="encoder pairs", unit="pair") as bar:
         for candidate in images:
             image = _side(candidate, candidates, scorer)
             for text in texts if image else []:
