@@ -63,7 +63,8 @@ def list_encoders() -> EncodersFound:
 
     from isthmus.cache import cache_dir
 
-    sources, packaged = [], []
+    sources: list[SourceListing] = []
+    packaged: list[EncoderListing] = []
     for name in SOURCES.names():
         if name in OURS:
             package, about = OURS[name]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.matrix import evenly
@@ -24,7 +23,7 @@ from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.files import read_cached, write_sealed
 from isthmus.owned import check_owned
 from isthmus.progress import progress_bar
-from isthmus.report import notebook
+from isthmus.report import notebook, terminal
 from isthmus.report.page import on_top
 from isthmus.selection.candidates import (
     Candidate,
@@ -466,23 +465,26 @@ def write(selection: Selection, out: Path) -> None:
 
 def table(selection: Selection, most: int = 20) -> str:
     """The ranking as text."""
-    shown = [name for name in LABELS if name in selection.best["scores"]]
+    by = selection.facts["ranked_by"]
+    shown = [by, *(name for name in LABELS if name in selection.best["scores"] and name != by)]
     rows = []
     for row in selection.pairs[:most]:
         marks = ("=" if row["tied_with_first"] and row["rank"] > 1 else "") + ("*" if row["pareto"] else "")
         values = [row["scores"][name]["value"] for name in shown]
         texts = [f"{100 * v:.1f}" if "recall" in name else f"{v:.3f}" for name, v in zip(shown, values, strict=True)]
-        main = row["scores"][selection.facts["ranked_by"]]["ci95"]
+        main = row["scores"][by]["ci95"]
         span = f"{100 * main[0]:.1f}–{100 * main[1]:.1f}" if main else ""
-        rows.append([f"{row['rank']}{marks}", row["image"], row["text"], *texts, span])
-    heads = ["", "image encoder", "text encoder", *(LABELS[name] for name in shown)]
-    lines = [tabulate(rows, headers=[*heads, "95 %"], tablefmt="simple", disable_numparse=True)]
+        rows.append([f"{row['rank']}{marks}", row["image"], row["text"], texts[0], span, *texts[1:]])
+    heads = ["", "image encoder", "text encoder", LABELS[by], "95 %", *(LABELS[name] for name in shown[1:])]
+    narrow, others = terminal.narrowed(heads, rows, 3)
+    lines = [narrow, *([terminal.wrapped(f"also scored, see select.json: {'; '.join(others)}")] if others else [])]
     if len(selection.pairs) > most:
         lines.append(f"… and {len(selection.pairs) - most} more pairs")
-    lines.append(
-        f"ranked by {LABELS[selection.facts['ranked_by']]}; = ties with the first; * no other pair is better "
-        f"and cheaper ({selection.facts['cost_unit']})"
-    )
-    lines += selection.facts["notes"]
-    lines += [f"left out: {one['encoder']}: {one['reason']}" for one in selection.failed]
+    told = [
+        f"ranked by {LABELS[by]}; = ties with the first; * no other pair is better and cheaper "
+        f"({selection.facts['cost_unit']})",
+        *selection.facts["notes"],
+        *(f"left out: {one['encoder']}: {one['reason']}" for one in selection.failed),
+    ]
+    lines += [terminal.wrapped(one, "  ") for one in told]
     return "\n".join(lines)
