@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -142,6 +143,25 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.M)
             assert anchor in map(heading, headings), target
+
+
+@pytest.mark.slow
+def test_a_loop_of_ones_own_trains_a_model_that_loads_and_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page's blocks, in order; what they train is far above chance and comes back from its folder."""
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "own-loop.md"
+    namespace: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        exec(compile(block, str(page), "exec"), namespace)  # our own page
+    found = namespace["found"]
+    assert found["metrics"]["mean_recall@10"] > 1.5 * found["chance"]["mean_recall@10"]
+    given = {"image": [namespace["thumbnails"]]}
+    again = ist.DualEncoder.from_pretrained("model", encoders=given)
+    picture = namespace["some"][0]["image"]
+    whole = namespace["model"].with_encoders(**given)
+    np.testing.assert_allclose(again.encode_image(picture), whole.encode_image(picture), atol=1e-6)
 
 
 def test_every_promise_has_the_tests_it_names() -> None:

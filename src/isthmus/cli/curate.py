@@ -119,10 +119,7 @@ def run(args: argparse.Namespace) -> int:
     common.say(f"report: {args.out}/report.html")
     common.write_result(args, {"out": args.out, **result.manifest})
     skipped = result.manifest["skipped"]
-    for name, reason in skipped[:5]:
-        common.say(f"  skipped {name}: {reason}", error=True)
-    if len(skipped) > 5:
-        common.say(f"  … and {len(skipped) - 5:,} more in {args.out}/manifest.json", error=True)
+    common.print_skipped(skipped, f"{args.out}/manifest.json")
     return 3 if skipped else 0
 
 

@@ -56,7 +56,6 @@ def run(args: argparse.Namespace) -> int:
     if sheet:
         common.say(f"contact sheet: {sheet}")
     common.print_notes(found.notes, printed)
-    for id, reason in found.skipped:
-        common.say(f"  skipped {id}: {reason}", error=True)
+    common.print_skipped(found.skipped)
     common.write_result(args, found.to_dict())
     return 3 if found.skipped else 0

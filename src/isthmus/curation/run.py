@@ -62,7 +62,7 @@ def curate(
     engine: Literal["local", "ray"] = "local",
     seed: int = 0,
     resume: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> Curated:
@@ -255,7 +255,7 @@ def _texts_second(modalities: Sequence[Modality]) -> tuple[Modality, ...]:
 
 
 def _scanned(
-    pool: Pool, scorer: ConceptScorer, choices: Choices, cleaned: Cleaned | None, where: _Where, progress: bool
+    pool: Pool, scorer: ConceptScorer, choices: Choices, cleaned: Cleaned | None, where: _Where, progress: bool | None
 ) -> TopK:
     """The candidates, from a scan or from an earlier run on the same pool, concepts and K."""
     digest = hashlib.blake2b(digest_size=16)

@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +21,7 @@ from isthmus.data.columns import Columns, parse_columns
 from isthmus.data.delimited import read_delimited
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.folders import read_folder
+from isthmus.data.frames import by_caption
 from isthmus.data.gathering import Gathered, Reading
 from isthmus.data.images import MAX_PIXELS, OUT_OF_MEMORY, BadImage, content_hash, decode, parse_range
 from isthmus.data.pages import with_pages
@@ -28,6 +30,8 @@ from isthmus.data.sources import ImageSource, Items
 from isthmus.data.splits import normalise_split
 from isthmus.errors import InputError, UsageError
 from isthmus.modality import Modality, spec_of, table_of
+from isthmus.report.notebook import grid
+from isthmus.report.page import Picture
 
 READERS: dict[str, Callable[[Path, Gathered], None]] = {
     ".parquet": tables.read_parquet,
@@ -45,6 +49,7 @@ READERS: dict[str, Callable[[Path, Gathered], None]] = {
 }
 BINARY = (tables.read_parquet, tables.read_arrow_table)  # not read from .gz
 READING = ("columns", "images", "pages", "range")  # options that apply only while reading
+GRID = 12  # pictures that a notebook shows
 REMARKS = 1_000  # most images that are counted for one remark
 
 
@@ -89,6 +94,50 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        named = [name for name in ("split", "label", "group") if self.images[name].null_count < len(self)]
+        more = f", with {', '.join(named)}" if named else ""
+        lacking = f"; {len(self.skipped):,} skipped" if self.skipped else ""
+        of = "" if self.path is None else f"{str(self.path)!r}: "
+        return f"Pairs({of}{len(self):,} images, {len(self.captions):,} captions{more}{lacking})"
+
+    def _repr_html_(self) -> str:
+        """The first pictures with their captions, for notebooks."""
+        return grid(repr(self), [self._shown(row) for row in range(min(len(self), GRID))])
+
+    def _shown(self, row: int) -> Picture | str:
+        id, captions = self.images["id"][row].as_py(), self._captions(row)
+        if self.modality != SIDES[0]:
+            return id
+        try:
+            return Picture(self.decode(row), captions[0] if captions else id)
+        except BadImage as error:
+            return f"{id}: {error.reason}"
+
+    def _captions(self, row: int) -> list[str]:
+        own = pc.equal(self.captions["id"], self.images["id"][row])
+        return self.captions["caption"].filter(own).to_pylist()
+
+    @overload
+    def __getitem__(self, row: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Pairs: ...
+
+    def __getitem__(self, row: int | slice) -> dict[str, Any] | Pairs:
+        """One image, decoded, with what is known of it: id, image (PIL), captions, split, label, group; a slice of
+        pairs is pairs. Raises `BadImage` for one that cannot be read.
+        """
+        if isinstance(row, slice):
+            return self._where(pa.chunked_array([pa.array(np.isin(np.arange(len(self)), np.arange(len(self))[row]))]))
+        row = range(len(self))[row]  # IndexError, and numbers from the end
+        known = {name: self.images[name][row].as_py() for name in ("id", "split", "label", "group")}
+        return {"id": known.pop("id"), "image": self.decode(row), "captions": self._captions(row), **known}
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame with a row per caption: id, caption, lang, split, label, group."""
+        return by_caption(self.images, self.captions)
 
     @property
     def modalities(self) -> list[Modality]:
@@ -221,8 +270,9 @@ def read_pairs(
     `caption` or `captions`; optional `id`, `lang`, `split`, `label`, `group`; other usual spellings are recognised,
     with a remark. Rows of one image are joined. Folder: images at any depth, captions in a `.txt` of the same stem, one
     per line; `metadata.jsonl` or `.csv`; Parquet files; class folders. Tars: one file, a folder, or a pattern
-    (`{000..012}.tar`, `*.tar`). COCO's captions and Karpathy's splits as JSON. The default id is the path as written,
-    `shard/key` in tars, the row number for bytes.
+    (`{000..012}.tar`, `*.tar`). COCO's captions and Karpathy's splits as JSON. List: rows as in a table (mappings),
+    (image, caption) pairs, or images alone; an image is a path, bytes, a PIL image or an array uint8 [H, W, 3]. The
+    default id is the path as written, `shard/key` in tars, the row number for bytes and what is in memory.
 
     Args:
         split: keep only this one.
@@ -244,8 +294,10 @@ def read_pairs(
         _read(path, into)
     elif tables.is_frame(path):
         tables.read_frame(path, into)
+    elif isinstance(path, list | tuple):
+        tables.read_list(path, into)
     else:
-        raise UsageError(f"Pairs are read from a path or a data frame, not from a {type(path).__name__}.")
+        raise UsageError(f"Pairs are read from a path, a data frame or a list, not from a {type(path).__name__}.")
     found = gathered_pairs(path if isinstance(path, str) else "table", into)
     found.max_pixels, found.range = max_pixels, values
     if pages is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -197,12 +197,37 @@ def read_frame(data: Any, into: Gathered, path: Path | None = None) -> None:
     """A table in memory, or of the file `path`. Paths are relative to that, else to the working folder."""
     if hasattr(data, "features") and hasattr(data, "with_format"):  # a datasets.Dataset
         data = data.with_format("arrow")[:].replace_schema_metadata(data.features.arrow_schema.metadata)
-    where, (names, rows) = path or "table", _frame_rows(data)
-    columns, notes = into.find_columns(where, names)
+    _read_rows(path or Path("table"), *_frame_rows(data), data.schema if isinstance(data, pa.Table) else None, into)
+
+
+def read_list(items: Sequence[Any], into: Gathered) -> None:
+    """A list: rows as mappings, (image, caption or captions) pairs, or images alone. Paths are relative to the working
+    folder.
+    """
+    if not items:
+        raise InputError("The list is empty: there are no pairs.")
+    rows = [_listed_row(item) for item in items]
+    names = list(dict.fromkeys(str(name) for row in rows for name in row))
+    _read_rows(Path("table"), names, iter(rows), None, into)
+
+
+def _listed_row(item: Any) -> GatheredRow:
+    if isinstance(item, Mapping):
+        return dict(item)
+    if isinstance(item, tuple | list) and len(item) == 2 and not isinstance(item[0], int):
+        image, captions = item
+        return {"image": image, "caption" if isinstance(captions, str | None) else "captions": captions}
+    return {"image": item}
+
+
+def _read_rows(
+    path: Path, names: list[str], rows: Iterator[GatheredRow], schema: pa.Schema | None, into: Gathered
+) -> None:
+    columns, notes = into.find_columns(path, names)
     into.notes += notes
-    classes = class_names(data.schema, columns) if isinstance(data, pa.Table) else None
+    classes = None if schema is None else class_names(schema, columns)
     records = enumerate(into.fields(named_label(record, classes, columns), columns) for record in rows)
-    into.rows(f"{where}: row", records, into.places(path or Path("table")))
+    into.rows(f"{path}: row", records, into.places(path))
 
 
 def _frame_rows(data: Any) -> tuple[list[str], Iterator[GatheredRow]]:

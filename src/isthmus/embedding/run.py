@@ -26,6 +26,7 @@ from isthmus.encoders.uri import STATES
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.modality import Modality, table_of
 from isthmus.models.ledger import encoder_cost, timed
+from isthmus.progress import progress_bar
 from isthmus.store import StoreWriter
 from isthmus.store.joining import read_ids
 from isthmus.store.manifest import empty
@@ -82,7 +83,7 @@ def embed(
     trust_remote_code: bool = False,
     engine: str = "local",
     states_dtype: str = "float16",
-    progress: bool = False,
+    progress: bool | None = None,
     **reading: Any,
 ) -> EmbedReport:
     """Write the features of `pairs` by every named encoder into the store `out`.
@@ -107,6 +108,7 @@ def embed(
         engine: "local", or "ray": the workers of a Ray cluster, which read the images by the same paths. On
             machines of one type, with the same number of threads, the store is the same byte for byte.
         states_dtype: what states are stored in: "float16", or "int8" with a scale for each token.
+        progress: bars; None: in a notebook alone.
         reading: how pairs are read, if they are not `Pairs` yet: `columns`, `images`, `split`, `pages`, `range`.
 
     Raises:
@@ -205,7 +207,7 @@ class _Run:
     batch_size: int | None
     engine: str
     options: dict[str, Any]
-    progress: bool
+    progress: bool | None
 
     def __post_init__(self) -> None:
         self.contents = {modality: Contents(side, self.writer) for modality, side in self.sides.items()}
@@ -283,7 +285,7 @@ class _Run:
         return EmbedReport(str(self.writer.path), *rows, self.encoded, skipped, self.notes, counts)
 
     def _bar(self, what: str, total: int, done: int) -> tqdm:
-        return tqdm(desc=what, total=total, initial=done, unit="it", disable=not self.progress)
+        return progress_bar(self.progress, desc=what, total=total, initial=done, unit="it")
 
 
 def _check_skipped(report: EmbedReport, max_skip: float) -> None:

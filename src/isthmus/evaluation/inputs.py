@@ -22,6 +22,7 @@ from isthmus.evaluation.labelled import stored_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.modality import spec_of, table_of
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.progress import progress_bar, watched
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids, read_ids
 from isthmus.store.opening import holds_features, open_pairs, open_source
@@ -235,7 +236,7 @@ def embed_items(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embed
     ids = pairs.images["id"].to_pylist()
     found = EmbeddedItems(np.zeros((0, model.width), np.float32), [], [], [])
     embeddings = []
-    for start in range(0, len(ids), batch_size):
+    for start in progress_bar(watched(), range(0, len(ids), batch_size), desc="items", unit="batch", leave=False):
         items = []
         for index in range(start, min(start + batch_size, len(ids))):
             try:

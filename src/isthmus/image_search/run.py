@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 from tabulate import tabulate
 
 from isthmus.data.feature_pairs import SIDES
+from isthmus.data.frames import as_pandas
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.tables import Frame
+from isthmus.encoders.images import to_pil
 from isthmus.errors import UsageError
 from isthmus.evaluation.inputs import embed_items
 from isthmus.files import write_atomic
@@ -20,6 +23,7 @@ from isthmus.image_search.query import check_query, embed_query
 from isthmus.metrics.nearest import top_k
 from isthmus.modality import Modality, spec_of
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.report import Picture, notebook
 from isthmus.report.contact_sheet import check_image_name, contact_sheet
 from isthmus.store import Store, open_store
 from isthmus.store.opening import holds_features
@@ -69,6 +73,18 @@ class SearchResult:
         """As `isthmus search --json` writes it."""
         return {"query": self.query, "hits": self.hits, "skipped": dict(self.skipped)}
 
+    def to_pandas(self) -> Any:
+        """A pandas data frame with a row per hit: score, id."""
+        return as_pandas(pa.Table.from_pylist([dict(hit) for hit in self.hits]))
+
+    def _repr_html_(self) -> str:
+        """The pictures found, in a notebook; of a store's features the table."""
+        if self.pairs is None:
+            return notebook.rows(["score", "id"], [(f"{hit['score']:.3f}", hit["id"]) for hit in self.hits])
+        row = {id: i for i, id in enumerate(self.pairs.images["id"].to_pylist())}
+        shown = (Picture(self.pairs.decode(row[hit["id"]]), f"{hit['score']:.3f}\n{hit['id']}") for hit in self.hits)
+        return notebook.grid(self.query, shown)
+
     def __str__(self) -> str:
         return tabulate(self.hits, headers="keys", floatfmt=".3f", disable_numparse=[1])
 
@@ -76,7 +92,7 @@ class SearchResult:
 def search(
     model: DualEncoder | str | Path,
     images: Pairs | Store | Frame | str | Path,
-    query: str | Path | Image.Image,
+    query: str | Path | Image.Image | np.ndarray,
     *,
     k: int = 20,
     out: str | Path | None = None,
@@ -98,7 +114,8 @@ def search(
         model: a `DualEncoder`, its folder, or the URI of a pretrained one.
         images: a folder of images, pairs or what `read_pairs` reads (captions are not needed), or a store, whose cached
             features are used.
-        query: a text, the path of an image file, or a picture. A text that looks like a path begins with a space.
+        query: a text, the path of an image file, or a picture (PIL, or an array uint8 [H, W, 3]). A text that
+            looks like a path begins with a space.
         k: how many images, at most.
         out: also write a contact sheet there, which needs the pictures: not of a store.
         device, trust_remote_code: for loading a model that is given by its folder or URI.
@@ -110,6 +127,7 @@ def search(
     images = images.path if isinstance(images, Store) else images
     cached = holds_features(images)
     _check(k, out, images, cached)
+    query = to_pil(query) if isinstance(query, np.ndarray) else query
     check_query(query)
     if isinstance(model, str | Path):
         model = DualEncoder.from_pretrained(model, device=device, trust_remote_code=trust_remote_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,6 +52,7 @@ class DualEncoder(nn.Module):
         records: `{"image": [...], "text": [...]}`, one record per encoder (uri, fingerprint, width, ...);
             several encoders of one modality stand side by side, in this order.
         encoders: the loaded encoders in the same order, or None for a model over cached features alone.
+        lazy: load encoders that are not given when they are first needed.
         summary: what the training run reported; kept in `config.json` and shown in the model card.
         width: keep only so many dimensions, the first ones; None: all (see `truncate`).
     """
@@ -68,12 +70,13 @@ class DualEncoder(nn.Module):
         encoders: dict[str, list[Encoder]] | None = None,
         summary: dict[str, Any] | None = None,
         width: int | None = None,
+        lazy: bool = False,
     ) -> None:
         super().__init__()
         self.image_projector, self.text_projector = image_projector.eval(), text_projector.eval()
         self.scale, self.bias = float(scale), bias
         self.records, self.summary = records, summary or {}
-        self.encoders = encoders or {}
+        self.encoders, self.lazy = encoders or {}, lazy
         if width is not None and not 1 <= width <= image_projector.width:
             raise UsageError(f"width={width}: this model has 1 to {image_projector.width} dimensions.")
         self._width = width
@@ -102,7 +105,23 @@ class DualEncoder(nn.Module):
             encoders=self.encoders,
             summary=self.summary,
             width=width,
+            lazy=self.lazy,
         )
+
+    def with_encoders(self, **encoders: Encoder | Sequence[Encoder]) -> DualEncoder:
+        """This model with these encoders, `image=` and `text=`, one or several side by side: Python functions
+        (`isthmus.encoders.from_callable`) have to be given again. Weights are shared.
+
+        Raises `InputError` for encoders other than those it was trained on, `UsageError` for a side there is not.
+        """
+        for side in encoders:
+            self.projector(side)
+        given = {side: [one] if isinstance(one, Encoder) else list(one) for side, one in encoders.items()}
+        for side, loaded in given.items():
+            check_encoders(loaded, self.records[side])
+        model = copy(self)
+        model.encoders = self.encoders | given
+        return model
 
     def encode_image(
         self,
@@ -172,18 +191,28 @@ class DualEncoder(nn.Module):
         return [_open(item, lambda item: spec.decode(cell_bytes(item))) for item in listed]  # type: ignore[misc]
 
     def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
-        if modality not in self.encoders:
-            raise InputError(
-                f"This model was loaded without its {modality} encoder: load it with "
-                "DualEncoder.from_pretrained(path), or project cached features with project()."
-            )
-        encoders, out = self.encoders[modality], np.empty((len(items), self.width), np.float32)
+        encoders, out = self._loaded(modality), np.empty((len(items), self.width), np.float32)
         some = 4 * rows_at_once(sum(encoder.width for encoder in encoders))  # tokens of all would not fit
         for start in range(0, len(items), some):
             chosen = items[start : start + some]
             features = [encoder.encode(chosen, batch_size=batch_size) for encoder in encoders]
             out[start : start + some] = self.project(modality, np.concatenate(features, axis=1))
         return out
+
+    def _loaded(self, modality: str) -> list[Encoder]:
+        """The encoders of a side, loaded if they may be. Raises `InputError` where there is none, or none to be had."""
+        if modality not in self.encoders:
+            if not self.records[modality]:
+                raise InputError(f"This model was trained on arrays and has no {modality} encoder: use project().")
+            if not self.lazy:
+                raise InputError(
+                    f"This model was loaded without its {modality} encoder: load it with "
+                    "DualEncoder.from_pretrained(path), or project cached features with project()."
+                )
+            loaded = load_encoders_of({modality: self.records[modality]})[modality]
+            check_encoders(loaded, self.records[modality])
+            self.encoders[modality] = loaded
+        return self.encoders[modality]
 
     def project(self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False) -> Any:
         """Cached encoder features [N, D] to the joint space: [N, d] float32, L2-normalised in fp32."""
@@ -247,6 +276,18 @@ class DualEncoder(nn.Module):
             summary=self.summary,
         )
 
+    def __repr__(self) -> str:
+        """What is joined, how wide, and how it was trained; the modules are `image_projector` and `text_projector`."""
+        rows = [
+            f"{side}: {', '.join(one['uri'] for one in listed) or 'arrays'} "
+            f"({sum(self.projector(side).parts):,} → {self.width:,})"
+            for side, listed in self.records.items()
+        ]
+        told = self.summary.get("recipe", {}).get("name") if isinstance(self.summary.get("recipe"), dict) else None
+        rows += [f"trained by the recipe {told!r} on {self.summary.get('pairs', 0):,} pairs"] if told else []
+        rows.append(f"scale {self.scale:.3g}" + ("" if self.bias is None else f", bias {self.bias:.3g}"))
+        return "DualEncoder\n  " + "\n  ".join(rows)
+
     def describe(self) -> str:
         """A description in one line."""
         return f"projectors to {self.width} dimensions, scale {self.scale:.3g}"
@@ -274,7 +315,8 @@ class DualEncoder(nn.Module):
             path: folder that `save_pretrained` (or `isthmus train`) wrote; or the URI of a pretrained dual encoder,
                 such as `hf:openai/clip-vit-base-patch32` (see `isthmus.models.pretrained`).
             load: False leaves the encoders unloaded, for work on cached features.
-            encoders: `{"image": [...], "text": [...]}`, if they are loaded already, or are callables.
+            encoders: `{"image": [...], "text": [...]}`, if they are loaded already, or are callables; a side that is
+                not named is loaded when it is first needed.
             device: where encoders and projectors run; default the GPU when there is one.
             trust_remote_code: run code that comes with the encoders. A saved model does not carry this permission, even
                 if it was given for training.
@@ -305,6 +347,7 @@ class DualEncoder(nn.Module):
             encoders=encoders,
             summary=config.get("summary"),
             width=saved_width(path, config, projectors["image"].width),
+            lazy=load,
         )
         model._load_strictly(weights, path / WEIGHTS)
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

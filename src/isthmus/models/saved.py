@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ def write_model(
     own: further fields of this kind of model, at the configuration's top level. card: writes the README.
     Raises `InputError` for a full disk or a read-only folder.
     """
+    for side, listed in records.items():
+        if functions := callables_of(listed):
+            told = f"{path}: its {side} encoder {', '.join(functions)} is {FUNCTION} {how_it_comes_back(side)}"
+            warnings.warn(told, stacklevel=3)
     with replaced_together(path) as aside:
         write_tensors(aside / WEIGHTS, weights)
         named = {} if kind == DUAL else {"kind": kind}
@@ -54,12 +59,35 @@ def write_model(
 
 
 def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder]]:
-    """The encoders that a model names, by modality; options as for `load_encoder`."""
+    """The encoders that a model names, by side; options as for `load_encoder`.
+
+    Raises `InputError` for Python functions, which no file holds, and what `load_encoder` raises.
+    """
+    for side, listed in records.items():
+        if functions := callables_of(listed):
+            raise InputError(f"The {side} encoder {', '.join(functions)} is {FUNCTION} {how_it_comes_back(side)}")
     kinds = dict(zip(records, modalities_of(records), strict=True))
     return {
         side: load_recorded([one["uri"] for one in listed], modality=kinds[side], **options)
         for side, listed in records.items()
     }
+
+
+def callables_of(records: Sequence[EncoderRecord]) -> list[str]:
+    """The names of encoders that are Python functions."""
+    return [one["uri"] for one in records if one["uri"].startswith("callable:")]
+
+
+FUNCTION = "a Python function, which no file holds."
+
+
+def how_it_comes_back(side: str) -> str:
+    """What to write for a model over a function."""
+    return (
+        f"Give it: DualEncoder.from_pretrained(path, encoders={{{side!r}: [isthmus.encoders.from_callable(function, "
+        f"{side!r}, fingerprint)]}}), with the fingerprint it was embedded with; or load=False and "
+        "model.with_encoders(…)."
+    )
 
 
 def check_encoders(loaded: Sequence[Encoder], records: Sequence[EncoderRecord]) -> None:

@@ -195,7 +195,7 @@ def from_pairs(
     only: Any = None,
     limit: int | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
     log: Log = lambda _line: None,
     modalities: tuple[Modality, Modality] = SIDES,
     **options: Any,
@@ -283,7 +283,7 @@ def _embed_all(
     encoders: dict[Modality, list[Encoder]],
     store: Path,
     failed: list[dict[str, str]],
-    progress: bool,
+    progress: bool | None,
     log: Log,
 ) -> list[tuple[str, str]]:
     """Embed by all encoders in one run; if that fails, network by network, without those that fail.

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
-from tqdm import tqdm
 
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.matrix import evenly
@@ -24,6 +23,8 @@ from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.files import read_cached, write_sealed
 from isthmus.owned import check_owned
+from isthmus.progress import progress_bar
+from isthmus.report import notebook, terminal
 from isthmus.report.page import on_top
 from isthmus.selection.candidates import (
     Candidate,
@@ -58,7 +59,7 @@ class Selection:
     pairs: one dictionary per encoder pair, best first (image, text, scores, cost, tied, pareto, …). encoders: by
     modality, one per candidate (name, width, layer, pool, network, cost, unimodal). agreement: by cheap score, its
     correlation with the probe. failed: encoders that could not be used. facts: n, config, seed, version, notes.
-    frame, candidates: what `feature_pairs` needs.
+    frame, candidates: what `feature_pairs` needs. out: the folder that it was written to.
     """
 
     pairs: list[dict[str, Any]]
@@ -67,6 +68,7 @@ class Selection:
     failed: list[dict[str, str]]
     facts: dict[str, Any]
     candidates: Candidates = field(repr=False)
+    out: str | None = None
 
     @property
     def best(self) -> dict[str, Any]:
@@ -93,6 +95,11 @@ class Selection:
     def __str__(self) -> str:
         return table(self)
 
+    def _repr_html_(self) -> str:
+        """The page inside the cell of a notebook."""
+        found = notebook.page(Path(self.out) / REPORT) if self.out else None
+        return found or f"<pre>{escape(str(self))}</pre>"
+
 
 def select(
     data: Pairs | Store | str | Path | None = None,
@@ -109,7 +116,7 @@ def select(
     seed: int = 0,
     device: str | None = None,
     trust_remote_code: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
     log: Log = lambda _line: None,
     command: str = "isthmus.select(…)",
     image_of: Sequence[int] | np.ndarray | None = None,
@@ -174,6 +181,7 @@ def select(
         selection.facts["modalities"] = list(modalities)
     if out is not None:
         write(selection, Path(out))
+        selection.out = str(out)
     return selection
 
 
@@ -221,7 +229,7 @@ def gather(
     out: str | Path | None,
     chosen: dict[str, Any],
     fields: dict[str, Any],
-    progress: bool,
+    progress: bool | None,
     log: Log,
     options: dict[str, Any],
 ) -> Candidates:
@@ -264,14 +272,14 @@ def make_scorer(frame: FeaturePairs, seeds: int, bootstrap: int, sample: int, se
 
 
 def score_all(
-    candidates: Candidates, scorer: PairScorer, cache: Cache, progress: bool
+    candidates: Candidates, scorer: PairScorer, cache: Cache, progress: bool | None
 ) -> dict[tuple[str, str], dict[str, Score]]:
     """Scores by (image, text). An encoder whose features cannot be compared is moved to `failed`."""
     images, seconds = (list(candidates.encoders[side]) for side in SIDES)
     texts = [side for candidate in seconds if (side := _side(candidate, candidates, scorer))]
     check_any(candidates.encoders, candidates.failed)
     found: dict[tuple[str, str], dict[str, Score]] = {}
-    with tqdm(total=len(images) * len(texts), desc="encoder pairs", unit="pair", disable=not progress) as bar:
+    with progress_bar(progress, total=len(images) * len(texts), desc="encoder pairs", unit="pair") as bar:
         for candidate in images:
             image = _side(candidate, candidates, scorer)
             for text in texts if image else []:
@@ -463,24 +471,27 @@ def write(selection: Selection, out: Path) -> None:
 
 def table(selection: Selection, most: int = 20) -> str:
     """The ranking as text."""
-    shown = [name for name in LABELS if name in selection.best["scores"]]
+    by = selection.facts["ranked_by"]
+    shown = [by, *(name for name in LABELS if name in selection.best["scores"] and name != by)]
     rows = []
     for row in selection.pairs[:most]:
         marks = ("=" if row["tied_with_first"] and row["rank"] > 1 else "") + ("*" if row["pareto"] else "")
         values = [row["scores"][name]["value"] for name in shown]
         texts = [f"{100 * v:.1f}" if "recall" in name else f"{v:.3f}" for name, v in zip(shown, values, strict=True)]
-        main = row["scores"][selection.facts["ranked_by"]]["ci95"]
+        main = row["scores"][by]["ci95"]
         span = f"{100 * main[0]:.1f}–{100 * main[1]:.1f}" if main else ""
-        rows.append([f"{row['rank']}{marks}", row["image"], row["text"], *texts, span])
+        rows.append([f"{row['rank']}{marks}", row["image"], row["text"], texts[0], span, *texts[1:]])
     first, second = selection.facts.get("modalities", SIDES)
-    heads = ["", f"{first} encoder", f"{second} encoder", *(LABELS[name] for name in shown)]
-    lines = [tabulate(rows, headers=[*heads, "95 %"], tablefmt="simple", disable_numparse=True)]
+    heads = ["", f"{first} encoder", f"{second} encoder", LABELS[by], "95 %", *(LABELS[name] for name in shown[1:])]
+    narrow, others = terminal.narrowed(heads, rows, 3)
+    lines = [narrow, *([terminal.wrapped(f"also scored, see select.json: {'; '.join(others)}")] if others else [])]
     if len(selection.pairs) > most:
         lines.append(f"… and {len(selection.pairs) - most} more pairs")
-    lines.append(
-        f"ranked by {LABELS[selection.facts['ranked_by']]}; = ties with the first; * no other pair is better "
-        f"and cheaper ({selection.facts['cost_unit']})"
-    )
-    lines += selection.facts["notes"]
-    lines += [f"left out: {one['encoder']}: {one['reason']}" for one in selection.failed]
+    told = [
+        f"ranked by {LABELS[by]}; = ties with the first; * no other pair is better and cheaper "
+        f"({selection.facts['cost_unit']})",
+        *selection.facts["notes"],
+        *(f"left out: {one['encoder']}: {one['reason']}" for one in selection.failed),
+    ]
+    lines += [terminal.wrapped(one, "  ") for one in told]
     return "\n".join(lines)

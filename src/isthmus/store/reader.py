@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pyarrow as pa
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
+from isthmus.data.frames import by_caption
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.modality import MODALITIES, table_of
 from isthmus.owned import check_owned
+from isthmus.report.notebook import rows
 from isthmus.store.joining import choose_ids, choose_split, join
 from isthmus.store.keys import KeyIndex, to_keys
 from isthmus.store.manifest import SCHEMAS, is_store, is_unfinished, other_tables, read_store_json, read_table
@@ -70,6 +73,18 @@ class Store:
     def __repr__(self) -> str:
         names = ", ".join(record["uri"] for record in self.encoders)
         return f"Store({str(self.path)!r}, {len(self):,} images, {self.captions.num_rows:,} captions; {names})"
+
+    def _repr_html_(self) -> str:
+        """What it holds, and its encoders in a table, in a notebook."""
+        named = [
+            (one.get("modality", ""), one["uri"], one.get("width", ""), one.get("licence")) for one in self.encoders
+        ]
+        counts = f"{len(self):,} images, {self.captions.num_rows:,} captions, {self.skipped.num_rows:,} skipped"
+        return f"<p>{escape(f'{self.path}: {counts}')}</p>" + rows(["modality", "encoder", "width", "licence"], named)
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame with a row per caption: id, caption, lang, split, label, group."""
+        return by_caption(self.images, self.captions)
 
     @cached_property
     def images(self) -> pa.Table:
