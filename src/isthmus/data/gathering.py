@@ -82,22 +82,24 @@ class Gathered:
         """Rows (number, fields) whose images are files, or are in memory with the row; `where` is "pairs.csv: line"."""
         cells: list[Any] = []
         first, within = self.first, self.reading.within
-        for number, fields in records:
-            here = f"{where} {number}"
-            image = _image(fields.get("image"))
-            reason = _refusal(image)
-            if reason:
-                self.intake.skip(text(fields.get("id"), here, "id") or here, reason)
-                continue
-            path = _path(image)
-            known = None if path is None else f"{within}{path}"
-            id = known or f"{within}{number}"
-            if self.intake.add(here, fields, default_id=id, source=first + len(cells), image=known):
-                cells.append(image)
-        paths = all(isinstance(cell, str) for cell in cells)
-        self.sources.append(
-            ImageColumn(pa.array(cells, pa.large_string()), folders) if paths else Items(cells, folders)
-        )
+        try:
+            for number, fields in records:
+                here = f"{where} {number}"
+                image = _image(fields.get("image"))
+                reason = _refusal(image)
+                if reason:
+                    self.intake.skip(text(fields.get("id"), here, "id") or here, reason)
+                    continue
+                path = _path(image)
+                known = None if path is None else f"{within}{path}"
+                id = known or f"{within}{number}"
+                if self.intake.add(here, fields, default_id=id, source=first + len(cells), image=known):
+                    cells.append(image)
+        finally:  # also where a file breaks off: whoever goes on with others keeps what was read
+            paths = all(isinstance(cell, str) for cell in cells)
+            self.sources.append(
+                ImageColumn(pa.array(cells, pa.large_string()), folders) if paths else Items(cells, folders)
+            )
 
     def numbered(self, where: str, records: Iterable[tuple[int, GatheredRow]], source: Any) -> None:
         """Rows whose images `source` holds by the row's number, which is the id unless there is one."""

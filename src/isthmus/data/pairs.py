@@ -25,7 +25,9 @@ from isthmus.data.pages import with_pages
 from isthmus.data.records import CaptionRule, Intake
 from isthmus.data.sources import ImageSource, Items
 from isthmus.data.splits import normalise_split
+from isthmus.data.text import PACKED, UnreadableError, bare_name, packing
 from isthmus.errors import InputError, UsageError
+from isthmus.owned import what_it_is
 
 READERS: dict[str, Callable[[Path, Gathered], None]] = {
     ".parquet": tables.read_parquet,
@@ -41,7 +43,7 @@ READERS: dict[str, Callable[[Path, Gathered], None]] = {
     ".txt": read_text_table,
     ".token": read_text_table,
 }
-BINARY = (tables.read_parquet, tables.read_arrow_table)  # not read from .gz
+BINARY = (tables.read_parquet, tables.read_arrow_table)  # not read where they are packed as a whole
 READING = ("columns", "images", "pages", "range")  # options that only reading can honour
 REMARKS = 1_000  # images of which it is remembered that a remark holds for them
 
@@ -277,19 +279,29 @@ def _read(path: str, into: Gathered) -> None:
     else:
         for file in files:
             inside = file.parent.relative_to(root).as_posix()
-            _read_file(file, into.of(within="" if inside == "." else f"{inside}/", split=tables.split_of(file, root)))
+            part = into.of(within="" if inside == "." else f"{inside}/", split=tables.split_of(file, root))
+            try:
+                _read_file(file, part)
+            except UnreadableError as error:  # this one and, where it broke in its midst, the rest of it
+                into.intake.skip(file.relative_to(root).as_posix(), str(error))
     return None
 
 
 def _read_file(path: Path, into: Gathered) -> None:
-    name = path.name.lower().removesuffix(".gz")
+    if not path.is_file():
+        raise InputError(f"{path}: {what_it_is(path)}, not a file.")
+    name, packed = bare_name(path), packing(path)
     reader = READERS.get(Path(name).suffix)
-    if name.endswith(".tar") and name == path.name.lower():
+    if name.endswith(".tar") and not packed:
         webdataset.read_tars({path.stem: path}, into, webdataset.class_list(path.parent, into))
     elif name.endswith((".tar", ".tgz")):
-        raise InputError(f"{path}: a compressed tar cannot be read in place. Use gunzip on it.")
-    elif reader is None or (name != path.name.lower() and reader in BINARY):
+        raise InputError(f"{path}: a compressed tar cannot be read in place. Unpack it (gunzip).")
+    elif packed and reader in BINARY:
+        raise InputError(f"{path}: only text is read packed. Unpack it; {Path(name).suffix} packs its columns itself.")
+    elif reader is None:
         known = ", ".join([*READERS, ".tar"])
-        raise InputError(f"{path}: not a table of pairs. Those are {known} files, or a folder.")
+        raise InputError(
+            f"{path}: not a table of pairs. Those are {known} files, texts also as {', '.join(PACKED)}, or a folder."
+        )
     else:
         reader(path, into)
