@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
+from isthmus.data.columns import Columns
 from isthmus.data.images import EXTENSIONS, FOREIGN
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.tables import Frame
@@ -21,7 +23,7 @@ from isthmus.metrics.nearest import top_k
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report.contact_sheet import check_image_name, contact_sheet
 from isthmus.store import Store, open_store
-from isthmus.store.opening import holds_features
+from isthmus.store.opening import holds_features, read_first
 
 
 class Hit(TypedDict):
@@ -68,6 +70,11 @@ def search(
     *,
     k: int = 20,
     out: str | Path | None = None,
+    columns: str | Columns | None = None,
+    image_folder: str | Path | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> SearchResult:
@@ -87,6 +94,7 @@ def search(
         query: a text, the path of an image file, or a picture. A text that looks like a path begins with a space.
         k: how many images, at most.
         out: also write a contact sheet there, which needs the pictures: not of a store.
+        columns, image_folder, split, pages, range: of reading pairs, as in `read_pairs`, whose `images` is the folder.
         device, trust_remote_code: for loading a model that is given by its folder or URI.
 
     Raises:
@@ -94,6 +102,7 @@ def search(
         InputError: images that cannot be used, or a query that looks like a path and is no file.
     """
     images = images.path if isinstance(images, Store) else images
+    images = read_first(images, columns=columns, images=image_folder, split=split, pages=pages, range=range)
     cached = holds_features(images)
     _check(k, out, images, cached)
     check_query(query)

@@ -42,7 +42,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser, *, images: str | None
         group.add_argument(
             "--images", metavar="DIR", dest=images, help="the folder of a table's images, if not its own"
         )
-        group.add_argument("--split", metavar="NAME", help="only this split: train, val or test")
+    group.add_argument("--split", metavar="NAME", help="only this split: train, val or test")
     group.add_argument("--range", metavar="LOW:HIGH", help="of grey with more than 8 bits, as 0:4095 for 12 bits in 16")
     group.add_argument(
         "--pages", metavar="all|N", help="of a TIFF with several pages: every one, or the N-th (the first)"

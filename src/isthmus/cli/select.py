@@ -13,16 +13,16 @@ again to go on where it stopped. Test pairs are never looked at. Writes select.j
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
+from typing import Any
 
 from isthmus.cli import common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="PAIRS|STORE")
-    parser.add_argument("--image-encoders", metavar="URI", nargs="+", action="extend", default=[])
+    parser.add_argument("--image-encoders", "--image", metavar="URI", nargs="+", action="extend", default=[])
     parser.add_argument("--text-encoders", metavar="URI", nargs="+", action="extend", default=[])
     parser.add_argument("--out", metavar="DIR", required=True)
     parser.add_argument("--only", metavar="PARQUET", help="use only the ids in this file")
@@ -39,10 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     common.check_paths(args.data, args.only, args.image_folder)
     from isthmus.selection.run import plan, select
+    from isthmus.store.opening import holds_features
 
-    if not os.path.isfile(os.path.join(args.data, "store.json")):
+    named: dict[str, Any] = {}
+    if holds_features(args.data):
+        named = common.reading(args)  # refused by name
+    else:
         args.data = common.read_told(args.data, **common.reading(args))
-    named = {"image": args.image_encoders, "text": args.text_encoders, "only": args.only, "limit": args.limit}
+    named |= {"image": args.image_encoders, "text": args.text_encoders, "only": args.only, "limit": args.limit}
     named |= {"seed": args.seed, "device": args.device, "trust_remote_code": args.trust_remote_code}
     if args.dry_run:
         planned = plan(args.data, seeds=args.seeds, **named)

@@ -26,6 +26,7 @@ from isthmus.curation.prototypes import KINDS, SHOTS, Prototypes, image_side, ma
 from isthmus.curation.scan import ConceptScorer, nearest_counts, scan, tiles
 from isthmus.curation.sources import open_pool
 from isthmus.curation.topk import TopK, buffer_bytes
+from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs
 from isthmus.embedding.engines import check_engine
@@ -33,7 +34,7 @@ from isthmus.encoders.base import Encoder
 from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.files import writing
-from isthmus.store.opening import holds_features
+from isthmus.store.opening import holds_features, read_first
 from isthmus.store.reader import Store
 
 PER_CONCEPT = 2000  # freeze-align's quota, and its K = 25 times that
@@ -63,6 +64,10 @@ def curate(
     progress: bool = False,
     device: str | None = None,
     trust_remote_code: bool = False,
+    columns: str | Columns | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
 ) -> Curated:
     """Choose pairs by concept: the best rows of each, rarest concept first, each pair once.
 
@@ -98,6 +103,8 @@ def curate(
         engine: "local", or "ray": parts of the pool on the workers of a Ray cluster, which open it by its path.
         seed: of clusters, shots, balance and mixing.
         device, trust_remote_code: for loading encoders.
+        columns, split, pages, range: of reading pairs, as in `read_pairs`: the pool, or `images` where the pool holds
+            features.
 
     Raises:
         InputError: a pool, concepts or encoder that cannot be used; nothing reaches the floor.
@@ -108,6 +115,8 @@ def curate(
     check_engine(engine)
     if per_concept < 1 or (keep is not None and keep < 1):
         raise UsageError(f"per_concept={per_concept}, keep={keep}: each is at least 1.")
+    reading = {"columns": columns, "split": split, "pages": pages, "range": range}
+    pool, images = _read(pool, images, reading)
     encoding = load_encoding(encoder, **options)
     sources = parse_sources(mix)
     opened = open_pool(pool, encoding)
@@ -158,12 +167,17 @@ def plan(
     templates: str | Path | Sequence[str] = "default",
     shots: int = SHOTS,
     seed: int = 0,
+    columns: str | Columns | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """What `curate` with the same arguments would do: rows, concepts, sides, most of the memory, time of the pass.
 
     Makes the prototypes and scores a few tiles, so that what fails would fail here; writes nothing.
     """
+    pool, _ = _read(pool, None, {"columns": columns, "split": split, "pages": pages, "range": range})
     encoding = load_encoding(encoder, **options)
     opened = open_pool(pool, encoding)
     encoding = _completed(opened, concepts, encoding, sides, options)
@@ -186,6 +200,13 @@ def plan(
         "scoring_seconds": round(seconds, 1),
         "notes": prototypes.notes,
     }
+
+
+def _read(pool: Any, images: Any, reading: dict[str, Any]) -> tuple[Any, Any]:
+    """Pool and pictures; what of them is to be read as `reading` says is pairs then."""
+    if images is not None and holds_features(pool):
+        return pool, read_first(images, **reading)
+    return read_first(pool, **reading), images
 
 
 def _prototypes(

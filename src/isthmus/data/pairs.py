@@ -225,7 +225,8 @@ def as_pairs(data: Any, **reading: Any) -> Pairs:
     given = [name for name, value in reading.items() if value is not None and name in READING]
     if given:
         raise UsageError(f"{', '.join(given)}: options of reading pairs, but these are read already.")
-    return data
+    split = reading.get("split")
+    return data if split is None else data.filter(split=split)
 
 
 def pairs_from_lists(

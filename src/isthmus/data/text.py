@@ -57,7 +57,7 @@ def packing(path: str | os.PathLike[str]) -> str | None:
 def unpacked(path: str | os.PathLike[str]) -> Iterator[tuple[Any, int]]:
     """A text file that is open for reading bytes, and how many there may be. Only files: a pipe would not end.
 
-    Raises `InputError` for what is no file, `UnreadableError` for one that cannot be read or unpacked, also while it is.
+    Raises `InputError` for what is no file, `UnreadableError` for one that cannot be read, also in its midst.
     """
     ending = packing(path)
     try:
@@ -125,10 +125,10 @@ def iter_lines(path: str | os.PathLike[str]) -> Iterator[str]:
     Raises `InputError`, naming the line, for one that is longer than `MAX_LINE` or no UTF-8.
     """
     with unpacked(path) as (file, bound):
-        left = bound
-        for number, raw in enumerate(iter(lambda: file.readline(min(MAX_LINE, left) + 1), b""), 1):
-            left -= len(raw)
-            if left < 0:
+        longest, read = min(MAX_LINE, bound), 0
+        for number, raw in enumerate(iter(lambda: file.readline(longest + 1), b""), 1):
+            read += len(raw)
+            if read > bound:
                 raise _bomb(path, bound)
             if len(raw) > MAX_LINE:
                 raise InputError(f"{path}: line {number} has more than {MAX_LINE:,} bytes.")

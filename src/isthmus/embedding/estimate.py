@@ -16,6 +16,7 @@ from isthmus.embedding.networks import by_network, load_all, states_bytes
 from isthmus.embedding.run import chosen_pairs, readable
 from isthmus.embedding.work_plan import caption_batches, image_batches, unit_items
 from isthmus.encoders import Encoder, encode_views
+from isthmus.encoders.lengths import cut_notes
 from isthmus.encoders.uri import STATES
 
 
@@ -28,6 +29,7 @@ class EmbedPlan:
         where no two images are the same, but for the headers of files.
     memory: bytes of weights, of one image batch's pixels and of one unit's features, of all encoders together.
     seconds: from a timed sample of up to 32 images and 256 captions per network, decoding included.
+    notes: how many captions each text encoder cuts at its limit.
     """
 
     images: int
@@ -38,6 +40,7 @@ class EmbedPlan:
     memory_bytes: int
     seconds: float
     estimated: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
@@ -91,7 +94,9 @@ def plan(
     unit = max(_unit_bytes(chosen, counts[modality]) for modality, chosen in sides.items())
     memory += weights + 2 * unit  # its batches, and all of them put together
     rows = len(pairs), pairs.captions.num_rows, len(distinct)
-    return EmbedPlan(*rows, sum(stored.values()), stored, memory, seconds, estimated)
+    readers = [views[0] for views in by_network(sides.get("text", []))]
+    notes = cut_notes(readers, pairs.captions["caption"].to_pylist())
+    return EmbedPlan(*rows, sum(stored.values()), stored, memory, seconds, estimated, notes)
 
 
 def _sampled(views: list[Encoder], pairs: Pairs, captions: list[str], batch_size: int | None) -> _Sample:

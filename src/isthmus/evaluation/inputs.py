@@ -17,13 +17,13 @@ from isthmus.data.images import BadImage
 from isthmus.data.labels import check_classes, class_names
 from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
-from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.errors import InputError, did_you_mean
 from isthmus.evaluation.labelled import stored_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids, read_ids
-from isthmus.store.opening import holds_features, open_pairs, open_source
+from isthmus.store.opening import open_source
 
 Data = FeaturePairs | Pairs | Frame | str | Path  # what most tasks take; a store by its folder
 
@@ -76,19 +76,6 @@ class Embedded:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     class_folders: list[str] = field(default_factory=list)
-
-
-def read_first(data: Any, **reading: Any) -> Any:
-    """`data`; as pairs, where it is said how those are to be read: `columns`, `images`, … of `read_pairs`.
-
-    Raises `UsageError` for such options of a store or arrays.
-    """
-    given = {name: value for name, value in reading.items() if value is not None}
-    if not given:
-        return data
-    if holds_features(data):
-        raise UsageError(f"{named(data)}: holds features: {', '.join(given)} are for reading pairs.")
-    return open_pairs(data, captions="optional", **given)
 
 
 def embed_for_evaluation(

@@ -15,6 +15,7 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
+from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
@@ -42,7 +43,7 @@ from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Pair
 from isthmus.selection.sides import EncoderSample
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids
-from isthmus.store.opening import SELECTION, holds_features, open_pairs
+from isthmus.store.opening import SELECTION, holds_features, open_pairs, read_first
 from isthmus.version import __version__
 
 REPORT = "report.html"
@@ -116,6 +117,11 @@ def select(
     captions: Sequence[str] | None = None,
     labels: Sequence[str | None] | None = None,
     splits: Sequence[str | None] | None = None,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
 ) -> Selection:
     """Rank encoder pairs before anything is trained.
 
@@ -140,6 +146,7 @@ def select(
         seed: of the validation split, the draws and the first probe.
         image_of, ids, groups, captions, labels, splits: with arrays alone, as `FeaturePairs.from_arrays` takes them.
         progress, log, command: of what is printed meanwhile and written into the page.
+        columns, images, split, pages, range: of reading pairs, as in `read_pairs`.
 
     Returns a `Selection`; `print` shows its table. An encoder that fails is listed in `.failed`, and the others go on.
 
@@ -160,6 +167,7 @@ def select(
     }
     fields = {name: value for name, value in told.items() if value is not None}
     chosen = {"only": only, "limit": limit, "seed": seed}
+    data = read_first(data, "required", columns=columns, images=images, split=split, pages=pages, range=range)
     candidates = gather(data, image, text, out, chosen, fields, progress, log, options)
     scorer = make_scorer(candidates.frame, seeds, bootstrap, sample, seed)
     cache = Cache(None if out is None else Path(out) / "scores", scorer)
@@ -181,12 +189,18 @@ def plan(
     limit: int | None = None,
     seeds: int = 3,
     seed: int = 0,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """What `select` with the same arguments would do: pairs, encoders, and what embedding them would cost.
 
     Loads the encoders and encodes a small sample; writes nothing.
     """
+    data = read_first(data, "required", columns=columns, images=images, split=split, pages=pages, range=range)
     if holds_features(data):
         stored = from_store(data, _listed(image), _listed(text))
         counts = [len(stored.encoders[m]) for m in SIDES]
