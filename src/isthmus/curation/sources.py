@@ -15,6 +15,7 @@ from isthmus.data.matrix import Matrix
 from isthmus.data.pairs import Pairs
 from isthmus.data.tables import is_frame
 from isthmus.data.text import read_lines
+from isthmus.encoders.pictures import reason
 from isthmus.errors import InputError
 from isthmus.store.arrays import open_npy
 from isthmus.store.opening import holds_features, open_source
@@ -84,11 +85,18 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
     position = {id: row for row, id in enumerate(ids)}
     captions = pairs.captions["caption"].to_pylist()
     owner = np.array([position[id] for id in pairs.captions["id"].to_pylist()], np.int64)
+    skipped = list(pairs.skipped)
+
+    def refuse(row: int, error: Exception) -> None:
+        entry = (ids[row], reason(error))
+        if entry not in skipped:
+            skipped.append(entry)
+
     matrices: dict[PoolSide, Matrix] = {}
     if encoding.text is not None and captions:
         matrices["caption"] = encoded(captions, encoding.text)
     if encoding.image is not None:
-        matrices["image"] = encoded(pairs, encoding.image)
+        matrices["image"] = encoded(pairs, encoding.image, refuse)
     if not matrices:
         raise InputError(f"{pairs.path}: pairs without features; name an encoder for them (--encoder URI).")
     if not captions:
@@ -105,7 +113,7 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
         fingerprint=digest([*ids, *captions, encoding.name], {}),
         opened=pairs,
         notes=pairs.notes,
-        skipped=pairs.skipped,
+        skipped=skipped,
     )
 
 

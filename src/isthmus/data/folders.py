@@ -14,8 +14,9 @@ from isthmus.data.captions_json import read_json_lines
 from isthmus.data.delimited import Delimited, read_delimited
 from isthmus.data.gathering import Gathered
 from isthmus.data.images import EXTENSIONS, FOREIGN
+from isthmus.data.parquet import DAMAGE
 from isthmus.data.records import encodable
-from isthmus.data.sources import Folders, ImageColumn
+from isthmus.data.sources import Folders, ImageColumn, open_table
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.text import json_lines, parse_json, read_text
 from isthmus.errors import InputError
@@ -132,17 +133,17 @@ def _names_images(path: Path) -> bool:
         if path.suffix == ".csv":
             names: Any = Delimited(path).names
         elif path.suffix == ".parquet":
-            names = tables.pq.read_schema(path).names
+            names = open_table(path).schema.names
         else:
             names = next(json_lines(path), (0, {}))[1]
-    except (InputError, tables.pa.ArrowException, OSError, RuntimeError):
+    except (InputError, *DAMAGE):
         return True  # and it is said what is wrong with it
     return "image" in names or "file_name" in names
 
 
 def _read_metadata(found: Survey, listed: list[str], into: Gathered) -> None:
     """Hugging Face's imagefolder: tables named `metadata` beside the images, here or in the folder of each split."""
-    readers = {".jsonl": read_json_lines, ".csv": read_delimited, ".parquet": tables.read_parquet}
+    readers = {".jsonl": read_json_lines, ".csv": read_delimited, ".parquet": tables.read_file_of_columns}
     for name in listed:
         path, inside = found.folder / name, name.rpartition("/")[0]
         split = next((part for part in inside.lower().split("/") if part in SYNONYMS), None)

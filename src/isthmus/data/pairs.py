@@ -30,7 +30,7 @@ from isthmus.errors import InputError, UsageError
 from isthmus.owned import what_it_is
 
 READERS: dict[str, Callable[[Path, Gathered], None]] = {
-    ".parquet": tables.read_parquet,
+    ".parquet": tables.read_file_of_columns,
     ".csv": read_delimited,
     ".tsv": read_delimited,
     ".tab": read_delimited,
@@ -38,12 +38,11 @@ READERS: dict[str, Callable[[Path, Gathered], None]] = {
     ".ndjson": read_json_lines,
     ".jsonlines": read_json_lines,
     ".json": read_json_file,
-    ".arrow": tables.read_arrow_table,
-    ".feather": tables.read_arrow_table,
+    ".arrow": tables.read_file_of_columns,
+    ".feather": tables.read_file_of_columns,
     ".txt": read_text_table,
     ".token": read_text_table,
 }
-BINARY = (tables.read_parquet, tables.read_arrow_table)  # not read where they are packed as a whole
 READING = ("columns", "images", "pages", "range")  # options that only reading can honour
 REMARKS = 1_000  # images of which it is remembered that a remark holds for them
 
@@ -297,7 +296,7 @@ def _read_file(path: Path, into: Gathered) -> None:
         webdataset.read_tars({path.stem: path}, into, webdataset.class_list(path.parent, into))
     elif name.endswith((".tar", ".tgz")):
         raise InputError(f"{path}: a compressed tar cannot be read in place. Unpack it (gunzip).")
-    elif packed and reader in BINARY:
+    elif packed and reader is tables.read_file_of_columns:
         raise InputError(f"{path}: only text is read packed. Unpack it; {Path(name).suffix} packs its columns itself.")
     elif reader is None:
         known = ", ".join([*READERS, ".tar"])

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from isthmus.data.budget import BATCH_BYTES, resized_bytes, too_long
+from isthmus.data.budget import BATCH_BYTES, resized_bytes
 from isthmus.data.images import OUT_OF_MEMORY, BadImage
 from isthmus.data.pairs import Pairs
 from isthmus.data.ragged import Ragged, join_ragged
@@ -137,14 +137,14 @@ def _prepared(
     """(positions, tensors) of these items; an image that fails is found by itself, and added to `bad`."""
     try:
         return [(chosen, network.prepare([ready[i] for i in chosen]))]
-    except IsthmusError:  # of the encoder, whatever the picture
-        raise
     except Exception as error:
-        if isinstance(unit.items[chosen[0]], str):
+        of_encoder = isinstance(error, IsthmusError) and not isinstance(error, BadImage)  # whatever the picture
+        if of_encoder or isinstance(unit.items[chosen[0]], str):
             raise
         if len(chosen) == 1:
             said = OUT_OF_MEMORY if isinstance(error, MemoryError) else " ".join(str(error).split())
-            bad.append((int(unit.items[chosen[0]]), f"cannot be preprocessed: {said or type(error).__name__}"))
+            why = f"cannot be preprocessed: {said or type(error).__name__}"
+            bad.append((int(unit.items[chosen[0]]), error.reason if isinstance(error, BadImage) else why))
             return []
     return [part for i in chosen for part in _prepared(network, unit, [i], ready, bad)]
 
@@ -182,10 +182,7 @@ def _item(pairs: Pairs, unit: Unit, i: int) -> Any:
     data = pairs.read_bytes(int(item))
     if pairs.content_hash(data) != unit.keys[i].tobytes().hex():
         raise BadImage("changed while it was being embedded; run the same command again.")
-    picture = pairs.picture(int(item), data)
-    if reason := too_long(picture):
-        raise BadImage(reason)
-    return picture
+    return pairs.picture(int(item), data)
 
 
 def in_order(

@@ -108,7 +108,7 @@ def _sampled(views: list[Encoder], pairs: Pairs, captions: list[str], batch_size
     device = views[0].device
     ends = image_batches(len(items), batch_size, device) if of_images else caption_batches(items, batch_size)
     for start, stop in pairwise([0, *ends.tolist()]):
-        inputs = views[0].preprocess(items[start:stop])
+        inputs = views[0].prepare(items[start:stop])
         for view, features in zip(views, encode_views(views, inputs), strict=True):
             if isinstance(features, Ragged):
                 found[view.fingerprint] += features.lengths.tolist()

@@ -31,7 +31,7 @@ class Network:
 
     def prepare(self, items: Sequence[Any]) -> Inputs:
         """The inputs of one batch of decoded images, or of captions, which are padded to the longest of them."""
-        return self.views[0].preprocess(items)
+        return self.views[0].prepare(items)
 
     def encode(self, inputs: Inputs) -> list[np.ndarray | Ragged]:
         """Features of one batch by every view, float32 [n, width_i] each, or sequences of states."""
@@ -95,7 +95,7 @@ def choose_autocast(
     items = sample()
     if not items:
         return None, {}
-    inputs = views[0].preprocess(items)
+    inputs = views[0].prepare(items)
     both = zip(encode_views(views, inputs), encode_views(views, inputs, torch.bfloat16), strict=True)
     cosine = min(_least_cosine(_rows(exact), _rows(quick)) for exact, quick in both)
     if not cosine >= LEAST_COSINE:  # NaN included

@@ -143,7 +143,7 @@ def readable(pairs: Pairs, rows: Sequence[int]) -> list[Any]:
     """The images of these rows that can be decoded."""
     images = []
     for row in rows[: len(pairs)]:
-        with suppress(BadImage):
+        with suppress(BadImage, MemoryError):
             images.append(pairs.decode(row))
     return images
 

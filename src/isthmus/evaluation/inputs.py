@@ -13,10 +13,10 @@ import numpy as np
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.folders import readable
 from isthmus.data.groups import by_appearance, whole_groups
-from isthmus.data.images import BadImage
 from isthmus.data.labels import check_classes, class_names
 from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
+from isthmus.encoders.pictures import encode_each, reason
 from isthmus.errors import InputError, did_you_mean
 from isthmus.evaluation.labelled import stored_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
@@ -203,33 +203,35 @@ def _from_features(model: DualEncoder, data: FeaturePairs) -> Embedded:
 
 
 def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embedded:
-    """Images go through the model a batch at a time; an unreadable one is listed, its captions left out."""
+    """Images go through the model a batch at a time; one that cannot be used is listed, its captions left out."""
     ids = pairs.images["id"].to_pylist()
-    kept: list[int] = []
-    hashes: list[str] = []
+    hashes: dict[int, str] = {}
     skipped = list(pairs.skipped)
-    embeddings = []
-    for start in range(0, len(ids), batch_size):
-        images = []
-        for index in range(start, min(start + batch_size, len(ids))):
-            try:
-                data = pairs.read_bytes(index)
-                images.append(pairs.picture(index, data))
-                kept.append(index)
-                hashes.append(pairs.content_hash(data))
-            except BadImage as error:
-                skipped.append((ids[index], error.reason))
-        if images:
-            embeddings.append(model.encode_image(images, batch_size=batch_size))
+
+    def read(row: int) -> Any:
+        data = pairs.read_bytes(row)
+        hashes[row] = pairs.content_hash(data)
+        return pairs.picture(row, data)
+
+    found = list(
+        encode_each(
+            len(ids),
+            read,
+            lambda pictures: model.encode_image(pictures, batch_size=batch_size),
+            lambda row, error: skipped.append((ids[row], reason(error))),
+            batch_size,
+        )
+    )
+    kept = [row for rows, _ in found for row in rows]
     if not kept:
         raise InputError(f"None of the {len(ids):,} images could be read; the first: {skipped[:1]}.")
     row_of = {ids[index]: row for row, index in enumerate(kept)}
     captions = [(c["id"], c["caption"]) for c in pairs.captions.to_pylist() if c["id"] in row_of]
     return Embedded(
-        np.concatenate(embeddings),
+        np.concatenate([embedded for _, embedded in found]),
         model.encode_text([text for _, text in captions]) if captions else np.zeros((0, model.width), np.float32),
         np.array([row_of[i] for i, _ in captions], np.int64),
-        whole_groups(pairs.images["group"].take(kept).to_pylist(), np.array(hashes)),
+        whole_groups(pairs.images["group"].take(kept).to_pylist(), np.array([hashes[row] for row in kept])),
         [ids[index] for index in kept],
         [text for _, text in captions],
         [pairs.images["label"][index].as_py() for index in kept],

@@ -16,8 +16,10 @@ from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.images import decode
 from isthmus.data.matrix import Computed, Matrix, rows, rows_at_once
+from isthmus.data.records import MAX_NAME
 from isthmus.data.sources import cell_bytes
 from isthmus.encoders import Encoder
+from isthmus.encoders.pictures import encode_each, reason
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate
 from isthmus.models.card import write_card
@@ -111,17 +113,39 @@ class DualEncoder(nn.Module):
         as_tensor: bool = False,
         width: int | None = None,
         precision: str = "float32",
+        skipped: list[tuple[int, str]] | None = None,
     ) -> Any:
         """Paths, PIL images, encoded bytes, arrays [H, W, 3] or tensors [3, H, W] to [N, d] float32, L2-normalised.
 
-        width: the first so many dimensions alone, normalised again. precision: "int8" or "binary" for fewer bytes
-        (`isthmus.models.outputs.quantize`, which also says how to compare them).
+            >>> skipped = []
+            >>> emb = model.encode_image(paths, skipped=skipped)  # a row for every path; those of `skipped` are NaN
 
-        Raises `InputError` for an image that cannot be read (and names it), `UsageError` for a width or precision
-        that does not exist.
+        width: the first so many dimensions alone, normalised again. precision: "int8" or "binary" for fewer bytes
+        (`isthmus.models.outputs.quantize`, which also says how to compare them). skipped: a list, to which (row,
+        reason) of every image that cannot be used is added; its row is NaN, and 0 in fewer bytes.
+
+        Raises `InputError` for the first image that cannot be used, and names it, unless there is `skipped`;
+        `UsageError` for a width or precision that does not exist.
         """
-        items = [_open_image(item) for item in _as_list(images)]
-        return _finished(self._encode("image", items, batch_size), width, precision, as_tensor)
+        items = _as_list(images)
+        self._check_loaded("image")
+        out = np.full((len(items), self.width), np.nan, np.float32)
+
+        def refuse(row: int, error: Exception) -> None:
+            if skipped is None:
+                raise InputError(f"{_called(items[row], row)}: {reason(error)}") from error
+            skipped.append((row, reason(error)))
+
+        some = encode_each(
+            len(items),
+            lambda row: _open_image(items[row]),
+            lambda pictures: self._encode("image", pictures, batch_size),
+            refuse,
+            batch_size,
+        )
+        for places, embedded in some:
+            out[places] = embedded
+        return _finished(out, width, precision, as_tensor)
 
     def encode_text(
         self,
@@ -136,11 +160,7 @@ class DualEncoder(nn.Module):
         return _finished(self._encode("text", _as_list(texts), batch_size), width, precision, as_tensor)
 
     def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
-        if modality not in self.encoders:
-            raise InputError(
-                f"This model was loaded without its {modality} encoder: load it with "
-                "DualEncoder.from_pretrained(path), or project cached features with project()."
-            )
+        self._check_loaded(modality)
         encoders, out = self.encoders[modality], np.empty((len(items), self.width), np.float32)
         some = 4 * rows_at_once(sum(encoder.width for encoder in encoders))  # tokens of all items would not fit
         for start in range(0, len(items), some):
@@ -148,6 +168,13 @@ class DualEncoder(nn.Module):
             features = [encoder.encode(chosen, batch_size=batch_size) for encoder in encoders]
             out[start : start + some] = self.project(modality, np.concatenate(features, axis=1))
         return out
+
+    def _check_loaded(self, modality: str) -> None:
+        if modality not in self.encoders:
+            raise InputError(
+                f"This model was loaded without its {modality} encoder: load it with "
+                "DualEncoder.from_pretrained(path), or project cached features with project()."
+            )
 
     def project(self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False) -> Any:
         """Cached encoder features [N, D] to the joint space: [N, d] float32, L2-normalised in fp32."""
@@ -281,7 +308,8 @@ class DualEncoder(nn.Module):
 
 
 def _finished(emb: np.ndarray, width: int | None, precision: str, as_tensor: bool) -> Any:
-    codes = quantize(shorten(emb, width), precision)
+    emb = shorten(emb, width)
+    codes = quantize(emb if precision == "float32" else np.nan_to_num(emb), precision)
     return torch.from_numpy(codes) if as_tensor else codes
 
 
@@ -294,10 +322,9 @@ def _as_list(items: Any) -> list[Any]:
 
 def _open_image(item: Any) -> Any:
     """Paths and encoded bytes are decoded as pairs are; PIL images, arrays and tensors pass as they are."""
-    if isinstance(item, Image.Image) or hasattr(item, "ndim"):
-        return item
-    try:
-        return decode(cell_bytes(item))
-    except InputError as error:
-        named = isinstance(item, str | os.PathLike) and str(item) not in str(error)
-        raise InputError(f"{item}: {error}" if named else str(error)) from None
+    return item if isinstance(item, Image.Image) or hasattr(item, "ndim") else decode(cell_bytes(item))
+
+
+def _called(item: Any, row: int) -> str:
+    """What a picture is called in a message: its path, else its number."""
+    return str(item) if isinstance(item, str | os.PathLike) and len(str(item)) < MAX_NAME else f"image {row}"
