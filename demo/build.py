@@ -109,7 +109,7 @@ def unpack(package: Path, into: Path) -> Path:
 
 
 def distinct_drawings(pngs: Path, svgs: Path) -> list[Found]:
-    """One drawing per distinct PNG, sorted by path; copies in several folders lend it their keywords."""
+    """One drawing per distinct PNG, sorted by path; copies in several folders add their keywords."""
     copies: dict[str, list[str]] = defaultdict(list)
     for png in sorted(pngs.rglob("*.png")):
         digest = hashlib.sha256(png.read_bytes()).hexdigest()
@@ -268,7 +268,7 @@ def holds_label(text: str, names: set[str]) -> bool:
 
 
 def versions() -> dict[str, str | None]:
-    """What decides the bytes of the pack besides its input."""
+    """What affects the bytes of the pack besides its input."""
     libraries = ("pillow", "numpy", "scipy", "imagehash", "pyarrow")
     return {name: distributions.version(name) for name in libraries} | {"libwebp": features.version("webp")}
 

@@ -128,7 +128,7 @@ def check_boundaries(
         seen = read(content, path)
         assert seen in (old, new), f"boundary {step}: neither old nor new"
         if outcome not in ("killed", "survived"):
-            assert outcome.startswith("InputError") and "make room" in outcome, f"boundary {step}: {outcome}"
+            assert outcome.startswith("InputError") and "free some space" in outcome, f"boundary {step}: {outcome}"
             assert str(folder) in outcome, f"boundary {step}: no file is named in {outcome}"
         work(path)
         assert content(path) == new, f"boundary {step}: done again, it is something else"

@@ -91,7 +91,7 @@ REFUSED: dict[str, tuple[Shape, str]] = {
     "dpr": ({}, "no tokens .* DPRQuestionEncoderOutput"),
     "fsmt": ({}, "encoder of a fsmt cannot be run without its decoder"),
     "hgnet_v2": ({}, "no tokens .* BackboneOutput"),
-    "pixtral": ({}, "1 row for 2 images: it joins those of a batch"),
+    "pixtral": ({}, "1 row for 2 images: it merges a batch"),
     "timesformer": ({}, "a timesformer is made for video"),
     "videomae": ({}, "a videomae is made for video"),
     "vivit": ({}, "a vivit is made for video"),

@@ -287,7 +287,7 @@ def test_the_default_limit_leaves_six_percent_to_the_tail() -> None:
 def test_bad_input_is_told(tmp_path: Path) -> None:
     pairs = abstract(np.eye(4, dtype=np.float32))
     for cleaning, message in (
-        (Cleaning(dedup=["phash"]), r"no pictures to look at.*--images"),
+        (Cleaning(dedup=["phash"]), r"no pictures to compare.*--images"),
         (Cleaning(dedup=["exact"]), r"neither content hashes nor pictures"),
         (Cleaning(Filters(min_side=9)), r"no pictures to measure"),
         (Cleaning(Filters(min_words=9)), r"left no pair; most often: caption of 3 words"),

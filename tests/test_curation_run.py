@@ -173,7 +173,7 @@ def test_phrases_are_counted_once_a_caption_and_not_across_stop_words() -> None:
     captions = ["New York at night", "new york, new york", "a hat of york", "The man in the hat", "man, hat", "x"]
     assert frequent_phrases(captions, 10) == ["hat", "york", "man", "new york"]
     assert "york" not in frequent_phrases(["new york"] * 5, 10)  # never without "new"
-    with pytest.raises(InputError, match="no phrase stands in two"):
+    with pytest.raises(InputError, match="no phrase occurs in two"):
         frequent_phrases(["one", "two"], 3)
 
 

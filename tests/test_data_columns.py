@@ -97,7 +97,7 @@ def test_wrong_columns_are_refused() -> None:
         parse_columns("text=title")
     with pytest.raises(UsageError, match=r"write FIELD=COLUMN"):
         parse_columns("caption")
-    with pytest.raises(InputError, match=r"column 'caption' .* stands there twice"):
+    with pytest.raises(InputError, match=r"column 'caption' .* is there twice"):
         find_columns("t.csv", ["image", "caption", "caption"], "required")
 
 

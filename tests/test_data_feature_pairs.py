@@ -131,7 +131,7 @@ def test_checks_read_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BAD = {
-    "counts": ({"text": numbered(3)}, "4 images but 3 captions: say which image"),
+    "counts": ({"text": numbered(3)}, "4 images but 3 captions: give the image"),
     "flat": ({"image": np.zeros(4)}, r"image features must be a matrix \[n, width\], not \(4,\)"),
     "list": ({"image": [[1.0]]}, "image features must be a matrix .* not list"),
     "empty": ({"image": np.zeros((0, 2)), "text": np.zeros((0, 2))}, r"image features are empty: \[0, 2\]"),
@@ -140,7 +140,7 @@ BAD = {
     "negative": ({"image_of": [0, 1, -1, 2]}, "caption 2 is of image -1"),
     "floats": ({"image_of": [0.0, 1.0, 2.0, 3.0]}, "image_of must hold row numbers"),
     "short image_of": ({"image_of": [0, 1]}, "image_of has 2 entries, but there are 4 captions"),
-    "repeated ids": ({"ids": ["a", "b", "a", "c"]}, "'a' stands in rows 0 and 2"),
+    "repeated ids": ({"ids": ["a", "b", "a", "c"]}, "'a' is in rows 0 and 2"),
     "short ids": ({"ids": ["a"]}, "ids has 1 entries, but there are 4 images"),
     "captions": ({"captions": ["a"]}, "captions has 1 entries, but there are 4 captions"),
     "labels": ({"labels": ["a"]}, "labels has 1 entries, but there are 4 images"),

@@ -156,7 +156,7 @@ def test_json_lines_name_their_line_and_keep_separators_inside(tmp_path: Path) -
     )
     rows = json_lines(file)
     assert next(rows) == (1, {"a": ODD})
-    with pytest.raises(InputError, match=r"line 3 cannot be read as JSON .*'a' stands there twice"):
+    with pytest.raises(InputError, match=r"line 3 cannot be read as JSON .*'a' is there twice"):
         next(rows)
 
 

@@ -98,7 +98,7 @@ def test_class_names_that_repeat_are_said(tmp_path: Path) -> None:
     (tmp_path / "classnames.txt").write_text("crane\ndog\ncrane\n")
     pairs = read_pairs(tmp_path)
     assert pairs.images["label"].to_pylist() == ["crane"]
-    assert "'crane' stands there twice" in pairs.notes[0]
+    assert "'crane' is there twice" in pairs.notes[0]
 
 
 def test_labels_without_captions_serve_classification(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_what_the_earlier_rule_made_is_recognised_and_said_once(tmp_path: Path) 
     encoder = load_encoder(uri)
     record = encoder.record()
     assert encoder.fingerprint != old
-    with pytest.warns(RuntimeWarning, match=f"fingerprint {old[:12]} is that of an earlier version"):
+    with pytest.warns(RuntimeWarning, match=f"fingerprint {old[:12]} is of an earlier version"):
         check_encoders([encoder], [record | {"fingerprint": old}])
     assert encoder.fingerprint == old and len(encode_views([encoder, encoder.at(pool=None)], encoder.preprocess(["a"])))
     with warnings.catch_warnings():

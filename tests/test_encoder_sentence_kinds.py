@@ -71,7 +71,7 @@ def test_a_pipeline_without_a_limit_reads_every_text_to_its_end(tmp_path: Path) 
     encoder = load_encoder(f"st:{folder}")
     assert token_limit(encoder) is None and encoder.record()["preprocessing"]["max_tokens"] is None
     assert tokenize(encoder, ["a cat", "a cat " * 1000]).count.tolist() == [4, 2002]
-    with pytest.raises(UsageError, match="max_tokens is not an option of it: it reads texts of any length"):
+    with pytest.raises(UsageError, match="max_tokens is not an option here: the pipeline reads texts of any length"):
         load_encoder(f"st:{folder}?max_tokens=12")
 
 

@@ -17,7 +17,7 @@ import isthmus as ist
 from isthmus.cli import main
 from isthmus.data.matrix import check_varies
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.image_search import looks_like_path
+from isthmus.image_search.query import looks_like_path
 from isthmus.store.arrays import import_arrays
 
 RNG = np.random.default_rng(0)

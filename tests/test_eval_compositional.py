@@ -183,7 +183,7 @@ def test_a_missing_image_is_named_and_its_question_left_out(tmp_path: Path) -> N
     assert found["skipped"][0][0] == "1" and "ex_1_img_0.png" in found["skipped"][0][1]
     for file in (folder / "images").iterdir():
         file.unlink()
-    with pytest.raises(InputError, match=r"None of the 3 questions can be asked.*ex_0_img_0\.png"):
+    with pytest.raises(InputError, match=r"None of the 3 questions can be used.*ex_0_img_0\.png"):
         winoground(Colours(), folder, bootstrap=0)
 
 

@@ -102,5 +102,5 @@ def test_impossible_folds_are_refused() -> None:
     few = ist.FeaturePairs.from_arrays(
         np.eye(6, dtype=np.float32), np.eye(6, dtype=np.float32), groups=[0, 0, 0, 1, 1, 1]
     )
-    with pytest.raises(InputError, match="2 groups of images cannot be dealt into 5 folds"):
+    with pytest.raises(InputError, match="2 groups of images are too few for 5 folds"):
         ist.cross_validate(few)

@@ -212,7 +212,7 @@ def test_float_and_tensor_scale_agree_and_unneeded_gradients_are_absent():
         (unit(0, 4, 0), unit(0, 4, 0), None, r"\[0, 4\]"),
         (unit(3, 4, 0), unit(3, 4, 0).float(), None, "float64 and torch.float32"),
         (unit(3, 4, 0), unit(3, 4, 0), (torch.arange(2), torch.arange(3)), "groups of shape"),
-        (unit(3, 4, 0), unit(3, 4, 0), (torch.arange(3), torch.arange(3, 6)), "nothing to pull together"),
+        (unit(3, 4, 0), unit(3, 4, 0), (torch.arange(3), torch.arange(3, 6)), "there are no positives"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(x, y, groups, message):

@@ -121,7 +121,7 @@ def test_what_is_no_dual_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is an encoder of texts, not of images"):
         DualEncoder.from_pretrained(f"hf:{tmp_path / 'bert'}")
     save_clip(tmp_path / "clip")
-    with pytest.raises(UsageError, match="layer and pool lead past"):
+    with pytest.raises(UsageError, match="layer and pool do not go with"):
         DualEncoder.from_pretrained(f"hf:{tmp_path / 'clip'}?pool=mean+max")
     with pytest.raises(InputError, match="no such folder"):
         DualEncoder.from_pretrained(f"hf:{tmp_path / 'none'}")

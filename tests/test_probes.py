@@ -136,7 +136,7 @@ def test_data_without_labels_or_training_split_are_refused(tmp_path: Path) -> No
     with pytest.raises(InputError, match="needs the split train and another"):
         evaluate(model(), "knn", only_test)
     folder = write_set(tmp_path / "wds_squares")
-    with pytest.raises(InputError, match=r"holds data sets; a probe takes one of them: wds_squares"):
+    with pytest.raises(InputError, match=r"holds several data sets; a probe takes one of them: wds_squares"):
         evaluate(toy_model(), "knn", tmp_path)
     (folder / "train").rename(folder / "test2")
     with pytest.raises(InputError, match="has test, but no train"):

@@ -82,7 +82,7 @@ def test_retrieval_of_pairs_by_a_protocol_and_not_of_a_store(tmp_path: Path) -> 
     pairs.range = (0.0, 1.0)
     assert find_protocol("sail").prepared(pairs).range == (0.0, 1.0), "pictures are decoded as without the protocol"
     (tmp_path / "store.json").write_text("{}")
-    with pytest.raises(UsageError, match="which a store holds encoded"):
+    with pytest.raises(UsageError, match="but those of a store are encoded already"):
         evaluate(toy_model(), "retrieval", str(tmp_path), protocol="sail")
 
 
@@ -161,7 +161,7 @@ def test_a_long_picture_is_bounded_and_its_windows_are_low() -> None:
     scores = segmenter.scores(Image.new("RGB", (400, 100)))
     assert scores.shape[1:] == (32, 128)
     assert set(seen) == {(64, 32)}
-    with pytest.raises(UsageError, match="longest: bounds an image on which a window slides"):
+    with pytest.raises(UsageError, match="longest: bounds an image for a sliding window"):
         Segmenter(colour_model(), list(COLOURS), ["{}"], longest=128)
 
 

@@ -320,7 +320,7 @@ def test_a_miniature_of_the_archive_is_read_in_the_order_of_its_classes(tmp_path
                        and part.endswith("/"))  # fmt: skip
     assert one.templates
     assert one.pairs.decode(0).mode == "RGB"
-    assert "not the set that papers report" in one.notes[0], "a miniature is not the published set"
+    assert "papers report on those" in one.notes[0], "a miniature is not the published set"
 
 
 @pytest.mark.parametrize("name", ["food101", "dtd", "pets", "flowers", "cars", "fgvc_aircraft", "cub", "sun397",

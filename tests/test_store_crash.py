@@ -183,7 +183,7 @@ def test_finishing_without_the_features_is_refused(tmp_path):
 
 @pytest.mark.parametrize("ids", [["a", "b", "a"]])
 def test_a_repeated_id_is_refused(tmp_path, ids):
-    with pytest.raises(InputError, match="id 'a' stands more than once"), StoreWriter(tmp_path) as writer:
+    with pytest.raises(InputError, match="id 'a' is there more than once"), StoreWriter(tmp_path) as writer:
         writer.finish(*tables(ids, 0))
 
 
@@ -197,7 +197,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match=r"No space left on device.*make room"):
+    with pytest.raises(InputError, match=r"No space left on device.*free some space"):
         write(tmp_path, ["a", "b", "c"])
     monkeypatch.undo()
     assert {name: data for name, data in snapshot(tmp_path).items() if "journal" not in name} == before
@@ -221,7 +221,7 @@ def test_a_file_too_large_for_its_limit_is_told(tmp_path):
             capture_output=True,
             text=True,
         )
-        assert run.returncode == 1 and "make room and run the same command again" in run.stderr, run.stderr
+        assert run.returncode == 1 and "free some space and run the same command again" in run.stderr, run.stderr
         assert "File too large" in run.stderr.splitlines()[-1]
         assert not list(path.rglob(".tmp-*"))
 
@@ -244,7 +244,7 @@ def test_a_real_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tiny_di
     with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(b"\0" * 4096):
             pass
-    with pytest.raises(InputError, match=r"No space left on device.*make room"):
+    with pytest.raises(InputError, match=r"No space left on device.*free some space"):
         write(store, [str(i) for i in range(500)], batch=100)
     assert {name: data for name, data in snapshot(store).items() if name in before} == before
     assert len(open_store(store, verify=True)) == 2
@@ -314,7 +314,7 @@ def test_states_survive_a_full_disk_and_an_unfinished_run(tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match=r"No space left on device.*make room"):
+    with pytest.raises(InputError, match=r"No space left on device.*free some space"):
         embed(store, ["a", "b", "c"])
     monkeypatch.undo()
     assert {name: data for name, data in snapshot(store).items() if "journal" not in name} == before

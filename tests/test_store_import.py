@@ -178,7 +178,7 @@ def test_without_captions_every_text_row_counts_as_another(tmp_path):
     [
         ({"image": unit(3, 2), "text": unit(2, 2)}, "2 rows of text but 3 images"),
         ({"image": unit(3, 2), "ids": ["a", "b"]}, "2 ids but 3 rows of image"),
-        ({"image": unit(2, 2), "ids": ["a", "a"]}, "'a' stands more than once"),
+        ({"image": unit(2, 2), "ids": ["a", "a"]}, "'a' is there more than once"),
         ({"image": unit(2, 2), "text": unit(2, 2), "captions": ["a"]}, "1 captions but 2 rows of text"),
         ({"image": unit(1, 2), "text": unit(2, 2), "image_of": [0]}, "1 entries in image_of but 2 rows"),
         ({"image": unit(1, 2), "text": unit(1, 2), "image_of": [1]}, "image_of: row 0 names image 1"),

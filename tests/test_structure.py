@@ -97,6 +97,26 @@ def test_modalities_are_listed_once() -> None:
     assert others == {}
 
 
+LONGEST = 40  # lines of a function, from its first statement after the docstring to its last
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_no_function_has_more_than_40_lines_of_code() -> None:
+    long = []
+    for path in (*LIBRARY.rglob("*.py"), *DEMO.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and code_lines(node) > LONGEST:
+                long.append(f"{path}:{node.lineno} {node.name}: {code_lines(node)}")
+    assert long == []
+    function = ast.parse("def f():\n    'doc'\n" + "    x = 1\n" * 41).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    assert code_lines(function) == 41  # it would be seen
+
+
 def test_a_circle_is_noticed(tmp_path: Path) -> None:
     package = tmp_path / "toy"
     for name in ("a", "b"):

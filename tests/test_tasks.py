@@ -171,7 +171,7 @@ def test_another_package_cannot_replace_a_task_of_ours_nor_break_the_others(
     package: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert find_task("retrieval").__module__ == "isthmus.evaluation.retrieval"
-    assert "(its source cannot be read)" in shown("--help", capsys=capsys)
+    assert "(its source file cannot be read)" in shown("--help", capsys=capsys)
     with pytest.raises(UsageError, match="'gone' of the package paint cannot be loaded"):
         find_task("gone")
 

@@ -114,7 +114,7 @@ def test_texts_have_as_many_tokens_as_their_limit_and_zeros_behind(folders: dict
 @pytest.mark.parametrize(
     ("modality", "pool", "message"),
     [
-        ("image", "grid16", "grid16 asks for more tokens than the 9 patches"),
+        ("image", "grid16", "grid16 needs more tokens than the 9 patches"),
         ("image", "grid5", "not square"),
         ("image", "tokens", "no pooling 'tokens'"),
         ("text", "patches", "no pooling 'patches'.*tokens"),
@@ -276,7 +276,7 @@ def test_slots_are_left_out_or_pass_the_tokens_on() -> None:
         ("cls:parallel", [6] * 3, "the slots are cls and tokens"),
         ("cls:linear,tokens:parallell", [6] * 3, "Did you mean 'parallel'"),
         ("tokens:identity", [6] * 3, "no kind 'identity'"),
-        ("cls:none,tokens:none", [6] * 3, "cannot be added up"),
+        ("cls:none,tokens:none", [6] * 3, "cannot be summed"),
         ("tokens:linear+parallell", [6] * 3, "Did you mean 'parallel'"),
         ("tokens:linear", [6, 7], "tokens of one width"),
         ("cls:linear,tokens:linear", [6], "tokens of one width"),

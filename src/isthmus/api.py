@@ -21,7 +21,7 @@ from isthmus.errors import UsageError
 from isthmus.evaluation.datasets.questions import Questions
 from isthmus.evaluation.inputs import Data, Saved
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
-from isthmus.image_search import search
+from isthmus.image_search.run import search
 from isthmus.metrics.results import Result
 from isthmus.models.checkup import doctor
 from isthmus.models.dual_encoder import DualEncoder
@@ -79,7 +79,7 @@ def embed(
     """Write the features of `pairs` by every named encoder into a store and open it.
 
     Use this when you have images with captions and want to train on them: every later step reads the store, and no
-    encoder runs twice over the same picture. Call it again to go on where it stopped, or to add an encoder.
+    encoder runs twice over the same picture. Call it again to continue where it stopped, or to add an encoder.
 
         >>> store = ist.embed("captions.parquet", "hf:facebook/dinov2-base", "st:all-MiniLM-L6-v2", out="store/")
         >>> store.skipped  # what was left out, and why
@@ -136,7 +136,7 @@ def train(
     """Train projectors on the train split of a store (or on arrays) and return the dual encoder.
 
     Use this when the features are there (`embed`, or arrays of your own): it takes minutes on a CPU. Call it again with
-    the same `out` to go on where it stopped. With fewer than about 1,000 pairs, see `cross_validate` too.
+    the same `out` to continue where it stopped. With fewer than about 1,000 pairs, see `cross_validate` too.
 
         >>> model = ist.train("store/", recipe="default", out="model/")
         >>> model.encode_text(["a red bicycle"]).shape
@@ -149,19 +149,19 @@ def train(
         out: folder for the model, its history and checkpoints; None keeps all in memory.
         overrides: "section.key=value" strings that override the recipe.
         image, text: which of the store's encoders (URI or fingerprint prefix); several stand side by side.
-            Needed only where the store holds more than one of a modality.
+            Needed only if the store holds more than one of a modality.
         pixels: where the pictures of the store's images are (see `read_pairs`): then `image`, one encoder that the
-            store need not hold, encodes them while training, augmented if the recipe's `data.augment` says so.
-        only: ids to train on (a list, or a Parquet file with an `id` column). The validation split stays whole, so
-            that runs on different selections compare.
+            store need not hold, encodes them while training, with augmentation if the recipe has `data.augment`.
+        only: ids to train on (a list, or a Parquet file with an `id` column). The validation split stays whole, so that
+            runs on different selections are comparable.
         val: validation pairs where `store` is `FeaturePairs`; a store brings its own validation split.
-        init, freeze: a trained model (or its folder), and which side of it ("image" or "text") stays as it is, bit for
-            bit: the other side's encoder joins its space. Its features must be those of the model's own encoder.
-        modalities: of the store, which two are joined; default image and text. The first stands in the place of the
-            image in all that is named so here and in the model, the second in that of the text.
+        init, freeze: a trained model (or its folder), and the side of it ("image" or "text") that is frozen; the other
+            side's encoder joins its space. Its features must be those of the model's own encoder.
+        modalities: of the store, which two are joined; default image and text. Wherever arguments and the model say
+            image, the first is meant; wherever they say text, the second.
         seed: of the order of samples, initial weights, dropout and the validation split.
         max_seconds: stop after this time; the model's summary says at which epoch.
-        resume: go on from a checkpoint in `out`.
+        resume: continue from a checkpoint in `out`.
         progress: a bar on a terminal, plain lines elsewhere.
         log: "tensorboard" and/or "wandb", besides the history; each is an extra.
         device: default: the GPU when there is one. checkpoint_seconds: time between checkpoints.
@@ -194,16 +194,16 @@ def cross_validate(
     device: str | None = None,
     progress: bool = False,
 ) -> Result:
-    """How good models trained so on these pairs are, every pair tested once by a model that never saw it.
+    """Estimate how good a model trained on these pairs is: every pair is tested once, by a model that never saw it.
 
     Use this when a test split would be too small to say, below about 1,000 pairs. All pairs but those of a test split
-    are dealt into `folds` by groups.
+    are split into `folds` by groups.
 
         >>> found = ist.cross_validate("small/", folds=5)
         >>> found["metrics"]["mean_recall@10"], found["ci95"]["mean_recall@10"]
 
     bootstrap: resamples of groups behind the intervals. max_seconds: of each fold. The other arguments are those of
-    `train`. Raises UsageError for fewer than two folds, InputError where there are fewer groups than folds.
+    `train`. Raises UsageError for fewer than two folds, InputError for fewer groups than folds.
     """
     if isinstance(store, FeaturePairs):
         pairs = store if only is None else choose_ids(store, only)
@@ -241,7 +241,7 @@ def training_plan(
     modalities: tuple[str, str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
+    """What `train` with the same arguments would do: the effective recipe, pairs, steps and parameters."""
     choices = load_recipe(recipe, overrides)
     chosen = {"image": image, "text": text, "pixels": pixels, "only": only, "init": init, "freeze": freeze}
     chosen |= {"modalities": modalities}
@@ -249,7 +249,7 @@ def training_plan(
 
 
 def _objective(recipe: Recipe) -> Any:
-    """The module with `train` and `plan` of what a recipe learns."""
+    """The module with `train` and `plan` of a recipe's objective."""
     return OBJECTIVES.find(recipe.objective)
 
 
@@ -341,8 +341,8 @@ def evaluate(
         data: what the task takes: pairs (images run through the model), a store, `FeaturePairs`, a data frame or a
             folder.
         device, trust_remote_code: for loading a model that is given by its folder or URI.
-        options: the task's own, `split`, `bootstrap`, `seed`, `classes`, …, and where its data are pairs those of
-            `read_pairs`: `isthmus eval MODEL TASK --help`, or the signature of the task's function.
+        options: the task's own, `split`, `bootstrap`, `seed`, `classes`, …, and for pairs those of `read_pairs`:
+            `isthmus eval MODEL TASK --help`, or the signature of the task's function.
 
     Returns:
         A `Result`, CLIP_benchmark's dictionary: dataset, model, pretrained, task, metrics, language, and our additions

@@ -1,4 +1,4 @@
-"""Where what can be fetched or computed again is kept, also for a user without a home, as containers have them."""
+"""The cache folder, for what can be fetched or computed again; also for users without a home, as in containers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def cache_dir() -> Path:
     """`$ISTHMUS_CACHE`, else `isthmus` in `$XDG_CACHE_HOME`, else `~/.cache/isthmus`; without a home, a private
     folder for temporary files.
 
-    Raises `InputError` where that last one is not this user's alone.
+    Raises `InputError` if that last one is not private to this user.
     """
     if named := os.environ.get("ISTHMUS_CACHE"):
         return Path(named)
@@ -29,7 +29,7 @@ def cache_dir() -> Path:
 
 
 def give_home() -> None:
-    """Set HOME and USER for this process where there are none: other libraries keep their caches there."""
+    """Set HOME and USER for this process if they are missing: other libraries keep their caches there."""
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = str(_homeless())
         os.environ.setdefault("USER", f"user{os.getuid()}")
@@ -37,7 +37,7 @@ def give_home() -> None:
 
 @contextmanager
 def in_reach(folder: Path, variable: str) -> Iterator[None]:
-    """Turn what the system says of an unreadable cache into an `InputError` that names it and the `variable` for it."""
+    """Turn system errors about an unreadable cache into an `InputError` that names it and its `variable`."""
     try:
         yield
     except OSError as error:
@@ -48,7 +48,7 @@ def in_reach(folder: Path, variable: str) -> Iterator[None]:
 
 
 def check_private(folder: Path) -> None:
-    """Make `folder` with mode 0700. Raises OSError where what is there is another user's, a link, or open to others."""
+    """Make `folder` with mode 0700. Raises OSError if it belongs to another user, is a link, or is open to others."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     found = os.lstat(folder)
@@ -57,7 +57,7 @@ def check_private(folder: Path) -> None:
 
 
 def _homeless() -> Path:
-    """A folder of this user alone among the temporary files; anyone could have made it before."""
+    """A private folder of this user among the temporary files, checked because anyone could have made it before."""
     folder = Path(tempfile.gettempdir()) / f"isthmus-{os.getuid()}"
     with in_reach(folder, "ISTHMUS_CACHE"):
         check_private(folder)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-PANIC = "PanicException"  # of Rust code, by name: there is no class to import, and it is no Exception
+PANIC = "PanicException"  # error of Rust code, by name: its class cannot be imported, and is no Exception
 
 
 class IsthmusError(Exception):
@@ -30,7 +30,7 @@ class OfflineError(IsthmusError):
     """Something is not in the cache and may not, or cannot, be fetched now."""
 
 
-# What others call our keys and tasks; a dotted key is known by its last part.
+# Other usual names of our keys and tasks; a dotted key is looked up by its last part.
 SYNONYMS = {
     **dict.fromkeys(("learning_rate", "max_lr", "base_lr", "eta"), "lr"),
     **dict.fromkeys(("batch_size", "bs", "minibatch", "train_batch_size"), "batch"),
@@ -62,7 +62,7 @@ SYNONYMS = {
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'cca'?"` for a near miss or another word for it, else what exists; appended to an error."""
+    """`" Did you mean 'cca'?"` for a similar name or a synonym, otherwise the existing names; appended to an error."""
     known = sorted(known)
     meant = SYNONYMS.get(name.rpartition(".")[2].lower().replace("-", "_").replace(" ", "_"))
     same = [one for one in known if meant is not None and meant in (one, one.rpartition(".")[2])]
@@ -72,7 +72,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def caught(what: Any, failure: str = "cannot be loaded") -> Iterator[None]:
-    """Turn whatever a library raises on files from strangers, which is anything, into an `InputError` about `what`.
+    """Turn any error of a library on untrusted files into an `InputError` about `what`.
 
     Our own errors, an interrupt and an exit pass.
     """

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: write aside, fsync, rename, fsync the folder."""
+"""Atomic files: write a temporary file, fsync, rename, fsync the folder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PENDING = "pending"
 SEAL, SEAL_BYTES = "seal", 16
 MAX_JSON = 2**29  # bytes; parsed, it takes several times as much
 _REMEDIES = {
-    "What was written before is kept: make room and run the same command again.": ("ENOSPC", "EDQUOT", "EFBIG"),
+    "Earlier results are kept: free some space and run the same command again.": ("ENOSPC", "EDQUOT", "EFBIG"),
     "Choose another folder, or make this one writable.": ("EACCES", "EPERM", "EROFS"),
-    "The disk, or the connection to it, fails: see to it and run the same command again.": (
+    "The disk, or the connection to it, fails: repair it and run the same command again.": (
         *("EIO", "EREMOTEIO", "ESTALE", "ENXIO", "ENODEV", "ETIMEDOUT", "ENOTCONN"),
     ),
     "This file system has no locks, or no more of them: choose a folder on another one.": ("ENOLCK", "EOPNOTSUPP"),
@@ -35,8 +35,8 @@ REMEDIES = {getattr(errno, code, None): remedy for remedy, codes in _REMEDIES.it
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path`; on success it is fsynced and renamed to `path`, on failure removed.
 
-    A reader sees the old file or the new one, never a mixture, also after a power cut. Raises `InputError` where
-    the disk is full or the folder cannot be written to.
+    A reader sees the old file or the new one, never a mixture, also after a power cut. Raises `InputError` if the disk
+    is full or the folder is not writable.
     """
     path = Path(path)
     with writing(path):
@@ -50,7 +50,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the system says while `path` is written, such as that the disk is full, into an error with a remedy."""
+    """Turn system errors while `path` is written, such as a full disk, into an error with a remedy."""
     try:
         yield
     except OSError as error:
@@ -61,11 +61,11 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def replaced_together(folder: Path) -> Iterator[Path]:
-    """A temporary folder whose files take the place of those in `folder`, all or none.
+    """A temporary folder whose files replace those in `folder`, all or none.
 
     A small redo log: the files are synced, their folder is renamed to `pending/` (the commit), and they are moved
-    into place. Whoever reads in between looks into `pending/` first, with `locate`; the next writer finishes, and
-    removes what runs that were killed left over. One writer at a time.
+    into place. Readers look into `pending/` first, with `locate`. The next writer finishes an interrupted commit and
+    removes the leftovers of killed runs. One writer at a time.
     """
     aside = folder / f"{TEMPORARY}{secrets.token_hex(4)}-{PENDING}"
     with writing(folder):
@@ -78,7 +78,7 @@ def replaced_together(folder: Path) -> Iterator[Path]:
             sync_folder(aside)
             os.replace(aside, folder / PENDING)
         except BaseException:
-            shutil.rmtree(aside)  # a full disk needs the room back
+            shutil.rmtree(aside)  # frees space on a full disk
             raise
         sync_folder(folder)
         roll_forward(folder)
@@ -95,7 +95,7 @@ def tidy(folder: Path, below: str = "") -> None:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
-                path.unlink(missing_ok=True)  # it went with its folder
+                path.unlink(missing_ok=True)  # removed with its folder
 
 
 def roll_forward(folder: Path) -> None:
@@ -115,7 +115,7 @@ def roll_forward(folder: Path) -> None:
 
 
 def locate(folder: Path, name: str) -> Path:
-    """Where the file `name` of `folder` is now: in `pending/` while a commit is moving in."""
+    """The place of the file `name` of `folder`: in `pending/` while a commit is under way."""
     pending = folder / PENDING / name
     return pending if pending.exists() else folder / name
 
@@ -140,7 +140,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
-    """Call `write(temporary)` and put what it wrote in place as `path`."""
+    """Call `write(temporary)`, then rename the temporary file to `path`."""
     with atomic_path(path) as aside:
         write(aside)
 
@@ -159,7 +159,7 @@ def write_sealed(path: str | os.PathLike[str], value: dict[str, Any]) -> None:
 def read_sealed(path: str | os.PathLike[str]) -> Any:
     """Read JSON; an `InputError` if its values are not those that `write_sealed` wrote.
 
-    Without a seal the values count as they are: whoever changes a file on purpose deletes its seal.
+    Files without a seal are accepted: to change a file on purpose, delete its seal.
     """
     value = read_json(path)
     if isinstance(value, dict) and not _sound(value):
@@ -171,9 +171,8 @@ def read_sealed(path: str | os.PathLike[str]) -> Any:
 
 
 def read_cached(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What `write_sealed` wrote; None where there is no such file, or its seal is missing or of other values.
-
-    For what can be computed again, which nobody edits on purpose.
+    """What `write_sealed` wrote; None if there is no such file, or its seal is missing or does not match. For values
+    that can be computed again and are not edited.
     """
     try:
         value = read_json(path)
@@ -183,7 +182,7 @@ def read_cached(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def _sound(value: dict[str, Any]) -> bool:
-    """Whether the seal, which is taken off, is that of the values; a seal whose own name is damaged is not sound."""
+    """Whether the seal, which is removed, matches the values; with a damaged name of the seal, it does not."""
     if SEAL in value:
         return bool(value.pop(SEAL) == _seal(value))
     digests = [key for key, digest in value.items() if isinstance(digest, str) and len(digest) == 2 * SEAL_BYTES]
@@ -191,7 +190,7 @@ def _sound(value: dict[str, Any]) -> bool:
 
 
 def _seal(value: dict[str, Any]) -> str:
-    """Of the values as JSON gives them back, so that tuples and lists are one."""
+    """The digest of values as read back from JSON, so that tuples and lists are equal."""
     text = json.dumps(value, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=SEAL_BYTES).hexdigest()
 

@@ -17,10 +17,10 @@ LOCK = ".lock"
 
 @contextmanager
 def alone(folder: Path, doing: str) -> Iterator[None]:
-    """Hold the lock of `folder`, which is made where it is missing; a killed process leaves none behind.
+    """Hold the lock of `folder`, which is made if it is missing; the lock of a killed process is released.
 
-    Raises `InputError` where another process holds it, or it or `pending/` is a link; `doing` says what that process
-    does ("writing this store").
+    Raises `InputError` if another process holds it, or it or `pending/` is a link; `doing` says what that process does
+    ("writing this store").
     """
     lock = FileLock(folder / LOCK, timeout=0)
     with writing(folder):

@@ -1,4 +1,4 @@
-"""Where modules of isthmus 0.1.0 are now: an old import goes on working, and warns with the new place.
+"""Where modules of isthmus 0.1.0 are now: an old import still works, and warns with the new place.
 
 To be removed with 0.3.
 """
@@ -18,7 +18,7 @@ from typing import Any
 METRICS = ("scores", "bootstrap", "nearest", "counting", "calibration", "geometry", "results")
 CONTRASTIVE = ("joint", "batches", "validation", "pixels", "views", "folds", "trainer")
 DATASETS = "isthmus.evaluation.datasets"
-# A module, or where its names differ or are in several places, module:name by name.
+# A module; or module:name by name, if names have changed or are in several places.
 MOVED: dict[str, str | dict[str, str]] = {
     "isthmus.model": "isthmus.models.dual_encoder",
     "isthmus.ready": "isthmus.models.pretrained",
@@ -42,7 +42,7 @@ MOVED: dict[str, str | dict[str, str]] = {
 
 
 class MovedFinder(MetaPathFinder, Loader):
-    """Finds the old names, and makes modules that look their names up where they are now."""
+    """Finds the old modules, and looks up their names in the new places."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         return spec_from_loader(name, self) if name in MOVED else None
@@ -55,7 +55,7 @@ class MovedFinder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Once; after the finders of what exists."""
+    """Add the finder once, after those for existing modules."""
     if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
         sys.meta_path.append(MovedFinder())
 
@@ -63,7 +63,7 @@ def install() -> None:
 def _look_up(module: str, name: str) -> Any:
     new = MOVED[module]
     place, _, attribute = (new.get(name, "") if isinstance(new, dict) else f"{new}:{name}").partition(":")
-    if not place or name.startswith("__"):  # what Python itself asks a module for
+    if not place or name.startswith("__"):  # names that Python itself looks up
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     warnings.warn(f"{module}.{name} is {place}.{attribute} now.", DeprecationWarning, stacklevel=3)
     return getattr(importlib.import_module(place), attribute)

@@ -1,5 +1,5 @@
-"""What folders that isthmus keeps may hold: files and folders. A link would lead what is written, moved or deleted to
-another place; a pipe keeps whoever reads it waiting, and a device never ends."""
+"""What folders that isthmus keeps may hold: files and folders. With a link, writing, moving or deleting would act on
+another place; reading a pipe may wait for ever, and a device never ends."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from isthmus.errors import InputError
 
 
 def check_owned(folder: Path, names: Collection[str] | None = None) -> None:
-    """Refuse what is neither a file nor a folder, at any depth below `folder`, which may itself be a link.
+    """Refuse anything but files and folders, at any depth below `folder`, which may itself be a link.
 
-    names: entries of `folder` that are looked at; default all. Raises `InputError`, which names the first.
+    names: entries of `folder` to check; default all. Raises `InputError`, which names the first.
     """
     for path in strangers(folder, names):
         raise InputError(
@@ -52,7 +52,7 @@ def regular(path: str | os.PathLike[str], most: int | None = None) -> Path:
 
 
 def what_it_is(path: Path) -> str:
-    """In words: "a link", "a pipe", "a device", "a socket" or "a folder"."""
+    """The kind of an entry in words: "a link", "a pipe", "a device", "a socket" or "a folder"."""
     mode = os.lstat(path).st_mode
     kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
     return kinds.get(stat.S_IFMT(mode), "a device")

@@ -1,4 +1,4 @@
-"""bf16 for matrix products where the processor multiplies in it."""
+"""bf16 for matrix products if the processor supports it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ PRECISIONS = ("auto", "float32", "bf16")
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """The precision to run in, "bf16" or "float32", where one of them or "auto" is wanted.
+    """The precision to run in, "bf16" or "float32", for one of these or "auto".
 
-    "auto" takes bf16 on GPUs and CPUs that multiply in it (AVX-512 BF16, AMX); elsewhere it is emulated and
-    slow. Weights, normalisation, sums and optimizer stay in fp32 either way.
+    "auto" takes bf16 on GPUs and CPUs that multiply in it (AVX-512 BF16, AMX); on others it is emulated and slow.
+    Weights, normalisation, sums and optimizer stay in fp32 either way.
 
     Raises:
         UsageError: none of the three.
@@ -24,6 +24,6 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "float32"
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private to torch, and may go
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private to torch, and may disappear
     fast = device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
     return "bf16" if fast else "float32"

@@ -1,4 +1,4 @@
-"""Planned work on Ray Data: the same tasks, done by the workers of a cluster. Scheduling is all Ray's."""
+"""Planned work on Ray Data: the same tasks, done by the workers of a cluster. Ray does the scheduling."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Work = Callable[[Any], Any]
 def run(make: Callable[[], Work], tasks: Sequence[Any], *, threads: int = 1, gpus: float = 0) -> Iterator[Any]:
     """`make()(task)` of every task, in the order in which workers finish.
 
-    Joins the cluster that `RAY_ADDRESS` or `ray start` names, else starts one on this machine. `make` is called
-    once on each worker, of which there are as many as the cluster has room for when the run begins. A worker has
-    `threads` threads and `gpus` GPUs; with the same number of threads it computes the same bits as this process.
-    What is passed (by cloudpickle, in memory) must not hold locks or open files.
+    Joins the cluster that `RAY_ADDRESS` or `ray start` names, else starts one on this machine. `make` is called once on
+    each worker. There are as many workers as the cluster has resources for when the run begins. A worker has `threads`
+    threads and `gpus` GPUs; with the same number of threads it computes the same bits as this process. What is passed
+    (by cloudpickle, in memory) must not hold locks or open files.
 
     Raises:
         UsageError: Ray is not installed.
-        IsthmusError: whichever a task raised.
+        IsthmusError: the error of a task.
     """
     if not tasks:
         return
@@ -44,7 +44,7 @@ def run(make: Callable[[], Work], tasks: Sequence[Any], *, threads: int = 1, gpu
 
 
 class _Worker:
-    """An actor: makes its work at the first task, so that an error of it comes back as a result."""
+    """An actor: calls `make` at the first task, so that its error comes back as a result."""
 
     def __init__(self, make: bytes, threads: int) -> None:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Things by name: those of isthmus, and those that other packages register as entry points."""
+"""Registries of objects by name: those of isthmus, and those that other packages register as entry points."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ DEMO = "isthmus-demo: to install it, run `pip install -e ./demo` in a clone of t
 
 
 class Registry:
-    """Names and what they stand for, imported when it is first asked for.
+    """Names and the objects they stand for, imported on first use.
 
     group: of the entry points by which other packages add names, such as `isthmus.encoder_sources`. They cannot
         replace a name of ours.
-    own: our names, with `module` or `module:attribute`. noun: what they are, as messages say it.
-    elsewhere: names that a separate package registers, with that package and how it is installed.
+    own: our names, with `module` or `module:attribute`. noun: what they are, for messages. elsewhere: names that a
+    separate package registers, with that package and how to install it.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Registry:
         return list(dict.fromkeys([*self.elsewhere, *self.own, *sorted(self._entries)]))
 
     def find(self, name: str) -> Any:
-        """What `name` stands for. UsageError: it is unknown, or its package is missing or cannot be imported."""
+        """The object that `name` stands for. UsageError: unknown, or its package is missing or broken."""
         entry = self.entry(name)
         if name in self.own:
             return entry.load()
@@ -42,7 +42,7 @@ class Registry:
             raise UsageError(f"the {self.noun} {name!r} of the package {package} cannot be loaded: {error}") from error
 
     def entry(self, name: str) -> EntryPoint:
-        """Where `name` is to be found, without importing it. UsageError: it is unknown, or its package is missing."""
+        """The place of `name`, without importing it. UsageError: it is unknown, or its package is missing."""
         if name in self._entries:
             return self._entries[name]
         if name in self.elsewhere:

@@ -1,4 +1,4 @@
-"""Temporary files, locked while they are written, so that the next writer knows those of a run that was killed."""
+"""Temporary files, locked while they are written, so that the next writer recognises those of killed runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # no such locks on this system: leftovers stay
+except ImportError:  # this system has no such locks: leftovers stay
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".tmp-"
@@ -21,7 +21,7 @@ TEMPORARY = ".tmp-"
 def temporary_beside(path: Path) -> Iterator[Path]:
     """An empty file beside `path`, with the mode that the umask gives, removed at the end if it is still there.
 
-    What killed runs left of the same `path` is removed first.
+    Leftovers of killed runs for the same `path` are removed first.
     """
     for left in leftovers(path):
         _remove_unlocked(left)
@@ -46,7 +46,7 @@ def _claimed(path: Path) -> tuple[Path, int]:
         aside = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
         handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         _lock(handle)
-        with suppress(FileNotFoundError):  # taken for a leftover before it was locked: another one
+        with suppress(FileNotFoundError):  # another process removed it as a leftover before it was locked: try another
             if os.path.samestat(os.stat(aside), os.fstat(handle)):
                 return aside, handle
         os.close(handle)

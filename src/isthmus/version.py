@@ -1,3 +1,3 @@
-"""The version, apart from the package root: what records it need not import everything."""
+"""The version, apart from the package root, so that it can be imported alone."""
 
 __version__ = "0.1.0"

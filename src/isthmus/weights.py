@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: written whole, and read only if they are what was written."""
+"""Tensors in safetensors files: written atomically, and read only if they are unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_HEADER = 2**20  # bytes; ours take some thousand, and parsed JSON takes ten 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write `tensors` as one file, atomically. Raises `InputError` for a full disk or a read-only folder.
 
-    By way of bytes: safetensors would write a temporary file under a name and a mode of its own.
+    It goes by way of bytes, because safetensors would write a temporary file with its own name and mode.
     """
     from safetensors.torch import save
 

@@ -43,7 +43,7 @@ def test_errors_show_ids_as_what_they_are(tmp_path: Path, capsys: pytest.Capture
     assert main(["embed", str(table), *encoders, "--out", str(tmp_path / "store")]) == 1
     common.print_skipped(EVIL, [(EVIL, EVIL)] * 9)
     told = capsys.readouterr().err
-    assert "stands in" in told and told.count("owned") > 9 and not RAW.search(told)
+    assert "is in" in told and told.count("owned") > 9 and not RAW.search(told)
 
 
 @pytest.mark.slow

@@ -266,7 +266,7 @@ def test_equal_texts_over_and_over_are_refused_before_they_fill_the_memory(tmp_p
     pictures = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([encoded((8, 8))]))
     path = written(tmp_path, image=pictures, **({"caption": ["a"] * count} | {column: cells}))
     spent = cost(lambda: ist.read_pairs(path))
-    assert "equal texts over and over" in spent.error and spent.mib < 3 * MIB, spent
+    assert "equal texts, repeated" in spent.error and spent.mib < 3 * MIB, spent
 
 
 def test_pictures_as_text_stay_in_the_file(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ TEMPLATES = "clipart"
 
 
 class TextFeatures:
-    """Features of texts by a frozen encoder, each text encoded once, however many models ask for it."""
+    """Features of texts by a frozen encoder, each text encoded once for all models."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -77,7 +77,7 @@ def labelled(pairs: FeaturePairs, classes: Sequence[str]) -> tuple[np.ndarray, n
 
 
 def chance(test: FeaturePairs, classes: int, k: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """What guessing reaches, by the names of the metrics, for one caption per image."""
+    """Chance by metric, for one caption per image."""
     expected = {f"acc{j}": min(1.0, j / classes) for j in (1, 5)} | {"mean_per_class_recall": 1 / classes}
     for j in k:
         expected[f"image_retrieval_recall@{j}"] = min(1.0, j / len(test.image))

@@ -1,4 +1,4 @@
-"""The demo's pairs: what they are, and a choice of few of them."""
+"""The demo's pairs: their description, and smaller choices of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ DESCRIPTION = (
 def some_groups(images: pa.Table, limit: int) -> list[str]:
     """Ids of at most `limit` images: whole groups in the order of their hash, from each split in proportion.
 
-    images: columns id, group (null: a group of its own) and split. A group larger than the room that is left is
-    passed over, so that no series of hundreds fills a small choice. Every split has room for two images.
+    images: columns id, group (null: a group of its own) and split. A group that does not fit any more is passed over,
+    so that no series of hundreds fills a small choice. Every split gets at least two images.
     """
     splits: dict[str | None, dict[str, list[str]]] = {}
     for row in images.select(["id", "group", "split"]).to_pylist():

@@ -52,9 +52,9 @@ from isthmus_demo.segments import Scenes, segments
 IMAGE_ENCODERS = ["wheel:efficientnet-lite1"]
 TEXT_ENCODER = "wheel:minilm-l6"
 RECIPES = ("cca", "linear", "freeze-align-pooled", "sail", "default")
-NO_SUBJECT = {"computer icon"}  # a purpose of drawings, which show arrows, drinks, locks: no class of its own
+NO_SUBJECT = {"computer icon"}  # a purpose of drawings (arrows, drinks, locks), not a class
 MAIN = "default"  # the recipe whose model is kept, searched with and compared to
-MAX_SECONDS, LEAST_SECONDS = 60.0, 5.0  # of training for each recipe: on all pairs; on a few
+MAX_SECONDS, LEAST_SECONDS = 60.0, 5.0  # seconds of training for each recipe: on all pairs; on a few
 QUERIES = (  # written with the captions' subjects in view, before any result was seen; none is a caption
     "a pet dog",
     "a birthday cake",
@@ -70,14 +70,14 @@ QUERIES = (  # written with the captions' subjects in view, before any result wa
     "a hat that keeps the sun off",
 )
 HITS, MISTAKES = 6, 12
-NOTE = "demo.json"  # beside a finished model: what it was trained on and with, and for how long
+NOTE = "demo.json"  # beside a finished model: its data, settings and training time
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What a run leaves behind: the facts of the report, the records of results.json, what was skipped."""
+    """The results of a run: the facts of the report, the records of results.json, what was skipped."""
 
     report: Report
     records: list[results_file.Result]
@@ -85,7 +85,7 @@ class Demo:
 
 
 class Stages:
-    """Times the steps of a run, and says when each begins."""
+    """Times the steps of a run, and logs when each begins."""
 
     def __init__(self, log: Say) -> None:
         self.log, self.began = log, time.monotonic()
@@ -118,10 +118,10 @@ def run_demo(
     Args:
         out: folder for everything.
         limit: use at most so many pictures, in whole groups of near-duplicates, and scale the training time.
-        seed: of training and of the bootstraps; the pack brings its own split.
+        seed: of training and of the bootstraps; the pack has its own split.
         data: another table of pairs, with split and label columns; default the packaged one.
         image, text: encoders; several image encoders stand side by side.
-        command: as the report shall quote it. log: is handed a line as each step begins.
+        command: as quoted in the report. log: called with a line as each step begins.
 
     Raises:
         InputError: data without labels or without one of the splits.
@@ -136,11 +136,7 @@ def run_demo(
         skipped = embed(pairs, images, texts, out=out / "store", progress=progress).skipped
     store = open_store(out / "store")
     splits = feature_splits(store, pairs, images, texts)
-    models = {}
-    for recipe in RECIPES:
-        with stages(f"train {recipe}"):
-            models[recipe] = trained(store, splits, recipe, out / "models" / recipe, seed, max_seconds, log)
-    models[MAIN].save_pretrained(out / "model")
+    models = train_all(store, splits, out, seed, max_seconds, stages)
     features = TextFeatures(texts[0])
     with stages("evaluate on the test split"):
         measured = {name: measure(m, splits["test"], classes, features, seed) for name, m in models.items()}
@@ -186,7 +182,7 @@ def chosen_pairs(data: str | Path | None, limit: int | None) -> tuple[Pairs, flo
 
 
 def load(encoders: Sequence[str | Encoder], modality: Modality) -> list[Encoder]:
-    """Encoders by URI are loaded; loaded ones pass."""
+    """Load encoders given by URI; others are returned as they are."""
     loaded = iter(load_encoders([e for e in encoders if isinstance(e, str)], modality=modality))
     return [next(loaded) if isinstance(e, str) else e for e in encoders]
 
@@ -194,7 +190,7 @@ def load(encoders: Sequence[str | Encoder], modality: Modality) -> list[Encoder]
 def feature_splits(
     store: Store, pairs: Pairs, images: Sequence[Encoder], texts: Sequence[Encoder]
 ) -> dict[str, FeaturePairs]:
-    """The three splits of `pairs`, whatever else the store holds."""
+    """The three splits of `pairs`; other content of the store is ignored."""
     readable = pairs.images["id"].filter(pc.is_in(pairs.images["id"], value_set=store.images["id"].combine_chunks()))
     image, text = ([encoder.fingerprint for encoder in encoders] for encoders in (images, texts))
     return {split: store.pairs(split, image, text, only=readable.to_pylist()) for split in SPLITS}
@@ -216,6 +212,18 @@ def counts(pairs: FeaturePairs) -> dict[str, int]:
 # --- training -----------------------------------------------------------------------------------------------
 
 
+def train_all(
+    store: Store, splits: Mapping[str, FeaturePairs], out: Path, seed: int, max_seconds: float, stages: Stages
+) -> dict[str, DualEncoder]:
+    """The model of every recipe, in `models/`; that of `default` also in `model/`."""
+    models = {}
+    for recipe in RECIPES:
+        with stages(f"train {recipe}"):
+            models[recipe] = trained(store, splits, recipe, out / "models" / recipe, seed, max_seconds, stages.log)
+    models[MAIN].save_pretrained(out / "model")
+    return models
+
+
 def trained(
     store: Store,
     splits: Mapping[str, FeaturePairs],
@@ -225,7 +233,7 @@ def trained(
     max_seconds: float,
     log: Say,
 ) -> DualEncoder:
-    """The model of `recipe`: the one in `folder` where data, recipe, seed and time are still the same."""
+    """The model of `recipe`: the one in `folder` if data, recipe, seed and time are still the same."""
     identity = {
         "isthmus": __version__,
         "recipe": load_recipe(recipe).resolve(len(splits["train"].image_of)).to_dict(),
@@ -256,7 +264,7 @@ def trained(
 
 
 def digest(store: Store, pairs: FeaturePairs) -> str:
-    """Fingerprint of what training sees: encoders, images and captions by content, what belongs to what."""
+    """Fingerprint of what training sees: encoders, images and captions by content, and which belong together."""
     images = rows_of(store.images, "id", pairs.image_ids).select(["id", "content_hash", "group"])
     captions = rows_of(store.captions, "caption_id", pairs.caption_ids).select(["caption_id", "content_hash"])
     encoders = fingerprints([*pairs.image_encoder, *pairs.text_encoder])
@@ -265,7 +273,7 @@ def digest(store: Store, pairs: FeaturePairs) -> str:
 
 
 def fingerprints(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which encoders these are."""
+    """The fingerprints of these encoders."""
     return [record["fingerprint"] for record in records]
 
 
@@ -316,7 +324,7 @@ def results(
 
 
 def in_words(summary: Mapping[str, Any]) -> str:
-    """How far training came."""
+    """How far training got, in words."""
     if not summary["epochs_planned"]:
         return "closed form"
     text = summary["stopped"] or f"all {summary['epochs_planned']} epochs"
@@ -327,8 +335,8 @@ def in_words(summary: Mapping[str, Any]) -> str:
 def curve(path: Path, stepping: float, seconds: float) -> Curve:
     """The validation records of a run's history.
 
-    Their times follow from the run's mean pace, after what came before the first step (a closed form to start
-    from): `stepping` of all its `seconds` went into epochs.
+    Their times follow from the run's mean speed: of all its `seconds`, `stepping` went into epochs, after preparations
+    such as a closed form.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     judged = [line for line in map(json.loads, lines) if "val_recall@1" in line]
@@ -346,7 +354,7 @@ def pictures(
     classes: Sequence[str],
     features: TextFeatures,
 ) -> tuple[list[Search], list[Mistake]]:
-    """What the report shows as pictures: the searches, and the most confident mistakes."""
+    """The pictures in the report: searches, and the most confident mistakes."""
     source = {id: row for row, id in enumerate(pairs.images["id"].to_pylist())}
     captions = dict(zip(test.image_of.tolist(), test.captions or (), strict=True))
 

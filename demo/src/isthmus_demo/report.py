@@ -38,9 +38,9 @@ class Report:
     """All that the page shows.
 
     encoders: records with `modality`, `uri`, `width`, `licence`. splits: images and groups by name.
-    stages: (what was done, seconds). chance: what guessing reaches, by metric. captions_with_class: share of
-    the training captions that hold the name of a class. max_seconds: the time each recipe had.
-    confusion: int [C, C], true class by class given, by `default`. scenes: segmented ones, where there are.
+    stages: (what was done, seconds). chance: by metric. captions_with_class: share of the training captions that hold
+    the name of a class. max_seconds: the time each recipe had.
+    confusion: int [C, C], true class by class given, by `default`. scenes: segmented ones, if there are any.
     """
 
     command: str

@@ -1,4 +1,4 @@
-"""What the demo measured for each recipe, and the table of it."""
+"""The demo's measurements for each recipe, and their table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Curve:
-    """The validation split's verdicts in the course of a run, the first of them before the first step.
+    """Validation results in the course of a run, the first before the first step.
 
     seconds, epochs: when. recall: mean of both directions' R@1, 0 to 1.
     """
@@ -44,9 +44,9 @@ class Curve:
 class SystemResult:
     """One recipe, trained and tested.
 
-    training: how far it came, in words. planned: epochs of its schedule, 0 for a closed form. metrics: shares
-    by name; ci95: their intervals. difference: mean R@1 of both directions minus that of `default`, (value,
-    low, high), from a paired bootstrap; None for `default` itself.
+    training: how far it got, in words. planned: epochs of its schedule, 0 for a closed form. metrics: shares by name;
+    ci95: their intervals. difference: mean R@1 of both directions minus that of `default`, (value, low, high), from a
+    paired bootstrap; None for `default` itself.
     """
 
     recipe: str
@@ -66,7 +66,7 @@ def shown(results: Sequence[SystemResult]) -> list[TableColumn]:
 
 
 def text_table(results: Sequence[SystemResult], chance: Mapping[str, float]) -> str:
-    """Percent, each with its 95 % interval below; the last row is what guessing reaches."""
+    """Percent, each with its 95 % interval below; the last row is chance."""
     columns = shown(results)
     groups = [column.group.replace("→ ", "→\n").replace("zero-", "zero-\n") for column in columns]
     headers = ["recipe", "training", *(f"{g}\n{c.heading}" for g, c in zip(groups, columns, strict=True))]

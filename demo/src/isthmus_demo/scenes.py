@@ -28,8 +28,8 @@ SIDE = 448  # pixels of a scene
 BACKGROUNDS = ("plain", "gradient", "texture")
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 BIG, SMALL = 0.95, 0.4  # of an object's cell
-FILLED = (0.15, 0.95)  # share of its box that a clear object covers: no hairlines, no opaque cards
-WHOLE = 0.9  # share of its pixels that hang together
+FILLED = (0.15, 0.95)  # range of the share of its box that a clear object covers: no hairlines, no opaque cards
+WHOLE = 0.9  # share of its pixels that are connected
 NOT_OBJECTS = (
     "computer icon",
     "flag",
@@ -41,7 +41,7 @@ NOT_OBJECTS = (
     "road sign",
     "star",
 )
-# Words by which a drawing shows something else than its noun: a juice box, a garlic toast, a man in a chair.
+# Words that mean that a drawing shows something else than its noun: a juice box, a garlic toast, a man in a chair.
 OTHERWISE = (
     "arrow|baby|balloon|border|box|burger|burner|button|egg|eraser|folder|frame|fruits|globe|golf|honey|icon|juice|logo"
     "|man|mute|nodding|paint|paper|paperclip|pie|pointer|pole|pot|rpswb|sign|slate|slice|symbols?|theory|toast|unit"
@@ -154,7 +154,7 @@ class Cutout:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a cut-out goes. x, y: its centre; size: its longer side; all as shares of the scene's side."""
+    """The place of a cut-out. x, y: its centre; size: its longer side; all as shares of the scene's side."""
 
     cutout: Cutout
     x: float
@@ -164,8 +164,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Object:
-    """What stands in a scene. box: left, top, right, bottom in pixels, of the whole object; visible: the share
-    of its pixels that neither later objects nor the border hide."""
+    """An object in a scene. box: left, top, right, bottom in pixels, of the whole object; visible: the share of its
+    pixels that neither later objects nor the border hide."""
 
     name: str
     box: tuple[int, int, int, int]
@@ -191,10 +191,10 @@ def read_cutouts(
     Args:
         data: the table of pairs; default the packaged one.
         split: "train", "val" or "test"; None for all.
-        by: what the name is: "noun" (a word of `NOUNS` that title or file name holds, and no other) or "label".
+        by: the kind of name: "noun" (the only word of `NOUNS` in title or file name) or "label".
         least: names with fewer cut-outs are left out.
 
-    Raises `InputError` where nothing is left.
+    Raises `InputError` if nothing is left.
     """
     columns = ["id", "title", "label", "split", "image"]
     table = pq.read_table(PAIRS if data is None else data, columns=columns).to_pylist()
@@ -214,7 +214,7 @@ def names(cutouts: Sequence[Cutout]) -> list[str]:
 
 
 def pick(cutouts: Sequence[Cutout], wanted: Sequence[str], rng: np.random.Generator) -> list[Cutout]:
-    """A random cut-out for each name. Raises `UsageError` for a name that none has."""
+    """A random cut-out for each name. Raises `UsageError` for a name without cut-outs."""
     chosen = []
     for name in wanted:
         found = [cutout for cutout in cutouts if cutout.name == name]
@@ -264,7 +264,7 @@ def compose(
     """Paste the cut-outs on a background, in this order: later ones hide earlier ones.
 
     Args:
-        places: what goes where.
+        places: cut-outs with their places.
         classes: the names that the mask numbers; an object whose name is not among them is a `UsageError`.
         seed: of the background.
         background: one of `BACKGROUNDS`; default: drawn by the seed.
@@ -295,7 +295,7 @@ def random_scene(
     span: tuple[float, float] = (0.6, 1.1),
     side: int = SIDE,
 ) -> Scene:
-    """So many different things, somewhere, on some background. All names are equally likely."""
+    """A scene of different things at random places, on a random background. All names are equally likely."""
     rng = np.random.default_rng(seed)
     classes = names(cutouts)
     count = min(int(rng.integers(objects[0], objects[1] + 1)), len(classes))
@@ -339,14 +339,14 @@ def noun_of(row: dict[str, str]) -> str | None:
     """The one noun that title and file name hold; None if there is none, or several, and for icons of a theme."""
     if row["label"] in NOT_OBJECTS:
         return None
-    title = "" if row["title"].startswith("Clipart by") else row["title"]  # a series whose titles are often another's
+    title = "" if row["title"].startswith("Clipart by") else row["title"]  # titles of a series, often of other drawings
     words = " ".join(re.findall("[a-z]+", f"{title} {row['id'].rpartition('/')[2]}".lower()))
     found = [noun for noun, means in NOUNS.items() if re.search(rf"\b(?:{means})\b", words)]
     return found[0] if len(found) == 1 and not re.search(rf"\b(?:{OTHERWISE})\b", words) else None
 
 
 def _cut_out(name: str, row: dict[str, bytes]) -> Cutout | None:
-    """The cut-out, if the drawing is one object that hangs together and leaves some of its box free."""
+    """The cut-out, if the drawing is one connected object that leaves some of its box free."""
     image = Image.open(io.BytesIO(row["image"])).convert("RGBA")
     solid = np.asarray(image)[..., 3] >= 128
     box = Image.fromarray(solid).getbbox()
@@ -367,7 +367,7 @@ def _largest_share(solid: np.ndarray) -> float:
 
 
 def _pasted(picture: Image.Image, place: Place, side: int) -> tuple[np.ndarray, tuple[tuple[int, int, int, int], int]]:
-    """Paste into `picture`; where the object is, bool [side, side], and its box and area with what is cut off."""
+    """Paste into `picture`; returns the object's pixels, bool [side, side], and its box and area before cutting."""
     scale = place.size * side / max(place.cutout.image.size)
     width, height = (max(1, round(edge * scale)) for edge in place.cutout.image.size)
     small = place.cutout.image.resize((width, height), Image.Resampling.LANCZOS)

@@ -32,8 +32,8 @@ TEMPLATES = "clipart"
 class Scenes:
     """Scenes beside their segmentation, captions: their objects.
 
-    miou, accuracy: IoU of a scene's classes and share of its pixels given their class, means over the scenes; and what
-    naming nothing but background reaches. cells: of the encoder's map, along one side of its own input.
+    miou, accuracy: IoU of a scene's classes and share of its pixels given their class, means over the scenes; and the
+    scores if everything is called background. cells: of the encoder's map, along one side of its own input.
     """
 
     pictures: Sequence[Picture]
@@ -49,7 +49,7 @@ def segments(
 ) -> Scenes:
     """Segment scenes made of test pictures, whose masks are exact.
 
-    Of each scene the names of its own objects are asked for, as a user would, and what is not probable is background.
+    Each scene is segmented by the names of its own objects, as a user would do it; improbable pixels are background.
     """
     model = DualEncoder(
         model.image_projector,
@@ -63,13 +63,13 @@ def segments(
     pictures, ours, empty = [], [], []
     for number in range(count):
         scene = random_scene(cutouts, 1000 * seed + number, objects=(2, 4))
-        asked = [found.name for found in scene.objects]
-        segmenter = Segmenter(model, [BACKGROUND, *asked], templates, **HOW)
+        own = [found.name for found in scene.objects]
+        segmenter = Segmenter(model, [BACKGROUND, *own], templates, **HOW)
         label = segmenter(scene.image)
-        truth = np.select([scene.mask == numbers[name] for name in asked], range(1, len(asked) + 1), 0).astype(np.uint8)
-        ours.append(_scored(truth, label, asked))
-        empty.append(_scored(truth, np.zeros_like(label), asked))
-        pictures.append(Picture(overlay(scene.image, label, [BACKGROUND, *asked]), ", ".join(asked)))
+        truth = np.select([scene.mask == numbers[name] for name in own], range(1, len(own) + 1), 0).astype(np.uint8)
+        ours.append(_scored(truth, label, own))
+        empty.append(_scored(truth, np.zeros_like(label), own))
+        pictures.append(Picture(overlay(scene.image, label, [BACKGROUND, *own]), ", ".join(own)))
     (patches, *_) = segmenter.dense.patches
     cells = round(patches.side / patches.unit)
     (miou, accuracy), (background_miou, background_accuracy) = (

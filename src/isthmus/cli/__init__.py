@@ -36,7 +36,7 @@ DONE, FAILED, SKIPPED, INTERRUPTED = 0, 1, 3, 130
 
 
 def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
-    """The whole command line, or of it what `argv` needs. It must stay light: no torch, transformers or pyarrow."""
+    """The parser of the command line, or of the part that `argv` needs. Imports no torch, transformers or pyarrow."""
     parser = argparse.ArgumentParser(
         prog="isthmus",
         description="Join frozen image and text encoders into a CLIP-like model.",
@@ -69,7 +69,7 @@ def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
 
 def _add_unavailable(commands: argparse._SubParsersAction, name: str, error: UsageError) -> None:
-    """A command whose package is missing or broken: whatever its arguments, it ends in `error`."""
+    """Add a command whose package is missing or broken: it accepts any arguments and raises `error`."""
 
     def run(args: argparse.Namespace) -> int:
         raise error
@@ -94,19 +94,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         common.say("isthmus: interrupted; run the same command again to go on from here.", error=True)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the program that read our output has ended
         return DONE
     except IsthmusError as error:
         if args.debug:
             raise
         common.say(f"isthmus {args.command}: {error}", error=True)
         return error.exit_code
-    except OSError as error:  # of a file that we do not write ourselves: what the system says, and of which
+    except OSError as error:  # a file that we do not write ourselves: the system's message and the file's name
         if args.debug:
             raise
         common.say(f"isthmus {args.command}: {error}", error=True)
         return FAILED
-    except Exception as error:  # of a library, or a fault of ours: one message too
+    except Exception as error:  # an error of a library, or a bug of ours: also one message
         if args.debug:
             raise
         what = f"{type(error).__module__}.{type(error).__name__}".removeprefix("builtins.")
@@ -115,5 +115,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if type(error).__name__ != PANIC or args.debug:
             raise
-        common.say(f"isthmus {args.command}: a library broke on what it was given: {error}", error=True)
+        common.say(f"isthmus {args.command}: a library failed on this input: {error}", error=True)
         return FAILED

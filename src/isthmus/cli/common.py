@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 from isthmus.errors import InputError
 
-# Of C0 all but tab and line feed, C1, halves of characters, and what turns the direction of the text around it.
+# C0 controls except tab and line feed, C1 controls, surrogates, and marks that change the direction of text.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def say(text: Any = "", *, error: bool = False) -> None:
-    """Print a text. What data brought into it, captions or ids, cannot command the terminal."""
+    """Print a text. Control characters in it, from captions or ids, are escaped: they could act on the terminal."""
     print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
 
 
@@ -31,13 +31,17 @@ def printable(text: str) -> str:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """--json and --seed: common to every command that computes something."""
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON ('-': standard output)")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser, *, images: str | None = "image_folder") -> None:
     """How pairs are read; read them with `reading`. images: what --images is called here, None where it is another."""
     group = parser.add_argument_group("reading pairs (docs/formats.md)")
-    group.add_argument("--columns", metavar="FIELD=COLUMN,…", help="of a table, as in image=filepath,caption=title")
+    group.add_argument(
+        "--columns",
+        metavar="FIELD=COLUMN,…",
+        help="which column of a table is which field: image=filepath,caption=title",
+    )
     if images:
         group.add_argument(
             "--images", metavar="DIR", dest=images, help="the folder of a table's images, if not its own"
@@ -45,8 +49,11 @@ def add_reading_arguments(parser: argparse.ArgumentParser, *, images: str | None
     group.add_argument("--split", metavar="NAME", help="only this split: train, val or test")
     group.add_argument("--range", metavar="LOW:HIGH", help="of grey with more than 8 bits, as 0:4095 for 12 bits in 16")
     group.add_argument(
-        "--pages", metavar="all|N", help="of a TIFF with several pages: every one, or the N-th (the first)"
+        "--range",
+        metavar="LOW:HIGH",
+        help="black and white level of grey with more than 8 bits: 0:4095 for 12 bits in 16",
     )
+    group.add_argument("--pages", metavar="all|N", help="pages of a TIFF to read: all, or the N-th (the first)")
 
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
@@ -57,19 +64,19 @@ def reading(args: argparse.Namespace) -> dict[str, Any]:
     return given if folder is None else given | {"images": folder}
 
 
-def read_told(path: str, **options: Any) -> Any:
-    """Pairs, with their remarks printed before anything is done with them."""
+def read_printing_notes(path: str, **options: Any) -> Any:
+    """Read pairs, and print the remarks on them before any work starts."""
     from isthmus.data.pairs import read_pairs
 
     pairs = read_pairs(path, **options)
-    tell(pairs.notes)
+    print_notes(pairs.notes)
     return pairs
 
 
-def tell(notes: list[str], told: list[str] | None = None) -> None:
-    """Print remarks, other than those that were `told` already."""
+def print_notes(notes: list[str], printed: list[str] | None = None) -> None:
+    """Print remarks, other than those that were `printed` already."""
     for note in notes:
-        if note not in (told or []):
+        if note not in (printed or []):
             say(f"  note: {note}", error=True)
 
 
@@ -86,7 +93,7 @@ def check_paths(*paths: str | None) -> None:
 
 
 def file_names(*names: str) -> list[str]:
-    """Those of names, which may be of something packaged, that can only be files."""
+    """Those of `names` that can only be files; the others may name something packaged."""
     return [name for name in names if os.path.dirname(name) or name.endswith((".toml", ".txt", ".json"))]
 
 
@@ -96,7 +103,7 @@ def add_templates_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def templates(args: argparse.Namespace) -> str | list[str]:
-    """The prompts given, or the name or file of a set of them."""
+    """The prompts on the command line, or the name or file of a set of prompts."""
     return prompts(args.templates or ["default"])
 
 
@@ -116,7 +123,7 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_option(parser: argparse.ArgumentParser, option: Option, *, hidden: bool = False) -> None:
-    """An option of a task as the command line has it."""
+    """Add an option of a task to the command line."""
     name = option.name.replace("_", "-")
     text = option.help.rstrip(".").replace("%", "%%")
     shown: dict[str, Any] = {"dest": option.name, "default": None, "help": argparse.SUPPRESS if hidden else text}
@@ -127,7 +134,7 @@ def add_option(parser: argparse.ArgumentParser, option: Option, *, hidden: bool 
 
 
 def _parsed(option: Option) -> dict[str, Any]:
-    """How argparse reads the kinds of options that `isthmus.evaluation.tasks` lists."""
+    """The argparse settings for each kind of option that `isthmus.evaluation.tasks` lists."""
     if "Prompts" in option.kind:
         return {"nargs": "+", "metavar": "NAME|FILE|PROMPT"}
     if "Path" in option.kind:
@@ -151,7 +158,7 @@ def names(text: str) -> list[str]:
 
 
 def numbers(text: str) -> list[int]:
-    """`1,2` as a list; ValueError for what is no whole number."""
+    """`1,2` as a list; ValueError for anything but whole numbers."""
     return [int(name) for name in names(text)]
 
 
@@ -178,7 +185,7 @@ def progress_wanted() -> bool:
 
 
 def write_result(args: argparse.Namespace, result: Any) -> None:
-    """Honour --json."""
+    """Write the result where --json says."""
     if args.json == "-":
         import json
 
@@ -198,7 +205,7 @@ def print_skipped(store: str, skipped: list[tuple[str, str]]) -> None:
 
 
 def lines(facts: dict[str, Any], indent: str = "") -> str:
-    """Nested facts as `name: value` lines."""
+    """A nested dictionary as `name: value` lines."""
     out = []
     for name, value in facts.items():
         if isinstance(value, dict):

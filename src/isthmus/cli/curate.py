@@ -25,13 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pool", metavar="POOL")
     parser.add_argument("--concepts", metavar="FILE", help="names, labelled images, auto:N, captions:N")
     parser.add_argument("--out", metavar="DIR", required=True)
-    parser.add_argument("--encoder", metavar="URI", nargs="+", help="of the pool's features (a store names its own)")
+    parser.add_argument(
+        "--encoder", metavar="URI", nargs="+", help="the encoder of the pool's features (a store knows its own)"
+    )
     parser.add_argument("--per-concept", type=int, default=2000, metavar="N", help="most pairs for one concept (2,000)")
     parser.add_argument("--keep", type=int, metavar="K", help="candidates kept for a concept (25 × N)")
     parser.add_argument("--floor", type=float, metavar="S", help="least cosine of a pair to its concept")
-    parser.add_argument("--sides", choices=["caption", "image", "both"], help="what is compared with the concepts")
+    parser.add_argument(
+        "--sides", choices=["caption", "image", "both"], help="which side is compared with the concepts"
+    )
     parser.add_argument("--combine", choices=["min", "mean"], default="min", help="of both sides (min)")
-    parser.add_argument("--rank", metavar="R|mean", help="how rare a concept is: its score at this rank (K)")
+    parser.add_argument("--rank", metavar="R|mean", help="judge how rare a concept is by its score at this rank (K)")
     common.add_templates_argument(parser)
     parser.add_argument("--shots", type=int, default=128, help="most labelled images for a concept (128)")
     parser.add_argument("--mix", metavar="NAME=FOLDER:N", action="append", default=[], help="add N pairs of a source")
@@ -47,16 +51,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_cleaning_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("cleaning, before the choice, in this order; all that is left out is listed")
+    group = parser.add_argument_group("cleaning before the choice, in this order; everything left out is listed")
     group.add_argument("--min-words", type=int, metavar="N", help="of a caption")
     group.add_argument("--max-words", type=int, metavar="N", help="of a caption")
-    group.add_argument("--lang", metavar="TAG", help="leave out captions tagged with another language")
+    group.add_argument("--lang", metavar="TAG", help="leave out captions that are tagged with another language")
     group.add_argument("--min-side", type=int, metavar="PX", help="of a picture's shorter side")
     group.add_argument("--max-aspect", type=float, metavar="R", help="longer side over shorter")
     group.add_argument(
-        "--against", metavar="PAIRS", nargs="+", default=[], help="evaluation sets: leave out what they hold"
+        "--against",
+        metavar="PAIRS",
+        nargs="+",
+        default=[],
+        help="leave out pairs that are also in these evaluation sets",
     )
-    group.add_argument("--keep-leaks", action="store_true", help="only report what evaluation sets hold")
+    group.add_argument(
+        "--keep-leaks", action="store_true", help="report pairs that are also in evaluation sets, but keep them"
+    )
     group.add_argument(
         "--dedup", choices=["exact", "phash", "embedding"], nargs="+", default=[], help="keep one of each"
     )
@@ -65,7 +75,10 @@ def _add_cleaning_arguments(parser: argparse.ArgumentParser) -> None:
         "--balance", metavar="FILE", help="metadata entries, one a line: thin the frequent ones (MetaCLIP)"
     )
     group.add_argument(
-        "--t", type=int, metavar="N", help="captions of an entry that are all kept (by its tail of 6 %%)"
+        "--t",
+        type=int,
+        metavar="N",
+        help="an entry with at most so many captions keeps all of them (default: by MetaCLIP's tail of 6 %%)",
     )
 
 

@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pairs", metavar="PAIRS")
     parser.add_argument("--image-encoder", "--image", metavar="URI", nargs="+", action="extend")
     parser.add_argument("--text-encoder", metavar="URI", nargs="+", action="extend")
-    parser.add_argument(
-        "--encoder", metavar="URI", nargs="+", action="extend", default=[], help="of the modality that it is of"
-    )
+    parser.add_argument("--encoder", metavar="URI", nargs="+", action="extend", default=[], help="for its own modality")
     parser.add_argument("--out", metavar="STORE", required=True)
     parser.add_argument("--only", metavar="PARQUET", help="embed only the ids in this file")
     parser.add_argument("--batch-size", type=int, help="items per forward pass (default: what the device does fast)")
@@ -39,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=["local", "ray"], default="local", help="ray: on a Ray cluster (docs/cluster.md)"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the plan, in float32: counts, bytes, memory, time"
+        "--dry-run", action="store_true", help="print the plan, for float32: counts, bytes, memory, time"
     )
     common.add_reading_arguments(parser)
     common.add_encoder_arguments(parser)
@@ -52,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     common.check_paths(args.pairs, args.only, args.image_folder)
     from isthmus.embedding import embed, plan
 
-    pairs = common.read_told(args.pairs, max_pixels=args.max_pixels, **common.reading(args))
+    pairs = common.read_printing_notes(args.pairs, max_pixels=args.max_pixels, **common.reading(args))
     options = {"device": args.device, "trust_remote_code": args.trust_remote_code}
     options |= {"encoders": args.encoder, "states_dtype": args.states_dtype}
     if args.dry_run:
@@ -62,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         common.tell(planned.notes)
         common.write_result(args, asdict(planned))
         return 0
-    told = pairs.notes
+    printed = pairs.notes
     report = embed(
         pairs,
         args.image_encoder,
@@ -78,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         **options,
     )
     common.say(report)
-    common.tell(report.notes, told)
+    common.print_notes(report.notes, printed)
     common.print_skipped(report.store, report.skipped)
     common.write_result(args, asdict(report))
     return 3 if report.skipped else 0

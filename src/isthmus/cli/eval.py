@@ -32,7 +32,7 @@ READING = ("columns", "images", "pages", "range")  # options of reading pairs
 
 
 class Help(argparse.Action):
-    """`--help`: after the name of a task the task's own options, else the tasks and what all of them take."""
+    """`--help`: after the name of a task, the options of that task; otherwise all tasks and their common options."""
 
     def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
@@ -57,15 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options: dict[str, Option] = {}
     lines = ["tasks:"]
     for name in TASKS.names():
-        summary = "(its source cannot be read)"
-        with suppress(UsageError):  # another package's task must not take the rest with it
+        summary = "(its source file cannot be read)"
+        with suppress(UsageError):  # a broken task of another package must not hide the others
             described = describe(name)
             summary = described.summary
             options |= {option.name: option for option in described.options if option.name not in options}
         lines.append(f"  {name:<14}{summary}")
     parser.epilog = "\n".join([parser.epilog or "", "", *lines])
-    for option in options.values():  # any task's: `evaluate` says which of them the one named does not take
-        with suppress(argparse.ArgumentError):  # one that all commands have, such as --seed
+    for option in options.values():  # of all tasks; `evaluate` refuses those of other tasks
+        with suppress(argparse.ArgumentError):  # an option that all commands have, such as --seed
             common.add_option(parser, option, hidden=True)
     parser.set_defaults(options=list(options.values()))
 
@@ -83,15 +83,15 @@ def run(args: argparse.Namespace) -> int:
     check_options(args.task, given)
     if args.task in ("retrieval", "zeroshot"):  # whose data are always pairs: read once, whatever the models
         reading = {name: given.pop(name) for name in READING if name in given}
-        data = [_told(one, reading) for one in data]
-    told = [note for one in data if not isinstance(one, str) for note in one.notes]
+        data = [_read(one, reading) for one in data]
+    printed = [note for one in data if not isinstance(one, str) for note in one.notes]
     results = []
     for model, one in product([args.model, *args.beside], data):
         loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
         found = evaluate(model, args.task, one, **loading, **given)
         results += found if isinstance(found, list) else [found]
-    for found in results if told else ():
-        found["notes"] = [note for note in found["notes"] if note not in told]
+    for found in results if printed else ():
+        found["notes"] = [note for note in found["notes"] if note not in printed]
     common.say(table(results, find_task(args.task).columns))
     if below := details(results):
         common.say("\n" + below)
@@ -100,24 +100,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _paths(args: argparse.Namespace) -> list[str]:
-    """What the options name that can only be a file or a folder that exists."""
+    """The values of options that must be existing files or folders."""
     given = [getattr(args, name, None) for name in ("only", "images", "against", "classes", "descriptions")]
     return [path for path in given if path] + common.file_names(*args.templates or [])
 
 
-def _told(path: str, reading: dict[str, Any]) -> Any:
-    """Pairs, whose remarks are printed now; a store as it is."""
+def _read(path: str, reading: dict[str, Any]) -> Any:
+    """Read pairs and print their remarks; return a store's path as it is."""
     from isthmus.store.opening import holds_features
 
     if not holds_features(path):
-        return common.read_told(path, captions="optional", **reading)
+        return common.read_printing_notes(path, captions="optional", **reading)
     if reading:
         raise UsageError(f"{path}: a store, which holds features: {', '.join(reading)} are for reading pairs.")
     return path
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """The options on the command line; what is not there is left to the task's own default."""
+    """The options on the command line; for the others the task's own default holds."""
     from isthmus.evaluation.tasks import describe
 
     given = {}
@@ -133,7 +133,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _task_parser(name: str) -> argparse.ArgumentParser:
-    """What `isthmus eval MODEL NAME --help` shows."""
+    """The parser behind `isthmus eval MODEL NAME --help`."""
     from isthmus.evaluation.tasks import describe
 
     described = describe(name)

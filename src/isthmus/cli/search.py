@@ -34,17 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     common.check_paths(args.model, args.images, args.image_folder)
     from isthmus.api import search
-    from isthmus.image_search import check_query
+    from isthmus.image_search.query import check_query
     from isthmus.store.opening import holds_features
 
     check_query(args.query)
     stored = holds_features(args.images)
     reading = common.reading(args)
     sheet = args.out or (None if stored else SHEET)
-    images, told = args.images, []
+    images, printed = args.images, []
     if not stored:
-        images = common.read_told(args.images, captions="optional", **reading)
-        told = images.notes
+        images = common.read_printing_notes(args.images, captions="optional", **reading)
+        printed = images.notes
     elif reading:
         raise UsageError(f"{args.images}: a store, which holds features: {', '.join(reading)} are for reading pairs.")
     loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     common.say(found)
     if sheet:
         common.say(f"contact sheet: {sheet}")
-    common.tell(found.notes, told)
+    common.print_notes(found.notes, printed)
     for id, reason in found.skipped:
         common.say(f"  skipped {id}: {reason}", error=True)
     common.write_result(args, found.to_dict())

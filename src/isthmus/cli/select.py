@@ -26,9 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-encoders", metavar="URI", nargs="+", action="extend", default=[])
     parser.add_argument("--out", metavar="DIR", required=True)
     parser.add_argument("--only", metavar="PARQUET", help="use only the ids in this file")
-    parser.add_argument("--limit", type=int, help="use at most so many pairs, drawn by hash")
+    parser.add_argument("--limit", type=int, help="use at most N pairs, chosen by hash")
     parser.add_argument("--seeds", type=int, default=3, help="probes trained per pair (3); 0: none, rank by CCA")
-    parser.add_argument("--bootstrap", type=int, default=1000, help="draws behind the intervals (1000); 0: none")
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, help="bootstrap resamples for the intervals (1000); 0: none"
+    )
     parser.add_argument("--sample", type=int, default=5000, help="images for training-free scores, at most (5000)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done: encoders, pairs, time")
     common.add_reading_arguments(parser)
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if holds_features(args.data):
         named = common.reading(args)  # refused by name
     else:
-        args.data = common.read_told(args.data, **common.reading(args))
+        args.data = common.read_printing_notes(args.data, **common.reading(args))
     named |= {"image": args.image_encoders, "text": args.text_encoders, "only": args.only, "limit": args.limit}
     named |= {"seed": args.seed, "device": args.device, "trust_remote_code": args.trust_remote_code}
     if args.dry_run:

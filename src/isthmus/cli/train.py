@@ -36,12 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixels", metavar="PAIRS", help="encode the images of these pairs while training (--set data.augment=crop)"
     )
     parser.add_argument("--only", metavar="PARQUET", help="train only on the ids in this file")
-    parser.add_argument("--init", metavar="MODEL", help="a trained model whose --freeze side stays as it is")
-    parser.add_argument("--freeze", choices=["image", "text"], help="the other side's encoder joins its space")
-    parser.add_argument("--folds", type=int, metavar="K", help="first cross-validate: below about 1,000 pairs")
+    parser.add_argument("--init", metavar="MODEL", help="a trained model; its --freeze side stays unchanged")
+    parser.add_argument(
+        "--freeze", choices=["image", "text"], help="the side to keep; the other side's encoder is trained to match it"
+    )
+    parser.add_argument("--folds", type=int, metavar="K", help="cross-validate first: for fewer than about 1,000 pairs")
     parser.add_argument("--out", metavar="MODEL", required=True)
     parser.add_argument("--max-seconds", type=float, help="stop after this time")
-    parser.add_argument("--log", choices=["tensorboard", "wandb"], help="also log there (an extra)")
+    parser.add_argument("--log", choices=["tensorboard", "wandb"], help="also log there (needs the extra of that name)")
     parser.add_argument("--dry-run", action="store_true", help="print the effective recipe, sizes and steps")
     common.add_run_arguments(parser)
 
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cross_validate(args: argparse.Namespace, options: dict[str, Any]) -> None:
-    """Print and keep the estimate; the model that is trained afterwards sees all pairs."""
+    """Print and save the estimate; the model that is trained afterwards sees all pairs."""
     from isthmus.api import cross_validate
     from isthmus.evaluation.retrieval import COLUMNS
     from isthmus.files import write_json

@@ -1,4 +1,4 @@
-"""From the best rows of each concept to a selection: rarest concept first, each pair once (freeze-align)."""
+"""Assign the best rows of each concept: rarest concept first, each pair once (freeze-align)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Assignment:
 
     rows int64 [n], concept int64 [n], score float32 [n], rank int64 [n]: the row's place among the concept's best,
     from 1. order int64 [C]: the concepts, rarest first. reference float32 [C]: the score that ranks a concept; −∞
-    where it has too few rows. available int64 [C]: its rows at or above the floor, K at most.
+    if it has too few rows. available int64 [C]: its rows at or above the floor, K at most.
     """
 
     rows: np.ndarray
@@ -46,12 +46,12 @@ def assign(
 
     Args:
         floor: the least score; None: no limit.
-        rank: what a concept is ranked by: its score at this rank, or "mean" over its best rows. None: its K-th best,
-            as freeze-align; where the pool has no more than K rows, that says nothing, and the `per_concept`-th
-            best is used.
+        rank: what a concept is ranked by: its score at this rank, or "mean" over its best rows. None: its K-th best, as
+            freeze-align; if the pool has no more than K rows, the `per_concept`-th best instead, as the K-th says
+            nothing then.
         units: rows int64 [n] to the pairs they belong to, int64 [n]; default: every row its own.
-        taken: bool, by pair: those not to be chosen; it is marked as pairs are chosen. Needed with `units`, to say
-            how many pairs there are.
+        taken: bool, by pair: pairs not to choose; chosen pairs are marked in it. Needed with `units`, because it gives
+            the number of pairs.
 
     Ties between concepts go to the earlier one. Raises UsageError for a quota or rank below 1.
     """
@@ -79,7 +79,7 @@ def assign(
 
 
 def _first_free(pairs: np.ndarray, taken: np.ndarray, quota: int) -> np.ndarray:
-    """Places of the first `quota` pairs that are not taken, each pair once."""
+    """Positions of the first `quota` pairs that are not taken, each pair once."""
     free = np.flatnonzero(~taken[pairs])
     first = np.sort(np.unique(pairs[free], return_index=True)[1])
     return free[first][:quota]

@@ -1,9 +1,9 @@
-"""Metadata balancing: frequent words of the metadata list are thinned, rare ones kept (MetaCLIP, Xu et al. 2023).
+"""Metadata balancing: captions with frequent entries are thinned, rare ones kept (MetaCLIP, Xu et al. 2023).
 
 A caption matches an entry that it holds as a substring between word boundaries. With c_e captions matching entry e,
-each of them is kept on account of e with probability min(1, t / c_e), and a caption is kept if any of its entries
-keeps it: 1 − Π (1 − min(1, t / c_e)). What matches no entry is dropped. (Algorithm 1 of the paper; letter case is
-set aside here.) The draw is a hash of (seed, id, caption, entry): no order of rows or shards changes it.
+e keeps each of them with probability min(1, t / c_e), and a caption is kept if any of its entries keeps it: 1 − Π (1 −
+min(1, t / c_e)). What matches no entry is dropped. (Algorithm 1 of the paper; letter case is ignored here.) The draw is
+a hash of (seed, id, caption, entry): no order of rows or shards changes it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import numpy as np
 from isthmus.data import text as texts
 from isthmus.errors import InputError, UsageError
 
-TAIL = 0.06  # share of all matches that MetaCLIP's t leaves to entries it does not thin
-BOUNDARIES = re.compile(r"([,.;:?!`])|\s")  # punctuation that the paper's code sets apart from words
+TAIL = 0.06  # with MetaCLIP's t, the share of all matches in entries that are not thinned
+BOUNDARIES = re.compile(r"([,.;:?!`])|\s")  # punctuation that the paper's code separates from words
 
 
 @dataclass(frozen=True)
 class Balance:
-    """What balancing decided.
+    """The result of balancing.
 
     entries [E]: the metadata, in lower case. counts int64 [E]: captions that match each. t: the limit.
     kept bool [n]: captions that stay. because [n]: the entry that keeps it, None for one that is dropped.
@@ -114,7 +114,7 @@ def _matches(captions: Sequence[str | None], entries: Sequence[str]) -> Iterator
 
 
 def _spaced(text: str) -> str:
-    """Words between single spaces, lower case, with one at either end: a substring then begins and ends at words."""
+    """Words in lower case, a space before and after each, so that substrings match whole words only."""
     return f" {' '.join(BOUNDARIES.sub(_apart, text.casefold()).split())} "
 
 
@@ -123,6 +123,6 @@ def _apart(match: re.Match[str]) -> str:
 
 
 def _uniform(seed: int, name: str, text: str, entry: str) -> float:
-    """A number in [0, 1) that depends on nothing else."""
+    """A number in [0, 1) that depends on its arguments alone."""
     digest = hashlib.blake2b("\0".join((str(seed), name, text, entry)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64

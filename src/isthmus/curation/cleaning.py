@@ -1,4 +1,4 @@
-"""Cleaning before the choice: filters, leaks, duplicates, balance. Everything that is left out is listed."""
+"""Cleaning before the choice: filters, leaks, duplicates, balance. Everything left out is listed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from isthmus.errors import InputError
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What to clean, in this order: filters, leaks, duplicates, balance. Each sees what the one before has left.
+    """What to clean. Steps, in this order: filters, leaks, duplicates, balance; each works on what the step before
+    left.
 
     dedup: "exact", "phash", "embedding". near: least cosine of near-duplicates' features. against: evaluation sets
     (pairs, stores; their test split where they have one). keep_leaks: only report them. balance: metadata entries,
@@ -48,7 +49,7 @@ class Cleaning:
         return bool(self.dedup or self.against or self.balance or self.filters != Filters())
 
     def config(self) -> dict[str, Any]:
-        """As the manifest records it."""
+        """The settings, as the manifest records them."""
         named = self.balance if isinstance(self.balance, str | Path | None) else f"{len(self.balance)} entries"
         return {
             **{name: value for name, value in vars(self.filters).items() if value is not None},
@@ -62,8 +63,8 @@ class Cleaning:
 
 @dataclass
 class Cleaned:
-    """What cleaning left out. out: bool [captions]. rejected: (id, caption or None, reason) by filters
-    and balance. sets: the evaluation sets."""
+    """The result of cleaning. out: bool [captions], True where left out. rejected: (id, caption or None, reason) by
+    filters and balance. sets: the evaluation sets."""
 
     pairs: Collection
     out: np.ndarray
@@ -77,11 +78,11 @@ class Cleaned:
 
     @property
     def kept_by(self) -> list[str]:
-        """Of every caption that is left, in order, the metadata entry that keeps it; empty without balancing."""
+        """The metadata entry that keeps each remaining caption, in order; empty without balancing."""
         return [one for one in self.balanced.because if one is not None] if self.balanced else []
 
     def tables(self) -> dict[str, pa.Table]:
-        """`rejected.parquet`, `duplicates.parquet`, `leaks.parquet`: those that were asked for."""
+        """`rejected.parquet`, `duplicates.parquet`, `leaks.parquet`: those of the steps that ran."""
         schema = pa.schema({name: pa.string() for name in ("id", "caption", "reason")})
         rows = [dict(zip(schema.names, row, strict=True)) for row in self.rejected]
         found = {"rejected": pa.Table.from_pylist(rows, schema=schema)}
@@ -93,9 +94,9 @@ class Cleaned:
 
 
 def clean(pairs: Collection, cleaning: Cleaning, *, space: ImageSpace | None = None, seed: int = 0) -> Cleaned:
-    """Clean the pairs of a pool. space: that of its image features, for evaluation sets.
+    """Clean the pairs of a pool. space: of the pool's image features, into which evaluation sets are brought.
 
-    Raises InputError for a step that lacks what it compares, or where nothing is left.
+    Raises InputError if a step lacks its data, or if nothing is left.
     """
     out = np.zeros(len(pairs.owner), bool)
     if pairs.usable is not None:
@@ -122,8 +123,8 @@ def clean_pool(
 ) -> Cleaned:
     """Clean an opened pool.
 
-    images: pairs with the pictures, or None. encoding: the encoders named for the pool; others are loaded by the
-    pool's own records, with `options`, where images of evaluation sets need them.
+    images: pairs with the pictures, or None. encoding: the encoders named for the pool. If images of evaluation sets
+    need others, they are loaded by the pool's own records, with `options`.
     """
     space = _image_space(pool, encoding, options) if cleaning.against and "image" in pool.widths else None
     return clean(of_pool(pool, images), cleaning, space=space, seed=seed)
@@ -135,7 +136,7 @@ def _image_space(pool: Pool, encoding: Encoding, options: dict[str, Any]) -> Ima
     if encoding.image is not None:
         return ImageSpace(encoding, fingerprints or encoding.image.fingerprints)
     if records:
-        with suppress(InputError):  # an encoder known by its output alone; stored features can still be compared
+        with suppress(InputError):  # the encoder cannot be loaded; stored features can still be compared
             return ImageSpace(encoding_of({"image": records}, ["image"], **options), fingerprints)
     return ImageSpace(encoding, fingerprints)
 
@@ -192,11 +193,11 @@ def _left(state: Cleaned) -> np.ndarray:
     return np.unique(state.pairs.owner[~state.out])
 
 
-def told(counts: dict[str, Any]) -> str:
+def summary(counts: dict[str, Any]) -> str:
     """The counts of `Cleaned` in a sentence."""
     parts = [f"{counts['rejected_captions']:,} captions and {counts['rejected_pictures']:,} pictures rejected"]
     if "leaked" in counts:
-        parts.append(f"{counts['leaked']:,} pairs that evaluation sets hold")
+        parts.append(f"{counts['leaked']:,} pairs that are also in evaluation sets")
     if "duplicates" in counts:
         parts.append(f"{counts['duplicates']:,} duplicates in {counts['duplicate_groups']:,} groups")
     if "balance" in counts:

@@ -1,4 +1,4 @@
-"""Pairs as cleaning sees them: ids, captions, and of every image its bytes' hash, its look and its features."""
+"""Pairs as cleaning sees them: ids, captions, and of every image a content hash, a perceptual hash and features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from isthmus.store.opening import open_pairs, open_source
 from isthmus.store.reader import Store
 
 HASH_SIDE = 16  # 256 bits: flat drawings collide on the usual 64
-THUMBNAIL = 8  # pixels a side of the thumbnail whose colours are compared
+THUMBNAIL = 8  # side in pixels of the thumbnail whose colours are compared
 CHUNK = 65_536
 
 
@@ -42,8 +42,8 @@ class Collection:
     """n pairs with m captions.
 
     ids: [n]. owner: int64 [m], the pair of each caption. texts: [m]. lang: [m] or None. hashes: [n] content hashes,
-    where they are known without reading the images. features: [n, d] of the images. pictures: pairs that hold the
-    images, by id. usable: bool [n], pairs that may be chosen at all.
+    if they are known without reading the images. features: [n, d] of the images. pictures: pairs that have the images,
+    by id. usable: bool [n], pairs that may be chosen.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Collection:
 
     @cached_property
     def looks(self) -> list[ImageSignature | BadImage | None]:
-        """Every picture, read once; the error of one that cannot be used; None where there is none."""
+        """The signature of every picture, read once; the error if it cannot be used; None if there is no picture."""
         if self.pictures is None:
             return [None] * len(self)
         pictures = self.pictures
@@ -70,7 +70,7 @@ class Collection:
             return list(in_order(pool, lambda name: _look(pictures, row.get(name)), self._wanted(), ahead=8 * THREADS))
 
     def _wanted(self) -> list[str | None]:
-        """The ids, None for those that may not be chosen."""
+        """The ids; None for pairs that may not be chosen."""
         usable = [True] * len(self) if self.usable is None else self.usable.tolist()
         return [name if one else None for name, one in zip(self.ids, usable, strict=True)]
 
@@ -101,7 +101,7 @@ def of_pool(pool: Pool, images: Any) -> Collection:
 
 @dataclass(frozen=True)
 class ImageSpace:
-    """How images of other sets come into the space of the pool's image features.
+    """Brings images of other sets into the space of the pool's image features.
 
     encoding: encodes pictures, and projects features where a dual encoder does. fingerprints: of the encoders whose
     stored features lie in that space (before projection); empty where unknown.
@@ -111,7 +111,7 @@ class ImageSpace:
     fingerprints: list[str]
 
     def of_store(self, store: Store) -> Matrix | None:
-        """A store's image features [n, d] in this space; None where it lacks an encoder."""
+        """A store's image features [n, d] in this space; None if it lacks an encoder."""
         uris = {record["fingerprint"]: record["uri"] for record in store.pooled("image")}
         if not self.fingerprints or any(one not in uris for one in self.fingerprints):
             return None
@@ -119,13 +119,13 @@ class ImageSpace:
 
 
 def of_evaluation(source: str | Path | Pairs | Store, space: ImageSpace | None = None) -> Collection:
-    """The test split of an evaluation set, or all of it where it has none.
+    """The test split of an evaluation set, or the whole set if it has no splits.
 
-    space: that of the pool's image features, if it has any.
+    space: of the pool's image features, if it has any.
     """
     opened = open_source(source)
     if not isinstance(opened, Store | Pairs):
-        raise UsageError("--against: a table or folder of pairs, or a store; arrays have nothing to compare by.")
+        raise UsageError("--against: a table or folder of pairs, or a store; arrays cannot be compared.")
     ids, splits = (opened.images[name].to_pylist() for name in ("id", "split"))
     place = {name: row for row, name in enumerate(ids)}
     owner = np.array([place[name] for name in opened.captions["id"].to_pylist()], np.int64)
@@ -143,8 +143,8 @@ def of_evaluation(source: str | Path | Pairs | Store, space: ImageSpace | None =
 
 
 def _pool_images(pool: Pool, first: np.ndarray) -> Computed:
-    """Image features [n, d] of the pairs of a pool, read through the row in which each pair stands first; runs of
-    neighbours are read together."""
+    """Image features [n, d] of the pairs of a pool, each read at the pair's first row; neighbouring rows are read
+    together."""
 
     def gather(index: np.ndarray) -> np.ndarray:
         wanted = first[index]
@@ -163,7 +163,7 @@ def _pool_images(pool: Pool, first: np.ndarray) -> Computed:
 
 
 def _know(found: Collection, store: Store) -> None:
-    """What a store says of the images and captions with these ids."""
+    """What a store records about the images and captions with these ids."""
     hashes = dict(zip(store.images["id"].to_pylist(), store.images["content_hash"].to_pylist(), strict=True))
     found.hashes = [hashes.get(name) for name in found.ids]
     lang = dict(zip(*(store.captions[name].to_pylist() for name in ("caption", "lang")), strict=True))
@@ -186,7 +186,7 @@ def _look(pictures: Pairs, row: int | None) -> ImageSignature | BadImage | None:
 
 
 def _perceived(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """pHash (DCT of the luminance, signs about the median) and a small thumbnail, for what pHash cannot see."""
+    """pHash (DCT of the luminance, signs about the median) and a small thumbnail, for colours, which pHash ignores."""
     try:
         import imagehash
     except ImportError:

@@ -1,4 +1,4 @@
-"""What a curation chose: in Python, as a manifest, and as files."""
+"""The result of a curation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.curation.assign import Assignment
-from isthmus.curation.cleaning import Cleaned, told
+from isthmus.curation.cleaning import Cleaned, summary
 from isthmus.curation.mixing import CURATED, MixedSource, drawn
 from isthmus.curation.pools import Pool, PoolSide
 from isthmus.curation.prototypes import Prototypes
@@ -25,7 +25,7 @@ class Curated:
     """What `curate` chose.
 
     ids, concept, score, reason: a row per pair, in the order of choosing. per_concept: counts by name, rarest
-    concept first. short: names of concepts that stayed below the quota, with their count. manifest: all of
+    concept first. short: names of concepts with fewer pairs than the quota, with their count. manifest: all of
     `manifest.json`.
     """
 
@@ -50,19 +50,20 @@ class Curated:
         lines = [f"{where}{len(self):,} pairs of a pool of {facts['pool']['rows']:,} rows{concepts}."]
         if facts["pool"]["missing"]:
             missing = f"{facts['pool']['missing']:,} rows could not be chosen"
-            lines.append(f"{missing}: they have no features, or were left out before.")
+            lines.append(f"{missing}: they have no features, or were left out earlier.")
         if "cleaning" in facts:
-            lines.append("Cleaning: " + told(facts["cleaning"]))
+            lines.append("Cleaning: " + summary(facts["cleaning"]))
         if self.short:
             some = ", ".join(f"{name} ({count:,})" for name, count in list(self.short.items())[:5])
             more = f" and {len(self.short) - 5:,} more" if len(self.short) > 5 else ""
-            lines.append(f"{len(self.short):,} concepts stayed below {facts['config']['per_concept']:,}: {some}{more}.")
+            quota = f"{facts['config']['per_concept']:,}"
+            lines.append(f"{len(self.short):,} concepts have fewer than {quota} pairs: {some}{more}.")
         return "\n".join([*lines, *facts["notes"]])
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What decides the selection, beside pool and concepts; recorded in the manifest."""
+    """The settings of the selection, apart from pool and concepts; recorded in the manifest."""
 
     per_concept: int
     keep: int
@@ -118,7 +119,7 @@ def _plain(choices: Choices) -> dict[str, Any]:
 
 
 def add_sources(result: Curated, sources: Sequence[MixedSource], seed: int) -> None:
-    """Add the sources' pairs to the result. An id means a pair of its own source."""
+    """Add the sources' pairs to the result. Equal ids of different sources are different pairs."""
     if not sources:
         return
     result.source = [CURATED] * len(result)
@@ -137,9 +138,9 @@ def add_sources(result: Curated, sources: Sequence[MixedSource], seed: int) -> N
 
 
 def all_left(pool: Pool, cleaned: Cleaned | None) -> Curated:
-    """Without concepts: every pair that cleaning has left, in the order of the pool."""
+    """Without concepts, choose every pair that cleaning left, in the order of the pool."""
     if cleaned is None:
-        raise UsageError("Nothing to choose by: name concepts (--concepts), or something to clean.")
+        raise UsageError("Nothing to choose by: name concepts (--concepts) or a cleaning step.")
     left = np.flatnonzero(~cleaned.out)
     pairs, first = np.unique(cleaned.pairs.owner[left], return_index=True)
     because = dict(zip(left.tolist(), cleaned.kept_by, strict=True)) if cleaned.kept_by else {}

@@ -1,4 +1,4 @@
-"""Duplicates as groups: linked directly or by way of others; one of each group is kept, all are listed."""
+"""Groups of duplicates, linked directly or through others. One of each group is kept, all are listed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EDGES_HELD = 2**22  # links in memory before they are folded into their componen
 class DuplicateGroups:
     """Groups of duplicates among n pairs.
 
-    group: int64 [n], the lowest row of each pair's group (its own where it has no duplicate). kept: bool [n].
+    group: int64 [n], the lowest row of each pair's group (its own if it has no duplicate). kept: bool [n].
     how [n] and similarity float32 [n]: the closest link of a pair to another one of its group; None, NaN without.
     """
 
@@ -53,9 +53,9 @@ def find_duplicates(
 ) -> DuplicateGroups:
     """Group the pairs `rows` (int64) of a collection whose images are duplicates of each other.
 
-    methods: "exact" (bytes), "phash" (look), "embedding" (features of a cosine of at least `near`). One of each
-    group is kept: the one whose longest caption has the most words, of equals the one with the lowest id. That
-    rule reads nothing but the pairs themselves, so that their order does not matter.
+    methods: "exact" (bytes), "phash" (perceptual hash), "embedding" (cosine of features at least `near`). One of each
+    group is kept: the one whose longest caption has the most words, of equals the one with the lowest id. The rule
+    depends on the pairs alone, not on their order.
     """
     union = _Union(len(pairs))
     for method in check_methods(methods):
@@ -67,7 +67,7 @@ def find_duplicates(
 
 
 class _Union:
-    """Links, folded into components whenever many have gathered: memory does not grow with dense groups."""
+    """Links between pairs, reduced to components whenever many have gathered: dense groups need no more memory."""
 
     def __init__(self, nodes: int) -> None:
         self.nodes = nodes
@@ -79,7 +79,7 @@ class _Union:
     def add(self, links: Links) -> None:
         method = METHODS.index(links.how)
         for end in (links.a, links.b):
-            fresh = self.how[end] >= method  # a surer method has the say
+            fresh = self.how[end] >= method  # the more certain method decides
             np.fmax.at(self.similarity, end[fresh], links.similarity[fresh])
             self.how[end[fresh]] = method
         self._waiting.append(np.stack([links.a, links.b]))

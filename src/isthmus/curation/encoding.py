@@ -1,4 +1,4 @@
-"""The encoders behind a pool's features: what turns a concept's name or picture into the same space."""
+"""The encoders of a pool's features: they bring a concept's name or picture into the same space."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from isthmus.models.saved import check_encoders
 
 @dataclass
 class Encode:
-    """A function of a list of items, to features float32 [n, width]. fingerprints: of the encoders side by side."""
+    """A function from a list of items to features float32 [n, width]. fingerprints: of its encoders, in order."""
 
     function: Callable[[list[Any]], np.ndarray]
     width: int
@@ -77,9 +77,9 @@ def load_encoding(given: Any, **options: Any) -> Encoding:
 
 
 def encoding_of(records: dict[str, list[EncoderRecord]], wanted: Sequence[Modality], **options: Any) -> Encoding:
-    """The encoders that made a store's features, of the modalities wanted; those side by side stay so.
+    """The encoders that made a store's features, of the modalities wanted; several of one modality are concatenated.
 
-    Raises InputError where one is no longer what made them, or is known only by its output.
+    Raises InputError if an encoder has changed since, or cannot be loaded by its URI.
     """
     found: dict[str, Encode | None] = {}
     for modality in wanted:
@@ -96,7 +96,7 @@ def encoding_of(records: dict[str, list[EncoderRecord]], wanted: Sequence[Modali
 
 
 def side_by_side(encoders: Sequence[Encoder]) -> Encode | None:
-    """Several encoders of one modality as one; None where there is none."""
+    """Several encoders of one modality as one (features concatenated); None if there is none."""
     if not encoders:
         return None
     return Encode(
@@ -127,7 +127,7 @@ def _of_model(model: DualEncoder, name: str) -> Encoding:
 
 
 def _both_towers(uri: str, options: dict[str, Any]) -> dict[str, Encoder]:
-    """The encoders by modality of a name that stands for one of them or for both."""
+    """The encoders, by modality, behind a name that may mean one or both."""
     towers: dict[str, Encoder] = {}
     errors: list[UsageError] = []
     for modality in SIDES:

@@ -1,4 +1,4 @@
-"""Captions and pictures that are no use: too short, too long, in another language, too small, too narrow."""
+"""Filters for captions (too short, too long, another language) and pictures (too small, too narrow)."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Filters:
 def reject(pairs: Collection, filters: Filters, *, look: bool = False) -> tuple[dict[int, str], dict[int, str]]:
     """Reasons by caption row, and reasons by pair (its picture).
 
-    look: read every picture in any case, so that damaged ones are rejected before anything is made of them.
-    Raises InputError where pictures are to be measured and none are at hand.
+    look: read every picture even without limits, so that damaged ones are rejected early.
+    Raises InputError if pictures must be measured but there are none.
     """
     lang = pairs.lang if pairs.lang is not None else [None] * len(pairs.texts)
     captions = {row: why for row, text in enumerate(pairs.texts) if (why := filters.caption(text, lang[row]))}

@@ -1,4 +1,4 @@
-"""Decontamination: pairs of the pool that an evaluation set holds too, by image or by caption."""
+"""Decontamination: pairs of the pool whose image or caption is also in an evaluation set."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Leak:
 def find_leaks(
     pairs: Collection, rows: np.ndarray, sets: Sequence[Collection], *, near: float = NEAR
 ) -> tuple[list[Leak], list[str]]:
-    """Compare the pairs `rows` with every evaluation set by all that is known of both sides.
+    """Compare the pairs `rows` with every evaluation set by everything known of both sides.
 
-    Images: equal bytes, perceptual hash, features of a cosine of at least `near`. Captions: equal once letter
-    case, accents' encoding, punctuation and spaces are set aside, if they have four words or more. Returns the
-    closest match by each method, in order of rows; and notes of what could not be compared.
+    Images: equal bytes, perceptual hash, features of a cosine of at least `near`. Captions: equal apart from letter
+    case, the encoding of accents, punctuation and spaces, if they have four words or more. Returns the closest match by
+    each method, in order of rows; and notes on what could not be compared.
     """
     leaks: list[Leak] = []
     notes: list[str] = []
@@ -78,7 +78,7 @@ def _by_caption(pairs: Collection, rows: np.ndarray, one: Collection) -> list[Le
 
 
 def normalised(text: str | None) -> str:
-    """A caption without what does not change its words: case, compatibility forms, punctuation, spaces."""
+    """A caption without differences that leave its words the same: case, compatibility forms, punctuation, spaces."""
     plain = unicodedata.normalize("NFKC", text or "").casefold()
     return " ".join(re.findall(r"\w+", plain))
 

@@ -23,7 +23,7 @@ from isthmus.store.matrix import Rows
 CAPTION_COLUMNS = ("caption", *SPELLINGS["caption"])
 ID_COLUMNS = ("id", "uid", "sample_id", "key", "image_path")
 PICTURES = {"image", "img", "jpg", "png", "webp", "filepath", "file_path", "file_name", "filename", "img_path"}
-EXACT_FLOATS = 2.0**53  # beyond, float64 no longer holds every whole number
+EXACT_FLOATS = 2.0**53  # float64 cannot represent all larger whole numbers
 
 
 class ParquetRows:
@@ -79,7 +79,7 @@ class ParquetRows:
         return pa.concat_tables(parts, promote_options="permissive").take(back)
 
     def places(self, index: np.ndarray) -> list[tuple[str, int]]:
-        """Of each row, the stem of its file and its number in there."""
+        """The stem of each row's file, and the row's number in that file."""
         file_of = np.array([file for file, _ in self.groups], np.int64)
         first = np.array([self.starts[np.argmax(file_of == file)] for file in range(len(self.files))])
         file = file_of[np.searchsorted(self.starts, index, side="right") - 1]
@@ -261,7 +261,7 @@ class MetadataPool:
 
 
 def metadata_files(path: Path) -> list[Path]:
-    """Parquet files none of which has a column of pictures, at `path` or in that folder: metadata, not pairs."""
+    """The Parquet files at `path` or in that folder, if none has a column of pictures: metadata, not pairs."""
     found = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * (path.suffix == ".parquet")
     whole = [file for file in found if _damage(file) is None]
     pictures = any(PICTURES & {name.lower() for name in _opened(file).schema.names} for file in whole)
@@ -269,7 +269,7 @@ def metadata_files(path: Path) -> list[Path]:
 
 
 def _damage(path: Path) -> str | None:
-    """Why a file cannot be opened, if so."""
+    """Why a file cannot be opened; None if it can."""
     try:
         _opened(path)
     except InputError as error:
@@ -278,7 +278,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _captions(table: ParquetRows, index: np.ndarray, column: str | None) -> list[str | None]:
-    """The caption of every row, its first where it has several; None where it has none."""
+    """The caption of every row: the first of several, None if there is none."""
     if column is None:
         return [None] * len(index)
     cells = [as_captions(cell) for cell in table.take(index, [column])[column].to_pylist()]
@@ -312,7 +312,7 @@ def ids_as_text(column: pa.ChunkedArray, where: str) -> list[str]:
     try:
         return column.cast(pa.string()).to_pylist()
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(f"{where}: its ids are no texts ({error}).") from None
+        raise InputError(f"{where}: its ids cannot be read as text ({error}).") from None
 
 
 def _opened(path: Path) -> ParquetTable:
@@ -323,7 +323,7 @@ def _opened(path: Path) -> ParquetTable:
 
 
 def _fingerprint(files: Sequence[Path], name: str = "") -> str:
-    """Of names and sizes: these files are too large to be read for it."""
+    """A hash of names and sizes; the files are too large to hash their content."""
     digest = hashlib.blake2b(name.encode(), digest_size=16)
     for path in files:
         digest.update(f"{path.name}:{path.stat().st_size}\n".encode())

@@ -1,4 +1,4 @@
-"""Named sources beside the curated pairs, each with a quota (freeze-align: 6 M curated and 14 M caption-faithful)."""
+"""Named sources added to the curated pairs, each with a quota (freeze-align: 6 M curated, 14 M caption-faithful)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from isthmus.errors import InputError, UsageError
 from isthmus.store.opening import open_source
 from isthmus.store.reader import Store
 
-CURATED = "curated"  # the name of the pairs that concepts have chosen
+CURATED = "curated"  # the source name of the pairs chosen by concept
 
 
 @dataclass(frozen=True)
 class MixedSource:
-    """A source to mix in: `count` pairs of `pairs`, None for all. name: stands in the column `source`."""
+    """A source to mix in: `count` pairs of `pairs`, None for all. name: its value in the column `source`."""
 
     name: str
     pairs: Any
@@ -40,7 +40,7 @@ class MixedSource:
 
 
 def parse_sources(mix: Sequence[MixedSource | str]) -> list[MixedSource]:
-    """Sources as given or written; UsageError where two have one name, or one has that of the curated pairs."""
+    """Sources as given or written; UsageError if two have the same name, or one has the name of the curated pairs."""
     sources = [MixedSource.parse(one) if isinstance(one, str) else one for one in mix]
     names = [source.name for source in sources]
     if len({CURATED, *names}) <= len(names):
@@ -51,8 +51,8 @@ def parse_sources(mix: Sequence[MixedSource | str]) -> list[MixedSource]:
 def drawn(source: MixedSource, seed: int = 0) -> list[str]:
     """Ids of a source's pairs, in the order of a hash of (seed, name, id): no order of files changes the choice.
 
-    Pairs of the test split are left out. Fewer than the quota where the source is smaller. Raises InputError for a
-    source that cannot be read or has no pair.
+    Pairs of the test split are left out. Fewer than the quota if the source is smaller. Raises InputError for a source
+    that cannot be read or has no pair.
     """
     ids = _training_ids(source.pairs)
     if not ids:

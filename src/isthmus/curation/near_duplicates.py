@@ -1,4 +1,4 @@
-"""Images that are the same or nearly so: by bytes, by look, by features. Duplicates and leaks share it."""
+"""Images that are the same or nearly so, by bytes, perceptual hash or features; for duplicates and leaks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from isthmus.metrics.nearest import pairs_above
 
 METHODS = ("exact", "phash", "embedding")
 NEAR = 0.95  # cosine of near-duplicates' features
-BITS = 26  # of the 256 of the perceptual hash may differ: a tenth
+BITS = 26  # bits of the 256 of the perceptual hash that may differ: a tenth
 HELD_BYTES = 2**30
-COLOURS = 24.0  # levels of 255, mean difference of the thumbnails: pHash sees no colour and little in flat drawings
+COLOURS = 24.0  # of 255, greatest mean difference of thumbnails: pHash sees no colour and little of flat drawings
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def available(method: str, *collections: Collection) -> str | None:
         if method == "exact" and one.hashes is None and one.pictures is None:
             return f"{one.name}: neither content hashes nor pictures; name the pictures (--images)."
         if method == "phash" and one.pictures is None:
-            return f"{one.name}: no pictures to look at; name them (--images)."
+            return f"{one.name}: no pictures to compare; name them (--images)."
         if method == "embedding" and one.features is None:
             return f"{one.name}: no image features of the pool's encoder."
     return None
@@ -55,7 +55,7 @@ def alike(
 ) -> Iterator[Links]:
     """Pairs of images that are alike by one method, part by part.
 
-    rows: int64, the pairs of `left` to compare, with each other (each two once) or with all of `right`.
+    rows: int64, the pairs of `left` to compare, with each other (each pair of rows once) or with all of `right`.
     Raises InputError where the method cannot be used.
     """
     reason = available(method, left, *([] if right is None else [right]))
@@ -73,7 +73,7 @@ def alike(
 
 
 def _exact(left: Collection, rows: np.ndarray, right: Collection | None, others: np.ndarray, near: float) -> Any:
-    """Equal bytes: every row with the first of its content."""
+    """Equal bytes: links every row to the first with the same content."""
     first: dict[str, int] = {}
     hashes = (right or left).contents()
     for place, row in enumerate(others.tolist()):
@@ -87,7 +87,7 @@ def _exact(left: Collection, rows: np.ndarray, right: Collection | None, others:
 
 
 def _perceptual(left: Collection, rows: np.ndarray, right: Collection | None, others: np.ndarray, near: float) -> Any:
-    """Of hashes of ±1 the cosine is 1 − 2 · (bits that differ) / 256: the same tiled product finds them."""
+    """The cosine of hashes of ±1 is 1 − 2 · (differing bits) / 256, so the product for features serves here too."""
     bits, colours = _stacked(left, rows)
     other_bits, other_colours = (bits, colours) if right is None else _stacked(right, others)
     least = 1 - 2 * BITS / bits.shape[1]
@@ -97,7 +97,7 @@ def _perceptual(left: Collection, rows: np.ndarray, right: Collection | None, ot
 
 
 def _stacked(one: Collection, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes [n, 256] (zeros where there is no picture: near nothing) and thumbnails [n, 192], float32."""
+    """Hashes [n, 256] (zeros if there is no picture, which match nothing) and thumbnails [n, 192], float32."""
     looks = [one.looks[row] for row in rows.tolist()]
     blank = next((np.zeros_like(look.bits) for look in looks if isinstance(look, ImageSignature)), np.zeros(1, np.int8))
     grey = next(
@@ -116,7 +116,7 @@ def _embedded(left: Collection, rows: np.ndarray, right: Collection | None, othe
 
 
 def _held(one: Collection, index: np.ndarray) -> Any:
-    """Features of some rows: in memory where they fit, as they may be encoded while they are read."""
+    """Features of some rows, in memory if they fit: reading them again may mean encoding them again."""
     assert one.features is not None
     chosen = Chosen(one.features, index)
     if 4 * chosen.shape[0] * chosen.shape[1] > HELD_BYTES:

@@ -1,4 +1,4 @@
-"""What a curation chose, as files."""
+"""The files of a curation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(
 ) -> None:
     """Write `selected.parquet`, what cleaning left out, `manifest.json` and the report into the folder `out`.
 
-    They take the place of those that are there all at once.
+    They replace the files of an earlier run, all at once.
     """
     table = pa.table(
         {

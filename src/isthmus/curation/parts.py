@@ -1,4 +1,4 @@
-"""The pass over a pool on Ray Data: parts of the pool to the workers, their candidates merged here."""
+"""The pass over a pool on Ray Data: workers scan parts of the pool, and their candidates are merged here."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from isthmus.curation.scan import ConceptScorer, scan, tiles
 from isthmus.curation.topk import Ranges, TopK
 from isthmus.ray_data import run
 
-LEAST_PARTS = 16  # so that workers finish together
-PART_ROWS = 2**24  # a part's candidates travel once: 1 GB for 2,754 concepts with K = 50,000
+LEAST_PARTS = 16  # parts per worker, so that all finish at about the same time
+PART_ROWS = 2**24  # each part's candidates are sent once: 1 GB for 2,754 concepts with K = 50,000
 
 
 def scan_on_ray(
@@ -32,10 +32,10 @@ def scan_on_ray(
     about: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> TopK:
-    """What `scan` finds, bit for bit on machines of one type with the same number of threads.
+    """The result of `scan`, identical to the bit on machines of one type with the same number of threads.
 
-    open_pool: opens the pool on a worker; it travels there, the pool does not. rows: of the pool. The checkpoint is
-    written after each part. Other arguments and errors as for `scan`.
+    open_pool: opens the pool on a worker; this function is sent there, not the pool. rows: of the pool. The checkpoint
+    is written after each part. Other arguments and errors as for `scan`.
     """
     total = TopK.load(checkpoint, about or {}) if checkpoint is not None and checkpoint.is_file() else None
     parts = [part for gap in gaps(total.covered if total else [], rows) for part in _cut(*gap, rows, scorer.tile)]
@@ -53,14 +53,14 @@ def scan_on_ray(
 
 
 def gaps(covered: Ranges, rows: int) -> Ranges:
-    """What is missing of [0, rows) where `covered` (in order) is done."""
+    """The ranges of [0, rows) that are not in `covered` (in order)."""
     ends = [0, *(stop for _, stop in covered)]
     starts = [*(start for start, _ in covered), rows]
     return [(end, start) for end, start in zip(ends, starts, strict=True) if end < start]
 
 
 def _cut(start: int, stop: int, rows: int, tile: int) -> Ranges:
-    """Parts that begin on the grid of tiles wherever they are not at an edge."""
+    """Parts whose inner boundaries lie on the grid of tiles."""
     size = min(PART_ROWS, -(-rows // LEAST_PARTS))
     return list(tiles(start, stop, -(-size // tile) * tile))
 
@@ -73,7 +73,7 @@ def _scanner(
 
 
 def _packed(top: TopK) -> bytes:
-    """A part travels in the form of its checkpoint."""
+    """A part is sent in the form of its checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         top.save(Path(folder) / "part", {})
         return (Path(folder) / "part").read_bytes()

@@ -1,7 +1,7 @@
-"""Concepts that the captions themselves name: their frequent one- to three-word phrases.
+"""Concepts from the captions: their frequent phrases of one to three words.
 
-Counting, no grammar: a phrase is a run of one to three words without a stop word or punctuation in it. Adjectives
-and verbs pass ("red", "running"); that is the price of needing no model.
+Phrases are counted, without grammar. A phrase is a run of one to three words without a stop word or punctuation in it.
+Adjectives and verbs pass ("red", "running"); a model would avoid that.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from isthmus.errors import InputError
 
 LONGEST = 3
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[^\w\s]|\d+", re.UNICODE)
-SWALLOWED = 0.8  # a phrase that stands inside a longer one this often is no concept of its own ("york")
+SWALLOWED = 0.8  # a phrase that is part of a longer one this often is not a concept by itself ("york")
 
 
 def frequent_phrases(captions: Sequence[str], count: int) -> list[str]:
-    """The `count` phrases that stand in most captions, most frequent first; ties by the alphabet.
+    """The `count` phrases that occur in most captions, most frequent first; ties in alphabetical order.
 
-    Fewer where fewer stand in at least two captions. Raises InputError where none does.
+    Only phrases in at least two captions count, so there may be fewer. Raises InputError if there is none.
     """
     counts: Counter[tuple[str, ...]] = Counter()
     for caption in captions:
@@ -32,13 +32,13 @@ def frequent_phrases(captions: Sequence[str], count: int) -> list[str]:
             swallowed[part] = max(swallowed.get(part, 0), n)
     kept = [phrase for phrase, n in counts.items() if swallowed.get(phrase, 0) < SWALLOWED * n]
     if not kept:
-        raise InputError(f"captions:{count}: no phrase stands in two of the {len(captions):,} captions looked at.")
+        raise InputError(f"captions:{count}: no phrase occurs in two of the {len(captions):,} captions that were read.")
     kept.sort(key=lambda phrase: (-counts[phrase], phrase))
     return [" ".join(phrase) for phrase in kept[:count]]
 
 
 def runs(caption: str) -> Iterable[list[str]]:
-    """Words in lower case, cut at stop words, digits and punctuation."""
+    """Runs of words in lower case, split at stop words, digits and punctuation."""
     stop = _stop_words()
     run: list[str] = []
     for word in WORD.findall(caption.lower()):
@@ -53,7 +53,7 @@ def runs(caption: str) -> Iterable[list[str]]:
 
 
 def words_of(caption: str) -> list[str]:
-    """The words of a caption that are no stop words, in lower case."""
+    """The words of a caption in lower case, without stop words."""
     return [word for run in runs(caption) for word in run]
 
 

@@ -1,7 +1,7 @@
-"""Pools: where the pairs to choose from come from, behind one small protocol.
+"""Pools: the pairs to choose from, behind one small protocol.
 
-A row of a pool is a caption with its image. It is read by number, a range at a time, so that any part can be
-read again, by anyone, in any order: resuming and sharding need nothing else.
+A row of a pool is a caption with its image. Rows are read by number, in ranges. Any process can read any part again in
+any order, which is all that resuming and sharding need.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Pool(Protocol):
     """Rows 0 … len − 1. All methods may be called for any rows, in any order, by several processes.
 
     name: for messages. pairs: how many pairs the rows belong to. widths: width of the features of each side that
-    has any. fingerprint: changes with the content; a checkpoint of another pool is refused by it.
+    has any. fingerprint: changes with the content, so that the checkpoint of another pool is refused.
     """
 
     name: str
@@ -55,9 +55,9 @@ class Pool(Protocol):
 class MatrixPool:
     """A pool whose ids are in memory: a store, arrays, or pairs that an encoder reads as they are scored.
 
-    matrices: by side, features [n, width]. places: by side, int64 [rows], where each row's features stand; None:
-    row i is row i. names [U]: ids of the pairs. unit int64 [rows]: whose each row is; None: row i is pair i.
-    texts: captions by row. usable: bool [rows], rows that may be chosen; None: all.
+    matrices: by side, features [n, width]. places: by side, int64 [rows], the row of `matrices` for each row; None: the
+    same row. names [U]: ids of the pairs. unit int64 [rows]: the pair of each row; None: row i is pair i.
+    texts: captions by row. usable: bool [rows], True where a row may be chosen; None: all.
     records: of the encoders of a store, by modality. opened: the store, pairs or `FeaturePairs` behind it, if any.
     notes: remarks on the data, for the user. skipped: (id, reason) of what was left out while reading.
     """
@@ -115,7 +115,7 @@ def side_names(pool: Pool, sides: str) -> tuple[PoolSide, ...]:
 
 
 def reading_notes(pairs: Pairs) -> list[str]:
-    """Remarks on pairs, and in one more what was left out of them as they were read."""
+    """Remarks on pairs, with one on the rows left out while reading."""
     if not pairs.skipped:
         return pairs.notes
     first = ": ".join(pairs.skipped[0])
@@ -123,7 +123,7 @@ def reading_notes(pairs: Pairs) -> list[str]:
 
 
 class RowNumbers(Sequence[str]):
-    """ "0", "1", … as ids, without ten million strings in memory."""
+    """Row numbers "0", "1", … as ids, computed on demand to save memory."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -159,7 +159,7 @@ def encoded(
 
 
 def digest(names: Sequence[str], matrices: dict[PoolSide, Matrix]) -> str:
-    """Of the ids, and of some rows of each matrix: quick, and another pool's is another."""
+    """A quick hash of the ids and of some rows of each matrix, to recognise a pool."""
     named = f"{len(names)} rows" if isinstance(names, RowNumbers) else "\n".join(names)
     digest = hashlib.blake2b(named.encode(), digest_size=16)
     for side, matrix in matrices.items():

@@ -25,16 +25,16 @@ from isthmus.store.opening import holds_features
 from isthmus.store.reader import open_store
 
 SHOTS = 128  # freeze-align's
-SAMPLE = 100_000  # rows of a pool that clusters and phrases are found on
+SAMPLE = 100_000  # rows of a pool on which clusters and phrases are found
 KINDS = ("auto", "captions")
 
 
 @dataclass
 class Prototypes:
-    """Concepts and what stands for them.
+    """Concepts and the vectors that represent them.
 
     names [C]. sides: by side, [C, width], rows of length 1. source: how they were made, for the manifest.
-    notes: what the user should know, such as classes with fewer images than `shots`.
+    notes: remarks for the user, such as classes with fewer images than `shots`.
     """
 
     names: list[str]
@@ -63,7 +63,7 @@ def make_prototypes(
             `"captions:N"`, the N most frequent phrases of its captions; or `Prototypes`.
         templates: prompts for names, as for zero-shot classification.
         shots: images per class at most.
-        seed: of the clustering and of which images are taken.
+        seed: of the clustering and of the choice of images.
 
     Raises:
         InputError: no concepts, an empty name, names without a text encoder, zero labels.
@@ -89,8 +89,8 @@ def make_prototypes(
 def from_names(
     names: Sequence[str], encoding: Encoding, templates: str | Path | Sequence[str] = "default", *, source: str
 ) -> Prototypes:
-    """A text encoder's vectors of `names` through `templates`: both sides in a joint space, else the caption side. A
-    name that is there twice, as in ImageNet's list, is one concept.
+    """A text encoder's vectors of `names` through `templates`: for both sides in a joint space, otherwise for the
+    caption side. A repeated name, as in ImageNet's list, is one concept.
     """
     names = list(dict.fromkeys(str(name).strip() for name in names))
     if encoding.text is None:
@@ -112,8 +112,8 @@ def from_labelled(
 ) -> Prototypes:
     """The mean of up to `shots` L2-normalised image features per class, as freeze-align makes them.
 
-    Which images, where a class has more, is a hash of (seed, id). In a joint space the means stand for captions
-    too; else the names of the classes do, where there is a text encoder.
+    If a class has more, a hash of (seed, id) chooses the images. In a joint space the means represent captions too;
+    otherwise the class names do, if there is a text encoder.
     """
     labels, ids, features, notes = _labelled(path, encoding)
     classes = sorted({label for label in labels if label})
@@ -145,8 +145,8 @@ def from_labelled(
 def from_clusters(pool: Pool, count: int, *, seed: int = 0, sample: int = SAMPLE) -> Prototypes:
     """Centres of `count` spherical k-means clusters of the captions' features (the images', without captions).
 
-    Found on up to `sample` rows. The other side's prototypes are the means of the members' features. A cluster is
-    called by the words that set its captions apart.
+    They are found on up to `sample` rows. The other side's prototypes are the means of the members' features. A cluster
+    is named after the words most typical of its captions.
     """
     side: PoolSide = "caption" if "caption" in pool.widths else "image"
     index, unit = _sampled_rows(pool, side, sample)
@@ -167,7 +167,7 @@ def image_side(
     pool: Pool, prototypes: Prototypes, *, shots: int = 32, excluded: np.ndarray | None = None
 ) -> Prototypes:
     """`prototypes` with an image side from the pool itself: per concept the mean of the images whose captions
-    match it best. What lets two encoders of different spaces judge a pair from both sides.
+    match it best. With it, two encoders of different spaces can judge a pair from both sides.
     """
     top = scan(pool, ConceptScorer({"caption": prototypes.sides["caption"]}), shots, excluded=excluded)
     means = []
@@ -191,7 +191,7 @@ def _text_prototypes(names: Sequence[str], encode: Encode, templates: Any) -> np
 def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[str], Matrix, list[str]]:
     """Labels, ids and image features of labelled images, and remarks on them.
 
-    Images of a test split lose their label: they are there to measure with.
+    Images of a test split lose their label: they are for measuring.
     """
     if holds_features(path):
         store = open_store(path)
@@ -221,7 +221,7 @@ def _group_means(unit: np.ndarray, member: np.ndarray, found: np.ndarray) -> np.
     means = [_mean_direction(unit[member == group]) for group in found.tolist()]
     for group, mean in enumerate(means):
         if mean is None:
-            raise InputError(f"cluster {group}: its features cancel out or are missing; ask for other clusters.")
+            raise InputError(f"cluster {group}: its features cancel out or are missing; choose another number.")
     return np.stack(means)  # type: ignore[arg-type]
 
 
@@ -251,7 +251,7 @@ def _sampled_captions(pool: Pool) -> list[str]:
 
 
 def _cluster_names(captions: Sequence[str | None], member: np.ndarray, found: np.ndarray) -> list[str]:
-    """Two words each, of those whose share in the cluster is farthest above their share in all; numbered."""
+    """A number and two words for each cluster: those whose share in it exceeds their share in all the most."""
     words = [set(words_of(caption or "")) for caption in captions]
     overall = Counter(word for one in words for word in one)
     names = []

@@ -1,4 +1,4 @@
-"""The page of a curation: concepts before and after, what was chosen for them, what fell short."""
+"""The page of a curation: concepts before and after, samples of the chosen pairs, concepts with too few."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from isthmus.curation.collection import Collection
     from isthmus.curation.curated import Curated
 
-NAMED = 60  # concepts that a chart can name
-SHOWN = 12  # concepts with samples: the rarest and the commonest halves
+NAMED = 60  # most concepts that a chart names
+SHOWN = 12  # concepts with samples: half the rarest, half the commonest
 SAMPLES = 6  # pictures in a row
 
 
 @dataclass(frozen=True)
 class ChosenPair:
-    """A chosen pair: its caption, cosine and rank, and its picture where one is at hand."""
+    """A chosen pair: its caption, cosine and rank, and its picture if available."""
 
     caption: str
     score: float
@@ -42,7 +42,7 @@ class ChosenPair:
 
 @dataclass(frozen=True)
 class Member:
-    """A pair in a row of pairs that are alike: its id, its caption, what it is there for, its picture if at hand."""
+    """A pair in a row of similar pairs: its id, its caption, its role, and its picture if available."""
 
     id: str
     caption: str
@@ -61,7 +61,7 @@ def write_report(
 ) -> None:
     """Write `report.html`.
 
-    chosen: pool, selection and names of the concepts; None where there were none. cleaned: what cleaning did.
+    chosen: pool, selection and names of the concepts; None if there were none. cleaned: the result of cleaning.
     images: pairs (or their path) with the pictures of the ids; None: captions alone.
     """
     shelf = _shelf(images if cleaned is None else cleaned.pairs.pictures or images)
@@ -83,7 +83,7 @@ def write_report(
 def _choice(
     result: Curated, pool: Pool, selection: Assignment, names: Sequence[str], shelf: _Shelf | None
 ) -> dict[str, Any]:
-    """What the page says of concepts."""
+    """The part of the page about concepts."""
     before = np.array([result.manifest["before"]["nearest"][name] for name in names], np.int64)
     after = selection.counts()
     samples = _samples(pool, selection, shelf)
@@ -96,7 +96,7 @@ def _choice(
 
 
 def _groups(cleaned: Cleaned, shelf: _Shelf | None) -> list[tuple[int, list[Member]]]:
-    """The size of some groups of duplicates and their members, the kept one first: the largest, and evenly on."""
+    """Some groups of duplicates, evenly from the largest: size, and members with the kept one first."""
     assert cleaned.groups is not None
     members = cleaned.groups.members()
     some = np.unique(np.linspace(0, len(members) - 1, min(SHOWN, len(members))).round().astype(np.int64)).tolist()
@@ -112,7 +112,7 @@ def _groups(cleaned: Cleaned, shelf: _Shelf | None) -> list[tuple[int, list[Memb
 
 
 def _leaks(cleaned: Cleaned, shelf: _Shelf | None) -> list[list[Member]]:
-    """Some leaked pairs, each beside the pair of the evaluation set that it is."""
+    """Some leaked pairs, each with its pair of the evaluation set."""
     sets = {one.name: (one, _shelf(one.pictures)) for one in cleaned.sets}
     places = {one.name: {id: row for row, id in enumerate(one.ids)} for one in cleaned.sets}
     first = list({(leak.row, leak.set): leak for leak in reversed(cleaned.leaks or [])}.values())[::-1]
@@ -142,7 +142,7 @@ def effective_concepts(counts: np.ndarray) -> float:
 def histogram(before: np.ndarray, after: np.ndarray, names: Sequence[str]) -> Figure:
     """Shares of the pool (by nearest concept) and of the selection, for each concept, commonest in the pool first.
 
-    Up to NAMED concepts are named bars; more are two curves, each sorted by itself.
+    Up to NAMED concepts are named bars; more are two curves, each sorted on its own.
     """
     from matplotlib.figure import Figure
 
@@ -164,7 +164,7 @@ def histogram(before: np.ndarray, after: np.ndarray, names: Sequence[str]) -> Fi
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(-0.6, len(names) - 0.4)
     else:
-        axes.set(xlabel="concepts, most frequent first (each line sorted by itself)", xscale="log")
+        axes.set(xlabel="concepts, most frequent first (each line sorted on its own)", xscale="log")
     axes.set_ylabel("share, %")
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -173,7 +173,7 @@ def histogram(before: np.ndarray, after: np.ndarray, names: Sequence[str]) -> Fi
 
 
 def _samples(pool: Pool, selection: Assignment, pictures: _Shelf | None) -> dict[int, list[ChosenPair]]:
-    """The best, and evenly down to the last chosen, of some concepts: the rarest ones and the commonest."""
+    """Samples of the rarest and the commonest concepts: the best pair, then evenly down to the last chosen."""
     chosen = [concept for concept in selection.order.tolist() if (selection.concept == concept).any()]
     if len(chosen) > SHOWN:
         chosen = [*chosen[: SHOWN // 2], *chosen[-(SHOWN // 2) :]]

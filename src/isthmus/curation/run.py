@@ -1,4 +1,4 @@
-"""`curate`: from a pool and a list of concepts to the pairs worth training on."""
+"""`curate`: choose the pairs worth training on from a pool, by a list of concepts."""
 
 from __future__ import annotations
 
@@ -71,35 +71,35 @@ def curate(
 ) -> Curated:
     """Choose pairs by concept: the best rows of each, rarest concept first, each pair once.
 
-    Use this when you have more pairs than you want to train on, or pairs that repeat, leak into your test data or say
-    little. `cleaning` alone leaves out; with `concepts` the best of what is left is chosen.
+    Use this when you have more pairs than you want to train on, or pairs that repeat, leak into your test data or have
+    poor captions. `cleaning` removes pairs; `concepts` chooses the best of the rest.
 
         >>> chosen = ist.curate("store/", "classnames.txt", per_concept=200, out="curated/")
         >>> model = ist.train("store/", only="curated/selected.parquet", out="model/")
 
     The method is freeze-align's (Maniparambil et al. 2024, concept-rich data curation), exact and in one pass of
-    bounded memory: `TopK` says how, `scan` when two runs agree bit for bit.
+    bounded memory: `TopK` explains how, and `scan` when two runs agree to the bit.
 
     Args:
         pool: what `open_pool` takes: a store, arrays, embedding folders, metadata with captions, pairs. Images of
             the test split are never chosen.
-        concepts: what `make_prototypes` takes: names, labelled images, "auto:N", "captions:N". None: all that
+        concepts: what `make_prototypes` takes: names, labelled images, "auto:N", "captions:N". None: everything that
             cleaning leaves is chosen.
-        out: folder for `selected.parquet`, `manifest.json`, `report.html` and the candidates, by which an
-            interrupted run goes on and a run with another quota or floor needs no second pass. None writes nothing.
+        out: folder for `selected.parquet`, `manifest.json`, `report.html` and the candidates. With them an interrupted
+            run continues, and a run with another quota or floor needs no second pass. None writes nothing.
         encoder: the encoder(s) of the pool's features, by URI or loaded; a dual encoder's folder projects them
-            into its joint space. A store names its own.
+            into its joint space. A store knows its own.
         per_concept: most pairs for one concept.
         keep: K, the best rows kept for each concept; default 25 × per_concept.
         floor: least cosine of a pair to its concept.
         rank: how rare a concept is: its score at this rank, or "mean" (see `assign`).
-        sides: "caption", "image" or "both"; default caption where concepts and pool have that side.
+        sides: "caption", "image" or "both"; default: caption, if concepts and pool have that side.
         combine: "min" or "mean" of both sides.
         mix: sources to add, `MixedSource`s or "NAME=FOLDER:N".
         templates, shots: of prototypes, see `make_prototypes`.
-        images: pairs that hold the pictures, for the report and for cleaning.
-        cleaning: filters, decontamination, duplicates and balance before the choice (`Cleaning`). What they leave
-            out is in `rejected.parquet`, `leaks.parquet` and `duplicates.parquet`. Sources mixed in are not cleaned.
+        images: pairs with the pictures, for the report and for cleaning.
+        cleaning: filters, decontamination, duplicates and balance before the choice (`Cleaning`). What is left out is
+            listed in `rejected.parquet`, `leaks.parquet` and `duplicates.parquet`. Sources mixed in are not cleaned.
         engine: "local", or "ray": parts of the pool on the workers of a Ray cluster, which open it by its path.
         seed: of clusters, shots, balance and mixing.
         device, trust_remote_code: for loading encoders.
@@ -121,11 +121,9 @@ def curate(
     sources = parse_sources(mix)
     opened = open_pool(pool, encoding)
     cleaned = clean_pool(opened, images, cleaning, encoding, seed=seed, **options) if cleaning else None
+    finish = partial(_finished, opened, sources, seed, started, out, cleaned, images)
     if concepts is None:
-        result = all_left(opened, cleaned)
-        add_sources(result, sources, seed)
-        _say_left_out(result, opened)
-        return _finished(result, started, out, cleaned, images)
+        return finish(all_left(opened, cleaned))
     encoding = _completed(opened, concepts, encoding, sides, options)
     prototypes, chosen_sides = _prototypes(
         opened, concepts, encoding, sides, templates=templates, shots=shots, seed=seed
@@ -150,10 +148,8 @@ def curate(
     result = by_concept(opened, prototypes, choices, top, selection)
     if repeated:
         result.manifest["notes"].append(f"{repeated:,} rows repeat an id; each id was chosen once.")
-    add_sources(result, sources, seed)
-    _say_left_out(result, opened)
     result.manifest["before"] = _before(opened, scorer, prototypes)
-    return _finished(result, started, out, cleaned, images, (opened, selection, prototypes.names))
+    return finish(result, (opened, selection, prototypes.names))
 
 
 def plan(
@@ -175,7 +171,7 @@ def plan(
 ) -> dict[str, Any]:
     """What `curate` with the same arguments would do: rows, concepts, sides, most of the memory, time of the pass.
 
-    Makes the prototypes and scores a few tiles, so that what fails would fail here; writes nothing.
+    Makes the prototypes and scores a few tiles, so that errors show here already; writes nothing.
     """
     pool, _ = _read(pool, None, {"columns": columns, "split": split, "pages": pages, "range": range})
     encoding = load_encoding(encoder, **options)
@@ -212,27 +208,27 @@ def _read(pool: Any, images: Any, reading: dict[str, Any]) -> tuple[Any, Any]:
 def _prototypes(
     pool: Pool, concepts: Any, encoding: Encoding, sides: str | None, **options: Any
 ) -> tuple[Prototypes, tuple[PoolSide, ...]]:
-    """The concepts' vectors on every side that is asked for, in the spaces of the pool's features."""
+    """The concepts' vectors for each wanted side, in the spaces of the pool's features."""
     if sides is not None:
         side_names(pool, sides)
     prototypes = make_prototypes(concepts, pool, encoding, **options)
     found = [side for side in SIDES if side in prototypes.sides and side in pool.widths]
     if sides is None and not found:
-        raise InputError(f"{pool.name}: has {' and '.join(pool.widths)} features, the concepts none of these sides.")
+        raise InputError(f"{pool.name}: has {' and '.join(pool.widths)} features, the concepts have neither.")
     wanted = side_names(pool, sides or found[0])
     if "image" in wanted and "image" not in prototypes.sides and "caption" in pool.widths:
         prototypes = image_side(pool, prototypes)
     for side in wanted:
         if side not in prototypes.sides:
             raise InputError(
-                f"{prototypes.source}: these concepts say nothing about the {side} side. Choose --sides "
+                f"{prototypes.source}: these concepts have no vectors for the {side} side. Choose --sides "
                 f"{' or '.join(prototypes.sides)}, or name the encoder of that side (--encoder URI)."
             )
     return prototypes, wanted
 
 
 def _completed(pool: Pool, concepts: Any, encoding: Encoding, sides: str | None, options: Any) -> Encoding:
-    """The encoders that the concepts need, those not named taken from the store's own records."""
+    """The encoders that the concepts need; those not named come from the store's own records."""
     records = getattr(pool, "records", {})
     if encoding.joint or isinstance(concepts, Prototypes):
         return encoding
@@ -254,7 +250,7 @@ def _completed(pool: Pool, concepts: Any, encoding: Encoding, sides: str | None,
 
 @dataclass(frozen=True)
 class _Where:
-    """Who scans the pool, how a worker opens it, and the folder of the candidates."""
+    """The engine that scans the pool, how a worker opens the pool, and the folder of the candidates."""
 
     engine: str
     open_pool: Callable[[], Pool]
@@ -268,7 +264,7 @@ def _reopened(pool: Any, encoder: Any, options: dict[str, Any]) -> Pool:
 def _scanned(
     pool: Pool, scorer: ConceptScorer, choices: Choices, cleaned: Cleaned | None, where: _Where, progress: bool
 ) -> TopK:
-    """The candidates: scanned, or read from an earlier run on the same pool, concepts and K."""
+    """The candidates, from a scan or from an earlier run on the same pool, concepts and K."""
     digest = hashlib.blake2b(digest_size=16)
     for matrix in scorer.prototypes.values():
         digest.update(np.ascontiguousarray(matrix, np.float32).tobytes())
@@ -326,26 +322,26 @@ def _assigned(pool: Pool, top: TopK, choices: Choices) -> tuple[Assignment, int]
 
 
 def _before(pool: Pool, scorer: ConceptScorer, prototypes: Prototypes) -> dict[str, Any]:
-    """How the pool itself spreads over the concepts: each row counts for its nearest."""
+    """How the pool itself is distributed over the concepts: each row counts for its nearest one."""
     counts, seen = nearest_counts(pool, scorer)
     return {"rows": seen, "nearest": dict(zip(prototypes.names, counts.tolist(), strict=True))}
 
 
-def _say_left_out(result: Curated, pool: Pool) -> None:
-    """What reading the pool has to say, and what it left out, into the manifest."""
-    result.manifest["notes"] += getattr(pool, "notes", [])
-    result.manifest["skipped"] = [list(one) for one in getattr(pool, "skipped", [])]
-
-
 def _finished(
-    result: Curated,
+    pool: Pool,
+    sources: Sequence[MixedSource],
+    seed: int,
     started: float,
     out: str | Path | None,
     cleaned: Cleaned | None,
     images: Any,
+    result: Curated,
     chosen: tuple[Pool, Assignment, Sequence[str]] | None = None,
 ) -> Curated:
-    """The result with what cleaning did, written if there is a folder for it."""
+    """The result with the sources added, the manifest completed, and written if there is a folder for it."""
+    add_sources(result, sources, seed)
+    result.manifest["notes"] += getattr(pool, "notes", [])
+    result.manifest["skipped"] = [list(one) for one in getattr(pool, "skipped", [])]
     if cleaned is not None:
         result.manifest["cleaning"] = cleaned.counts
         result.manifest["notes"] += cleaned.notes

@@ -1,8 +1,8 @@
-"""One pass over a pool: cosine of every row to every concept, the best rows of each concept kept.
+"""One pass over a pool: it computes the cosine of every row to every concept and keeps the best rows of each concept.
 
-Rows are scored in tiles that lie on a fixed grid (row r always stands at place r mod TILE of a full tile, absent
-neighbours being zero): a float32 product can depend on the shape of the matrix and the place of a row in it, so
-a grid that no start, stop or resume moves is what makes scores, and with them the selection, the same bits.
+Rows are scored in tiles on a fixed grid: row r is always at position r mod TILE of a full tile, and missing neighbours
+are zero. A float32 product can depend on the shape of the matrix and the position of a row in it. As no start, stop or
+resume moves the grid, scores and the selection are identical to the bit.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ def scan(
 ) -> TopK:
     """The `keep` best rows of the pool, or of its rows start … stop − 1, for every concept.
 
-    Parts of a pool, merged with `TopK.merge` in any order, give what one pass gives, bit for bit on one kind
-    of machine with the same number of threads.
+    Parts of a pool, merged with `TopK.merge` in any order, give the result of one pass, identical to the bit on one
+    kind of machine with the same number of threads.
 
     Args:
-        excluded: bool [rows of the pool], rows that are no candidates.
-        checkpoint: a file that holds the state, written every `every` seconds and at the end; where it exists
-            the pass goes on at the row it names.
+        excluded: bool [rows of the pool], True for rows that may not be chosen.
+        checkpoint: a file that holds the state, written every `every` seconds and at the end; if it exists, the pass
+            continues at its row.
         about: what the pass depends on (pool, concepts); a checkpoint of another run is refused.
 
     Raises:
@@ -121,9 +121,8 @@ def tiles(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def nearest_counts(pool: Pool, scorer: ConceptScorer, rows: int = 50_000) -> tuple[np.ndarray, int]:
-    """How many rows have each concept as their nearest, int64 [C], and of how many rows with a score.
-
-    Of a pool larger than `rows`, evenly spaced tiles stand for all.
+    """How many rows have each concept as their nearest, int64 [C], and the number of rows with a score. In a pool
+    larger than `rows`, evenly spaced tiles are counted.
     """
     counts, seen = np.zeros(scorer.concepts, np.int64), 0
     for low, high in spread(len(pool), scorer.tile, rows):
@@ -145,7 +144,7 @@ def spread(rows: int, size: int, wanted: int) -> list[tuple[int, int]]:
 
 
 def normalised(features: np.ndarray) -> torch.Tensor:
-    """Rows float32 [n, d] of length 1; a row that has none (zeros, NaN, infinity) is NaN throughout."""
+    """Rows float32 [n, d] of length 1; a row without a direction (zeros, NaN, infinity) becomes NaN."""
     rows = torch.from_numpy(np.array(features, np.float32))  # a copy: it may be read-only
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     usable = torch.isfinite(length) & (length > 0)

@@ -33,7 +33,7 @@ def open_pool(source: Any, encoding: Encoding | None = None) -> Pool:
             projects features that exist into its joint space.
 
     Raises:
-        InputError: nothing that can be read there (names the file), or captions without an encoder.
+        InputError: nothing there can be read (names the file), or captions without an encoder.
     """
     encoding = encoding or Encoding()
     if not isinstance(source, str | Path | Store | FeaturePairs | Pairs) and not is_frame(source):
@@ -51,7 +51,7 @@ def open_pool(source: Any, encoding: Encoding | None = None) -> Pool:
 
 
 def _from_features(source: Store | FeaturePairs, encoding: Encoding) -> MatrixPool:
-    """Features as they are, or as a dual encoder projects them; test images are no candidates."""
+    """Features as they are, or projected by a dual encoder; test images may not be chosen."""
     chosen = encoding.named()
     pairs = source.pairs(image=chosen.get("image"), text=chosen.get("text")) if isinstance(source, Store) else source
     splits = np.array([split == "test" for split in pairs.splits or []])
@@ -80,7 +80,7 @@ def _from_arrays(folder: Path) -> MatrixPool:
 
 
 def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
-    """Raw pairs: what an encoder is named for is encoded as it is scored."""
+    """Raw pairs: the sides with an encoder are encoded while they are scored."""
     ids = pairs.images["id"].to_pylist()
     position = {id: row for row, id in enumerate(ids)}
     captions = pairs.captions["caption"].to_pylist()

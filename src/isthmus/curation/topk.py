@@ -1,13 +1,13 @@
 """The K best rows of a pool for every concept: exact, streaming, mergeable in any order.
 
 A candidate is one uint64: its float32 score, mapped to bits that sort as the score does, above the complement
-of its row. No two keys are alike, so "the K greatest keys" is one well-defined set: greatest score first, of
-equal scores the lower row, whatever the order in which rows arrive, are split or merged. (freeze-align sorts
-float16 columns quantised to int8, part after part, with ids in float64; its result depends on that order.)
+of its row. All keys differ, so "the K greatest keys" is one well-defined set: greatest score first, the lower row at
+equal scores. It does not depend on how rows arrive, are split or merged. (freeze-align sorts float16 columns quantised
+to int8, part after part, with ids in float64; its result depends on that order.)
 
 A concept's keys lie in a buffer somewhat longer than K. Only rows that reach the K-th best score so far enter
-it; when it is full, a partition keeps the best K and raises that score. After the first K rows few candidates
-are left (K/n of row n), so that the matrix product dominates.
+it; when it is full, a partition keeps the best K and raises that score. After the first K rows few rows are candidates
+(row n with probability K/n), so the matrix product dominates.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class TopK:
 
     Args:
         concepts: C, the number of concepts.
-        keep: K; fewer where the pool has fewer rows.
+        keep: K; fewer if the pool has fewer rows.
         block: the most rows that one `update` may bring.
 
-    Memory: 8 bytes × C × (1.25 K + block), touched as it fills. Rows are numbers below 2³².
+    Memory: 8 bytes × C × (1.25 K + block), used as it fills. Rows are numbers below 2³².
 
     covered: the row ranges seen, [start, stop) in order. missing: how many of these rows had no score (NaN).
     """
@@ -60,9 +60,9 @@ class TopK:
         self._least = np.full(concepts, -np.inf, np.float32)  # the K-th best score at the last compaction
 
     def update(self, scores: np.ndarray, start: int) -> None:
-        """Take in the scores float32 [C, n] of the rows start … start + n − 1.
+        """Add the scores float32 [C, n] of the rows start … start + n − 1.
 
-        A row that is no candidate has NaN for every concept.
+        A row that may not be chosen has NaN for every concept.
 
         Raises:
             InputError: rows that were seen already, or beyond 2³².
@@ -89,7 +89,7 @@ class TopK:
             self._insert(first, new, _pack(some.reshape(-1).take(found), rows))
 
     def merge(self, other: TopK) -> TopK:
-        """Take in what `other` saw of other rows; returns self. Any order of merging gives the same result.
+        """Add what `other` kept of other rows; returns self. Any order of merging gives the same result.
 
         Raises:
             InputError: both saw some row. UsageError: another number of concepts, or another K.
@@ -111,7 +111,7 @@ class TopK:
         return _unpack(keys)
 
     def compact(self) -> None:
-        """Drop what is not among the K best."""
+        """Drop everything but the K best."""
         for concept in np.flatnonzero(self._counts > self.keep).tolist():
             self._compact(concept)
 
@@ -135,7 +135,7 @@ class TopK:
     def save(self, path: str | os.PathLike[str], about: dict[str, Any]) -> None:
         """Write everything to one file, atomically: a line of JSON, then the keys of concept after concept.
 
-        about: what the rows and concepts are; `load` compares it.
+        about: what the rows and concepts are; `load` checks it.
         """
         self.compact()
         head = {"format": FORMAT, "concepts": self.concepts, "keep": self.keep, "block": self.block, "about": about}
@@ -149,7 +149,7 @@ class TopK:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], about: dict[str, Any]) -> TopK:
-        """What `save` wrote. Raises InputError where it is damaged, or about other rows or concepts."""
+        """Read what `save` wrote. Raises InputError if it is damaged, or from other rows or concepts."""
         with open(regular(path), "rb") as file:
             head = _read_head(Path(path), file.readline(MAX_HEAD))
             start = file.tell()
@@ -158,7 +158,7 @@ class TopK:
             file.seek(start)
             if head["about"] != json.loads(json.dumps(about)):
                 changed = [name for name in about if about[name] != head["about"].get(name)]
-                raise InputError(f"{path}: of another run ({', '.join(changed)} differ). Remove it to start anew.")
+                raise InputError(f"{path}: is of another run ({', '.join(changed)} differ). Remove it to start anew.")
             top = cls(head["concepts"], head["keep"], block=head["block"])
             top.covered, top.missing = [(a, b) for a, b in head["covered"]], head["missing"]
             for concept, count in enumerate(head["counts"]):
@@ -214,7 +214,7 @@ def _joined(ranges: Ranges) -> Ranges:
 
 
 def _digest(head: dict[str, Any], blocks: Iterable[Any]) -> str:
-    """Of the head without its digest, and of all keys, as arrays or bytes."""
+    """A hash of the head without its digest, and of all keys, as arrays or bytes."""
     digest = hashlib.blake2b(json.dumps(head, sort_keys=True).encode(), digest_size=16)
     for block in blocks:
         digest.update(block)

@@ -1,4 +1,4 @@
-"""How much a small picture may take: bytes while it is decoded, in all threads together, and work.
+"""Limits on decoding pictures: memory of all threads together, and computing time.
 
 A file's size says nothing: 50 kB of JPEG can hold thousands of scans, a TIFF one tile of gigabytes.
 """
@@ -14,7 +14,7 @@ from PIL import Image
 
 PICTURE_BYTES = 2**30  # of all pictures that this process is decoding or preprocessing
 BATCH_BYTES = 2**28  # of the decoded pictures of one batch, before they are resized
-PIXEL_BYTES = 12  # a pixel at the most: as it is decoded, with transparency, on white, as RGB
+PIXEL_BYTES = 12  # bytes per pixel at most: decoded, with transparency, on white, as RGB
 MAX_SCANS = 16  # of a progressive JPEG of any size
 MAX_SCANNED = 10**9  # pixels times scans
 MAX_ASPECT = 200  # of a picture that is resized by its shorter side
@@ -22,7 +22,7 @@ USUAL_SIDE = 224  # pixels of an encoder's input
 
 
 class Budget:
-    """A number of bytes that threads take and give back; who finds too few left waits, and takes nothing meanwhile."""
+    """A number of bytes that threads take and return. A thread that needs more than are left waits."""
 
     def __init__(self, size: int) -> None:
         self.size, self.taken = size, 0
@@ -55,7 +55,7 @@ PICTURES = Budget(PICTURE_BYTES)
 
 
 def decoding_bytes(image: Image.Image) -> int:
-    """What decoding an opened picture takes at the most."""
+    """The most bytes that decoding an opened picture takes."""
     return PIXEL_BYTES * image.width * image.height
 
 
@@ -70,7 +70,7 @@ def resized_bytes(image: Image.Image, side: int = USUAL_SIDE, padded: bool = Fal
 
 
 def excess(image: Image.Image, data: bytes, max_pixels: int) -> str | None:
-    """Why an opened picture of few bytes and pixels takes too much work all the same; None where it does not."""
+    """Why an opened picture of few bytes and pixels would still take too much work; None if it would not."""
     scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
     if scans > MAX_SCANS and scans * image.width * image.height > MAX_SCANNED:
         return f"{scans:,} scans of {image.width} × {image.height} pixels take too long to decode."

@@ -14,15 +14,15 @@ from isthmus.errors import InputError
 
 
 def read_json_lines(path: Path, into: Gathered) -> None:
-    """JSON Lines: one object per line. The file is read twice: which columns there are is known only at its end."""
+    """JSON Lines: one object per line. The file is read twice, because its columns are known only at its end."""
     _read(path, "line", lambda: json_lines(path), into, into.places(path))
 
 
 def read_json_file(path: Path, into: Gathered) -> None:
     """A JSON file: a list of objects with image and caption, COCO's captions, Karpathy's split, or {image: captions}.
 
-    Images are looked for in the folder that the user names, else beside the file and where data sets keep them. Raises
-    `InputError` for JSON of another kind.
+    Images are searched in the folder that the user names, otherwise beside the file and where data sets usually keep
+    them. Raises `InputError` for JSON of another kind.
     """
     found = read_json_strictly(path)
     if isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""The values of a table's cells, however a library wrote them: captions, short texts, pictures as text."""
+"""The values of table cells in the forms that libraries write: captions, short texts, pictures as text."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MAX_NESTED = 8  # lists and objects inside each other around a caption
 MAX_EXACT = 2.0**53  # beyond, a float64 no longer holds every whole number
 TEXT_KEYS = ("raw", "caption", "captions", "text", "sentence", "sentences", "value")  # of captions that are objects
 QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|None|nan)"""
-# Possessive where white space could be parted in many ways: a hostile cell must not take quadratic time.
+# Possessive quantifiers, so that a hostile cell with much white space cannot take quadratic time.
 LITERAL = re.compile(rf"(?:array\()?[\[(]\s*{QUOTED}(?:\s*,\s*{QUOTED}|\s+{QUOTED})*+\s*+,?\s*+[\])](?:, dtype=\w+\))?")
 # How pictures begin in base64: JPEG, PNG, WebP, GIF, TIFF, BMP.
 BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkqA", "TU0AK", "Qk")
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
-LEAST_BASE64 = 48  # characters: the smallest picture is longer, a file's name that is base64 hardly
+LEAST_BASE64 = 48  # characters: pictures are longer, file names that look like base64 hardly ever
 FETCH = (
     "its image is a URL, and pictures are not fetched: fetch them with img2dataset (or another tool) and give its tars."
 )
@@ -39,11 +39,11 @@ def plain(value: Any) -> Any:
 
 
 def as_captions(value: Any, depth: int = 0) -> list[Any]:
-    """A cell of captions as a list of them, each as it is written: text, or whatever else stands there.
+    """A cell as a list of captions, each as it is: text, or whatever else is there.
 
     Lists (also NumPy's, and lists of objects such as Karpathy's sentences) are lists; a text that is a list written
     out, by Python, NumPy or as JSON, is one too; bytes are UTF-8 where they can be. depth: of lists around this one;
-    what lies deeper than `MAX_NESTED` is left as it is.
+    what is nested deeper than `MAX_NESTED` is left as it is.
     """
     value = plain(value)
     if value is None or is_nan(value):
@@ -91,10 +91,10 @@ def written_list(text: str) -> list[Any] | None:
 
 
 def is_nan(value: Any) -> bool:
-    """Whether this is NaN (or pandas' NaT or NA), which stand for nothing."""
+    """Whether this is NaN, or pandas' NaT or NA: a missing value."""
     try:
         return bool(value != value)
-    except (TypeError, ValueError):  # pandas' NA has no truth
+    except (TypeError, ValueError):  # pandas' NA has no truth value
         return True
 
 

@@ -50,7 +50,8 @@ def find_columns(
 ) -> tuple[dict[str, str], list[str]]:
     """(column of each field, remarks) of a table with columns `names`.
 
-    Raises `InputError` for a column that is named and not there, that stands twice, or that is needed and missing.
+    Raises `InputError` for a named column that is missing, a column that is there twice, or a required one that is
+    missing.
     """
     given = given or {}
     for field, column in given.items():
@@ -61,7 +62,7 @@ def find_columns(
     found |= guessed
     for field, column in found.items():
         if Counter(names)[column] > 1:
-            raise InputError(f"{where}: the column {column!r} ({field}) stands there twice. Rename or remove one.")
+            raise InputError(f"{where}: the column {column!r} ({field}) is there twice. Rename or remove one.")
     _check(where, names, found, captions)
     remarks = []
     if guessed:
@@ -74,13 +75,13 @@ def find_columns(
 
 
 def _by_spelling(names: Sequence[str], found: Mapping[str, str]) -> dict[str, str]:
-    """Fields that no column is named after, by how others spell them."""
+    """Columns for the remaining fields, found by other usual spellings."""
     by_letters = {str(name).strip().strip("\ufeff").lower(): name for name in reversed(names)}
     taken = set(found.values())
     guessed: dict[str, str] = {}
     for field in ("image", "captions", "caption", "id", "label", "split", "lang", "group"):
-        told = {"caption", "captions"} & {*found, *guessed} if field.startswith("caption") else {field} & {*found}
-        for spelling in () if told else (field, *SPELLINGS.get(field, ())):
+        there = {"caption", "captions"} & {*found, *guessed} if field.startswith("caption") else {field} & {*found}
+        for spelling in () if there else (field, *SPELLINGS.get(field, ())):
             column = by_letters.get(spelling)
             if column is not None and column not in taken:
                 guessed[field] = column

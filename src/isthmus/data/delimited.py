@@ -1,4 +1,4 @@
-"""CSV and its like: a header line, then rows; parted by commas, tabs, semicolons or bars."""
+"""CSV and similar: a header line, then rows; columns separated by commas, tabs, semicolons or bars."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ csv.field_size_limit(MAX_LINE)  # a cell may be a picture in base64
 def read_delimited(path: Path, into: Gathered) -> None:
     """A table with a header line; without one where it holds pictures in base64, or columns are given by number.
 
-    Which mark parts the columns is seen from the header. Every cell is text: an id `007` stays `007`; a line break
-    inside quotes belongs to its cell.
+    The separator is recognised from the header. Every cell is text: an id `007` stays `007`; a line break inside quotes
+    belongs to its cell.
     """
     reading = into.reading
     table = Delimited(path, reading.columns)
@@ -45,7 +45,8 @@ def read_delimited(path: Path, into: Gathered) -> None:
 class Delimited:
     """The header of a table, then its rows.
 
-    names: of the columns; "1", "2", … where the table has no header line. columns: which is which, where that is known.
+    names: of the columns; "1", "2", … where the table has no header line. columns: the column of each field, as far as
+    known.
     """
 
     def __init__(self, path: Path, given: Columns | None = None) -> None:
@@ -54,12 +55,12 @@ class Delimited:
         self.lines = iter_lines(path)
         before, first = next(((n, line) for n, line in enumerate(self.lines) if line.strip()), (0, ""))
         usual = "\t" if bare_name(path).endswith((".tsv", ".tab")) else ","
-        told = re.fullmatch(r"sep=(.)\s*", first)  # Excel's own line
-        first = next(self.lines, "") if told else first
-        self.before = before + bool(told)  # lines that the rows are numbered after
-        self.mark = told[1] if told else _mark(first, usual)
+        stated = re.fullmatch(r"sep=(.)\s*", first)  # Excel's own line
+        first = next(self.lines, "") if stated else first
+        self.before = before + bool(stated)  # lines that the rows are numbered after
+        self.mark = stated[1] if stated else _mark(first, usual)
         if self.mark != usual:
-            self.notes.append(f"{path}: its columns are parted by {MARKS.get(self.mark, repr(self.mark))}.")
+            self.notes.append(f"{path}: its columns are separated by {MARKS.get(self.mark, repr(self.mark))}.")
         self.quoted = self.mark != "|"  # captions of Flickr30k hold quotes, and nothing is quoted there
         self.lines = chain([first], self.lines)
         self.reader = Verbatim(self.lines) if self.mark == "\t" and _verbatim(path) else self._reader()
@@ -72,7 +73,7 @@ class Delimited:
         return csv.reader(self.lines, **dialect)
 
     def _headless(self, given: Columns) -> list[list[str]]:
-        """The first row where it is no header; the columns are then called by their number."""
+        """The first row, if it is not a header; the columns are then numbered."""
         by_number = bool(given) and all(one.isdigit() for one in given.values())
         pictures = [number for number, cell in enumerate(self.names, 1) if is_inline(cell)]
         if not pictures and not (by_number and not {*given.values()} & {*self.names}):
@@ -80,8 +81,8 @@ class Delimited:
         first, self.names = self.names, [str(number) for number in range(1, len(self.names) + 1)]
         if pictures and not by_number:
             self.columns = _around(pictures[0], len(first))
-            told = ", ".join(f"column {column} is the {field}" for field, column in self.columns.items())
-            self.notes.append(f"{self.path}: no header line; {told}; name others by number (--columns image=1,…).")
+            columns = ", ".join(f"column {column} is the {field}" for field, column in self.columns.items())
+            self.notes.append(f"{self.path}: no header line; {columns}; name others by number (--columns image=1,…).")
         return [first]
 
     def _next(self) -> list[str] | None:
@@ -121,7 +122,7 @@ class Delimited:
 
 
 class Verbatim:
-    """Rows of a table with tabs in which a quote is a character like another, unless it stands around a whole cell."""
+    """Rows of a tab-separated table, in which a quote is an ordinary character unless quotes enclose a whole cell."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self.lines, self.line_num = lines, 0
@@ -144,13 +145,13 @@ def _unquoted(cell: str) -> str:
 
 
 def _verbatim(path: Path) -> bool:
-    """Whether every line of a table with tabs has as many as its first: then no cell holds a line break in quotes."""
+    """Whether all lines of a tab-separated table have equally many tabs: then no cell has a quoted line break."""
     counts = {line.count("\t") for line in iter_lines(path) if line.strip() and not line.startswith("sep=")}
     return len(counts) == 1
 
 
 def _mark(header: str, usual: str) -> str:
-    """What parts the columns: the mark under which the most names of the header are known, then the most there are."""
+    """The separator with which most header names are known, and among equals the one with the most columns."""
 
     def judged(mark: str) -> tuple[int, int, bool]:
         try:
@@ -165,7 +166,7 @@ def _mark(header: str, usual: str) -> str:
 
 
 def _around(picture: int, count: int) -> dict[str, str]:
-    """The columns of a row without header: the picture; a caption and, of three columns or more, an id before it."""
+    """Columns of a table without a header: the picture, a caption beside it and, from three columns on, an id first."""
     others = [number for number in range(1, count + 1) if number != picture]
     found = {"image": str(picture)}
     if len(others) >= 2:

@@ -1,4 +1,4 @@
-"""What stores, models and pairs write down about an encoder."""
+"""What stores, models and pairs record about an encoder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Required, TypedDict
 
 from isthmus.errors import InputError
 
-MAX_ENCODERS = 1000  # of one model or store; a record for each layer of each
+MAX_ENCODERS = 1000  # most records of one model or store; there is one for each layer
 
 
 class EncoderRecord(TypedDict, total=False):
-    """An encoder as JSON has it. Features that were imported lack what is not known.
+    """An encoder as JSON. Imported features lack the unknown fields.
 
     fingerprint: 64 hex digits that differ when anything that decides the features differs. parts: widths of what
     stands side by side in the features. licence: of the weights, where it is known. compute_dtype: of the forward

@@ -15,12 +15,12 @@ from isthmus.data.matrix import Matrix, as_matrix, check_finite, take
 from isthmus.data.splits import assign_splits
 from isthmus.errors import InputError
 
-SIDES = ("image", "text")  # of pairs, each called by the modality that it is of unless its encoders say another
+SIDES = ("image", "text")  # the two sides of pairs; each is named after its modality unless its encoders have another
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeaturePairs:
-    """Image features [N, Dx], caption features [M, Dy], and what belongs to what.
+    """Image features [N, Dx], caption features [M, Dy], and which belong together.
 
     image_of:        int64 [M], the image (row of `image`) that each caption describes.
     image_group:     int64 [N] and text_group int64 [M], loss groups: equal images and equal captions share
@@ -53,11 +53,11 @@ class FeaturePairs:
 
     @property
     def records(self) -> dict[str, list[EncoderRecord]]:
-        """What is known of the encoders of each side."""
+        """Records of the encoders of each side."""
         return {side: getattr(self, f"{side}_encoder") for side in SIDES}
 
     def modality(self, side: str) -> str:
-        """What a side's features are of: as its encoders' records say, else what the side is called."""
+        """The modality of a side: from its encoders' records, otherwise the name of the side."""
         return next((record["modality"] for record in self.records[side] if "modality" in record), side)
 
     @classmethod
@@ -173,7 +173,7 @@ def _owners(image_of: Sequence[int] | np.ndarray | None, n: int, m: int) -> np.n
     """`image_of`, checked: int64 [m] in 0 … n - 1."""
     if image_of is None:
         if n != m:
-            raise InputError(f"{n} images but {m} captions: say which image each caption describes (image_of).")
+            raise InputError(f"{n} images but {m} captions: give the image of each caption (image_of).")
         return np.arange(n)
     owner = np.asarray(as_matrix(image_of))
     _check_lengths(m, "captions", image_of=owner)
@@ -195,7 +195,7 @@ def _distinct(name: str, values: Sequence[str]) -> list[str]:
     seen: dict[str, int] = {}
     for row, value in enumerate(map(str, values)):
         if value in seen:
-            raise InputError(f"{name}: {value!r} stands in rows {seen[value]} and {row}; ids must differ.")
+            raise InputError(f"{name}: {value!r} is in rows {seen[value]} and {row}; ids must differ.")
         seen[value] = row
     return list(seen)
 

@@ -1,4 +1,4 @@
-"""Folders: what is in one, and what it is: images, class folders, tars, tables, a saved data set."""
+"""Folders of images, class folders, tars, tables or a saved data set: recognising and reading them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ SHOWN = 6  # kinds of files that a remark names
 
 @dataclass
 class Survey:
-    """The files below a folder, by their path in it; names that begin with a dot are left alone.
+    """The files below a folder, by their path in it; names that begin with a dot are ignored.
 
-    skipped: (name, reason) of links that lead nowhere, and of folders that cannot be read. again: links to folders
-    that are read already, as those that lead back.
+    skipped: (name, reason) of links that lead nowhere, and of folders that cannot be read. again: links to folders that
+    are read already, such as links to a parent.
     """
 
     folder: Path
@@ -88,7 +88,7 @@ def _entries(found: Survey, inside: str) -> tuple[list[str], list[str]]:
 
 
 def read_folder(folder: Path, into: Gathered) -> None:
-    """A folder, as what it is. Raises `InputError` where it holds nothing that can be read as pairs."""
+    """Read a folder of any of these kinds. Raises `InputError` if it holds nothing that can be read as pairs."""
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         tables.read_saved_dataset(folder, into)
         return
@@ -137,7 +137,7 @@ def _names_images(path: Path) -> bool:
         else:
             names = next(json_lines(path), (0, {}))[1]
     except (InputError, *DAMAGE):
-        return True  # and it is said what is wrong with it
+        return True  # and reading it reports what is wrong with it
     return "image" in names or "file_name" in names
 
 
@@ -156,7 +156,7 @@ def _read_metadata(found: Survey, listed: list[str], into: Gathered) -> None:
 
 
 def _read_images(found: Survey, into: Gathered) -> None:
-    """Images, captions in a file of the same stem; where none has one, the folders they are in are their labels."""
+    """Images with captions in files of the same stem; if there are none, the images' folders are their labels."""
     names = found.ending(*EXTENSIONS)
     beside = _sidecars(found)
     labels, splits = _class_folders(names) if not any(_stem(name) in beside for name in names) else ([], [])
@@ -189,7 +189,7 @@ def _read_images(found: Survey, into: Gathered) -> None:
 
 
 def _refuse_captionless(found: Survey, into: Gathered, names: list[str], beside: dict[str, str]) -> None:
-    """Where captions are needed, no image has any, and a table lies there: that is what should be named."""
+    """If captions are needed, no image has any, and there is a table: suggest to name the table."""
     lists = [name for name in found.ending(*LISTS) if "/" not in name]
     if into.reading.captions == "required" and names and lists and not any(_stem(name) in beside for name in names):
         raise InputError(
@@ -203,7 +203,7 @@ def _stem(name: str) -> str:
 
 
 def _sidecars(found: Survey) -> dict[str, str]:
-    """The file with captions of every stem that has one."""
+    """The caption file of every stem that has one."""
     beside: dict[str, str] = {}
     for ending in reversed(SIDECARS):
         beside |= {_stem(name): name for name in found.ending(ending)}
@@ -219,7 +219,7 @@ def _beside(folder: Path, name: str | None) -> dict[str, Any]:
 
 
 def _split_folders(names: list[str]) -> tuple[list[str], list[str]]:
-    """(names below the folders of splits, split of each) where every image is in one; else names as they are."""
+    """(names below the folders of splits, split of each) if every image is in one; otherwise the names unchanged."""
     tops = [name.partition("/")[0].lower() if "/" in name else "" for name in names]
     if names and all(top in SYNONYMS for top in tops):
         return [name.partition("/")[2] for name in names], tops
@@ -247,11 +247,11 @@ def _say_left_out(found: Survey, into: Gathered, read: set[str]) -> None:
     """A remark on the files that are not read, by their endings."""
     left = (name for name in found.files if name not in read)
     others = Counter(_shown(PurePosixPath(name).suffix.lower()) or "without ending" for name in left)
-    told = [f"{count:,} {ending}" for ending, count in others.most_common(SHOWN)]
-    told += [f"{len(others) - SHOWN} kinds more"] if len(others) > SHOWN else []
-    told += [f"{found.hidden:,} whose names begin with a dot"] if found.hidden else []
-    if told:
-        into.notes.append(f"{found.folder}: files that are not read: {', '.join(told)}.")
+    unread = [f"{count:,} {ending}" for ending, count in others.most_common(SHOWN)]
+    unread += [f"{len(others) - SHOWN} kinds more"] if len(others) > SHOWN else []
+    unread += [f"{found.hidden:,} whose names begin with a dot"] if found.hidden else []
+    if unread:
+        into.notes.append(f"{found.folder}: files that are not read: {', '.join(unread)}.")
 
 
 def _shown(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows of any table, one by one, become an `Intake` and the images that its rows name or hold."""
+"""Collects the rows of any table in an `Intake`, with the images that rows name or hold."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ GatheredRow = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """How pairs are to be read: whether captions are needed, which columns are what, where the images are.
+    """How to read pairs: whether captions are needed, which columns are which, where the images are.
 
-    split: of rows that name none, as a file or folder of a split gives it. within: a folder (`train/`) that the ids of
-    a part of the data begin with.
+    split: for rows without one, from the file or folder of a split. within: a folder (`train/`) with which the ids of a
+    part of the data begin.
     """
 
     captions: CaptionRule = "required"
@@ -38,9 +38,9 @@ class Reading:
 
 @dataclass
 class Gathered:
-    """What has been read so far: pairs, where their images are, remarks for the user. Every reader adds to it.
+    """What has been read so far: pairs, where their images are, remarks for the user. Every reader adds to this.
 
-    folders: those of class folders, where the labels are theirs, in order; else empty.
+    folders: the class folders, in order, if labels come from folders; otherwise empty.
     """
 
     reading: Reading
@@ -55,25 +55,25 @@ class Gathered:
         return cls(reading, Intake(reading.captions))
 
     def of(self, **part: Any) -> Gathered:
-        """The same, for a part of the data with a split of its own, or below a folder."""
+        """The same object for a part of the data: one with its own split, or below a folder."""
         return replace(self, reading=replace(self.reading, **part))
 
     @property
     def first(self) -> int:
-        """How many images the sources have so far: the number of the next one's first."""
+        """The number of images so far, which is the number of the next source's first image."""
         return sum(map(len, self.sources))
 
     @property
     def source(self) -> ImageSource:
-        """Where all of the images are."""
+        """The source of all images."""
         return self.sources[0] if len(self.sources) == 1 else Joined(self.sources)
 
     def places(self, table: Path, by_name: bool = False) -> Folders:
-        """Where a table's images are; by_name: also by the last part of what it calls them."""
+        """Where a table's images are; by_name: also try the last part of each path."""
         return Folders.beside(table, self.reading.images, by_name=by_name)
 
     def fields(self, record: Mapping[str, Any], columns: Columns) -> GatheredRow:
-        """The fields of a row, by the names that `Intake` knows."""
+        """The fields of a row under the names that `Intake` uses."""
         found = {name: record[column] for name, column in columns.items() if column in record}
         split = self.reading.split
         return found if split is None or found.get("split") else found | {"split": split}
@@ -140,7 +140,7 @@ def _path(image: Any) -> str | None:
 
 
 def _refusal(image: Any) -> str | None:
-    """Why a row's image cannot be one, as far as that shows without reading it."""
+    """Why a row's image is invalid, as far as is known without reading it."""
     if isinstance(image, np.ndarray | Image.Image):
         return None
     if image is None or (isinstance(image, str) and not image) or is_nan(image):

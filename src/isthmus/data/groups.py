@@ -1,4 +1,4 @@
-"""Connected components: images and captions that are the same thing, directly or by way of others."""
+"""Connected components: images and captions that are equal, directly or through others."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def components(image_keys: np.ndarray, text_keys: np.ndarray, image_of: np.ndarr
 def whole_groups(groups: Any, image_keys: np.ndarray) -> np.ndarray:
     """Groups in which the user's groups and equal images stay whole: the unit of splits and of every bootstrap.
 
-    groups [n]: names, None for an image without a group; None: nobody has any. image_keys [n]: what makes two images
-    equal, as for `components`. Returns int64 [n], numbered from 0 in order of first appearance.
+    groups [n]: names, None for an image without a group; None in place of the list: no image has one. image_keys [n]:
+    what makes two images equal, as for `components`.
+    Returns int64 [n], numbered from 0 in order of first appearance.
     """
     own = np.arange(len(image_keys))
     named = [(True, str(group)) if group is not None else (False, row) for row, group in enumerate(groups or ())]
@@ -35,7 +36,7 @@ def whole_groups(groups: Any, image_keys: np.ndarray) -> np.ndarray:
 
 
 def by_appearance(groups: np.ndarray) -> np.ndarray:
-    """Any group ids [n] as int64 from 0 in order of first appearance, whatever else they were numbered among."""
+    """Any group ids [n] as int64 numbers from 0, in order of first appearance."""
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     order = np.empty(len(first), dtype=np.int64)
     order[np.argsort(first)] = np.arange(len(first))

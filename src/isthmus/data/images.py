@@ -1,4 +1,4 @@
-"""Pictures, however they come, to 8-bit RGB, safely: a pixel cap read from the header, one kind of error."""
+"""Decode pictures of any kind to 8-bit RGB, safely: a pixel limit checked on the header, one kind of error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL.ExifTags import Base
 from isthmus.data.budget import PICTURES, decoding_bytes, excess
 from isthmus.errors import InputError, UsageError
 
-# Of each format that is read, the endings its files have. AVIF and HEIC where this machine can.
+# The file endings of each format that is read. AVIF and HEIC only if this machine can read them.
 ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -31,7 +31,7 @@ FORMATS = tuple(ENDINGS)
 EXTENSIONS = tuple(ending for endings in ENDINGS.values() for ending in endings)
 NAMED = ", ".join({"WEBP": "WebP", "HEIF": "HEIC"}.get(name, name) for name in FORMATS)
 CONVERT = "Convert it to PNG or JPEG first"
-# Pictures and arrays that are not read, by ending: what they are, and what to do.
+# Pictures and arrays that are not read, by ending, each with advice.
 FOREIGN = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC is read with pip install 'isthmus[heif]'."),
     **dict.fromkeys((".avif", ".avifs"), "AVIF is not read by this Pillow; a newer one can."),
@@ -78,8 +78,8 @@ MAGIC = (
     (b"8BPS", "a Photoshop file. " + CONVERT + "."),
     (b"<?xml", "XML or SVG, and no image of pixels."),
     (b"<svg", "SVG, and no image of pixels."),
-    (b"<!DOCTYPE", "a web page and not a picture: what it was fetched from did not give one."),
-    (b"<html", "a web page and not a picture: what it was fetched from did not give one."),
+    (b"<!DOCTYPE", "a web page and not a picture: the download went wrong."),
+    (b"<html", "a web page and not a picture: the download went wrong."),
 )
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024**2
@@ -103,7 +103,7 @@ _opening = threading.Lock()
 
 
 class BadImage(InputError):
-    """One image cannot be used. `reason` is one sentence, fit for the table of skipped images."""
+    """One image cannot be used. `reason` is one sentence for the table of skipped images."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -140,8 +140,8 @@ def decode(
     """The picture in `data` as upright 8-bit RGB; the first frame of an animation, the first page of a TIFF.
 
     The number of pixels is checked on the header, before anything is decompressed; what follows is `to_rgb`.
-    `data`: JPEG, PNG, WebP, GIF, TIFF, BMP; AVIF and HEIC where Pillow can. remark: is told what a user should know
-    of the picture, such as pages that are left out. Raises `BadImage`.
+    `data`: JPEG, PNG, WebP, GIF, TIFF, BMP; AVIF and HEIC where Pillow can. remark: called with remarks for the user,
+    such as pages that are left out. Raises `BadImage`.
     """
     try:
         return _decoded(data, max_pixels, range, remark)
@@ -151,7 +151,7 @@ def decode(
         raise BadImage(OUT_OF_MEMORY) from None
     except UnidentifiedImageError as error:
         problem: Exception = error
-    except Exception as error:  # hostile bytes reach Pillow's parsers, which raise nearly anything
+    except Exception as error:  # on hostile bytes, Pillow's parsers raise nearly anything
         problem = error
     bare = _without_texts(data)
     if bare is not None:  # texts and profiles of a PNG, too long or damaged, are no part of its pixels
@@ -172,7 +172,7 @@ def _decoded(data: bytes, max_pixels: int, range: Any, remark: Callable[[str], A
 def to_rgb(
     image: Image.Image, *, range: tuple[float, float] | None = None, remark: Callable[[str], Any] = lambda remark: None
 ) -> Image.Image:
-    """An opened picture as upright 8-bit RGB: every way in leads through here, so that one picture is one input.
+    """An opened picture as upright 8-bit RGB: all readers use this function, so that equal pictures give equal inputs.
 
     Orientation (EXIF) is applied, transparency laid on white, CMYK and palettes are converted; colour profiles are
     not applied. 16-bit grey is divided by 257, unless `range` (black, white) says which values count; with it, grey of
@@ -195,7 +195,7 @@ def upright(image: Image.Image) -> Image.Image:
         return image
     turned = image.transpose(turn)
     for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
-        turned.info.pop(name, None)  # else the next one to look there would turn it again
+        turned.info.pop(name, None)  # otherwise the next reader would turn it again
     return turned
 
 
@@ -235,7 +235,7 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Parse the header. Pillow's own pixel cap is a global; ours is an argument, checked right after."""
+    """Parse the header. Pillow's pixel limit is a global variable; ours is an argument, checked right afterwards."""
     with _opening:
         if "HEIF" in FORMATS and "HEIF" not in Image.OPEN:
             import pillow_heif
@@ -297,7 +297,7 @@ def _eight_bits(image: Image.Image, range: Any, remark: Callable[[str], Any]) ->
         )
     else:
         if high <= TWELVE_BITS:
-            remark("grey of 16 bits in which nothing exceeds 4,095: where it holds 12 bits, say so (--range 0:4095)")
+            remark("grey of 16 bits in which nothing exceeds 4,095: if it holds 12 bits, give --range 0:4095")
         grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     transparent: Any = image.info.get("transparency")
     if isinstance(transparent, int):
@@ -306,7 +306,7 @@ def _eight_bits(image: Image.Image, range: Any, remark: Callable[[str], Any]) ->
 
 
 def _without_texts(data: bytes) -> bytes | None:
-    """A PNG without its texts and colour profile; None where it has none, or this is no PNG."""
+    """A PNG without its texts and colour profile; None if it has none or is no PNG."""
     if data[:8] != PNG_MAGIC:
         return None
     kept, at = [data[:8]], 8

@@ -1,4 +1,4 @@
-"""Names of classes: as a list, or from a file with one a line; and names that are none."""
+"""Names of classes: as a list, or from a file with one a line; and checks that they are real names."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def class_names(classes: str | Path | Sequence[str] | None) -> list[str]:
 
 
 def check_classes(names: Sequence[str], place: str, *, given: bool = False, read: bool = True) -> None:
-    """`InputError` for names from which no honest score can come: a single class, containers, ids.
+    """`InputError` for names that would give a meaningless score: a single class, container folders, ids.
 
-    place: whose names they are, for the message. given: somebody wrote the names down, so that numbers are meant
-    ("0" to "9"); else they are labels or folders. read: a text encoder will read them; a probe does not, to which ids
+    place: whose names they are, for the message. given: the user wrote the names, so that numbers are intended ("0" to
+    "9"); otherwise they are labels or folders. read: a text encoder will read them; for a probe, which does not, ids
     are as good as words.
     """
     different = list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""Features of which rows are mapped, chosen or computed when they are asked for, behind one `gather`."""
+"""Feature matrices whose rows are mapped, chosen or computed on demand, behind one `gather`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from isthmus.errors import InputError
 
 TILE_BYTES = 64 * 1024**2
-LARGEST = 1e15  # whose square, summed over a row, float32 still holds
+LARGEST = 1e15  # its square, summed over a row, still fits into float32
 
 
 class OnDemand(Protocol):
-    """Rows [n, width] that are somewhere else until `gather` brings them; they are sliced as arrays are."""
+    """Rows [n, width] that `gather` fetches on demand; slicing works as for arrays."""
 
     shape: tuple[int, int]
     ndim: int = 2
@@ -34,7 +34,7 @@ Matrix = np.ndarray | OnDemand  # features [n, width]: an array, a memory-mapped
 
 def rows(matrix: Matrix, index: np.ndarray | slice) -> np.ndarray:
     """Rows of a feature matrix as float32 [len(index), width], whatever kind of matrix it is."""
-    if hasattr(matrix, "detach"):  # a tensor of torch, whose `gather` is another thing
+    if hasattr(matrix, "detach"):  # a tensor of torch, whose `gather` does something else
         matrix = as_matrix(matrix)
     if not isinstance(matrix, np.ndarray):
         return matrix.gather(np.arange(*index.indices(matrix.shape[0])) if isinstance(index, slice) else index)
@@ -75,7 +75,7 @@ def check_finite(name: str, matrix: Matrix) -> None:
 
 
 def check_varies(name: str, matrix: Matrix) -> None:
-    """Raise `InputError` where all rows are the same, from which nothing can be learned; stops at a difference."""
+    """Raise `InputError` if all rows are equal, from which nothing can be learned; stops at the first difference."""
     first, start, some = rows(matrix, slice(0, 1)), 0, 2
     while start < matrix.shape[0]:
         tile = rows(matrix, slice(start, min(start + some, matrix.shape[0])))
@@ -90,7 +90,7 @@ def check_varies(name: str, matrix: Matrix) -> None:
 
 
 class Chosen(OnDemand):
-    """Some rows of a matrix that stays where it is: [len(index), width]."""
+    """A view of some rows of a matrix: [len(index), width]."""
 
     def __init__(self, matrix: Matrix, index: np.ndarray) -> None:
         self.matrix: Matrix = matrix
@@ -104,7 +104,7 @@ class Chosen(OnDemand):
 
 
 class Computed(OnDemand):
-    """Rows [n, width] that a function of row numbers (int64 [k]) gives when they are asked for: float32 [k, width]."""
+    """Rows [n, width] computed on demand by a function from row numbers (int64 [k]) to float32 [k, width]."""
 
     def __init__(self, shape: tuple[int, int], function: Callable[[np.ndarray], np.ndarray]) -> None:
         self.shape, self.function = shape, function

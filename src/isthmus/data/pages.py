@@ -1,4 +1,4 @@
-"""TIFF files of several pages: which page is meant, or every page an image of its own."""
+"""TIFF files with several pages: one page is used, or every page becomes an image."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Pages:
 
     def signature(self, index: int) -> str | None:
         inner, page = self.pages[index]
-        told = self.source.signature(inner)
-        return told if page is None else told and f"{told}:page {page}"
+        known = self.source.signature(inner)
+        return known if page is None else known and f"{known}:page {page}"
 
 
 def with_pages(
@@ -68,7 +68,7 @@ def with_pages(
 
 
 def _captions(captions: pa.Table, old: list[str], new: list[str]) -> pa.Table:
-    """The captions of every image that has become several, once for each."""
+    """The captions of images, repeated for each page."""
     pages: dict[str, list[str]] = {}
     for before, after in zip(old, new, strict=True):
         pages.setdefault(before, []).append(after)
@@ -89,7 +89,7 @@ def _page_count(reader: ImageSource, index: int) -> int:
 
 
 def one_page(data: bytes, page: int, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Page `page` of a TIFF as a TIFF of its own, pixel for pixel. Raises `BadImage` where it is missing or huge."""
+    """Page `page` of a TIFF as a separate TIFF, pixel for pixel. Raises `BadImage` where it is missing or huge."""
     try:
         image = open_image(data)
         image.seek(page)

@@ -1,4 +1,4 @@
-"""Pairs: images with one or more captions each, every one with an id, read from wherever they are."""
+"""Pairs: images with one or more captions each, each with an id, read on demand from where they are."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ READERS: dict[str, Callable[[Path, Gathered], None]] = {
     ".txt": read_text_table,
     ".token": read_text_table,
 }
-READING = ("columns", "images", "pages", "range")  # options that only reading can honour
-REMARKS = 1_000  # images of which it is remembered that a remark holds for them
+READING = ("columns", "images", "pages", "range")  # options that apply only while reading
+REMARKS = 1_000  # most images that are counted for one remark
 
 
 class Pairs:
@@ -54,8 +54,8 @@ class Pairs:
               image's number in `reader`).
     captions: table of caption_id (`id#k`, k-th caption of the image as written), id, caption, lang.
     skipped:  (id, reason) of images and captions left out while reading; an id with `#k` is a caption's.
-    notes:    remarks for the user, such as columns that are not used; those on pictures come as they are decoded.
-    class_folders: the folders that labels come from, sorted; empty where they come from elsewhere.
+    notes:    remarks for the user, such as columns that are not used; remarks on pictures are added as they are
+    decoded. class_folders: the folders that labels come from, sorted; empty if labels do not come from folders.
     """
 
     def __init__(
@@ -84,23 +84,23 @@ class Pairs:
     @property
     def notes(self) -> list[str]:
         """Remarks on the data as it was read, then on the pictures that have been decoded so far."""
-        told = [
+        decoded = [
             f"{len(known):,}{' or more' if len(known) == REMARKS else ''} images are {remark}; the first: {min(known)}."
             for remark, known in sorted(self._remarks.items())
         ]
-        return self._notes + told
+        return self._notes + decoded
 
     def read_bytes(self, row: int) -> bytes:
         """The encoded image (JPEG, PNG, …) of a row. Thread-safe. Raises `BadImage`."""
         return self.reader.read(int(self._source[row]))
 
     def signatures(self) -> list[str | None]:
-        """A word per image that changes when its file does, so that a later run need not read it again."""
+        """A string per image that changes when its file changes, so that a later run need not read the file again."""
         found = [self.reader.signature(index) for index in self._source.tolist()]
         return found if self.range is None else [one and f"{one}:{self.range}" for one in found]
 
     def content_hash(self, data: bytes) -> str:
-        """What tells the picture in `data` from others, given how it is decoded here."""
+        """A hash of the picture in `data`, which also depends on how it is decoded here."""
         return content_hash(data if self.range is None else data + repr(self.range).encode())
 
     def decode(self, row: int) -> Image.Image:
@@ -108,7 +108,7 @@ class Pairs:
         return self.picture(row, self.read_bytes(row))
 
     def picture(self, row: int, data: bytes) -> Image.Image:
-        """The picture that the bytes of a row are, as `decode` gives it. Raises `BadImage`."""
+        """The picture in the bytes of a row, as `decode` gives it. Raises `BadImage`."""
 
         def remark(text: str) -> None:
             known = self._remarks.setdefault(text, set())
@@ -160,9 +160,9 @@ def read_pairs(
     """Read pairs from a table, a folder or tars, in any of the forms of docs/formats.md.
 
     Table (Parquet, CSV, TSV, JSON Lines, JSON, Arrow, a data frame): `image` (a path relative to the table, or bytes),
-    `caption` or `captions`; optional `id`, `lang`, `split`, `label`, `group`; other usual spellings are recognised and
-    said. Rows of one image are joined. Folder: images at any depth, captions in a `.txt` of the same stem, one per
-    line; `metadata.jsonl` or `.csv`; Parquet files; class folders. Tars: one file, a folder, or a pattern
+    `caption` or `captions`; optional `id`, `lang`, `split`, `label`, `group`; other usual spellings are recognised,
+    with a remark. Rows of one image are joined. Folder: images at any depth, captions in a `.txt` of the same stem, one
+    per line; `metadata.jsonl` or `.csv`; Parquet files; class folders. Tars: one file, a folder, or a pattern
     (`{000..012}.tar`, `*.tar`). COCO's captions and Karpathy's splits as JSON. The default id is the path as written,
     `shard/key` in tars, the row number for bytes.
 
@@ -198,11 +198,11 @@ def read_pairs(
 
 
 def gathered_pairs(path: str, into: Gathered) -> Pairs:
-    """What was gathered, as pairs. Raises `InputError` where nothing is left."""
+    """The gathered rows as pairs. Raises `InputError` if nothing is left."""
     images, texts = into.intake.tables()
     skipped = into.intake.skipped
     if not len(images):
-        why = f"nothing of it can be used, beginning with {': '.join(skipped[0])}" if skipped else "it is empty."
+        why = f"nothing in it can be used; first problem: {': '.join(skipped[0])}" if skipped else "it is empty."
         raise InputError(f"{path}: {why}")
     if into.intake.joined:
         into.notes.append(f"{path}: {into.intake.joined:,} rows gave further captions to images of other rows.")
@@ -262,7 +262,7 @@ def pairs_from_lists(
 
 
 def _read(path: str, into: Gathered) -> None:
-    """Literal first: a name with brackets or braces that exists is that file or folder."""
+    """A name with brackets or braces that exists as written is that file or folder, not a pattern."""
     here = Path(path)
     if here.is_dir():
         return read_folder(here, into)

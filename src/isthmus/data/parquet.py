@@ -88,7 +88,7 @@ def check_rows(path: Path, rows: int) -> None:
     """`InputError` for more rows than a file of its size can say anything about."""
     size = path.stat().st_size
     if rows > FREE_ROWS + MAX_ROWS_A_BYTE * size:
-        raise InputError(f"{path}: {rows:,} rows in {size:,} bytes: they hold nothing. Write the table again.")
+        raise InputError(f"{path}: {rows:,} rows in {size:,} bytes: they are empty. Write the table again.")
 
 
 def slices(path: Path, columns: Sequence[str], rows: int = 1024) -> Iterator[pa.RecordBatch]:
@@ -135,9 +135,7 @@ def budgeted(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Recor
                 raise InputError(f"{path}: row {start} holds {size:,} bytes, more than the {SLICE_BYTES:,} of a row.")
             start += len(part)
             if total > most:
-                raise InputError(
-                    f"{path}: {start:,} rows hold {total:,} bytes in a small file: equal texts over and over."
-                )
+                raise InputError(f"{path}: {start:,} rows hold {total:,} bytes in a small file: equal texts, repeated.")
             yield part
 
 
@@ -238,7 +236,7 @@ def row_group(files: tuple[pq.ParquetFile, pq.ParquetFile], group: int, column: 
             chunks: list[pa.Array] = []
             for batch in file.iter_batches(max(64, rows // 16), row_groups=[group], columns=[column]):
                 chunks.append(batch.column(0))
-                _check_group(sum(chunk.nbytes for chunk in chunks))  # the file may lie about it
+                _check_group(sum(chunk.nbytes for chunk in chunks))  # the file's own number may be wrong
             return pa.chunked_array(chunks, file.schema_arrow.field(column).type)
         except pa.ArrowNotImplementedError:
             if file is files[-1]:

@@ -1,4 +1,4 @@
-"""Sequences of different lengths, one behind the other: the states of one layer of some items."""
+"""Sequences of different lengths, concatenated: the states of one layer for some items."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Ragged:
 
 
 def join_ragged(parts: Sequence[Ragged]) -> Ragged:
-    """The items of all parts, one behind the other; all in the same type."""
+    """The items of all parts, concatenated; all have the same type."""
     scales = [part.scale for part in parts if part.scale is not None]
     return Ragged(
         np.concatenate([part.values for part in parts]),

@@ -1,4 +1,4 @@
-"""Intake of any table, checked one by one, become the two tables of `Pairs`: images and captions."""
+"""Checks rows one by one and builds the two tables of `Pairs`: images and captions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAPTIONS = pa.schema([(name, pa.string()) for name in ("caption_id", "id", "capt
 
 
 class Intake:
-    """Collects images and their captions, joins rows of one image, and says what it left out and why."""
+    """Collects images and their captions, joins rows of one image, and lists what it left out and why."""
 
     def __init__(self, captions: CaptionRule = "required") -> None:
         self.captions = captions
@@ -31,15 +31,15 @@ class Intake:
         self._images: dict[str, list[Any]] = {name: [] for name in IMAGES.names}
         self._captions: dict[str, list[Any]] = {name: [] for name in CAPTIONS.names}
         self._seen: dict[str, tuple[str, int | None, int, str | None]] = {}  # place, row, captions written, image
-        self._awaiting: dict[str, int] = {}  # images without a usable caption so far: where `skipped` says so
+        self._awaiting: dict[str, int] = {}  # images without a usable caption so far: their place in `skipped`
 
     def add(
         self, place: str, fields: Mapping[str, Any], *, default_id: str, source: int, image: str | None = None
     ) -> bool:
-        """One image, or more captions of one; whether `source` belongs to an image that was not there before.
+        """Add an image, or more captions of one; returns whether `source` belongs to a new image.
 
-        `place` names it in errors ("pairs.csv, line 3"); `source` is its number in the source; `image` what tells
-        whether another row of the same id is the same image (its path), None where that cannot be told.
+        `place` names it in errors ("pairs.csv, line 3"); `source` is its number in the source; `image` identifies the
+        image among rows of one id (its path), None if unknown.
         Raises `InputError` where the table is wrong as a whole (an id of two images, an unknown split, an id that
         is not text); a row that is merely unusable goes to `skipped`.
         """
@@ -52,7 +52,7 @@ class Intake:
         first, row, written, known = self._seen.get(id, (place, None, 0, image))
         if id in self._seen and (image is None or known != image):
             raise InputError(
-                f"{place}: the id {id!r} stands in {first} already. Ids must differ: put all "
+                f"{place}: the id {id!r} is in {first} already. Ids must differ: put all "
                 "captions of an image into one row, as a list `captions`, or give an `id` column."
             )
         again = id in self._seen
@@ -71,7 +71,7 @@ class Intake:
         return row is not None and self._images["source"][row] == source
 
     def _say_dropped(self, id: str, captions: Any, dropped: list[tuple[int, str]], again: bool, row: Any) -> None:
-        """What of a row's captions is left out; an image without any is said once, until another row brings one."""
+        """List the captions of a row that are left out; an image without any once, until another row has one."""
         if row is None and not captions:
             if not again:
                 self._awaiting[id] = len(self.skipped)
@@ -110,13 +110,13 @@ class Intake:
         return group, split, label
 
     def _check_same(self, place: str, row: int, fields: Mapping[str, Any], first: str) -> None:
-        """Rows of one image must not differ in what is said of the image; a later row may fill in what is missing."""
+        """Rows of one image must agree on its fields; a later row may fill in what is missing."""
         for name, value in zip(("group", "split", "label"), self._about(place, fields), strict=True):
             before = self._images[name][row]
             if before is None:
                 self._images[name][row] = value
             elif value is not None and value != before:
-                raise InputError(f"{place}: {name} is {value!r}, but {first}, of the same image, says {before!r}.")
+                raise InputError(f"{place}: {name} is {value!r}, but {first}, of the same image, has {before!r}.")
 
     def _add_captions(self, place: str, id: str, captions: list[tuple[int, str]], lang: Any, written: int) -> None:
         lang = plain(lang)
@@ -175,7 +175,7 @@ def _unusable(caption: Any) -> str | None:
 def text(value: Any, place: str, name: str) -> str | None:
     """A short text field: text as it is, a whole number in digits, nothing (None, NaN, "") as None.
 
-    A whole number may come as a float, as pandas makes of integers where one is missing; a truth value is no id.
+    A whole number may come as a float, as pandas makes of integers where one is missing; a boolean is no id.
     """
     value = plain(value)
     if value is None or (isinstance(value, str) and value == "") or is_nan(value):

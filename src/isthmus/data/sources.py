@@ -1,4 +1,4 @@
-"""Where the bytes of image i are, and how to read them when they are wanted. Every `read` is thread-safe."""
+"""Sources of images: where the bytes of image i are, and reading them on demand. Every `read` is thread-safe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from isthmus.data.images import MAX_BYTES, BadImage, from_array, to_rgb, upright
 from isthmus.data.parquet import ParquetTable
 from isthmus.errors import InputError
 
-# Where data sets keep the images that their lists name, beside the list.
+# Usual folders of data sets for images, beside the list that names them.
 BESIDE = (
     *("images", "Images", "image", "imgs", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset"),
     *("Flickr8k_Dataset", "val2014", "train2014", "val2017", "train2017", "coco"),
@@ -36,14 +36,14 @@ class ImageSource(Protocol):
     """Images by number, in the order in which the data was read."""
 
     def read(self, index: int) -> bytes:
-        """The encoded image (JPEG, PNG, …). Raises `BadImage` if it is not to be had."""
+        """The encoded image (JPEG, PNG, …). Raises `BadImage` if it cannot be read."""
 
     def signature(self, index: int) -> str | None:
-        """A word that changes when the image does, got without reading it; None where there is none."""
+        """A string that changes when the image changes, found without reading it; None if there is none."""
 
 
 def file_signature(path: Path) -> str | None:
-    """Size and time of the last change; None for a file that cannot be looked at."""
+    """Size and time of the last change; None for a file that is not accessible."""
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -52,7 +52,7 @@ def file_signature(path: Path) -> str | None:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of one image file. Raises `BadImage`; never opens a pipe, a device or an absurd size."""
+    """The bytes of one image file. Raises `BadImage`; never opens pipes, devices or files that are far too large."""
     try:
         status = path.stat()
         usable = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES
@@ -69,9 +69,9 @@ def read_file(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the images are that cells name by a path: the folders that are tried in turn.
+    """Folders in which images named by a path are searched, in order.
 
-    by_name: a path is also tried by its last part, as the files of a data set lie elsewhere than its lists say.
+    by_name: also try the last part of a path, because files of data sets often lie elsewhere than their lists say.
     """
 
     tried: tuple[Path, ...]
@@ -79,8 +79,8 @@ class Folders:
 
     @classmethod
     def beside(cls, table: Path, images: str | os.PathLike[str] | None = None, *, by_name: bool = False) -> Folders:
-        """The folder of a table and those that data sets keep images in, there and (`by_name`) above; or the one that
-        the user names instead. Raises `InputError` where that is none.
+        """The folder of a table and those that data sets keep images in, there and (`by_name`) above; or the folder
+        that the user names instead. Raises `InputError` if that does not exist.
         """
         if images is None:
             homes = [home / name for home in (table.parent, table.parent.parent)[: 1 + by_name] for name in BESIDE]
@@ -90,7 +90,7 @@ class Folders:
         return cls((Path(images),), by_name=True)
 
     def path(self, cell: str) -> Path:
-        """The file that a cell names; where there is none, the one that is missed."""
+        """The file that a cell names; if there is none, the first path that was tried."""
         first = self.tried[0] / cell
         if len(self.tried) == 1 and not self.by_name and "\\" not in cell:
             return first
@@ -118,7 +118,7 @@ def cell_bytes(cell: Any, folders: Folders = HERE) -> bytes:
     if isinstance(cell, str) and cell:
         return base64_picture(cell) or read_file(folders.path(cell))
     if not isinstance(cell, bytes | bytearray | memoryview | None):
-        raise BadImage(f"a {type(cell).__name__} is no picture, no bytes and no path.")
+        raise BadImage(f"a {type(cell).__name__} is neither a picture, bytes nor a path.")
     if not cell:
         raise BadImage("no image in this row.")
     _check_bytes(len(cell))
@@ -198,7 +198,7 @@ class FileColumn:
         return len(self.table)
 
     def __reduce__(self) -> tuple[type[FileColumn], tuple[Path, str, Folders]]:
-        """In another process the file is opened again: neither it nor the lock can travel."""
+        """In another process the file is opened again, because neither it nor the lock can be pickled."""
         return FileColumn, (self.path, self.column, self.folders)
 
     def read(self, index: int) -> bytes:
@@ -306,7 +306,7 @@ class Items:
 
 
 def to_png(picture: Image.Image | np.ndarray) -> bytes:
-    """A picture in memory as the bytes of a file that decodes to the same. Raises `BadImage`."""
+    """A picture in memory as the bytes of a file that decodes to the same pixels. Raises `BadImage`."""
     image = from_array(picture) if isinstance(picture, np.ndarray) else picture
     file = io.BytesIO()
     image = upright(image) if image.mode in GREY16 else to_rgb(image)

@@ -1,4 +1,4 @@
-"""Which images train, which validate and which test: a pure function of group names and a seed."""
+"""Splits: which images are for training, validation and test, as a pure function of group names and a seed."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def normalise_split(name: str) -> str:
 def assign_splits(splits: Sequence[str | None], groups: Sequence[str], *, seed: int = 0) -> np.ndarray:
     """The split of every image, `"train"`, `"val"` or `"test"`: array of str [N].
 
-    `splits` [N] is what the data says (None: nothing, which means train); `groups` [N] are names of groups
-    that must stay together, such as near-duplicates. If the data names no validation image, some of the
-    training groups become the validation split (`validation_groups`).
+    `splits` [N] is given by the data (None means train); `groups` [N] are names of groups that must stay together, such
+    as near-duplicates. If the data names no validation image, some of the training groups become the validation split
+    (`validation_groups`).
     """
     if len(splits) != len(groups):
         raise InputError(f"{len(splits)} splits but {len(groups)} groups.")

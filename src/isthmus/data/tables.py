@@ -57,7 +57,7 @@ def read_parts(paths: Sequence[Path], folder: Path, into: Gathered) -> None:
 
 
 def split_of(path: Path, folder: Path) -> str | None:
-    """The split that a file's name or the folders below `folder` tell, as Hugging Face's do."""
+    """The split in a file's name or in the folders below `folder`, by Hugging Face's conventions."""
     relative = path.relative_to(folder)
     words = [re.split(r"[-_.]", path.name.lower())[0], *(part.lower() for part in relative.parts[:-1])]
     return next((word for word in words if word in SYNONYMS), None)
@@ -83,7 +83,7 @@ def _file(path: Path, into: Gathered, part: str = "") -> None:
 
 
 def _until_damaged(records: Iterator[Any], intake: Intake, name: str) -> Iterator[Any]:
-    """The rows that come before damage, which is listed."""
+    """The rows before any damage; the damage is listed."""
     try:
         yield from records
     except DAMAGE as error:

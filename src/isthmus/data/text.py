@@ -110,7 +110,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """Lines that are known by their number: stripped, blank ones kept in between, dropped at the end."""
+    """Lines identified by number: stripped; blank ones are kept in between and dropped at the end."""
     return [line.strip() for line in split_lines(read_text(path))]
 
 
@@ -143,7 +143,7 @@ def _decoded(raw: bytes, path: str | os.PathLike[str], number: int) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """JSON; a key that stands twice in one object is a ValueError, as which is meant is not known."""
+    """JSON; a key that is twice in one object is a ValueError, because the intended value is unknown."""
     return json.loads(text, object_pairs_hook=_distinct)
 
 
@@ -151,7 +151,7 @@ def _distinct(items: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(items)
     if len(found) < len(items):
         keys = [key for key, _ in items]
-        raise ValueError(f"the name {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+        raise ValueError(f"the name {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
     return found
 
 

@@ -33,10 +33,10 @@ TarSample = dict[str, tuple[int, int]]  # extension -> (offset, size) in bytes
 def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None = None) -> None:
     """Pairs from uncompressed tars, given by shard name. Ids are `shard/key`.
 
-    Captions come from `txt`, `caption` or `text` (one per line), else from `caption` or `captions` in `json`, which may
-    also hold `lang` and `group`; the label from `cls` (its name, where `classes` gives names); the split from the
-    shard's folder if that is called train, val, test or the like. Links, devices, names that leave the archive, members
-    that stand twice, are too large or cut off go to `skipped`, and so do tars that are none.
+    Captions come from `txt`, `caption` or `text` (one per line), otherwise from `caption` or `captions` in `json`,
+    which may also hold `lang` and `group`; the label from `cls` (its name, where `classes` gives names); the split from
+    the shard's folder if that is called train, val, test or the like. Links, devices, names that leave the archive,
+    members that are there twice, too large or cut off go to `skipped`, and so do files that are not tars.
     """
     members: list[tuple[int, int, int]] = []
     notes: list[str] = []
@@ -64,7 +64,7 @@ def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None
 def _add(
     into: Gathered, id: str, place: str, file: BinaryIO, sample: TarSample, split: Any, classes: Any, source: int
 ) -> list[tuple[int, int]]:
-    """One sample into the intake; where its image is (offset, size), if it is used."""
+    """Add one sample to the intake; returns the place of its image (offset, size), if it is used."""
     image = next((extension for extension in sample if f".{_last(extension)}" in EXTENSIONS), None)
     try:
         fields = {"split": split} | _fields(file, sample, classes)
@@ -78,7 +78,7 @@ def _add(
 
 
 def shards_of(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Tars of a folder by the names of shards: their paths in it, without the ending."""
+    """The tars in a folder by shard name: the path in the folder, without the ending."""
     found = [folder / name for name in names]
     _check_complete(found)
     return {tar.relative_to(folder).with_suffix("").as_posix(): tar for tar in found}
@@ -87,8 +87,8 @@ def shards_of(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 def find_files(pattern: str) -> tuple[list[Path], Path]:
     """The files that a pattern with `*`, `?`, `[ab]` and `{a,b}` or `{0..9}` means, and the folder they share.
 
-    Whatever exists as it is written is taken literally first: folders may have brackets in their names. Raises
-    `InputError` where there are none.
+    A name that exists as written is taken literally: folders may have brackets in their names. Raises `InputError`
+    where there are none.
     """
     base, parts = Path(PurePosixPath(pattern).anchor), list(PurePosixPath(pattern).parts)
     parts = parts[1:] if base.parts else parts
@@ -125,7 +125,7 @@ def class_list(folder: Path, into: Gathered) -> list[str] | None:
         if path.is_file():
             names = read_lines(path)
             repeated = sorted({name for name in names if names.count(name) > 1})
-            into.notes += [f"{path}: {name!r} stands there twice and counts as one class." for name in repeated]
+            into.notes += [f"{path}: {name!r} is there twice and counts as one class." for name in repeated]
             return names
     return None
 
@@ -158,7 +158,7 @@ def _samples(intake: Intake, shard: str, path: Path, file: BinaryIO) -> dict[str
             continue
         key, extension = match[1], match[2].lower()
         if extension in samples.setdefault(key, {}):
-            twice[key] = f"{name} stands in {path} twice; which of the two is meant is not known."
+            twice[key] = f"{name} is in {path} twice, and it is unknown which is right."
         samples[key][extension] = (member.offset_data, member.size)
     for key, reason in twice.items():
         intake.skip(f"{shard}/{key}", reason)
@@ -167,7 +167,7 @@ def _samples(intake: Intake, shard: str, path: Path, file: BinaryIO) -> dict[str
 
 
 def _parted(keyed: tuple[str, TarSample]) -> list[tuple[str, TarSample]]:
-    """Several samples of one WebDataset key whose names hold more dots (`a.1.jpg`, `a.2.jpg`); else it as it is."""
+    """Split a sample of one WebDataset key whose names have more dots (`a.1.jpg`, `a.2.jpg`) into several."""
     key, sample = keyed
     images = [extension for extension in sample if f".{_last(extension)}" in EXTENSIONS]
     if len(images) < 2 or any("." not in extension for extension in images):
@@ -184,7 +184,7 @@ def _last(extension: str) -> str:
 
 
 def _refusal(member: tarfile.TarInfo, name: str, end: int) -> str | None:
-    """Why a member must not be read, if so."""
+    """Why a member must not be read; None if it may."""
     parts = name.split("/")
     if not encodable(name):
         return "its name is not valid UTF-8."
@@ -200,7 +200,7 @@ def _refusal(member: tarfile.TarInfo, name: str, end: int) -> str | None:
 
 
 class _Headers:
-    """A tar as tarfile reads it for its headers: none is read into memory that says it is absurdly long."""
+    """A tar for tarfile to read headers from; absurdly long headers are not read into memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.seek, self.tell = file, file.seek, file.tell
@@ -222,7 +222,7 @@ def _members(intake: Intake, shard: str, path: Path, file: BinaryIO) -> Iterator
     position = -1
     try:
         for member in archive:
-            if member.size < 0 or archive.offset <= position:  # a forged size would send tarfile in circles
+            if member.size < 0 or archive.offset <= position:  # a forged size would make tarfile loop
                 raise tarfile.ReadError("a member of negative size")
             position = archive.offset
             yield member
@@ -241,7 +241,7 @@ def _fields(file: BinaryIO, sample: TarSample, classes: list[str] | None) -> dic
     written = next((by_last[name] for name in TEXTS if name in by_last), None)
     if written is not None:
         said = _text(file, sample, written).strip()
-        whole = fields.pop("caption", None) == said  # then line breaks in it do not part captions
+        whole = fields.pop("caption", None) == said  # then line breaks in it do not separate captions
         fields |= {"captions": [said] if whole else said}
     if "cls" in by_last:
         label = _text(file, sample, by_last["cls"]).strip()

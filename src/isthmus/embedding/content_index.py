@@ -1,4 +1,4 @@
-"""What is known of each image before and while it is encoded: its content hash, or why it cannot be used."""
+"""The content hash of each image, or why it cannot be used, before and while it is encoded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from isthmus.store.keys import text_hash
 
 
 class Contents:
-    """The content hash of every image and the reason against it, both in the order of `pairs.images`.
+    """The content hash of every image, or the reason why it is unusable, in the order of `pairs.images`.
 
-    What earlier runs learned of unchanged files is taken over from the store; whatever is learned here goes
-    into its journal, so that an interrupted run does not learn it again. A damaged image keeps its hash, and
-    with it its place in the plan of work.
+    Hashes of unchanged files are taken from earlier runs; new ones go into the store's journal, so that an interrupted
+    run need not compute them again. A damaged image keeps its hash, and with it its place in the plan of work.
     """
 
     def __init__(self, pairs: Pairs, writer: StoreWriter) -> None:
@@ -30,7 +29,7 @@ class Contents:
         self.reasons: list[str | None] = recalled["reason"].to_pylist()
 
     def unread(self) -> list[int]:
-        """The rows of which nothing is known."""
+        """The rows whose images are not yet read."""
         return [row for row, known in enumerate(zip(self.hashes, self.reasons, strict=True)) if known == (None, None)]
 
     def learn(self, found: Iterable[tuple[int, str | None, str | None]]) -> None:

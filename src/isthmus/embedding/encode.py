@@ -1,4 +1,4 @@
-"""What one worker does: read and hash images, or encode one unit of the plan. The same in every engine."""
+"""The work of one worker, the same in every engine: read and hash images, or encode one unit of the plan."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from isthmus.embedding.networks import Network
 from isthmus.embedding.work_plan import Unit
 from isthmus.errors import IsthmusError
 
-THREADS = 4  # that read and decode images ahead of the network
+THREADS = 4  # threads that read and decode images ahead of the network
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
 
@@ -44,7 +44,7 @@ class Encoded:
 
 
 def hash_images(pairs: Pairs, rows: Sequence[int]) -> list[tuple[int, str | None, str | None]]:
-    """(row, content hash, None) of each image, or (row, None, reason) where it cannot be read."""
+    """(row, content hash, None) of each image, or (row, None, reason) if it cannot be read."""
 
     def read(row: int) -> tuple[int, str | None, str | None]:
         try:
@@ -59,7 +59,7 @@ def hash_images(pairs: Pairs, rows: Sequence[int]) -> list[tuple[int, str | None
 def encode_unit(
     networks: Sequence[Network], pairs: Pairs, unit: Unit, tick: Callable[[int], Any] = lambda items: None
 ) -> Encoded:
-    """Encode what is needed of one unit; `tick(n)` is called after each batch of n items.
+    """Encode the needed items of one unit; `tick(n)` is called after each batch of n items.
 
     Threads read, decode and preprocess (or tokenise) the next batches while the networks work on this one.
     """
@@ -88,7 +88,7 @@ def _joined(batches: Sequence[Any]) -> np.ndarray | Ragged:
 
 @dataclass
 class Prepared:
-    """One batch on its way into the networks.
+    """One batch, ready for the networks.
 
     inputs: (network, positions in the unit that it has yet to encode, their tensors); a network may have several.
     """
@@ -99,7 +99,7 @@ class Prepared:
 
 
 def _prepare(networks: Sequence[Network], pairs: Pairs, unit: Unit, batch: range) -> Prepared:
-    """Read, decode and preprocess what any network needs of one batch, `BATCH_BYTES` of decoded pictures at a time."""
+    """Read, decode and preprocess what any network needs of one batch, `BATCH_BYTES` of pictures at a time."""
     bad: list[tuple[int, str]] = []
     parts: list[list[tuple[list[int], Any]]] = [[] for _ in networks]
     for ready in _ready(pairs, unit, batch, bad):
@@ -110,7 +110,7 @@ def _prepare(networks: Sequence[Network], pairs: Pairs, unit: Unit, batch: range
 
 
 def _ready(pairs: Pairs, unit: Unit, batch: range, bad: list[tuple[int, str]]) -> Iterator[dict[int, Any]]:
-    """The items of a batch by position in the unit, few enough at a time; those that fail are added to `bad`."""
+    """The items of a batch by position in the unit, a limited number at a time; those that fail are added to `bad`."""
     ready: dict[int, Any] = {}
     held = 0
     for i in batch:
@@ -134,7 +134,7 @@ def _reason(error: BadImage | MemoryError) -> str:
 def _prepared(
     network: Network, unit: Unit, chosen: list[int], ready: dict[int, Any], bad: list[tuple[int, str]]
 ) -> list[tuple[list[int], Any]]:
-    """(positions, tensors) of these items; an image that fails is found by itself, and added to `bad`."""
+    """(positions, tensors) of these items; an image that fails is identified and added to `bad`."""
     try:
         return [(chosen, network.prepare([ready[i] for i in chosen]))]
     except Exception as error:
@@ -150,7 +150,7 @@ def _prepared(
 
 
 def joined(parts: list[tuple[list[int], Any]]) -> list[tuple[list[int], Any]]:
-    """Neighbouring parts of one batch as one where their tensors are of one shape: batches are what they would be."""
+    """Join neighbouring parts of one batch whose tensors have the same shape, so that batches stay as planned."""
     found: list[tuple[list[int], Any]] = []
     for chosen, inputs in parts:
         if found and _alike(found[-1][1], inputs):
@@ -175,7 +175,7 @@ def _added(one: Any, other: Any) -> Any:
 
 
 def _item(pairs: Pairs, unit: Unit, i: int) -> Any:
-    """The caption, or the decoded image; BadImage if it is damaged, or not the one that was planned."""
+    """The caption, or the decoded image; BadImage if it is damaged, or has changed since it was planned."""
     item = unit.items[i]
     if isinstance(item, str):
         return item

@@ -1,4 +1,4 @@
-"""Who does the planned work: this process, or the workers of a Ray cluster. The work itself is the same."""
+"""Engines that do the planned work: this process, or the workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _hasher(pairs: Pairs) -> Callable[[Sequence[int]], list[Any]]:
 def _encoder(
     portable: Sequence[tuple[Modality, list[Any], list[str], Any]], pairs: Pairs, options: dict[str, Any]
 ) -> Callable[[Unit], Encoded]:
-    """On a worker: load the networks, check that they are the same, and encode whatever units come."""
+    """On a worker: load the networks, check that they are the same, and encode the units that it receives."""
     networks = []
     for modality, references, fingerprints, autocast in portable:
         views = loading.load(references, modality, **options)
@@ -73,7 +73,7 @@ def _encoder(
 
 
 def _portable(network: Network) -> tuple[Modality, list[str | Encoder], list[str], Any]:
-    """A network as another process can load it: by URI; a callable travels as it is."""
+    """A network in a form that another process can load: its URI, or the callable itself."""
     references: list[str | Encoder] = [
         view if view.uri.source == "callable" else str(view.uri) for view in network.views
     ]

@@ -1,4 +1,4 @@
-"""What a run would cost: counted, and timed on a small sample."""
+"""The cost of a run: counted, and timed on a small sample."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class EmbedPlan:
 
 @dataclass
 class _Sample:
-    """What encoding a few items told: seconds for each, bytes of the largest batch, mean tokens of views of states."""
+    """Results of encoding a few items: seconds for each, bytes of the largest batch, mean tokens of views of states."""
 
     seconds: float
     batch_bytes: int
@@ -75,7 +75,7 @@ def plan(
     trust_remote_code: bool = False,
     **reading: Any,
 ) -> EmbedPlan:
-    """What `embed` with the same arguments would cost; encodes a small sample and writes nothing."""
+    """The cost of `embed` with the same arguments; encodes a small sample and writes nothing."""
     pairs = chosen_pairs(pairs, only, **reading)
     sides = load_all(image, text, encoders, device=device, trust_remote_code=trust_remote_code)
     distinct = list(dict.fromkeys(pairs.captions["caption"].to_pylist()))
@@ -92,7 +92,7 @@ def plan(
     networks = [views[0] for chosen in sides.values() for views in by_network(chosen)]
     weights = sum(p.nbytes for encoder in networks for p in encoder.network.parameters())
     unit = max(_unit_bytes(chosen, counts[modality]) for modality, chosen in sides.items())
-    memory += weights + 2 * unit  # its batches, and all of them put together
+    memory += weights + 2 * unit  # by batches, and by all of them together
     rows = len(pairs), pairs.captions.num_rows, len(distinct)
     readers = [views[0] for views in by_network(sides.get("text", []))]
     notes = cut_notes(readers, pairs.captions["caption"].to_pylist())
@@ -118,7 +118,7 @@ def _sampled(views: list[Encoder], pairs: Pairs, captions: list[str], batch_size
 
 
 def _item_bytes(view: Encoder, sample: _Sample, states_dtype: str) -> float:
-    """On disk: the features and the key; of states also where they begin, and the scales of int8."""
+    """Bytes on disk: the features and the key; for states also offsets, and the scales of int8."""
     if view.pool != STATES:
         return 2 * view.width + 16
     token = view.width + 4 if states_dtype == "int8" else 2 * view.width
@@ -127,7 +127,7 @@ def _item_bytes(view: Encoder, sample: _Sample, states_dtype: str) -> float:
 
 
 def _unit_bytes(views: Sequence[Encoder], items: int) -> int:
-    """In float32, of all views of one unit of work."""
+    """Bytes in float32 of all views of one unit of work."""
     states = states_bytes(views)
     pooled = sum(4 * view.width for view in views if view.pool != STATES)
     return min(items, unit_items(items, states)) * (pooled + states)

@@ -19,12 +19,12 @@ from isthmus.errors import InputError, UsageError
 from isthmus.precision import choose_precision
 
 LEAST_COSINE = 0.999
-MOST_TOKENS = 512  # of a text, where its encoder has no limit: what the work is planned for
+MOST_TOKENS = 512  # tokens of a text that are planned for if its encoder has no limit
 
 
 @dataclass
 class Network:
-    """Views (layers, poolings) that share one forward pass, and the type its products run in (None: its own)."""
+    """Views (layers, poolings) that share one forward pass, and the type of its products (None: its own)."""
 
     views: list[Encoder]
     autocast: torch.dtype | None = None
@@ -39,7 +39,7 @@ class Network:
 
 
 def load(encoders: Any, modality: Modality, **options: Any) -> list[Encoder]:
-    """One or several encoders or their URIs, as `load_encoders` loads them. Raises `InputError` where none is named."""
+    """One or several encoders or their URIs, as `load_encoders` loads them. Raises `InputError` if none is named."""
     listed = [encoders] if isinstance(encoders, str | Encoder) else list(encoders)
     if not listed:
         raise InputError(f"No {modality} encoder was named.")
@@ -59,7 +59,7 @@ def load_all(image: Any, text: Any, encoders: Any = (), **options: Any) -> dict[
     listed = [encoders] if isinstance(encoders, str | Encoder) else list(encoders)
     for encoder in load_encoders(listed, **options) if listed else ():
         if encoder.modality not in SIDES:
-            raise UsageError(f"{encoder.uri}: pairs hold images and captions, nothing of modality {encoder.modality}.")
+            raise UsageError(f"{encoder.uri}: pairs have images and captions, not modality {encoder.modality}.")
         found.setdefault(encoder.modality, []).append(encoder)
     if not found:
         raise UsageError("No encoder was named: --image-encoder, --text-encoder or --encoder.")
@@ -72,7 +72,7 @@ def states_bytes(views: Sequence[Encoder]) -> int:
 
 
 def by_network(encoders: Sequence[Encoder]) -> list[list[Encoder]]:
-    """Encoders grouped by the network they look into: one forward pass serves a whole group."""
+    """Encoders grouped by network: one forward pass serves a whole group."""
     groups: dict[str, list[Encoder]] = {}
     for encoder in encoders:
         groups.setdefault(encoder.backbone_key, []).append(encoder)
@@ -82,13 +82,13 @@ def by_network(encoders: Sequence[Encoder]) -> list[list[Encoder]]:
 def choose_autocast(
     views: list[Encoder], sample: Callable[[], list[Any]], precision: str
 ) -> tuple[torch.dtype | None, dict[str, Any]]:
-    """The type that a network's products may run in, and what to record of it; see `embed`'s `precision`.
+    """The type for a network's matrix products, and what to record about it; see `precision` of `embed`.
 
-    sample: gives a few items to compare the types on; only called where "auto" has a choice.
+    sample: gives a few items to compare the types on; called only if "auto" has a choice.
     """
     network = views[0].network
     if choose_precision(precision, views[0].device) == "float32" or not any(True for _ in network.parameters()):
-        return None, {}  # a callable computes as it likes
+        return None, {}  # a callable chooses its own precision
     fast = {"compute_dtype": "bfloat16 autocast"}
     if precision == "bf16":
         return torch.bfloat16, fast

@@ -1,4 +1,4 @@
-"""`embed`: the features of pairs into a store, unit by unit of a plan that is fixed before work begins."""
+"""`embed`: write the features of pairs into a store, in the units of a plan that is fixed before work begins."""
 
 from __future__ import annotations
 
@@ -76,15 +76,15 @@ def embed(
 ) -> EmbedReport:
     """Write the features of `pairs` by every named encoder into the store `out`.
 
-    Goes on where it stopped: what the store already holds is not computed again, and a kill loses one unit of
-    work at most (`isthmus.embedding.work_plan`). Equal images (by bytes) and equal captions are encoded once.
-    Views of one network (layers, poolings) share one forward pass.
+    Continues where it stopped: what the store already holds is not computed again, and a kill loses at most one unit of
+    work (`isthmus.embedding.work_plan`). Equal images (by bytes) and equal captions are encoded once. Views of one
+    network (layers, poolings) share one forward pass.
 
     Args:
         pairs: a table, folder, tar files or data frame (see `read_pairs`), or `Pairs`.
         image, text: encoders or their URIs, one or several. With `layer=4,8&pool=states` in a URI, the states of these
             layers are stored, sequences of tokens (`Store.states`).
-        encoders: more of them, each of its own modality.
+        encoders: further encoders, each for its own modality.
         out: the store's folder; made, resumed or extended.
         only: ids to embed (a list, or a Parquet file with an `id` column).
         batch_size: items per forward pass. Default: what is fast on the device, captions by their length
@@ -92,11 +92,11 @@ def embed(
         max_skip: largest share of images and captions that may be skipped before the run counts as failed.
         max_pixels: larger images are skipped, by their header.
         precision: "float32", "bf16" (autocast), or "auto": bf16 where the processor multiplies in it and a sample
-            of the features stays within cosine 0.999 of float32. The store records which, and the cosine.
+            of the features stays within cosine 0.999 of float32. The store records the choice and the cosine.
         engine: "local", or "ray": the workers of a Ray cluster, which read the images by the same paths. On
             machines of one type, with the same number of threads, the store is the same byte for byte.
         states_dtype: what states are stored in: "float16", or "int8" with a scale for each token.
-        reading: how pairs are read, where they are not `Pairs` yet: `columns`, `images`, `split`, `pages`, `range`.
+        reading: how pairs are read, if they are not `Pairs` yet: `columns`, `images`, `split`, `pages`, `range`.
 
     Raises:
         InputError: nothing to embed, or more than `max_skip` of the pairs were skipped (the store is
@@ -155,7 +155,7 @@ def _some_captions(pairs: Pairs) -> list[str]:
 def _announced(
     views: list[Encoder], writer: StoreWriter, precision: str, sample: Callable[[], list[Any]], states_dtype: str
 ) -> Network:
-    """A network whose views the store knows of, with the precision it will run in."""
+    """Announce a network's views to the store, and set the precision it will run in."""
     autocast, measured = choose_autocast(views, sample, precision)
     for view in views:
         stored = {"stored": states_dtype} if view.pool == STATES and states_dtype != STATES_DTYPES[0] else {}
@@ -164,7 +164,7 @@ def _announced(
 
 
 def _cost(views: list[Encoder], sample: Callable[[], list[Any]]) -> list[dict[str, Any]]:
-    """Of the views of a network, what an item costs; a callable, which may count its calls, is not asked."""
+    """The cost of an item for the views of a network; callables are not called for it, because they may count calls."""
     items = sample()[:COUNTED] if any(True for _ in views[0].network.parameters()) else []
     cost = encoder_cost(views, items)
     return [{"uri": str(view.uri), "fingerprint": view.fingerprint, **cost} for view in views]
@@ -172,7 +172,7 @@ def _cost(views: list[Encoder], sample: Callable[[], list[Any]]) -> list[dict[st
 
 @dataclass
 class _Run:
-    """The three passes of one `embed`: hash the images, encode them, encode the captions of those that are fine."""
+    """The three passes of one `embed`: hash the images, encode them, encode the captions of the usable ones."""
 
     writer: StoreWriter
     pairs: Pairs
@@ -188,7 +188,7 @@ class _Run:
         self.costs: dict[str, list[list[dict[str, Any]]]] = {}
 
     def hash_images(self) -> None:
-        """The plan of work needs every content hash, so that equal images have one place in it."""
+        """Hash all images: the plan needs every content hash, so that equal images are in it once."""
         rows = self.contents.unread()
         chunks = [rows[start : start + HASHED_AT_ONCE] for start in range(0, len(rows), HASHED_AT_ONCE)]
         with self._bar("reading", len(rows), 0) as bar:
@@ -247,7 +247,7 @@ class _Run:
 
 
 def _check_skipped(report: EmbedReport, max_skip: float) -> None:
-    """Some bad inputs are reported; too many are a failure, though nothing that was computed is lost."""
+    """A few bad inputs are only reported; too many are an error, but computed features are kept."""
     total = report.images + report.captions + len(report.skipped)
     if len(report.skipped) > max_skip * total:
         raise InputError(

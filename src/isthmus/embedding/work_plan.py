@@ -1,13 +1,13 @@
 """The plan of work: which items make a unit, and which of them share a forward pass.
 
-A unit is what one worker does at a time, what one shard holds, and what a kill costs at most. Units and batches
-are a function of the pairs, the batch size and the kind of device alone: neither time, nor the number of workers,
-nor an interruption moves a boundary. So the same plan, on the same type of machine with the same number of threads,
-gives the same bytes, whoever computes which unit (a matrix product rounds by the shape of its batch).
+A unit is the work of one worker at a time, the content of one shard, and the most that a kill loses. Units and batches
+are a function of the pairs, the batch size and the kind of device alone: time, the number of workers and interruptions
+do not move boundaries. So the same plan, on the same type of machine with the same number of threads, gives the same
+bytes, whichever worker computes a unit (rounding in a matrix product depends on the shape of its batch).
 
-Small units lose little work at a kill, large ones make few files. 1,024 items are a minute's work of a small
-image encoder on two cores and 2 MiB of 1,024-wide features. Beyond 4 million items units grow instead of
-multiplying, so that a store opens quickly: at most 4,096 of them, each cut into shards of 64 MiB.
+Small units lose little work at a kill; large units make few files. 1,024 items are a minute's work of a small image
+encoder on two cores and 2 MiB of 1,024-wide features. Beyond 4 million items units grow instead of multiplying, so that
+a store opens quickly: at most 4,096 of them, each cut into shards of 64 MiB.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import torch
 from isthmus.store.keys import to_keys
 
 LEAST_ITEMS = 1024
-UNIT_BYTES = 256 * 2**20  # of states in float32, which are long: units that hold them are of fewer items
+UNIT_BYTES = 256 * 2**20  # bytes of states in float32: they are long, so units with states have fewer items
 MOST_UNITS = 4096
 
 # Where no batch size is given. On a CPU the maps of some images stay in the cache: a CNN in float32 loses a tenth by
-# 16 and up to half by 32, a ViT in bf16 wins a third by 16. A GPU wants more at once.
+# 16 and up to half by 32, a ViT in bf16 gains a third by 16. A GPU needs larger batches.
 CPU_IMAGES, GPU_IMAGES = 16, 64
-BATCH_CHARACTERS = 8192  # of captions side by side, padding counted
+BATCH_CHARACTERS = 8192  # tokens of a batch of captions, including padding
 MOST_CAPTIONS = 256
 
 
@@ -38,8 +38,8 @@ class Unit:
     """Consecutive items of the plan, and where each batch of them ends.
 
     items: row numbers of images (int64 [n]), or n captions. keys: uint8 [n, 16], what each is stored under.
-    needed: bool [networks, n], what is not in the store yet. An item that is not needed keeps its place: the
-        others stay in the batch they were planned for.
+    needed: bool [networks, n], True if not in the store yet. An item that is not needed keeps its place, so that the
+        others stay in their planned batch.
     ends: ascending int64 [batches], the last being n.
     """
 
@@ -64,7 +64,7 @@ def image_batches(images: int, batch_size: int | None, device: torch.device) -> 
 
 
 def caption_batches(captions: Sequence[str], batch_size: int | None) -> np.ndarray:
-    """Where the batches of captions, shortest first, end: filled by what they cost, which is length, not number."""
+    """Where the batches of captions, shortest first, end: filled by cost, which depends on length."""
     if batch_size:
         return even_batches(len(captions), batch_size)
     ends, start = [], 0

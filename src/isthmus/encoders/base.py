@@ -1,4 +1,4 @@
-"""What an encoder is: a frozen network of one modality that gives pooled features, tokens and every layer."""
+"""The base class of encoders: a frozen network of one modality that gives pooled features, tokens and all layers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from isthmus.encoders.states import States
 from isthmus.encoders.uri import COMMON, OPTIONS, STATES, EncoderURI, grid_side, parse_pool
 from isthmus.errors import InputError, UsageError
 
-_said: set[str] = set()  # earlier fingerprints that a warning was given for
+_said: set[str] = set()  # earlier fingerprints that were warned about
 Inputs = dict[str, Any]
 
 
@@ -35,11 +35,11 @@ Inputs = dict[str, Any]
 class Output:
     """One forward pass over N items.
 
-    pooled: [N, D], as the encoder's own pipeline ends; None where it ends in the encoder's default pooling.
+    pooled: [N, D], as the encoder's own pipeline ends; None if it ends in the encoder's default pooling.
     tokens: [N, T, D] after the final norm, or None where the source does not expose them.
     mask:   [N, T] bool, True where a token is real; None means all are.
     layers: [N, T_k, D_k] each; index 0 is the embedding (or stem) output, then each block's output
-            before the final norm. Empty unless asked for.
+            before the final norm. Empty unless requested.
     prefix: how many leading tokens are no patches of an image (CLS and registers); 0 for texts and CNNs.
     """
 
@@ -51,19 +51,19 @@ class Output:
 
 
 class Encoder:
-    """A frozen encoder seen through one layer and one pooling.
+    """A frozen encoder with one layer and one pooling.
 
     A source subclasses it and gives `preprocess` and `forward`. Several views of one network share it
     (`at`), and `encode_views` fills them all from one forward pass.
 
-    network: the frozen module: eval mode, no gradients. Nothing here ever changes a parameter.
-    ingredients: all that decides the features besides layer and pooling, as JSON: digests of the weights and
+    network: the frozen module: eval mode, no gradients. No method changes a parameter.
+    ingredients: everything that determines the features except layer and pooling, as JSON: digests of the weights and
         the tokenizer, the preprocessing, the prompt, the length limit. `backbone_key` is its digest.
     pools: the poolings that exist for its tokens.
-    default_pool: the one used when a layer is asked for without a pooling, and for the whole encoder when
-        `forward` leaves `Output.pooled` empty.
-    rate_hz: tokens per second, where time runs along them; a source of such encoders sets it.
-    earlier: the ingredients by an earlier rule, which saw less, where that was another.
+    default_pool: used when a layer is chosen without a pooling, and for the whole encoder when `forward` leaves
+        `Output.pooled` empty.
+    rate_hz: tokens per second if tokens follow time; sources of such encoders set it.
+    earlier: the ingredients by an earlier rule that included less, if that differs.
     """
 
     licence: str | None = None
@@ -71,7 +71,7 @@ class Encoder:
     rate_hz: float | None = None
     side = USUAL_SIDE  # pixels of a picture as the network sees it, if it were a square
     pads = False  # whether its preprocessing may make a picture a square first
-    cls_last = False  # whether the token that stands for a whole text is its last
+    cls_last = False  # whether the token that represents a whole text is its last
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Encoder:
 
     @property
     def spec(self) -> ModalitySpec:
-        """What is particular to the encoder's modality."""
+        """The specification of the encoder's modality."""
         return spec_of(self.modality)
 
     def prepare(self, items: Sequence[Any]) -> Inputs:
@@ -130,7 +130,7 @@ class Encoder:
     def run(self, inputs: Inputs, layers: bool = False, autocast: torch.dtype | None = None) -> Output:
         """`forward` without gradients, in eval mode, on inputs moved to the encoder's device.
 
-        Under `no_grad`: through tensors of `inference_mode` nothing that is trained on top could backpropagate.
+        Under `no_grad`: tensors of `inference_mode` could not be used for training on top.
 
         autocast: a faster type for the matrix products (`torch.autocast`); None computes in the network's own.
         """
@@ -142,7 +142,7 @@ class Encoder:
     def encode(self, items: Sequence[Any], batch_size: int = 32) -> np.ndarray:
         """Features of this view, float32 [N, width]. Texts of similar length share a batch.
 
-        `UsageError` for pool=states, which gives no such rows: use `states`.
+        `UsageError` for pool=states, which gives sequences: use `states`.
         """
         if self.pool == STATES:
             raise UsageError(f"{self.uri}: gives sequences, not one row of features for each item: use `states`.")
@@ -168,7 +168,8 @@ class Encoder:
         layers: numbers as in a URI (0 = embedding or stem, k = output of block k, negative from the end; None = the
             tokens after the final norm), in the order wanted; "all": from 0 to `depth`.
         autocast: see `run`.
-        Raises `UsageError` for a layer that does not exist, and for an encoder that does not expose what is asked for.
+        Raises `UsageError` for a layer that does not exist, and for an encoder that does not expose the requested
+        states.
         """
         chosen = range(max(0, self.depth) + 1) if layers == "all" else list(layers)
         if not chosen or (None in chosen and not self._token_width):
@@ -193,7 +194,7 @@ class Encoder:
         return view
 
     def expand(self, pool: str | None = None, layers: Sequence[int] | Literal["*"] = "*") -> list[Encoder]:
-        """One view for each of `layers`, "*" being all from 0 to `depth`: what `layer=*` and `layer=4,8` stand for."""
+        """One view for each of `layers`, "*" meaning 0 to `depth`; as `layer=*` and `layer=4,8` in a URI."""
         if self.depth < 0:
             raise UsageError(f"{self.uri}: this encoder does not expose its layers.")
         chosen = range(self.depth + 1) if layers == "*" else dict.fromkeys(map(self._resolve_layer, layers))
@@ -213,7 +214,7 @@ class Encoder:
         return [width] * sum(self._count(part) for part in parse_pool(self.pool))
 
     def _count(self, part: str) -> int:
-        """How many vectors a pooling gives; `UsageError` where there are not so many, or their number is open."""
+        """The number of vectors a pooling gives; `UsageError` for fewer tokens, or an unknown number."""
         if part == "tokens":
             if not self._length:
                 raise UsageError(f"{self.uri}: pool=tokens needs max_tokens=: this encoder takes texts of any length.")
@@ -224,12 +225,12 @@ class Encoder:
         if part == "patches":
             return patches
         if grid_side(part) ** 2 > patches:
-            raise UsageError(f"{self.uri}: {part} asks for more tokens than the {patches} patches there are.")
+            raise UsageError(f"{self.uri}: {part} needs more tokens than the {patches} patches there are.")
         return max(1, grid_side(part) ** 2)
 
     @property
     def tokens(self) -> int | None:
-        """Tokens of an item at this view's layer; None where items differ in them."""
+        """Tokens of an item at this view's layer; None if their number differs between items."""
         return None if self.spec.padded else self._leading + self._patches[-1 if self.layer is None else self.layer]
 
     @property
@@ -253,10 +254,10 @@ class Encoder:
         return view_fingerprint(self.backbone_key, self.layer, self.pool)
 
     def recognise(self, fingerprint: str) -> bool:
-        """Whether a store or a model that names `fingerprint` means this encoder.
+        """Whether the `fingerprint` in a store or a model is that of this encoder.
 
-        Also by the earlier rule, whose fingerprint this view then takes, so that what was made with it stays one;
-        a warning says so once.
+        A fingerprint by the earlier rule is accepted too, with one warning. This view then takes that fingerprint, so
+        that earlier and new features belong together.
         """
         if fingerprint == self.fingerprint:
             return True
@@ -266,15 +267,15 @@ class Encoder:
         if fingerprint not in _said:
             _said.add(fingerprint)
             warnings.warn(
-                f"{self.uri}: fingerprint {fingerprint[:12]} is that of an earlier version, which did not see all files"
-                " of this encoder. It is accepted; whether the other files are the same is not known.",
+                f"{self.uri}: fingerprint {fingerprint[:12]} is of an earlier version, which did not include all files"
+                " of this encoder. It is accepted, but the other files may have changed.",
                 RuntimeWarning,
                 stacklevel=3,
             )
         return True
 
     def record(self) -> EncoderRecord:
-        """What a store or a model writes down about this encoder, as JSON."""
+        """The record of this encoder in a store or a model, as JSON."""
         hidden = ("weights", "config", "modality")
         found: EncoderRecord = {
             "modality": self.modality,
@@ -308,8 +309,8 @@ class Encoder:
         _check_rows(pair, self.uri, self.modality)
         if not _equal(output, pair, rounding(self.dtype)):
             raise InputError(
-                f"{self.uri}: gives other features each time it encodes the same {self.modality}, so that none could be"
-                " compared: its network or its preprocessing draws at random."
+                f"{self.uri}: gives other features each time it encodes the same {self.modality}, so they cannot"
+                " be compared: its network or its preprocessing is random."
             )
         values = [value.numel() for value in inputs.values() if isinstance(value, Tensor) and value.is_floating_point()]
         self.side = max(self.side, math.ceil(math.sqrt(max(values, default=0) / 3)))
@@ -317,13 +318,13 @@ class Encoder:
         self._token_width = 0 if output.tokens is None else output.tokens.shape[-1]
         self._pooled_width = None if output.pooled is None else output.pooled.shape[-1]
         self._leading = output.prefix
-        # Of each layer, then of the tokens after the final norm.
+        # Widths of each layer, then of the tokens after the final norm.
         self._patches = [tokens.shape[1] - output.prefix for tokens in output.layers]
         self._patches += [0 if output.tokens is None else output.tokens.shape[1] - output.prefix]
 
     @property
     def _own_pool(self) -> str | None:
-        """The pooling of the encoder's own pipeline; None where it ends in something else."""
+        """The pooling of the encoder's own pipeline; None if it ends in something else."""
         return self.default_pool if self._pooled_width is None else None
 
     def _resolve_layer(self, layer: int) -> int:
@@ -359,12 +360,12 @@ class Encoder:
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """How far equal features may lie apart, relative to the largest: a device adds in any order."""
+    """The greatest difference between equal features, relative to the largest: devices add in any order."""
     return 1e-2 if dtype == torch.float32 else 5e-2
 
 
 def refuse_what_reads_padding(encoder: Encoder, what: str) -> None:
-    """`InputError` for an encoder of texts that does not heed its mask: what it makes of one depends on its batch.
+    """`InputError` for a text encoder that ignores its mask, so that a text's features depend on its batch.
 
     what: names its network in the message.
     """
@@ -375,14 +376,14 @@ def refuse_what_reads_padding(encoder: Encoder, what: str) -> None:
 
 
 def _check_rows(pair: Output, uri: EncoderURI, modality: Modality) -> None:
-    """`InputError` unless two items gave two rows: else the features of one would be taken for those of the other."""
+    """`InputError` unless two items give two rows; otherwise features would be assigned to the wrong items."""
     given = [x for x in (pair.pooled, pair.tokens, *pair.layers) if x is not None]
     if any(len(x) != 2 for x in given):
-        raise InputError(f"{uri}: its network gives {len(given[0])} row for 2 {modality}s: it joins those of a batch.")
+        raise InputError(f"{uri}: its network gives {len(given[0])} row for 2 {modality}s: it merges a batch.")
 
 
 def _equal(one: Output, pair: Output, tolerance: float) -> bool:
-    """Whether a pass over an item, and one over it twice, gave the same three times."""
+    """Whether the passes over one item, and over the same item twice, gave equal features."""
     pairs = [(one.pooled, pair.pooled), (one.tokens, pair.tokens), *zip(one.layers, pair.layers, strict=True)]
     given = [(x.float(), y.float()) for x, y in pairs if x is not None and y is not None]
     return all(
@@ -395,7 +396,7 @@ def _equal(one: Output, pair: Output, tolerance: float) -> bool:
 def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dtype | None = None) -> list[Any]:
     """Features of several views of one network, float32 [N, width_i] each, from a single forward pass.
 
-    Of those with pool=states: `Ragged`, N sequences.
+    For views with pool=states: `Ragged`, N sequences.
 
     inputs: what `preprocess` of any of them gave. autocast: see `Encoder.run`.
     Views of different networks are a `UsageError`.
@@ -409,7 +410,7 @@ def encode_views(encoders: Sequence[Encoder], inputs: Inputs, autocast: torch.dt
 
 
 def _check_options(uri: EncoderURI, modality: Modality) -> None:
-    """`UsageError` for an option that is one of encoders of another modality."""
+    """`UsageError` for an option of encoders of another modality."""
     known = (*COMMON, *spec_of(modality).options)
     for option in OPTIONS:
         if option not in known and getattr(uri, option) is not None:
@@ -421,7 +422,7 @@ def _check_options(uri: EncoderURI, modality: Modality) -> None:
 def block_outputs(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """Collect the input of the first block and the output of each while the network runs.
 
-    Libraries differ in whether their last hidden state is normed; what passes between blocks never is.
+    Libraries differ in whether the last hidden state is normalised; tensors between blocks never are.
     """
     states: list[Tensor] = []
 
@@ -441,7 +442,7 @@ def block_outputs(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 def find_blocks(network: nn.Module, depth: int | None) -> list[nn.Module]:
-    """The list of `depth` equal blocks that a transformer is; empty for networks of another shape."""
+    """The list of the `depth` equal blocks of a transformer; empty for other networks."""
     lists = [m for m in network.modules() if isinstance(m, nn.ModuleList) and 0 < len(m) == depth]
     return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=()))
 

@@ -1,4 +1,4 @@
-"""Any Python function as an encoder: for models that live behind an API or in a library of their own."""
+"""Any Python function as an encoder: for models behind an API or in another library."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def from_callable(
     """An encoder made of `fn`: list of N RGB PIL images, or N strings, to an array or tensor [N, D].
 
     fingerprint: any text that changes whenever the features would; stores and models compare it.
-    name: how records call it; default the function's own.
+    name: its name in records; default the function's own.
     width: D; without it, `fn` is called once to learn it.
-    A saved model cannot load such an encoder by itself: it has to be passed in again.
+    A saved model cannot load such an encoder; pass it in again.
     """
     spec_of(modality)
     if not fingerprint:

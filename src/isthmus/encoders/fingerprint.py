@@ -1,6 +1,6 @@
-"""What makes two encoders the same: one digest of everything that decides their features.
+"""Fingerprints of encoders: one digest of everything that determines their features.
 
-Not in it, because the features are meant to be equal: shards, batch size, compute dtype, storage dtype.
+Not included, because the features should be equal: shards, batch size, compute dtype, storage dtype.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def files_digest(paths: Iterable[Path], root: Path) -> str:
     if not _again.get() and (found := _remembered(known)):
         return found
     result = _tensors_digest(_locate(paths, root))
-    with suppress(OSError, InputError):  # a cache that is full or read-only only costs time
+    with suppress(OSError, InputError):  # without a writable cache, it only takes longer
         write_sealed(known, {"digest": result})
     return result
 
 
 @contextmanager
 def read_again() -> Iterator[None]:
-    """Inside, `files_digest` reads every file, whatever it remembers: a disk may change a file and nothing else."""
+    """Inside this context, `files_digest` reads every file again: a disk error may change a file without a trace."""
     token = _again.set(True)
     try:
         yield
@@ -65,19 +65,19 @@ _again: ContextVar[bool] = ContextVar("again", default=False)
 
 
 def _state(path: Path) -> list[Any]:
-    """What changes when a file is written. The time of the last change of the inode cannot be set back."""
+    """Values that change when a file is written. The change time of the inode cannot be set back."""
     stat = path.stat()
     return [str(path.absolute()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _remembered(file: Path) -> str | None:
-    """The digest in a cache file; None where there is none or it is damaged."""
+    """The digest in a cache file; None if there is none or it is damaged."""
     found = (read_cached(file) or {}).get("digest")
     return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found) else None
 
 
 def module_digest(module: nn.Module) -> str:
-    """The same of a module's state dict, for sources whose weight files are out of sight."""
+    """The same for a module's state dict, for sources whose weight files are not accessible."""
     state = _blake(b"")
     for name, tensor in sorted(module.state_dict().items()):
         raw = tensor.detach().cpu().contiguous()

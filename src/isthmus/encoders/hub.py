@@ -1,4 +1,4 @@
-"""Hub names to folders on disk. All that follows is local, so nothing later can touch the network."""
+"""From hub names to folders on disk. Everything later is local and cannot use the network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AGAIN = "There are no weights at all: fetch the model again, or save it again."
 UNREAD = "Pickled weights can run code and are not read."
 # Configuration, tokenizers and cards: fetched first, because they say which weight files are needed.
 SMALL = ["*.json", "*.jsonl", "*.txt", "*.model", "*.py", "*.jinja", "README.md"]
-# Entries of configurations that say who saved them and how, and nothing about the features.
+# Entries of configurations about how they were saved, which do not affect features.
 INCIDENTAL = {
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"),
     *("_valid_processor_keys", "data_format", "device", "disable_grouping", "feature_extractor_type"),
@@ -61,7 +61,7 @@ def weight_names(folder: Path, weights: str = WEIGHTS) -> list[str]:
 
 
 def weight_files(folder: Path, weights: str = WEIGHTS) -> list[Path]:
-    """The weight files that exist. A shard that the index names and the folder lacks is an `InputError`."""
+    """The weight files that exist. A shard that is in the index but missing is an `InputError`."""
     files = [folder / name for name in weight_names(folder, weights)]
     for file in files:
         if not file.exists() and file.name not in (WEIGHTS, weights):
@@ -71,8 +71,8 @@ def weight_files(folder: Path, weights: str = WEIGHTS) -> list[Path]:
 
 @contextmanager
 def loading(uri: EncoderURI) -> Iterator[None]:
-    """Load quietly and without the hub, and turn what the libraries raise on files they cannot read into an
-    `InputError` of one line.
+    """Load quietly and without the hub, and turn errors of the libraries on unreadable files into an `InputError` of
+    one line.
     """
     from huggingface_hub import constants
     from transformers.utils import logging
@@ -113,7 +113,7 @@ def revision_of(folder: Path) -> str | None:
 
 
 def licence_of(folder: Path) -> str | None:
-    """The `license` line of the model card, where there is one."""
+    """The `license` line of the model card, if there is one."""
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
     found = re.match(r"---\s*\n.*?^license:[ \t]*([^\s#]+)", text, re.DOTALL | re.MULTILINE)
@@ -167,13 +167,13 @@ def _require_weights(uri: EncoderURI, folder: Path, weights: str, complete: bool
 def _remedy(uri: EncoderURI) -> str:
     convert = "SentenceTransformer(…)" if uri.source == "st" else "AutoModel.from_pretrained(…)"
     return (
-        f"{UNREAD} Choose a revision with safetensors, or convert them once where you trust them,"
+        f"{UNREAD} Choose a revision with safetensors, or convert them once if you trust them,"
         f" `{convert}.save_pretrained(folder)`, and use {uri.source}:/path/to/folder."
     )
 
 
 def _closed(error: BaseException | None) -> OSError | None:
-    """That the cache cannot be written to, where that is behind `error`."""
+    """A message that the cache cannot be written to, if that caused `error`."""
     while error is not None:  # a connection that is refused names no file
         if isinstance(error, OSError) and error.filename and error.errno in (EACCES, EPERM, EROFS, ENOSPC, EDQUOT):
             return error

@@ -39,8 +39,8 @@ INPUTS = {  # main inputs of models, and the modality of each
 }
 PREFIX_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens", "cls_register_token")
 UNMASKED = ("siglip_text_model", "siglip2_text_model")  # trained on full length with padding, without a mask
-POOLED_FIRST = ("dinov3_convnext",)  # which put their pooled output before the patches
-TIME_FIRST = ("xlnet",)  # whose blocks pass on [T, N, D]
+POOLED_FIRST = ("dinov3_convnext",)  # models that put their pooled output before the patches
+TIME_FIRST = ("xlnet",)  # models whose blocks pass on [T, N, D]
 
 
 def load(uri: EncoderURI, *, modality: Modality | None, fetch: bool, **options: Any) -> Encoder:
@@ -80,7 +80,7 @@ def _load_network(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tup
         config = AutoConfig.from_pretrained(folder, **shared)
         known = MODEL_MAPPING.get(type(config), ())
         for model in known if isinstance(known, tuple) else (known,):
-            _modality_of(model, uri)  # before weights are read, and whatever auto class would take them
+            _modality_of(model, uri)  # before weights are read, for any auto class
         _refuse_video(config, uri)
     shared |= {"use_safetensors": True, "output_loading_info": True, "dtype": uri.dtype or "float32"}
     with hub.loading(uri):
@@ -139,7 +139,7 @@ class HFImageEncoder(Encoder):
         if missing := [name for name in self._needed if name not in given]:
             raise InputError(f"{self.uri}: its network needs {missing[0]}, which its image processor does not give.")
         inputs = {name: given[name] for name in dict.fromkeys(["pixel_values", *self._needed])}
-        if self._masks:  # hides none; in the order of this noise the patches are kept
+        if self._masks:  # hides no patch; they keep the order of this noise
             patch: int = self.network.config.patch_size  # type: ignore[union-attr, assignment]
             count = (inputs["pixel_values"].shape[-2] // patch) * (inputs["pixel_values"].shape[-1] // patch)
             inputs["noise"] = torch.arange(count, dtype=torch.float32).expand(len(items), -1)
@@ -239,7 +239,7 @@ def run_network(
     """One forward pass and, if `layers`, the hidden states before the final norm."""
     if not layers:
         return (), network(**inputs)
-    if not blocks:  # stages of a CNN: nothing is normed behind the last one
+    if not blocks:  # stages of a CNN: there is no norm after the last one
         result = network(**inputs, output_hidden_states=True)
         return getattr(result, "hidden_states", None) or (), result
     with block_outputs(blocks) as states:
@@ -248,7 +248,7 @@ def run_network(
 
 
 def last_states(result: Any, uri: EncoderURI) -> Tensor:
-    """The tokens that a network gives, [N, T, D] or [N, C, H, W]; `InputError` where it gives none."""
+    """The tokens that a network gives, [N, T, D] or [N, C, H, W]; `InputError` if it gives none."""
     tokens = getattr(result, "last_hidden_state", None)
     if tokens is None:
         raise InputError(f"{uri}: its network gives no tokens (last_hidden_state) but a {type(result).__name__}.")
@@ -258,9 +258,9 @@ def last_states(result: Any, uri: EncoderURI) -> Tensor:
 def load_processor(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
     """The image processor saved with the model (Pillow and NumPy only) and its settings with `size=` applied.
 
-    A model without one is refused: guessed preprocessing gives features that look right and are not.
+    A model without one is refused: with guessed preprocessing, features would look right but be wrong.
     """
-    # Not from `transformers` itself, which in some versions asks for torchvision there.
+    # Not from `transformers` itself, which in some versions needs torchvision there.
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     settings = _processor_settings(folder, uri)
@@ -286,7 +286,7 @@ def load_tokenizer(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> An
 
 
 def text_pools(tokenizer: Any) -> tuple[str, ...]:
-    """The poolings that make sense: `cls` only where texts begin with a token that stands for the whole."""
+    """The poolings that make sense: `cls` only if texts begin with a token that represents the whole."""
     has_cls = getattr(tokenizer, "cls_token_id", None) is not None
     return ("cls", "mean", "max", "last") if has_cls else ("mean", "max", "last")
 
@@ -312,11 +312,11 @@ def position_limit(network: nn.Module) -> int | None:
     for name, module in network.named_modules():
         weight = getattr(module, "weight", None)
         if name.rpartition(".")[2] in POSITION_TABLES and isinstance(weight, Tensor) and weight.ndim == 2:
-            # RoBERTa counts positions from behind the padding index, OPT from an offset.
+            # RoBERTa counts positions after the padding index, OPT from an offset.
             padding = getattr(module, "padding_idx", None)
             unused = 0 if padding is None else padding + 1
             held = len(weight) - max(unused, getattr(module, "offset", 0))
-            return min(held, stated or held)  # Nyströmformer and its like have two rows that none uses
+            return min(held, stated or held)  # Nyströmformer and similar models have two unused rows
     return None
 
 
@@ -334,7 +334,7 @@ def uncut_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def unknown_id(tokenizer: Any) -> int | None:
-    """The id of what the tokenizer does not know; None where nothing is unknown to it (bytes), or no id says so."""
+    """The id of what the tokenizer does not know; None if nothing is unknown to it (bytes), or it has no such id."""
     if not callable(tokenizer):
         if not hasattr(tokenizer, "token_to_id"):
             return None  # leaves out words it does not know
@@ -348,7 +348,7 @@ def unknown_id(tokenizer: Any) -> int | None:
 def prefix_length(network: nn.Module) -> int:
     """Number of CLS, distillation and register tokens before the patches, read from the parameters."""
     named = [(name.split("."), parameter) for name, parameter in network.named_parameters()]
-    # What a head asks the patches with (AIMv2) is none of their sequence.
+    # The query token of a head (AIMv2) is not part of the sequence.
     extra = [parameter for path, parameter in named if path[-1] in PREFIX_TOKENS and "head" not in path]
     return sum(parameter.numel() // parameter.shape[-1] for parameter in extra)
 
@@ -362,9 +362,10 @@ def _tower(network: Any, modality: Modality | None, uri: EncoderURI) -> tuple[An
 
 
 def _modality_of(model: Any, uri: EncoderURI) -> Modality:
-    """What a model of transformers, or its class, encodes: by its main input, which code from elsewhere may not state.
+    """The modality of a model of transformers, by the main input of the model or its class; other code may not state
+    it.
 
-    Raises `UsageError` for audio and whatever else has no encoder here.
+    Raises `UsageError` for audio and other modalities without an encoder here.
     """
     takes = inspect.signature(model.forward).parameters
     stated = [model.main_input_name] if isinstance(model.main_input_name, str) else list(model.main_input_name)
@@ -377,7 +378,7 @@ def _modality_of(model: Any, uri: EncoderURI) -> Modality:
 
 
 def _refuse_video(config: Any, uri: EncoderURI) -> None:
-    """Networks of frames call them pixel_values, as those of images do."""
+    """Refuse networks for video: their inputs are called pixel_values, as those of images are."""
     if hasattr(config, "num_frames") and not hasattr(config, "vision_config"):
         raise UsageError(f"{uri}: a {config.model_type} is made for video, which hf: does not load yet.")
 
@@ -390,7 +391,7 @@ def _refuse_missing(missing: set[str], uri: EncoderURI) -> None:
 
 
 def _pools_itself(network: nn.Module) -> bool:
-    """CLIP-like towers norm or attend in their pooler; those of plain ViTs serve their classifiers only."""
+    """Whether the pooler is part of the features, as in CLIP-like towers; in plain ViTs it is only for classifiers."""
     several = any(name.endswith("cls_token") and p.shape[-2] > 1 for name, p in network.named_parameters())
     return several or any(hasattr(network, name) for name in ("post_layernorm", "head", "summary_idxs"))
 
@@ -405,7 +406,7 @@ def _processor_settings(folder: Path, uri: EncoderURI) -> dict[str, Any]:
     if not settings:
         raise InputError(
             f"{uri}: {folder} has no preprocessor_config.json. Its resize and normalisation are unknown and"
-            " are not guessed: put the one of the model it was made from there."
+            " are not guessed: put the file of the original model there."
         )
     kind = str(settings.get("image_processor_type", ""))
     kept = {key: value for key, value in settings.items() if key not in hub.INCIDENTAL}

@@ -1,4 +1,4 @@
-"""Images on their way into an encoder."""
+"""Images as inputs of an encoder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def to_pil(image: Any) -> Image.Image:
 
 
 def probe_image() -> Image.Image:
-    """A small grey picture, to learn an encoder's widths with."""
+    """A small grey picture, to find out an encoder's widths."""
     return Image.new("RGB", (64, 64), (127, 127, 127))
 
 

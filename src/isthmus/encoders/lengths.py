@@ -1,4 +1,4 @@
-"""Lengths of texts in tokens: how long they are, where an encoder cuts them, how far that can be moved."""
+"""Lengths of texts in tokens: how long they are, where an encoder cuts them, and how far that limit can be moved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from isthmus.encoders.base import Encoder
 from isthmus.encoders.fingerprint import digest
 from isthmus.errors import UsageError
 
-AT_ONCE = 1024  # texts tokenised at a time
+AT_ONCE = 1024  # texts that are tokenised at a time
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Tokens:
 
 
 def tokenize(encoder: Encoder, texts: Sequence[str]) -> Tokens | None:
-    """Count tokens, nothing cut off. None for an encoder that does not show its tokenizer (a callable)."""
+    """Count tokens, nothing cut off. None for an encoder without access to its tokenizer (a callable)."""
     if not hasattr(encoder, "token_ids"):
         return None
     unknown_id: int | None = getattr(encoder, "unknown_id", None)
@@ -43,19 +43,19 @@ def tokenize(encoder: Encoder, texts: Sequence[str]) -> Tokens | None:
 
 
 def token_limit(encoder: Encoder) -> int | None:
-    """How many tokens the encoder reads of a text, special ones included; None where it has no limit."""
+    """The number of tokens the encoder reads of a text, special ones included; None if it has no limit."""
     return getattr(encoder, "max_tokens", None)
 
 
 def token_ceiling(encoder: Encoder) -> int | None:
-    """How many it could read at most: the positions that its network has; None where there is no end."""
+    """The most tokens it could read: the positions of its network; None if there is no limit."""
     return getattr(encoder, "position_limit", None)
 
 
 def cut_notes(encoders: Iterable[Encoder], captions: Sequence[str]) -> list[str]:
-    """A remark on each encoder of texts that does not read some of `captions` to their end, and on how many.
+    """A remark for each text encoder that cuts some of `captions`, with their number.
 
-    Distinct captions are tokenised once by each encoder; one that shows neither its tokens nor a limit has no remark.
+    Distinct captions are tokenised once by each encoder; encoders without known tokens or limit have no remark.
     """
     repeats = Counter(captions)
     times, notes = np.fromiter(repeats.values(), np.int64), []
@@ -70,7 +70,7 @@ def cut_notes(encoders: Iterable[Encoder], captions: Sequence[str]) -> list[str]
 
 
 def with_max_tokens(encoder: Encoder, count: int) -> Encoder:
-    """The same frozen network (shared, not copied), reading `count` tokens of a text. Its fingerprint is another.
+    """The same frozen network (shared, not copied), reading `count` tokens of a text, with another fingerprint.
 
     Equal to loading its URI with `max_tokens=count`. Raises UsageError beyond the network's positions, and for
     encoders whose length cannot be set.

@@ -1,4 +1,4 @@
-"""How much a model may ask for in its configuration: a hostile one ends in a message, not in hours or gigabytes."""
+"""Limits on model configurations, so that a hostile one gives a message and does not take hours or gigabytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIDES, PROCESSOR = ("height", "width", "crop_size"), "processor_config.json"
 
 
 def check_limits(file: Path, value: Any) -> None:
-    """Refuse a configuration that is deeper, longer or asks for more than any that is published.
+    """Refuse a configuration that is deeper, longer or needs more than any published one.
 
     Raises `InputError`, which names the file and the entry.
     """
@@ -42,7 +42,7 @@ def check_limits(file: Path, value: Any) -> None:
 
 
 def _values(value: Any) -> Iterator[tuple[str, Any, int]]:
-    """(key, value, depth) of everything that stands in a JSON value; items of a list have the list's key."""
+    """(key, value, depth) of everything in a JSON value; items of a list have the list's key."""
     waiting = [("", value, 0)]
     while waiting:
         key, value, depth = waiting.pop()
@@ -54,7 +54,7 @@ def _values(value: Any) -> Iterator[tuple[str, Any, int]]:
 
 
 def _numbers(value: Any) -> list[int]:
-    """Whole numbers that `value` is or lists."""
+    """The whole numbers in `value`, a number or a list."""
     listed = value if isinstance(value, list) else [value]
     return [one for one in listed if type(one) is int]
 

@@ -24,17 +24,16 @@ def load_encoder(
     trust_remote_code: bool = False,
     fetch: bool = True,
 ) -> Encoder:
-    """Load one frozen encoder; one that is loaded passes.
+    """Load one frozen encoder; a loaded one is returned as it is.
 
     uri: `source:name[@revision][?option=value&…]`, sources hf, st, timm, open_clip, wheel (of the package isthmus-demo)
         and those of other packages (`isthmus.encoders.sources`); see `EncoderURI`.
-    modality: a name of `isthmus.encoders.modality.MODALITIES`; needed for models with two towers, else checked.
+    modality: a name of `isthmus.encoders.modality.MODALITIES`; needed for models with two towers, otherwise checked.
     device: default CUDA where there is one, else the CPU. fetch: False never touches the network.
     trust_remote_code: run Python code that comes with the model; also an option of the URI.
 
     Raises UsageError (a name, option, layer or pooling that does not exist, or a source whose package is not
-    installed), OfflineError (not in the cache and not to be had now), InputError (files that cannot be used as they
-    are).
+    installed), OfflineError (not in the cache and not available now), InputError (files that cannot be used).
     """
     if isinstance(uri, Encoder):
         return _checked(uri, modality)
@@ -73,7 +72,7 @@ def load_encoders(
 def load_recorded(uris: Iterable[str], *, modality: Modality, **options: Any) -> list[Encoder]:
     """The encoders that a model or a store names; `options` as for `load_encoders`.
 
-    Such files may come from anyone: code runs only if the caller allows it now, whatever their URIs say.
+    Such files may come from anyone. Code runs only if the caller allows it now, even if their URIs allow it.
     """
     named = [replace(EncoderURI.parse(uri), trust_remote_code=None) for uri in uris]
     return load_encoders(named, modality=modality, **options)

@@ -1,4 +1,4 @@
-"""What is particular to a modality: its items, how an encoder of it is probed, its poolings and options, its table.
+"""Modalities: their items, the probe of their encoders, their poolings, options and tables.
 
 Nothing else lists modalities. Another package adds one by an entry point of the group `isthmus.modalities` that names
 a `ModalitySpec`; its encoders come from a source of its own (`isthmus.encoders.sources`).
@@ -20,16 +20,16 @@ Modality = str  # a name of `MODALITIES`
 
 @dataclass(frozen=True)
 class ModalitySpec:
-    """What the rest of isthmus asks of a modality.
+    """The specification of a modality, which the rest of isthmus uses.
 
     read: a list of items as encoders take them; `InputError` for anything else.
     probe: makes the small item that an encoder's widths are learned from.
-    table: of a store, in which its items stand: "images" or "captions".
-    options: of an encoder's URI, that only encoders of such modalities have.
+    table: the table of a store for its items: "images" or "captions".
+    options: options of an encoder's URI that only encoders of this modality have.
     many: its poolings that give several vectors of an item. single, tokens: the poolings to embed with for heads of
         pooled features, and for heads of tokens, as messages advise them.
     padded: whether items differ in their number of tokens, so that features of tokens end in padding.
-    length: of an item, by which those that are batched together are sorted; None where all cost the same.
+    length: of an item, by which those that are batched together are sorted; None if all cost the same.
     """
 
     read: Callable[[Sequence[Any]], list[Any]]

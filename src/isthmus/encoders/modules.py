@@ -1,4 +1,4 @@
-"""The modules of a Sentence-Transformers folder: which there are, where, and which hold weights."""
+"""The modules of a Sentence-Transformers folder: their types, places and weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEEPEST = 4  # routers inside one another
 def find_modules(folder: Path) -> dict[str, str]:
     """Path, relative to `folder` ("" is the folder itself), and type of every module, those of routers included.
 
-    Empty where there is no modules.json. Raises InputError for a list that is none, and for a path that leads out.
+    Empty without modules.json. Raises InputError for a malformed list, and for a path outside of the folder.
     """
     listed = folder / "modules.json"
     if not listed.exists():

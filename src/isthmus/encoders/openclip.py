@@ -157,8 +157,8 @@ def repo_of(uri: EncoderURI) -> tuple[str, str | None]:
     if not tags:
         raise UsageError(f"{uri}: open_clip has no model {name!r}." + did_you_mean(name, open_clip.list_models()))
     if uri.revision not in tags:
-        asked = f"no weights {uri.revision!r}" if uri.revision else "several weights: choose one with @"
-        raise UsageError(f"{uri}: {name} has {asked}." + did_you_mean(uri.revision or "", tags))
+        problem = f"no weights {uri.revision!r}" if uri.revision else "several weights: choose one with @"
+        raise UsageError(f"{uri}: {name} has {problem}." + did_you_mean(uri.revision or "", tags))
     place = open_clip.get_pretrained_cfg(name, uri.revision).get("hf_hub", "")
     if not place:
         raise UsageError(f"{uri}: these weights are not on the hub, so there are no safetensors of them.")
@@ -166,7 +166,7 @@ def repo_of(uri: EncoderURI) -> tuple[str, str | None]:
 
 
 def _require_text_config(folder: Path, uri: EncoderURI) -> None:
-    """Text towers of transformers name the model whose configuration they have; it is not fetched unasked."""
+    """Text towers of transformers name the model whose configuration they have; it is not fetched implicitly."""
     name = read_json(folder / "open_clip_config.json").get("model_cfg", {}).get("text_cfg", {}).get("hf_model_name")
     if name and not Path(name).is_dir() and not hub.is_cached(name, "config.json"):
         raise OfflineError(

@@ -20,13 +20,13 @@ def pool_tokens(
     """Pool `tokens` [N, T, D] to [N, D], or [N, k·D] for k vectors joined by `+`, in float32.
 
     mask: [N, T] bool, True where a token is real, padded on either side; None when all are.
-    prefix: leading tokens that are no content (CLS and registers of a ViT): `mean` and `max` leave them out.
+    prefix: leading tokens without content of their own (CLS and registers of a ViT), which `mean` and `max` leave out.
     length: for "tokens", how many to give; without it, the T there are.
 
     cls: the first real token. last: the last real token. A row without any real token pools to zeros.
     patches: every token behind the prefix. grid16: those, on their square grid, averaged to 4 × 4.
-    tokens: the real ones from the left, then zeros, by which a token head knows the padding: where the last real token
-        is itself zeros (in float16), its last value is `END`.
+    tokens: the real ones from the left, then zeros, by which a token head recognises padding. If the last real token
+        itself is zeros (in float16), its last value becomes `END`.
     """
     tokens = tokens.float()
     if mask is None:

@@ -1,6 +1,6 @@
-"""`st:` – Sentence-Transformers pipelines: whatever their modules say, including Dense and Normalize.
+"""`st:` – Sentence-Transformers pipelines with all their modules, including Dense and Normalize.
 
-A multimodal pipeline (CLIP and its kin) has one space for both modalities: pass modality="image" for its image side.
+A multimodal pipeline (such as CLIP) has one space for both modalities: pass modality="image" for its image side.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SETTINGS = (
     *("sentence_*_config.json", "router_config.json", "cnn_config.json", "lstm_config.json"),
     *("wordembedding_config.json", "whitespacetokenizer_config.json", "phrasetokenizer_config.json"),
 )
-# What decides the features in the settings of a Transformer, and what it is in the pipelines of texts.
+# Settings of a Transformer that affect features, and their usual values for texts.
 USUAL: dict[str, Any] = {
     "transformer_task": "feature-extraction",
     "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
@@ -61,7 +61,7 @@ def from_folder(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> Encoder:
-    """The encoder that the Sentence-Transformers folder describes: of texts, or of images where it takes them."""
+    """The encoder in a Sentence-Transformers folder: of texts, or of images if the pipeline takes them."""
     from sentence_transformers import SentenceTransformer
 
     if not trust_remote_code:
@@ -98,7 +98,7 @@ class SentenceEncoder(Encoder):
         self._blocks = find_blocks(pipeline, getattr(config, "num_hidden_layers", None))
         if uri.max_tokens:
             if _limit(pipeline) is None:
-                raise UsageError(f"{uri}: max_tokens is not an option of it: it reads texts of any length.")
+                raise UsageError(f"{uri}: max_tokens is not an option here: the pipeline reads texts of any length.")
             pipeline.max_seq_length = _within_table(uri, transformer)
         default_prompt = pipeline.prompts.get(pipeline.default_prompt_name, "")
         self.prompt = default_prompt if uri.prompt is None else uri.prompt
@@ -111,7 +111,7 @@ class SentenceEncoder(Encoder):
             "max_tokens": self.max_tokens,
             "prompt": self.prompt,
         }
-        multimodal = len(pipeline.modalities) > 1  # its tokens are out of sight
+        multimodal = len(pipeline.modalities) > 1  # its tokens are not accessible
         pools = text_pools(pipeline.tokenizer) if transformer is not None and not multimodal else ()
         earlier = _earlier(folder, ingredients)
         super().__init__(uri, "text", pipeline, ingredients, pools=pools, device=device, earlier=earlier)
@@ -184,11 +184,11 @@ def _contents(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
         "config": {path: {"type": kind(type_), **_config(folder / path)} for path, type_ in found.items()},
     }
     settings = {
-        file.relative_to(folder).as_posix(): told
+        file.relative_to(folder).as_posix(): relevant
         for path in found
         for pattern in SETTINGS
         for file in sorted((folder / path).glob(pattern))
-        if (told := _told(read_json(file), plain=not pattern.startswith("sentence")))
+        if (relevant := _relevant(read_json(file), plain=not pattern.startswith("sentence")))
     }
     if settings:  # ordinary pipelines have none
         contents["settings"] = settings
@@ -196,7 +196,7 @@ def _contents(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
 
 
 def _earlier(folder: Path, ingredients: dict[str, Any]) -> dict[str, Any]:
-    """The ingredients as they were before modules inside modules, their settings and code counted."""
+    """The ingredients by the earlier rule, without nested modules, their settings and code."""
     listed = folder / "modules.json"
     outer = read_json(listed) if listed.exists() else [{"path": "", "type": ""}]
     config = {entry["path"]: {"type": kind(entry["type"]), **_config(folder / entry["path"])} for entry in outer}
@@ -210,14 +210,14 @@ def _config(folder: Path) -> dict[str, Any]:
     return hub.read_config(folder) if (folder / "config.json").exists() else {}
 
 
-def _told(settings: dict[str, Any], plain: bool) -> dict[str, Any]:
-    """What settings say beyond what other ingredients see; those of a Transformer (not `plain`) what is unusual."""
+def _relevant(settings: dict[str, Any], plain: bool) -> dict[str, Any]:
+    """The settings that matter besides other ingredients; of a Transformer (not `plain`), the unusual ones."""
     unusual = {key: settings[key] for key, usual in USUAL.items() if settings.get(key, usual) != usual}
     return settings if plain else unusual
 
 
 def _processor_config(folder: Path) -> dict[str, Any]:
-    """What is written about the preprocessing of images, in whichever module's folder."""
+    """The configuration of image preprocessing, in any module's folder."""
     names = ("preprocessor_config.json", "processor_config.json")
     files = sorted(file for name in names for file in folder.rglob(name))
     return {file.relative_to(folder).as_posix(): hub.read_config(file.parent, file.name) for file in files}

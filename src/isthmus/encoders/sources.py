@@ -1,4 +1,4 @@
-"""Where encoders come from: each source of URIs and the function that loads from it.
+"""The sources of encoders: the scheme of each source's URIs, and the function that loads from it.
 
 Another package adds one by an entry point of the group `isthmus.encoder_sources`; its function is called as
 `load(uri: EncoderURI, *, modality, device, trust_remote_code, fetch) -> Encoder`, see `load_encoder`.

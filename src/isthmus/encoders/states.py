@@ -1,4 +1,4 @@
-"""Hidden states of several layers: what is trained on top of a frozen encoder takes."""
+"""Hidden states of several layers, the input for networks trained on top of a frozen encoder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class States:
-    """Of N items at L layers, on the encoder's device and in the dtype it computed in, without a graph behind them.
+    """States of N items at L layers, on the encoder's device and in its compute dtype, detached from any graph.
 
     values: [N, L, T, D]; where layers differ in width or number of tokens (stages of a CNN), a list of L [N, T_k, D_k].
     mask: bool [N, T], True where a token is real, whatever its values; beside a list, a list of L [N, T_k].
-    rate_hz: tokens per second where time runs, else None.
+    rate_hz: tokens per second if tokens follow time, else None.
     prefix: how many leading tokens are no patches of an image (CLS and registers).
     """
 

@@ -20,7 +20,7 @@ FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 @dataclass(frozen=True)
 class EncoderURI:
-    """A parsed encoder name. `str(uri)` is canonical: options sorted, nothing implied.
+    """A parsed encoder name. `str(uri)` is canonical: options sorted, defaults left out.
 
     layer: hidden state to read (0 = embedding, k = output of block k, negative from the end), several ("4,8,12")
         or "*" for each; None = tokens after the final norm.
@@ -70,7 +70,7 @@ class EncoderURI:
 
     @property
     def several(self) -> bool:
-        """Whether it names several layers, and so several encoders."""
+        """Whether it names several layers and thus several encoders."""
         return self.layer == "*" or isinstance(self.layer, tuple)
 
     def backbone(self) -> EncoderURI:
@@ -85,7 +85,7 @@ class EncoderURI:
 
 
 OPTIONS = tuple(f.name for f in fields(EncoderURI))[3:]
-COMMON = ("dtype", "layer", "pool", "trust_remote_code")  # options that no modality has to itself
+COMMON = ("dtype", "layer", "pool", "trust_remote_code")  # options of all modalities
 
 
 def is_path(name: str) -> bool:
@@ -162,7 +162,7 @@ def _write(value: str | int | bool | tuple[int, ...]) -> str:
 
 
 def _quote(text: str, special: str) -> str:
-    """Escape only what would be read as syntax, so that prompts and paths stay legible."""
+    """Escape only characters with a meaning in URIs, so that prompts and paths stay legible."""
     for character in "%" + special:
         text = text.replace(character, f"%{ord(character):02X}")
     return text

@@ -1,7 +1,8 @@
-"""What a model's folder may ask of the libraries that load it, while running its code is not allowed.
+"""Checks of a model's folder before libraries load it, as long as running its code is not allowed.
 
-Libraries follow their configuration: to a Python class, to a compute kernel fetched by name, to weights that are
-elsewhere or pickled. What is listed here cannot lead there; all else is refused before a library reads the folder.
+Through their configuration, libraries can be led to import a Python class, fetch a compute kernel, or read weights
+elsewhere or pickled ones. The entries listed here cannot do that; everything else is refused before a library reads the
+folder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from isthmus.encoders.limits import MAX_BYTES, check_limits
 from isthmus.errors import InputError
 from isthmus.files import read_json
 
-# Of Sentence-Transformers, under its present and its former names.
+# Module names of Sentence-Transformers, present and former.
 NAMESPACE = re.compile(r"sentence_transformers\.(models|base\.modules|sentence_transformer\.modules)(\.\w+)+")
 MODULES = {
     *modules.WEIGHTED,
@@ -42,7 +43,7 @@ ARCHITECTURES = ("architecture", "backbone", "timm_model_name")
 WORDS, OPEN_CLIP = "wordembedding_config.json", "open_clip_config.json"
 ELSEWHERE = ("timm_backbone",)  # types of models whose weights come from another library's hub
 
-# Of the configuration of a Transformer module.
+# Entries in the configuration of a Transformer module.
 ENTRIES = {
     *("max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name"),
     *("processing_kwargs", "unpad_inputs", "query_length", "document_length", "query_expansion"),
@@ -59,7 +60,7 @@ ARGUMENTS["tokenizer"] = ARGUMENTS["processor"]
 
 
 def check_folder(folder: Path, uri: Any) -> None:
-    """Refuse a folder whose modules or configurations ask for more than what is listed above.
+    """Refuse a folder whose modules or configurations have more than the entries listed above.
 
     Raises InputError that names the file and the entry.
     """
@@ -104,7 +105,7 @@ def _is_known(name: Any) -> bool:
 
 
 def _check_transformer(uri: Any, file: Path, config: Mapping[str, Any]) -> None:
-    """The configuration of a Transformer module: its entries, and what they pass on to transformers."""
+    """Check the configuration of a Transformer module: its entries, and the arguments they pass on to transformers."""
     for key, value in config.items():
         allowed = next((ARGUMENTS[key.removesuffix(end)] for end in ("_args", "_kwargs")
                         if key.endswith(end) and key.removesuffix(end) in ARGUMENTS), None)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pictures given to an encoder whole, at any size: without the resizing and cropping of its own preprocessing."""
+"""Whole pictures of any size as inputs of an encoder, without the resizing and cropping of its own preprocessing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from isthmus.errors import UsageError
 
 
 class WholePictures:
-    """What remains of an encoder's preprocessing, a scale and an offset per channel, as inputs of its network.
+    """The rest of an encoder's preprocessing: a scale and an offset per channel.
 
-    Both are read off what the preprocessing makes of a black and of a white picture. side: pixels of its own square
-    input; low, high: of black and of white, [3, 1, 1].
+    Both are found from the preprocessing of a black and of a white picture. side: pixels of its own square input; low,
+    high: of black and of white, [3, 1, 1].
 
     Raises `UsageError` for an encoder whose inputs are not one tensor of pictures.
     """

@@ -1,4 +1,4 @@
-"""Composition: does the model see which word belongs to what? Winoground, MMVP, SugarCrepe, ARO, What's Up.
+"""Composition: does the model know which word describes what? Winoground, MMVP, SugarCrepe, ARO, What's Up.
 
 Scores are those of the sets' authors, except that a tie is never an answer: all comparisons are strict, and ties are
 counted beside the score. A model that ignores the order of words ties, and gets nothing for it.
@@ -45,7 +45,7 @@ class QuestionTally:
     """One score: what each of its units (question, pair, set) got.
 
     right: bool [u]; tied: bool [u], wrong because of a tie; group: [u] the bootstrap's unit; chance: [u] the
-    probability that random scores would be right; category: [u], `NONE` where it counts for none.
+    probability that random scores would be right; category: [u], `NONE` where it belongs to no category.
     """
 
     right: list[bool] = field(default_factory=list)
@@ -74,14 +74,14 @@ def evaluate_set(
     questions = data if isinstance(data, dict) else read(data, images)
     model, called = opened(model)
     results = []
-    for dataset, asked in questions.items():
-        found = compositional(model, asked, bootstrap=bootstrap, seed=seed)
+    for dataset, some in questions.items():
+        found = compositional(model, some, bootstrap=bootstrap, seed=seed)
         results.append(result(found, dataset=dataset, model=called, task="image_caption_selection"))
     return results
 
 
 def compositional(model: Any, questions: Sequence[Question], *, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Ask a model questions of one kind, all with one image or all with two.
+    """Evaluate a model on questions of one kind: all with one image or all with two.
 
     Returns {"metrics", "chance", "ci95", "ties", "per_category", "n", "definition", "skipped", …}. Raises
     InputError where no question's images can be read; single ones are listed in `skipped` and left out, with
@@ -96,8 +96,8 @@ def question_scores(
 ) -> tuple[list[np.ndarray | None], list[tuple[str, str]]]:
     """Cosines float32 [captions, images] of each question, None where an image cannot be read; (id, why) of those.
 
-    Every picture and caption is encoded once, however often it is asked about. Sums in float64 and rounding make
-    equal pictures or captions tie exactly, as in retrieval.
+    Every picture and caption is encoded once, however many questions it is in. Sums in float64 and rounding make equal
+    pictures or captions tie exactly, as in retrieval.
     """
     pictures = list(dict.fromkeys(picture for question in questions for picture in question.images))
     captions = list(dict.fromkeys(caption for question in questions for caption in question.captions))
@@ -106,7 +106,7 @@ def question_scores(
     skipped = [(q.id, reason) for q, reason in zip(questions, unreadable, strict=True) if reason]
     if len(skipped) == len(questions):
         why = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise InputError(f"None of the {len(questions):,} questions can be asked{why}")
+        raise InputError(f"None of the {len(questions):,} questions can be used{why}")
     image = unit_rows(np.concatenate(emb), "image embeddings")
     text = unit_rows(model.encode_text(captions), "text embeddings")
     line = {caption: i for i, caption in enumerate(captions)}
@@ -120,7 +120,7 @@ def question_scores(
 def score(
     questions: Sequence[Question], scores: Sequence[np.ndarray | None], *, bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """What the cosines [captions, images] of each question come to; None is a question that was not asked."""
+    """Scores from the cosines [captions, images] of each question; None stands for a question that was left out."""
     kinds = {len(question.images) for question in questions}
     if len(kinds) != 1 or not kinds <= {1, 2}:
         raise InputError(
@@ -133,10 +133,10 @@ def score(
     parts = np.split(groups, np.cumsum([len(tally.right) for tally in tallies.values()])[:-1])
     found = _summary(tallies, parts, int(groups.max()) + 1, bootstrap, seed)
     pictures = {picture for question in questions for picture in question.images}
-    asked = next(iter(tallies.values()))
+    first = next(iter(tallies.values()))
     return {
         **found,
-        "n": {"questions": len(asked.right), "images": len(pictures), "groups": int(groups.max()) + 1},
+        "n": {"questions": len(first.right), "images": len(pictures), "groups": int(groups.max()) + 1},
         "definition": (MATCHING if matching else CHOICE) + COMMON,
         "bootstrap": bootstrap,
         "seed": seed,
@@ -161,7 +161,7 @@ def _encode_pictures(
 
 
 def _choose(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -> dict[str, QuestionTally]:
-    """Accuracy, and that of the sets in which the questions stand."""
+    """Accuracy over questions, and over the sets that they form."""
     tallies = {"accuracy": QuestionTally()}
     sets: dict[tuple[str, str], list[tuple[bool, bool, float, Question] | None]] = {}
     for question, cosines in zip(questions, scores, strict=True):
@@ -182,7 +182,7 @@ def _choose(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) 
 
 
 def _match(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -> dict[str, QuestionTally]:
-    """Winoground's three scores, and that of the whole matching; `s[caption, image]`."""
+    """Winoground's three scores and the score of the whole matching; `s[caption, image]`."""
     tallies = {name: QuestionTally() for name in ("text_score", "image_score", "group_score", "matching_score")}
     for question, s in zip(questions, scores, strict=True):
         if s is None:
@@ -203,7 +203,7 @@ def _match(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -
 def _summary(
     tallies: dict[str, QuestionTally], groups: Sequence[np.ndarray], count: int, bootstrap: int, seed: int
 ) -> dict[str, Any]:
-    """Metrics with chance, intervals and ties; and the same for every category."""
+    """Metrics with chance, intervals and ties, in total and for every category."""
     categories = sorted({category for tally in tallies.values() for category in tally.category} - {NONE})
     shares = [_Shares(tally, group, categories) for tally, group in zip(tallies.values(), groups, strict=True)]
 
@@ -217,7 +217,7 @@ def _summary(
     found: dict[str, Any] = {part: {} for part in ("metrics", "ci95", "chance", "ties")}
     rows: list[dict[str, Any]] = [{"category": category} for category in categories]
     for k, (name, tally) in enumerate(tallies.items()):
-        many = len(categories) > 1 and name == "accuracy"  # of the others nobody reports the mean
+        many = len(categories) > 1 and name == "accuracy"  # for the others, no paper reports a mean over categories
         _enter(found, name, 0, values[k], drawn[:, k], shares[k])
         if many:
             _enter(found, f"mean_per_category_{name}", 1, values[k], drawn[:, k], shares[k])
@@ -246,14 +246,16 @@ class _Shares:
         return self._of(self.chance, np.ones(len(self.group)))
 
     def units(self) -> np.ndarray:
-        """How many groups are behind each share."""
+        """The number of groups that each share is computed from."""
         own = [len(np.unique(self.group[self.number == i])) for i in range(self.size)]
         return np.array([len(np.unique(self.group))] * 2 + own)
 
     def _of(self, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
         mass = np.bincount(self.number, weight, self.size + 1)[: self.size]
         total = np.bincount(self.number, weight * values, self.size + 1)[: self.size]
-        each = np.divide(total, mass, out=np.full(self.size, np.nan), where=mass > 0)  # resamples may lack one
+        each = np.divide(
+            total, mass, out=np.full(self.size, np.nan), where=mass > 0
+        )  # a resample may contain none of a category
         mean = each[mass > 0].mean() if (mass > 0).any() else np.nan
         all_of_them = (weight * values).sum() / weight.sum() if weight.any() else np.nan
         return np.array([all_of_them, mean, *each])
@@ -262,7 +264,7 @@ class _Shares:
 def _enter(
     found: dict[str, Any], name: str, column: int, values: np.ndarray, drawn: np.ndarray, share: _Shares
 ) -> None:
-    """Value, chance and interval of one column of shares."""
+    """Add value, chance and interval of one column of shares."""
     found["metrics"][name] = value = float(values[column])
     found["chance"][name] = float(share.expected()[column])
     bounds = share_interval(value, drawn[:, column], int(share.units()[column])) if len(drawn) else None

@@ -1,4 +1,4 @@
-"""The task `diagnose`: numbers in one dictionary, plots on one page."""
+"""The task `diagnose`: gap, hubs, calibration and leaks, as numbers in one dictionary and plots on one page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import Store
 from isthmus.store.opening import holds_features, read_first
 
-SPREAD = 20_000  # rows that uniformity, a product of all with all, is measured on
+SPREAD = 20_000  # rows on which uniformity is measured, which compares all with all
 
 DEFINITION = (
     "gap = ‖mean image − mean caption‖ over pairs (Liang et al. 2022); cone = mean cosine of two items of a modality. "
@@ -45,7 +45,7 @@ DEFINITION = (
     "skewness, share never found (antihubs). ece = expected calibration error, 15 bins, of the probability of the "
     "first answer: softmax over all candidates at the model's scale (sigmoid of the pair's logit where it was trained "
     "with one). abstain = least score to answer at for the precision wanted, chosen on half of the groups, measured on "
-    "the other. seen = images that the training data hold too. ci95 = 95 % intervals over groups of images "
+    "the other. seen = images that are also in the training data. ci95 = 95 % intervals over groups of images "
     "(docs/intervals.md)."
 )
 
@@ -77,8 +77,8 @@ def diagnose(
     alone needs only for `classes` and `templates`.
 
     Args:
-        against: the training data, pairs or a store: which evaluated images do they hold too?
-        precision: the share of right answers that the threshold to abstain is for (0.9).
+        against: the training data, pairs or a store: evaluated images that are also in them are counted.
+        precision: the share of right answers wanted of the threshold below which the model abstains (0.9).
         k: of the k-occurrences (10).
         near: the least cosine, of encoder features, at which an image counts as one of the training data's (0.95).
     """
@@ -107,7 +107,7 @@ def diagnose(
 
 
 def _check(precision: float, k: int, near: float, against: Any) -> None:
-    """Before anything is computed."""
+    """Refuse what cannot work, before anything is computed."""
     if not 0 < precision <= 1:
         raise UsageError(f"precision={precision}: a share of right answers, in (0, 1].")
     if not 0 < near <= 1:
@@ -135,17 +135,17 @@ def _geometry(found: Findings, embedded: Embedded, resampling: dict[str, int]) -
 
 
 def _answers(found: Findings, model: DualEncoder, embedded: Embedded, resampling: dict[str, int]) -> None:
-    """Both directions of retrieval: who is found how often, and is the first answer as sure as it is right?"""
+    """Both directions of retrieval: how often each item is found, and how well confidence matches accuracy."""
     image, text, owner = embedded.image, embedded.text, embedded.image_of
-    asking = np.unique(owner)
-    to_image, to_text = top_k(text, image, found.k), top_k(image[asking], text, found.k)
+    captioned = np.unique(owner)
+    to_image, to_text = top_k(text, image, found.k), top_k(image[captioned], text, found.k)
     for side, (_, index) in zip(SIDES, (to_image, to_text), strict=True):
         found.counts[side] = occurrences(index, len(getattr(embedded, side)))
         hubs = hubness(found.counts[side], len(index), index.shape[1])
         found.metrics |= {f"{side}_hub_{name}": value for name, value in hubs.items()}
     directions = (
         ("image_retrieval", text, image, to_image, to_image[1][:, 0] == owner, owner),
-        ("text_retrieval", image[asking], text, to_text, owner[to_text[1][:, 0]] == asking, asking),
+        ("text_retrieval", image[captioned], text, to_text, owner[to_text[1][:, 0]] == captioned, captioned),
     )
     for name, queries, candidates, (scores, _), right, image_of in directions:
         best = scores[:, 0]
@@ -154,7 +154,7 @@ def _answers(found: Findings, model: DualEncoder, embedded: Embedded, resampling
 
 
 def _probability(model: DualEncoder, queries: Any, items: Any, best: np.ndarray) -> np.ndarray:
-    """That the first answer is right, by the loss the model was trained with."""
+    """The probability that the first answer is right, by the loss the model was trained with."""
     if model.bias is not None:
         return 1 / (1 + np.exp(-(model.scale * best.astype(np.float64) + model.bias)))
     return softmax_confidence(queries, items, best, model.scale)
@@ -163,7 +163,7 @@ def _probability(model: DualEncoder, queries: Any, items: Any, best: np.ndarray)
 def _labels(
     found: Findings, model: DualEncoder, embedded: Embedded, classes: Any, templates: Any, resampling: dict[str, int]
 ) -> None:
-    """Zero-shot classification: is the softmax over the classes calibrated?"""
+    """Calibration of the softmax over the classes in zero-shot classification."""
     rows, truth, _, class_emb, _ = label_classes(model.encode_text, embedded, classes, templates)
     scores, index = top_k(embedded.image[rows], class_emb, 1)
     sure = softmax_confidence(embedded.image[rows], class_emb, scores[:, 0], model.scale)
@@ -171,7 +171,7 @@ def _labels(
 
 
 def _novelty(found: Findings, embedded: Embedded, resampling: dict[str, int]) -> None:
-    """How much of the data is seen, and R@1 with and without it."""
+    """How many of the images training has seen, and R@1 of seen and unseen ones."""
     assert found.audit is not None
     seen_ids = found.audit.seen()
     seen = np.array([name in seen_ids for name in embedded.image_ids])

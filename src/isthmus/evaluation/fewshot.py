@@ -35,14 +35,14 @@ def fewshot(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
-    """The nearest mean of a few training images of each class: image features frozen, and projected.
+    """Few-shot classification by the nearest class mean, on image features, frozen and projected.
 
     data: as for `linear_probe`.
 
     Args:
-        shots: how many of each class (all, where it has fewer).
-        split: what to test on (test); the split train is trained on.
-        out: keep the features in this folder, and go on from them.
+        shots: training images per class (all, if a class has fewer).
+        split: the split to test on (test); training uses the split train.
+        out: keep the features in this folder and reuse them.
     """
     data = read_first(data, columns=columns, images=images, pages=pages, range=range)
 
@@ -55,8 +55,8 @@ def fewshot(
 def _few(train: Labelled, test: Labelled, k: int, seed: int) -> np.ndarray:
     """Share of draws in which the nearest mean of k unit features is that of a test image's class.
 
-    No fit, on purpose: a logistic regression on a handful of images depends on the scaling of its features more than on
-    what they know.
+    There is no fit, on purpose: a logistic regression on a handful of images depends more on the scaling of the
+    features than on their content.
     """
     labels, number = np.unique(train.labels, return_inverse=True)
     unit = unit_rows(train.features, "image features").numpy()

@@ -37,11 +37,11 @@ class Saved:
     trust_remote_code: bool = False
 
 
-Given = DualEncoder | Saved | str | Path  # a task's model: one, or what names one
+Given = DualEncoder | Saved | str | Path  # a task's model: loaded, or only named
 
 
 def opened(model: Given, *, encoders: bool = True) -> tuple[DualEncoder, str]:
-    """The model, loaded where it is only named (`encoders`: with them), and its name in results."""
+    """The model, which is loaded if it is only named (`encoders`: with its encoders), and its name in results."""
     saved = Saved(model) if isinstance(model, str | Path) else model
     if not isinstance(saved, Saved):
         return saved, "isthmus"
@@ -91,7 +91,7 @@ def embed_for_evaluation(
     Args:
         data: a store (cached features; its encoders must be the model's), pairs or what `read_pairs` reads, or arrays
             as `FeaturePairs`.
-        split: only these pairs ("train", "val" or "test"); None takes all.
+        split: only these pairs ("train", "val" or "test"); None means all.
         only: only these ids, or those in the `id` column of a Parquet file.
         seed: of the validation split, where the data names none.
 
@@ -104,7 +104,7 @@ def embed_for_evaluation(
 def chosen_data(
     model: DualEncoder, data: Data | Store, *, split: str | None = None, only: Any = None, seed: int = 0
 ) -> FeaturePairs | Pairs:
-    """`data`, read and cut down to what is asked for, before anything is encoded; see `embed_for_evaluation`."""
+    """`data`, read and reduced to the chosen pairs before anything is encoded; see `embed_for_evaluation`."""
     opened = open_source(data)
     if isinstance(opened, Store):
         return stored_pairs(model, opened, split=split, only=only, seed=seed)
@@ -115,7 +115,7 @@ def chosen_data(
 
 
 def embed_chosen(model: DualEncoder, data: FeaturePairs | Pairs) -> Embedded:
-    """What `chosen_data` gave, embedded."""
+    """The result of `chosen_data`, embedded."""
     return _from_features(model, data) if isinstance(data, FeaturePairs) else _from_images(model, data)
 
 
@@ -158,8 +158,8 @@ def match_labels(
 ) -> tuple[list[str], dict[str, int]]:
     """The class names (default: the labels that occur, sorted), and which of them each label is.
 
-    A label is a name; else all are whole numbers of names, from 0; else they are names but for case, spaces and
-    punctuation; else class folders, sorted, stand for the names in their order. Raises `InputError`.
+    A label is a name. Otherwise all labels are whole numbers of names, from 0; or names that differ in case, spaces and
+    punctuation; or sorted class folders, which stand for the names in their order. Raises `InputError`.
     """
     there = sorted({label for label in labels if label})
     if not there:
@@ -168,7 +168,7 @@ def match_labels(
         return there, {label: row for row, label in enumerate(there)}
     by_name = {name: row for row, name in reversed(list(enumerate(names)))}
     if by_name.keys() >= {*there}:
-        return list(names), by_name  # of a name that stands there twice the first, as ties go
+        return list(names), by_name  # a name that is there twice means its first place, as for ties
     if all(re.fullmatch(r"\d+(\.0)?", label) for label in there):  # pandas writes 1.0 where a label is missing
         numbers = {label: int(float(label)) for label in there}
         if max(numbers.values()) < len(names):
@@ -188,11 +188,11 @@ def _letters(name: str) -> str:
 
 
 def _chosen(pairs: Pairs, only: str | Path | Sequence[str]) -> Pairs:
-    """The pairs with these ids, which may name others too."""
+    """The pairs with these ids; ids that are not in the data are ignored."""
     wanted = set(read_ids(only))
     found = [one for one in pairs.images["id"].to_pylist() if one in wanted]
     if not found:
-        raise InputError(f"None of the {len(wanted):,} ids chosen is among these {len(pairs):,} images.")
+        raise InputError(f"None of the {len(wanted):,} chosen ids is among these {len(pairs):,} images.")
     return pairs.subset(found)
 
 

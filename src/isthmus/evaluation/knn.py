@@ -29,13 +29,13 @@ def knn(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
-    """The nearest training images vote on the label: image features frozen, and projected.
+    """k-NN classification on image features, frozen and projected: the nearest training images vote.
 
     data: as for `linear_probe`.
 
     Args:
-        split: what to test on (test); the split train is trained on.
-        out: keep the features in this folder, and go on from them.
+        split: the split to test on (test); training uses the split train.
+        out: keep the features in this folder and reuse them.
     """
     data = read_first(data, columns=columns, images=images, pages=pages, range=range)
 

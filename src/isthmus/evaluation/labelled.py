@@ -30,13 +30,13 @@ class Labelled:
 
 
 def embedded(model: DualEncoder, pairs: Pairs, path: Path) -> Store:
-    """The store `path` with the features of `pairs` by the model's encoders; what it holds is not computed again."""
+    """The store `path` with the features of `pairs` by the model's encoders; only missing ones are computed."""
     embed(pairs, model.encoders["image"], model.encoders["text"], out=path)
     return open_store(path)
 
 
 def from_store(model: DualEncoder, pairs: Pairs, store: Store) -> Labelled:
-    """Those images of `pairs` that have a label, out of a store that holds them."""
+    """The images of `pairs` that have a label, with their features from a store."""
     label_of = dict(zip(pairs.images["id"].to_pylist(), pairs.images["label"].to_pylist(), strict=True))
     ids = store.images["id"].to_pylist()
     index = np.array([row for row, id in enumerate(ids) if label_of.get(id) is not None], np.int64)
@@ -49,7 +49,7 @@ def from_store(model: DualEncoder, pairs: Pairs, store: Store) -> Labelled:
 
 
 def from_features(pairs: FeaturePairs) -> Labelled:
-    """Those images that have a label. Raises `InputError` where none has."""
+    """The images that have a label. Raises `InputError` if none has."""
     index = np.array([row for row, label in enumerate(pairs.labels or []) if label is not None], np.int64)
     if not len(index):
         raise InputError("None of the images has a label.")

@@ -34,8 +34,8 @@ def linear_probe(
     data: a store with labels, labelled pairs with a `split`, or a data set in a layout that `suite` reads.
 
     Args:
-        split: what to test on (test); the split train is trained on.
-        out: keep the features in this folder, and go on from them.
+        split: the split to test on (test); training uses the split train.
+        out: keep the features in this folder and reuse them.
     """
     data = read_first(data, columns=columns, images=images, pages=pages, range=range)
 

@@ -1,4 +1,4 @@
-"""Long captions: retrieval with as many tokens as the text encoder can read, and with fewer, to see what they add."""
+"""Long captions: retrieval with as many tokens as the text encoder can read, and with fewer, for comparison."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def longtext(
     """Retrieval with long captions, cut at more and more tokens: Urban1k, DOCCI, DCI, or pairs.
 
     A result for each length at which captions are cut (`max_tokens` of its own, `truncated` captions), the last at
-    the longest. Besides, recall by the captions' own length, at the longest (`by_length`).
+    the longest. `by_length`: recall by the captions' own length, when they are cut at the longest.
 
     Args:
         split: of DOCCI (test, the default, train, qual_dev, qual_test) or of pairs.
-        max_tokens: read so many of the longest captions, within the encoder's positions; default: all that it can.
+        max_tokens: the most tokens to read of a caption, within the encoder's positions; default: as many as it can.
 
     Raises UsageError for `max_tokens` beyond the encoder's positions.
     """
@@ -63,7 +63,7 @@ def longtext(
         raise InputError("Cutting captions needs the text encoder: load the model with its encoders.")
     source = without_features(data)
     if max_tokens is not None:
-        cut_at(model, max_tokens, strictly=True)  # says at once where it cannot be
+        cut_at(model, max_tokens, strictly=True)  # fails early if the encoder cannot
     if isinstance(source, Pairs):
         pairs = source if split is None else source.filter(split=split)
     else:
@@ -115,22 +115,24 @@ def _pairs(rows: Iterable[tuple[str, Path, str]]) -> Pairs:
 
 
 def without_features(data: Data) -> Pairs | Frame | str | Path:
-    """The data, whose captions the task has to read itself; InputError for a store or arrays."""
+    """The data, which must be captions and not features; InputError for a store or arrays."""
     if isinstance(data, FeaturePairs) or holds_features(data):
         raise InputError(f"{named(data)}: holds features; this task reads captions. Give it the pairs themselves.")
     return data
 
 
 def caption_lengths(model: DualEncoder, captions: Sequence[str]) -> np.ndarray:
-    """Tokens of each caption, int64 [n]: the most that one of the model's text encoders makes of it.
+    """Tokens of each caption, int64 [n]; with several text encoders, the largest of their numbers.
 
-    Raises UsageError where an encoder does not show its tokens.
+    Raises UsageError if an encoder does not give access to its tokens.
     """
     counted = []
     for encoder in model.encoders["text"]:
         tokens = tokenize(encoder, captions)
         if tokens is None:
-            raise UsageError(f"{encoder.uri}: does not show its tokens, so that captions cannot be cut at a length.")
+            raise UsageError(
+                f"{encoder.uri}: gives no access to its tokens, so that captions cannot be cut at a length."
+            )
         counted.append(tokens.count)
     return np.max(counted, axis=0)
 
@@ -166,16 +168,16 @@ def _cut(encoder: Encoder, count: int) -> Encoder:
     return with_max_tokens(encoder, count if ceiling is None else min(count, ceiling))
 
 
-def _longest(model: DualEncoder, lengths: np.ndarray, asked: int | None) -> int:
-    """Where the last curve point lies: what was asked for, else the longest caption within the encoders' reach."""
+def _longest(model: DualEncoder, lengths: np.ndarray, wanted: int | None) -> int:
+    """The length of the last point of the curve: `wanted`, or the longest caption that the encoders can read."""
     ceilings = [c for c in map(token_ceiling, model.encoders["text"]) if c is not None]
-    if asked is not None:
-        return asked
+    if wanted is not None:
+        return wanted
     return int(max(3, min([int(lengths.max()), *ceilings])))
 
 
 def _notes(model: DualEncoder, lengths: np.ndarray, longest: int) -> list[str]:
-    """What a user has to know about the lengths."""
+    """Remarks for the user about the lengths."""
     notes = []
     limits = [limit for limit in map(token_limit, model.encoders["text"]) if limit is not None]
     lifted = [limit for limit in limits if limit < longest]

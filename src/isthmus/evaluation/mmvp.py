@@ -1,4 +1,4 @@
-"""MMVP-VLM: pairs of images that CLIP takes for one another."""
+"""MMVP-VLM: pairs of images that CLIP confuses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mmvp(
 ) -> list[Result]:
     """Pair accuracy on MMVP-VLM, with a line per visual pattern.
 
-    A pair is right where both statements find their image: Winoground's image score. Text and group score beside it.
+    A pair is right if both statements find their image: Winoground's image score. Text and group score are given too.
     """
     results = evaluate_set(model, read_mmvp, data, images, bootstrap, seed)
     for found in results:

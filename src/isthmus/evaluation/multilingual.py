@@ -34,9 +34,10 @@ from isthmus.store.opening import read_first
 
 UNNAMED = "en"  # the language of captions without one, as in CLIP_benchmark
 UNREADABLE = 0.5  # share of unknown tokens above which a language is refused
-DOUBTFUL = 0.1  # and above which it is remarked
-SPELLED = 1.6  # characters a token below which words are spelled letter by letter; half of it in the scripts below
-DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")  # kana, Han, Hangul: a character says more
+DOUBTFUL = 0.1  # share above which there is a remark
+# Below so many characters per token, words are spelled letter by letter; in the scripts of DENSE half as many.
+SPELLED = 1.6
+DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")  # kana, Han, Hangul: a character carries more
 
 
 @task(primary="mean_recall@1", columns=(*RETRIEVAL, *ZEROSHOT))
@@ -56,8 +57,8 @@ def multilingual(
 ) -> list[Result]:
     """Retrieval in every language of XTD-10, Multi30k, XM3600 or of pairs with `lang`; classification with `classes`.
 
-    A language's candidates are the images and captions of that language. Each result tells how the tokenizer copes:
-    `unknown_tokens` (share) and `characters_per_token` (`reading`).
+    A language's candidates are the images and captions of that language. Each result says how well the tokenizer knows
+    the language: `unknown_tokens` (share) and `characters_per_token` (see `reading`).
 
     Args:
         languages: only these.
@@ -65,10 +66,10 @@ def multilingual(
             the images' labels in those languages.
         split: of Multi30k (test_2016_flickr) or of pairs.
 
-    Raises UsageError for a language that is not there; InputError where the tokenizer does not know one that was
-    asked for (or any): more than half of its tokens are unknown. Of languages nobody asked for, such are skipped.
+    Raises UsageError for a language that is not there; InputError if the tokenizer does not know one of `languages`, or
+    any language at all: more than half of the tokens are unknown. Without `languages`, unknown ones are skipped.
     """
-    if columns is not None or pages is not None or range is not None:  # images alone may be those of a set
+    if columns is not None or pages is not None or range is not None:  # `images` alone may belong to a set
         data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     model, name = opened(model)
     source = without_features(data)
@@ -78,9 +79,7 @@ def multilingual(
         pairs = read_multilingual(source, images=images, split=split)
     namings = _namings(classes)
     there = sorted({lang or UNNAMED for lang in pairs.captions["lang"].unique().to_pylist()} | set(namings))
-    for asked in languages or ():
-        if asked not in there:
-            raise UsageError(f"{named(data)}: no captions in {asked!r}." + did_you_mean(asked, there))
+    _check_languages(languages or (), there, named(data))
     embedded = embed_for_evaluation(model, pairs)
     kept = pairs.captions.filter(pc.is_in(pairs.captions["id"], pa.array(embedded.image_ids)))
     langs = np.array([lang or UNNAMED for lang in kept["lang"].to_pylist()], object)
@@ -110,6 +109,13 @@ def multilingual(
     results[0]["notes"] = embedded.notes + results[0]["notes"]
     results[-1]["skipped"] = [*embedded.skipped, *refused]
     return results
+
+
+def _check_languages(languages: Sequence[str], there: Sequence[str], data: str) -> None:
+    """UsageError for a language without captions."""
+    for language in languages:
+        if language not in there:
+            raise UsageError(f"{data}: no captions in {language!r}." + did_you_mean(language, there))
 
 
 def read_multilingual(root: Frame | str | Path, *, images: str | Path | None = None, split: str | None = None) -> Pairs:
@@ -146,8 +152,8 @@ def _folders(root: Path, given: str | Path | None, names: Sequence[str]) -> list
 
 
 def reading(model: Any, texts: Sequence[str]) -> dict[str, float] | None:
-    """How the tokenizer copes: share of unknown tokens, and characters (no spaces) a token. None where it cannot be
-    seen. Of several text encoders, the one that copes best.
+    """How well the tokenizer knows the texts: share of unknown tokens, and characters (without spaces) per token. None
+    if the tokenizer is not accessible. Of several text encoders, the best one counts.
     """
     seen = [(e, tokenize(e, texts)) for e in getattr(model, "encoders", {}).get("text", [])]
     facts = []
@@ -179,7 +185,7 @@ def _note(lang: str, facts: dict[str, float] | None) -> str | None:
         return f"{lang}: {100 * facts['unknown_tokens']:.0f} % of the tokens are unknown to the text encoder."
     spelled = facts["characters_per_token"]
     if spelled < SPELLED * (0.5 if facts["dense_script"] > 0.5 else 1):
-        return f"{lang}: its words are spelled, {spelled:.1f} characters a token: the tokenizer was not made for it."
+        return f"{lang}: {spelled:.1f} characters per token: the tokenizer spells its words and was not made for it."
     return None
 
 

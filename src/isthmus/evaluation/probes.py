@@ -1,4 +1,4 @@
-"""What the probes share: does alignment keep what the image encoder knew? Features frozen, and projected."""
+"""What the probes share: frozen and projected features are compared, to see what alignment keeps."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def _sides(model: DualEncoder, data: Probed, split: str, out: Path) -> Sides:
     """Training and test images of any kind of data."""
     if isinstance(data, FeaturePairs) or (isinstance(data, str | Path) and holds_features(data)):
         pairs_of = data if isinstance(data, FeaturePairs) else stored_pairs(model, open_store(data))
-        known, asked = _parts(pairs_of, split)
-        return from_features(known), from_features(asked), [], []
+        train, test = map(from_features, _parts(pairs_of, split))
+        return train, test, [], []
     read = {part: _labelled_pairs(data, part) for part in ("train", split)}
     pairs = {part: some for part, (some, _) in read.items()}
     path = Path(named(data))
@@ -118,7 +118,7 @@ def _sides(model: DualEncoder, data: Probed, split: str, out: Path) -> Sides:
 
 
 def _parts(data: FeaturePairs, split: str) -> tuple[FeaturePairs, FeaturePairs]:
-    """The splits train and `split`, as the data name them; nothing is held out for validation."""
+    """The splits train and `split` of the data; nothing is held out for validation."""
     name = np.array([one or "train" for one in data.splits or [None] * len(data)])
     if split == "train" or not {"train", split} <= set(name):
         there = " and ".join(sorted(set(name)))
@@ -132,7 +132,7 @@ def _labelled_pairs(data: Any, split: str) -> tuple[Pairs, list[str]]:
     if path is not None and path.is_dir():
         inside = sorted(child.parent.name for child in path.glob(f"*/{CLASSES}"))
         if inside:
-            raise InputError(f"{path}: holds data sets; a probe takes one of them: {', '.join(inside)}.")
+            raise InputError(f"{path}: holds several data sets; a probe takes one of them: {', '.join(inside)}.")
         one = open_set(canonical(path.name), path, split)
         if one.task != "zeroshot_classification":
             raise InputError(f"{path}: a set for retrieval; a probe needs labels.")

@@ -1,4 +1,4 @@
-"""How two papers evaluate, where it differs from what is usual here: presets by name, each with what it leaves out."""
+"""Presets that evaluate as two papers do; each lists how it still differs from the paper."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Protocol:
     """A paper's evaluation.
 
     sets: of its tables. splits: of sets where not the reader's own. templates: prompts for every class, in place of
-    CLIP's for each set. captions: of an image the first so many count. caption: what is done to each. padded,
-    renormalise: of descriptions, see `class_embeddings`. segmentation: options of the task. differs: what the original
-    does otherwise.
+    CLIP's for each set. captions: use only the first so many captions of an image. caption: what is done to each.
+    padded, renormalise: of descriptions, see `class_embeddings`.
+    segmentation: options of the task. differs: how the original still differs.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Protocol:
     differs: tuple[str, ...] = ()
 
     def remarks(self) -> list[str]:
-        """What differs from the paper, in words."""
+        """The remaining differences from the paper, as remarks."""
         return [f"protocol {self.name}: {text}" for text in self.differs]
 
     def prepared(self, pairs: Pairs) -> Pairs:
-        """`pairs` with the captions that the paper takes, as it takes them."""
+        """`pairs` with captions selected and treated as in the paper."""
         table = pairs.captions
         if self.captions is not None:
             seen: dict[str, int] = {}
@@ -57,7 +57,7 @@ class Protocol:
 
 def plain_words(caption: str, most: int = 30) -> str:
     """A caption in lower case, without punctuation, cut to its first words: freeze-align's `pre_caption`, which is
-    ALBEF's (Li et al., NeurIPS 2021). One of which nothing would be left stays as it is.
+    ALBEF's (Li et al., NeurIPS 2021). A caption of which nothing would remain stays as it is.
     """
     bare = re.sub(r"[,.'!?\"()*#:;~]", "", caption.lower()).replace("-", " ").replace("/", " ")
     words = re.sub(r"\s{2,}", " ", bare.replace("<person>", "person")).rstrip("\n").strip(" ").split(" ")
@@ -110,7 +110,7 @@ PROTOCOLS = {one.name: one for one in (FREEZE_ALIGN, SAIL)}
 
 
 def find_protocol(name: str | None) -> Protocol | None:
-    """The preset of a paper, None for None. Raises `UsageError` for another name."""
+    """The preset with this name, None for None. Raises `UsageError` for another name."""
     if name is None or name in PROTOCOLS:
         return None if name is None else PROTOCOLS[name]
     raise UsageError(f"No protocol {name!r}: there are {', '.join(PROTOCOLS)}.{did_you_mean(name, PROTOCOLS)}")

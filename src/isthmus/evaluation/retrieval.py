@@ -37,17 +37,19 @@ def retrieval(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
-    """Captions find their images and images their captions, of pairs or of a store's cached features.
+    """Retrieval from captions to images and from images to captions, on pairs or a store's cached features.
 
     Args:
-        protocol: the captions of pairs as a paper treats them: sail, freeze-align.
+        protocol: treat the captions of pairs as a paper does: sail, freeze-align.
     """
     data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     model, name = opened(model, encoders=not holds_features(data))
     source, preset = data, find_protocol(protocol)
     if preset is not None:
         if isinstance(data, FeaturePairs) or holds_features(data):
-            raise UsageError("protocol: changes captions, which a store holds encoded; give the pairs instead.")
+            raise UsageError(
+                "protocol: changes captions, but those of a store are encoded already; give the pairs instead."
+            )
         data = preset.prepared(data if isinstance(data, Pairs) else read_pairs(data))
     embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
     found = rank(

@@ -32,12 +32,12 @@ DEFINITION = (
 )
 ORACLE = (
     " oracle_class_iou, as freeze-align reports it and no other: each class that the truth of an image has (but not "
-    "background) is told to the model, its scores over the image are scaled to 0 … 1, those above 0.4 are the class; "
+    "background) is given to the model, its scores over the image are scaled to 0 … 1, those above 0.4 are the class; "
     "mean IoU over these classes, then over images (oracle_class_iou), or over a class's images, then over classes "
     "(oracle_class_iou_by_class). It compares with no mIoU."
 )
-TOLD = 0.4  # freeze-align's threshold on a class's scaled scores
-TOLD_METRICS = ("oracle_class_iou", "oracle_class_iou_by_class")
+ORACLE_THRESHOLD = 0.4  # freeze-align's threshold on a class's scaled scores
+ORACLE_METRICS = ("oracle_class_iou", "oracle_class_iou_by_class")
 METRICS = ("miou", "pixel_accuracy", "mean_class_accuracy")
 
 
@@ -51,19 +51,19 @@ class PixelTally:
         self.classes = list(classes)
         self.total = np.zeros((len(classes), len(classes)), np.int64)
         self.areas: list[np.ndarray] = []
-        self.told: list[np.ndarray] = []
+        self.oracle: list[np.ndarray] = []
 
     def add(self, truth: np.ndarray, predicted: np.ndarray, scores: Tensor | None = None) -> None:
         """Count an image: uint8 of one shape each; pixels whose truth is 255 are left out. scores [C, h, w], if given,
-        are judged with the classes told (`oracle_ious`).
+        are also judged with the true classes given (`oracle_ious`).
 
-        Raises `InputError` for shapes that differ, and for any other value that no class has.
+        Raises `InputError` for shapes that differ, and for any other value that is no class.
         """
         confusion = confusion_matrix(truth, predicted, len(self.classes))
         self.total += confusion
         self.areas.append(_areas(confusion))
         if scores is not None:
-            self.told.append(oracle_ious(scores, truth, skip=self.background))
+            self.oracle.append(oracle_ious(scores, truth, skip=self.background))
 
     @property
     def background(self) -> int | None:
@@ -92,9 +92,9 @@ class PixelTally:
             shares=METRICS,
         )
         definition = DEFINITION
-        if self.told:
-            told, told_ci95 = _told(np.stack(self.told), unit, bootstrap, seed)
-            values, ci95, definition = values | told, ci95 | told_ci95, DEFINITION + ORACLE
+        if self.oracle:
+            oracle, oracle_ci95 = _oracle_means(np.stack(self.oracle), unit, bootstrap, seed)
+            values, ci95, definition = values | oracle, ci95 | oracle_ci95, DEFINITION + ORACLE
         sizes = {"images": len(self.areas), "pixels": int(self.total.sum()), "classes": len(self.classes)}
         return {
             "metrics": values,
@@ -108,7 +108,8 @@ class PixelTally:
 
 
 def oracle_ious(scores: Tensor, truth: np.ndarray, skip: int | None = None) -> np.ndarray:
-    """IoU of each class that `truth` has, told so, float64 [C]; NaN for the others and for the class `skip`.
+    """IoU of each class that `truth` has when these classes are given, float64 [C]; NaN for the other classes and for
+    `skip`.
 
     scores: [C, h, w]; truth: uint8 [H, W]. Scores of a class are interpolated and scaled to 0 … 1 over the image; those
     above 0.4 are the class. freeze-align does so on 256 × 256 pixels, and counts those of value 255 as background.
@@ -117,12 +118,14 @@ def oracle_ious(scores: Tensor, truth: np.ndarray, skip: int | None = None) -> n
     for label in set(np.unique(truth).tolist()) - {IGNORE, skip}:
         fine = F.interpolate(scores[None, label : label + 1], size=truth.shape, mode="bilinear")[0, 0]
         low, high = fine.min(), fine.max()
-        given, true = ((fine - low) > TOLD * (high - low)).numpy(), truth == label
+        given, true = ((fine - low) > ORACLE_THRESHOLD * (high - low)).numpy(), truth == label
         found[label] = (given & true).sum() / (given | true).sum()
     return found
 
 
-def _told(ious: np.ndarray, unit: np.ndarray, bootstrap: int, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
+def _oracle_means(
+    ious: np.ndarray, unit: np.ndarray, bootstrap: int, seed: int
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Means over images, and over classes, of IoUs [n, C] with NaN where a class is not in an image."""
     there = ~np.isnan(ious)
     filled, some = np.where(there, ious, 0.0), there.any(axis=1)
@@ -137,7 +140,7 @@ def _told(ious: np.ndarray, unit: np.ndarray, bootstrap: int, seed: int) -> tupl
         by_image = (weight * mean).sum() / images if images else np.nan
         return np.array([by_image, (total[mass > 0] / mass[mass > 0]).mean() if (mass > 0).any() else np.nan])
 
-    return estimate(statistic, TOLD_METRICS, int(unit.max()) + 1, bootstrap, seed, shares=TOLD_METRICS)
+    return estimate(statistic, ORACLE_METRICS, int(unit.max()) + 1, bootstrap, seed, shares=ORACLE_METRICS)
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -146,7 +149,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
     truth, predicted: uint8 of one shape. Raises `InputError` for shapes that differ, and for a value that no class has.
     """
     if truth.shape != predicted.shape:
-        raise InputError(f"masks of different shapes: {truth.shape} is true, {predicted.shape} given.")
+        raise InputError(f"masks of different shapes: the truth has {truth.shape}, the prediction {predicted.shape}.")
     counted = truth != IGNORE
     true, given = truth[counted].astype(np.int64), predicted[counted].astype(np.int64)
     if len(true) and max(true.max(), given.max()) >= classes:
@@ -181,13 +184,14 @@ def segmentation(
         classes: names in the order of the masks' values, in a file with one a line; default: classes.txt.
         split: only these rows of a table.
         size: pixels of the shorter side as the encoder sees it (its own).
-        window: slide a square of so many pixels over the image (default: the whole at once).
+        window: slide a square of this many pixels over the image (default: the whole image at once).
         stride: pixels from window to window (half a window).
         threshold: less probable pixels are the class 'background'.
-        attention: of the last block: its own (qk), or among queries (qq).
-        alone: last block: the attention without MLP and residuals (ClearCLIP's), or with its own residual (SAIL's).
-        cls: token heads: patches alone, without the class token.
-        protocol: a paper's settings, sail or freeze-align, but for those that are given here.
+        attention: attention of the last block: as trained (qk), or between queries (qq).
+        alone: in the last block, use the attention without MLP and residuals (ClearCLIP), or with its own residual
+            (SAIL).
+        cls: for token heads: use patches only, without the class token.
+        protocol: use a paper's settings, sail or freeze-align; options given here take precedence.
     """
     from isthmus.segmentation import Segmenter
 
@@ -222,13 +226,13 @@ def segmentation(
 
 
 def with_defaults(task: Any, given: dict[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """`given`, in which what is left at the task's own default is the preset's."""
+    """`given`, with the preset's value wherever the task's own default was left."""
     own = {name: parameter.default for name, parameter in inspect.signature(task).parameters.items()}
     return {**given, **{name: value for name, value in preset.items() if given.get(name) == own.get(name)}}
 
 
 def _areas(confusion: np.ndarray) -> np.ndarray:
-    """Of each class the pixels given rightly, given, and true: int64 [3, C]."""
+    """Pixels of each class: correctly predicted, predicted, and true; int64 [3, C]."""
     return np.stack([np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)]).astype(np.int64)
 
 

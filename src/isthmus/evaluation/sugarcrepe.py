@@ -1,4 +1,4 @@
-"""SugarCrepe: which of two captions, one of them wrong by a word?"""
+"""SugarCrepe: choose between two captions, one of which is slightly wrong."""
 
 from __future__ import annotations
 

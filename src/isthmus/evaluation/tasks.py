@@ -1,4 +1,4 @@
-"""Evaluation tasks: the registry, and what a task's own file says of it.
+"""Evaluation tasks: the registry, and what it reads from each task's file.
 
 A task is one function of a model and data. Its name, its docstring and its signature are all that the command line,
 the help and the tables of results are made of. `inputs.opened` loads the model that `Given` may only name:
@@ -14,8 +14,8 @@ the help and the tables of results are made of. `inputs.opened` loads the model 
 Every parameter after `*` is an option: `--split NAME`, `--bootstrap N`. It may be `int`, `float`, `str`, `bool` (a
 flag: `--x`, or `--no-x` where True is the default), `Literal["a", "b"]` (where None is the default, the flag without a
 value is the first), `Path` or a union with it (a path), `Sequence[str]` or `Sequence[int]` (`a,b`), or `Prompts`;
-`| None` is left aside. One name means one kind of option in every task; what those in `SHARED` mean need not be said
-again. For the help, nothing is imported: the file is read as it stands.
+`| None` is ignored. One name means one kind of option in every task; options in `SHARED` need no description. For the
+help, the file is parsed and nothing is imported.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ TaskOption = str | Path | int | float | bool | Sequence[str] | Sequence[float] |
 
 # Options that mean the same in most tasks: their help, where a docstring leaves them out.
 SHARED = {
-    "split": "only this split of the data: train, val or test",
-    "only": "only the ids in this Parquet file (column `id`)",
+    "split": "use only this split of the data: train, val or test",
+    "only": "use only the ids in this Parquet file (column `id`)",
     "classes": "names of the classes, in a file with one a line; default: the labels that occur",
     "templates": "prompts with a {} slot, a file of them, or the name of a packaged set",
     "images": "the folder of images, where it is not in its usual place",
     "columns": "which column of a table is which field: image=filepath,caption=title",
-    "pages": "of a TIFF with several pages: all, or the N-th (the first)",
-    "range": "black and white of grey with more than 8 bits: 0:4095 for 12 bits in 16",
+    "pages": "pages of a TIFF to read: all, or the N-th (the first)",
+    "range": "black and white level of grey with more than 8 bits: 0:4095 for 12 bits in 16",
     "report": "also write an HTML page with plots there",
     "bootstrap": "resamples of groups behind the 95 % intervals, 0 for none (1,000)",
-    "seed": "of all that is drawn at random (0)",
+    "seed": "seed of everything random (0)",
 }
 
 P = ParamSpec("P")
@@ -82,9 +82,9 @@ R = TypeVar("R")
 class Task(Generic[P, R]):
     """A function that evaluates, its primary metric, and the columns of its table.
 
-    primary: the metric that two models are compared by; None where no single one says it.
-    columns: metrics of the table, those that occur; default: the primary one. A result with none of them is listed
-        one metric a line.
+    primary: the metric that two models are compared by; None if no single metric can do that.
+    columns: the metrics in the table, if they occur; default: the primary one. A result with none of them is listed one
+        metric a line.
     """
 
     def __init__(self, function: Callable[P, R], primary: str | None, columns: Sequence[str]) -> None:
@@ -117,7 +117,7 @@ def check_options(name: str, options: Mapping[str, object]) -> None:
 
 @dataclass(frozen=True)
 class Option:
-    """An option as a task's file has it. kind: its annotation without `None`, in parts; default: as written."""
+    """An option in a task's signature. kind: its annotation without `None`, in parts; default: as written."""
 
     name: str
     kind: tuple[str, ...]
@@ -133,7 +133,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Described:
-    """What a task's file says: the first line of its docstring, its primary metric, its options."""
+    """A task's description: the first line of its docstring, its primary metric, its options."""
 
     summary: str
     primary: str | None
@@ -142,7 +142,7 @@ class Described:
 
 @cache
 def describe(name: str) -> Described:
-    """What the file of a task says of it, read without importing it.
+    """The description of a task, read from its file without importing it.
 
     Raises `UsageError` for a task that does not exist, or whose source cannot be read.
     """
@@ -163,7 +163,7 @@ def describe(name: str) -> Described:
 
 
 def _source(module: str) -> Path:
-    """The file of a module. Only its outermost package is looked up: looking inside would import what is above."""
+    """The file of a module. Only its outermost package is looked up: looking inside would import the parents."""
     top, *inner = module.split(".")
     spec = find_spec(top)
     if spec is None or spec.origin is None:
@@ -185,7 +185,7 @@ def _primary(function: ast.FunctionDef) -> str | None:
 
 
 def _helps(docstring: str) -> dict[str, str]:
-    """What the section `Args:` says of each parameter, `name: text` or `a, b: text`, in one line."""
+    """The text of the section `Args:` for each parameter (`name: text` or `a, b: text`), in one line."""
     section = re.search(r"^Args:\n((?:    .*\n?|\n)*)", docstring, re.MULTILINE)
     entries = re.findall(r"^    (\w[\w, ]*): (.*(?:\n {8}.*)*)", section[1], re.MULTILINE) if section else []
     return {name.strip(): " ".join(text.split()) for names, text in entries for name in names.split(",")}

@@ -1,4 +1,4 @@
-"""What's Up: where is it, left or right, on or under?"""
+"""What's Up: spatial relations (left or right, on or under)."""
 
 from __future__ import annotations
 

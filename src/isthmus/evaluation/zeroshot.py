@@ -42,13 +42,13 @@ def zeroshot(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
-    """Images find their labels by the text of the labels' names; pairs or a store with labels."""
+    """Classify images by the text of the class names, on pairs or a store with labels."""
     data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     model, name = opened(model)
     chosen = chosen_data(model, data, split=split, only=only, seed=seed)
     labels = chosen.labels if isinstance(chosen, FeaturePairs) else chosen.images["label"].to_pylist()
     folders = [] if isinstance(chosen, FeaturePairs) else chosen.class_folders
-    match_labels(labels or [], class_names(classes), folders)  # what is wrong is said before anything is encoded
+    match_labels(labels or [], class_names(classes), folders)  # errors come before anything is encoded
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
     embedded = embed_chosen(model, chosen)
     found = zeroshot_labels(

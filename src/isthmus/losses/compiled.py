@@ -1,7 +1,7 @@
 """`sweeps.c`, built once by the machine's C compiler and kept in the cache folder.
 
-Without a compiler, or where torch brings no GNU OpenMP whose threads it could share, the losses run as they are.
-`ISTHMUS_COMPILE=0` asks for that.
+Without a compiler, or where torch brings no GNU OpenMP whose threads it could share, the losses run uncompiled, as with
+`ISTHMUS_COMPILE=0`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SOURCE = Path(__file__).with_name("sweeps.c")
 FLAGS = ["-std=c11", "-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-ffp-contract=fast"]
 FLAGS += ["-fopenmp", "-fPIC"]
 WIDE = "-mprefer-vector-width=512"  # compilers use half the width of AVX-512 by themselves
-NARROW = "-mno-avx512f"  # where torch is kept from AVX-512 (ATEN_CPU_CAPABILITY), so are the sweeps
+NARROW = "-mno-avx512f"  # without AVX-512 if torch must not use it either (ATEN_CPU_CAPABILITY)
 LEAST = 1 << 16  # numbers of a tile below which the call costs more than the sweep saves
 NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -78,7 +78,7 @@ class Compiled:
 
 
 def compiled(tile: Tensor) -> Compiled | None:
-    """The compiled sweeps for a tile; None where the eager ones are to be used."""
+    """The compiled sweeps for a tile; None if the eager ones should be used."""
     if tile.device.type != "cpu" or tile.numel() < LEAST or tile.dtype not in NAMES:
         return None
     loaded = library()
@@ -86,7 +86,7 @@ def compiled(tile: Tensor) -> Compiled | None:
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled sweeps; None where they cannot be had or are not wanted."""
+    """The compiled sweeps; None if they are not available or not wanted."""
     return None if os.environ.get("ISTHMUS_COMPILE") == "0" else _library()
 
 
@@ -100,7 +100,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _load() -> ctypes.CDLL:
-    """The library for this source, processor and OpenMP; OSError or SubprocessError where there is none."""
+    """The library for this source, processor and OpenMP; OSError or SubprocessError if there is none."""
     openmp, processor = _openmp(), _processor()
     flags = FLAGS
     if "avx512f" in processor:
@@ -115,7 +115,7 @@ def _build(flags: list[str], openmp: str, path: Path) -> None:
     if compiler is None:
         raise OSError("no C compiler")
     _run(compiler, *flags, "-c", str(SOURCE), "-o", f"{path}.o")
-    try:  # linked apart: with -fopenmp a second OpenMP, whose threads fight with torch's, would be loaded
+    try:  # linked explicitly: -fopenmp would load a second OpenMP, whose threads compete with torch's
         _run(compiler, "-shared", f"{path}.o", openmp, "-o", str(path))
     finally:
         Path(f"{path}.o").unlink()

@@ -1,4 +1,4 @@
-"""The way back from a loss's tiles to x, y and the scale: fp32 sums, and no more of them at a time than needed."""
+"""The backward pass from a loss's tiles to x, y and the scale, with as few fp32 sums at a time as possible."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Gradients:
         self._home = RingReduce(ring)
 
     def add(self, tiles: Tiles, rows: slice, cols: slice, p: Tensor) -> None:
-        """Add what the gradient `p` of a tile's logits, in `product`, gives."""
+        """Add the contribution of the gradient `p` of a tile's logits, in `product`."""
         if rows.start == 0 and cols.start == 0:
             self._start(tiles)
         x, dx = self.x[rows], self.dx[rows]
@@ -73,11 +73,11 @@ class Gradients:
         dy = self.x.new_empty(sums.T.shape)
         for cols in slices(len(dy), ROWS):
             part = sums[:, cols] * (self.factor * self.scale)
-            dy[cols] = part.to(dy.dtype).T  # torch turns what is dense and of one dtype twice as fast
+            dy[cols] = part.to(dy.dtype).T  # torch transposes dense tensors of one dtype twice as fast
         return dy
 
     def _start(self, tiles: Tiles) -> None:
-        """Room for a block of y; that of the one before is on its way."""
+        """A buffer for a block of y, while that of the previous block is being sent."""
         width, new = self.x.shape[1], self.x.new_empty
         if self.of_y:
             self._dy = new(*((width, len(tiles.y)) if self.lower else (len(tiles.y), width)), dtype=self.dtype)
@@ -88,7 +88,7 @@ class Gradients:
             self._part = new(max(tiles.height, tiles.width) * width, dtype=self.product)
 
     def _finished(self, x: Tensor, sums: Tensor) -> Tensor:
-        """The gradient of rows of x, in place of their sums over all columns; the scale's share on the way.
+        """The gradient of rows of x, in place of their sums over all columns; also adds the scale's share.
 
         Each logit is scale · x_i·y_j, so that Σ p_ij x_i·y_j, the gradient of the scale, is Σ x_i·sums_i.
         """
@@ -97,7 +97,7 @@ class Gradients:
         return sums.mul_(self.factor * self.scale)
 
     def _add_product(self, total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
-        """total += a b, or = where nothing has been added yet."""
+        """total += a b, or = if nothing has been added yet."""
         if not self.lower:
             total.addmm_(a, b, beta=0 if first else 1)
             return

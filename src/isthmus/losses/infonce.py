@@ -64,7 +64,7 @@ def infonce(
     ring = Ring(process_group)
     x, y, gx, gy = batch(x, y, groups, rank=ring.rank)
     if groups is not None and not torch.isin(ring.gather(gx), ring.gather(gy)).any():
-        raise InputError("groups: no row of x shares a group with a row of y, so there is nothing to pull together.")
+        raise InputError("groups: no row of x shares a group with a row of y, so there are no positives.")
     return _InfoNCE.apply(x, y, scalar(scale, x), gx, gy, tile, product_dtype(x), ring)
 
 
@@ -121,7 +121,7 @@ class _InfoNCE(torch.autograd.Function):
 
 
 def _add_negatives(tiles: Tiles, row: _Direction, column: _Direction) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Add up exp of the negatives' logits; row numbers, column numbers and logits of the positives on the way."""
+    """Add up exp of the negatives' logits; also yields row numbers, column numbers and logits of the positives."""
     bounded = _bounded(tiles)
     for rows, cols, tile in tiles:
         if (at := tiles.positives(rows, cols)) is not None:
@@ -133,7 +133,7 @@ def _add_negatives(tiles: Tiles, row: _Direction, column: _Direction) -> Iterato
 
 
 def _add_gradients(gradients: Gradients, tiles: Tiles, row: _Direction, column: _Direction) -> None:
-    """Add what the logits' gradients give."""
+    """Add the contributions of the logits' gradients."""
     bounded = _bounded(tiles)
     row_softmax, column_softmax = (d.softmax(bounded, tiles.dtype) for d in (row, column))
     for rows, cols, tile in tiles:
@@ -147,7 +147,7 @@ def _add_gradients(gradients: Gradients, tiles: Tiles, row: _Direction, column: 
 
 
 def _positives(blocks: Iterator[tuple[slice, Tiles]]) -> Iterator[_Positives]:
-    """Of every block its place; row numbers, column numbers and logits of positives, computed again."""
+    """The place of every block, with row numbers, column numbers and logits of its positives, computed again."""
     for place, tiles in blocks:
         for rows, cols, tile in tiles:
             if (at := tiles.positives(rows, cols)) is not None:
@@ -159,7 +159,7 @@ class _Direction:
     """One direction of the loss: n anchors, each against all rows of the other side.
 
     These vectors are fp64: at scale 100 the rounding of L in fp32 alone is a relative error of 4e-6 between
-    the pull of the positives and the push of the negatives, which nearly cancel in clustered embeddings.
+    the gradients of positives and negatives, which nearly cancel in clustered embeddings.
     """
 
     positives: Tensor  # [n] how many there are
@@ -200,7 +200,7 @@ class _Direction:
         negligible = self.pull < torch.finfo(dtype).tiny * 1e12  # it would only make denormals, which are slow
         log_weight.masked_fill_(negligible, -torch.inf)
         shift = torch.zeros_like(log_weight) if bounded else -log_weight
-        shift = shift.clamp_(max=1e30).to(dtype)  # finite where there is nothing to pull: the weight is 0
+        shift = shift.clamp_(max=1e30).to(dtype)  # finite even without positives, where the weight is 0
         return torch.stack([shift, (log_weight + shift).exp_().to(dtype)])
 
     def push(self, anchor: Tensor, z: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ class _Direction:
 
 
 def _bounded(tiles: Tiles) -> bool:
-    """Whether exp of no logit, of no sum of them and of nothing that matters in one leaves the dtype's range."""
+    """Whether exp of all logits, and their sums, stay within the dtype's range and lose no term that matters."""
     norms = (torch.linalg.vector_norm(t, dim=1).max() for t in (tiles.x, tiles.y))
     bound = abs(tiles.scale) * float(math.prod(norms))
     return bound < -math.log(torch.finfo(tiles.dtype).tiny * 1e12)  # a row's greatest term, and those 1e-12 below

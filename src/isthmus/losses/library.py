@@ -1,7 +1,7 @@
-"""A library compiled here and kept: loaded only from a folder that nobody else can write to, and only as it was built.
+"""A cache for the compiled library: loaded only if unchanged, from a folder that no other user can write to.
 
-Loading runs it, and a truncated one ends the process. So the folder is this user's own, mode 0700, the file ends with
-the SHA-256 of what comes before, and what is loaded are the very bytes that were checked.
+Loading a library runs code, and a truncated one ends the process. So the folder belongs to this user, mode 0700, the
+file ends with the SHA-256 of what comes before, and the loaded bytes are the checked ones.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SECONDS = 120  # that a process waits for another that is compiling
 
 
 def load(path: Path, build: Callable[[Path], None]) -> ctypes.CDLL:
-    """The library at `path`, which `build(path)` makes where it is missing or damaged.
+    """The library at `path`, which `build(path)` makes if it is missing or damaged.
 
-    Raises OSError where the folder is another user's or others can write to it, and what `build` raises.
+    Raises OSError if the folder is another user's or writable for others, and the errors of `build`.
     """
     check_private(path.parent)
     if not (found := _loaded(path)):
@@ -40,7 +40,7 @@ def load(path: Path, build: Callable[[Path], None]) -> ctypes.CDLL:
 
 
 def _loaded(path: Path) -> ctypes.CDLL | None:
-    """The library; None where there is none, or its digest is of something else."""
+    """The library; None if there is none, or its digest does not match."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
@@ -55,7 +55,7 @@ def _loaded(path: Path) -> ctypes.CDLL | None:
 
 
 def _mapped(data: bytes) -> ctypes.CDLL:
-    """A library of these bytes, from memory: whatever becomes of the file, code that is mapped stays as it was."""
+    """A library of these bytes, from memory: later changes of the file do not affect the mapped code."""
     handle = os.memfd_create("isthmus", os.MFD_CLOEXEC)
     with os.fdopen(handle, "wb") as file:
         file.write(data)

@@ -1,4 +1,4 @@
-"""The losses as their definitions read, with every matrix in full: what the tiled ones are tested against."""
+"""The losses by definition, with all matrices in full: references for testing the tiled losses."""
 
 from __future__ import annotations
 

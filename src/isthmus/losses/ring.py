@@ -1,4 +1,4 @@
-"""Batches over several processes: blocks of y travel round a ring, so that every row meets every column.
+"""Batches over several processes: blocks of y are passed round a ring, so that every row meets every column.
 
 No process holds more of y than its own rows and two blocks under way; vectors with one number for each row of the
 whole batch are on all of them.
@@ -17,7 +17,7 @@ from isthmus.losses.tiles import Tiles
 
 
 class Ring:
-    """The processes of `group`, each with as many rows as the others; None is this process alone."""
+    """The processes of `group`, which have equally many rows; None is this process alone."""
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.group = group
@@ -31,7 +31,7 @@ class Ring:
         lengths = [torch.empty(1, dtype=torch.int64, device=ids.device) for _ in range(self.size)]
         dist.all_gather(lengths, torch.tensor([len(ids)], device=ids.device), group=self.group)
         if len({int(length) for length in lengths}) > 1:
-            raise InputError(f"Processes hold {[int(n) for n in lengths]} rows: give each of them as many.")
+            raise InputError(f"Processes hold {[int(n) for n in lengths]} rows: they must have equally many.")
         parts = [torch.empty_like(ids) for _ in lengths]
         dist.all_gather(parts, ids.contiguous(), group=self.group)
         return torch.cat(parts)
@@ -43,7 +43,7 @@ class Ring:
     def tiles(
         self, x: Tensor, y: Tensor, scale: float, gx: Tensor, gy: Tensor, size: int | None, product: torch.dtype
     ) -> Iterator[tuple[slice, Tiles]]:
-        """Of every block of y its place in the whole batch and its tiles; gy is gathered."""
+        """Each block of y: its place in the whole batch, and its tiles; gy is gathered."""
         block = y.to(product)
         for step in range(self.size):
             incoming = self.exchange(block) if step + 1 < self.size else None  # while this one is computed
@@ -74,7 +74,7 @@ class Ring:
 
 
 class Exchange:
-    """A block on its way to the next process, and the previous one's on its way here."""
+    """A block that is being sent to the next process, and the previous one's that is being received."""
 
     def __init__(self, ring: Ring, block: Tensor, tag: int) -> None:
         assert ring.group is not None
@@ -91,14 +91,14 @@ class Exchange:
 
 
 class RingReduce:
-    """Sums that belong to the blocks of y and follow them round the ring; the last hop takes each one home."""
+    """Sums for the blocks of y, which follow them round the ring; the last step returns each to its own process."""
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
         self.under_way: Exchange | None = None
 
     def add(self, part: Tensor) -> None:
-        """What this process adds for the block it has just computed."""
+        """Add this process's part for the block it has just computed."""
         if self.under_way is not None:
             part += self.under_way.wait()
         self.part = part

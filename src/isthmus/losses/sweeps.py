@@ -1,6 +1,6 @@
-"""What happens to a tile of logits between its matrix products: sums of exponentials, softmax, sigmoid.
+"""Operations on a tile of logits between its matrix products: sums of exponentials, softmax, sigmoid.
 
-Each sweep is compiled where that is possible (`compiled`), and else goes by strips, in place (`Tiles.strips`).
+Each sweep is compiled if possible (`compiled`), and otherwise works in strips, in place (`Tiles.strips`).
 """
 
 from __future__ import annotations

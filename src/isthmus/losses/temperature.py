@@ -1,4 +1,4 @@
-"""The temperature of the losses, and where the sigmoid's bias starts."""
+"""The temperature of the losses, and the start value of the sigmoid's bias."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Scale(nn.Module):
 
 
 def initial_bias(n: int, *, scale: float = 0.0, cosine: float = 0.0) -> float:
-    """Where the sigmoid loss's bias should start for a batch of n pairs: −log(n − 1) − scale · cosine.
+    """The start value of the sigmoid loss's bias for a batch of n pairs: −log(n − 1) − scale · cosine.
 
-    A pair of mean similarity is then taken for a positive with probability 1/n, the truth of the batch, so
-    that the n (n − 1) negatives do not drown the n positives at first. SigLIP's and SAIL's −10 is this for a
-    batch of about 22,000. `cosine` is the mean similarity of unmatched pairs, 0 for centred features.
+    A pair of mean similarity is then positive with probability 1/n, as in the batch, so that the n (n − 1) negatives do
+    not dominate the n positives at first. SigLIP's and SAIL's −10 is this for a batch of about 22,000. `cosine` is the
+    mean similarity of unmatched pairs, 0 for centred features.
     """
     return -math.log(max(n - 1, 1)) - scale * cosine

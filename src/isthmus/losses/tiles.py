@@ -1,8 +1,8 @@
 """The N × M similarities of a batch in tiles, so that the whole matrix never exists.
 
-Matrix products want large tiles, everything else wants its numbers in a core's own cache. So a tile is
-multiplied as one and then swept in strips of a few rows, every step of the sweep in place: no number leaves the
-cache between two steps, which makes exponentials and sums cheap beside the products without a compiler.
+Matrix products are fast with large tiles, everything else with numbers in a core's own cache. So a tile is multiplied
+as one and then swept in strips of a few rows, every step of the sweep in place: numbers stay in the cache between
+steps, which makes exponentials and sums cheap compared with the products, without a compiler.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from isthmus.errors import InputError, UsageError
 
 TILE = 1536, 1024  # rows, columns: larger is a little faster and takes more memory; smaller, and adding up shows
-CROWDED = 512, 512  # where the list of a tile's positives would outweigh the tile
+CROWDED = 512, 512  # if the list of a tile's positives would be larger than the tile
 STRIP = 1 << 17  # numbers of a strip for each core: 512 KiB of fp32, twice, beside the tile in 2 MiB of L2
 
 Groups = tuple[Tensor, Tensor]
@@ -67,7 +67,7 @@ class Tiles:
                 yield rows, cols, torch.mm(x, y.T, out=view(self._tile, len(x), len(y)))
 
     def strips(self, tile: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """Of each strip its rows in the tile, itself, its logits in fp32 and as much room again; till the next one."""
+        """Each strip: its rows in the tile, the strip, its logits in fp32, a buffer; valid until the next."""
         for strip in slices(len(tile), self.strip):
             part = tile[strip]
             z, spare = (view(buffer, *part.shape) for buffer in self._strips)
@@ -92,7 +92,7 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype to multiply x in: under autocast its dtype for fp32, as in torch's own products; else x's."""
+    """The dtype for products with x: under autocast its dtype for fp32, as in torch's own products; otherwise x's."""
     kind = x.device.type
     if x.dtype == torch.float32 and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
@@ -115,7 +115,7 @@ def batch(x: Tensor, y: Tensor, groups: Groups | None, *, rank: int = 0) -> tupl
         raise InputError(f"x and y must share one floating dtype, not {x.dtype} and {y.dtype}.")
     if groups is None:
         if len(x) != len(y):
-            raise InputError(f"{len(x)} rows of x and {len(y)} of y: say with groups= which belong together.")
+            raise InputError(f"{len(x)} rows of x and {len(y)} of y: give groups= to say which belong together.")
         ids = torch.arange(rank * len(x), (rank + 1) * len(x), device=x.device)
         return x.contiguous(), y.contiguous(), ids, ids
     gx, gy = (torch.as_tensor(g, dtype=torch.int64, device=x.device) for g in groups)

@@ -1,6 +1,6 @@
-"""Intervals by a bootstrap over groups: near-duplicates are drawn together: one by one, they would make it too narrow.
+"""Intervals by a bootstrap over groups: near-duplicates are drawn together, as single draws would make it too narrow.
 
-How often they hold the truth, by size and kind: docs/intervals.md, from benchmarks/coverage_study.py.
+How often intervals contain the true value, by size and kind: docs/intervals.md, from benchmarks/coverage_study.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # weights of the groups [G] -> v
 def replicates(statistic: Statistic, groups: int, resamples: int, seed: int) -> np.ndarray:
     """`statistic` on `resamples` draws of `groups` groups with replacement: float64 [resamples, M].
 
-    A draw is given as integer weights [G], how often each group was drawn: nothing is ever copied, and a
-    ratio of weighted sums stays right when groups differ in size.
+    A draw is given as integer weights [G], how often each group was drawn: no data are copied, and ratios of weighted
+    sums are right for groups of different sizes.
     """
     rng = np.random.default_rng(seed)
     draws = (np.bincount(rng.integers(groups, size=groups), minlength=groups) for _ in range(resamples))
@@ -37,8 +37,8 @@ def share_interval(share: float, drawn: np.ndarray, groups: int) -> list[float] 
     """95 % interval of a share (or a mean of shares, such as an IoU): Wilson's (1927) for as many independent answers
     as would vary like the replicates `drawn` [B], with Student's t for the normal's quantile.
 
-    Where none of the groups is right, or all are, no replicate differs: the interval is the exact one of so many
-    answers (Clopper and Pearson 1934). None for a single group that is neither.
+    If no group is right, or all are, all replicates are equal: the interval is the exact one of so many answers
+    (Clopper and Pearson 1934). None for a single group that is neither.
     """
     reach = 1 - 0.025 ** (1 / groups)
     if share <= 0 or share >= 1:
@@ -82,7 +82,7 @@ def estimate(
     """The named values on the data as they are, and their 95 % intervals: `share_interval` for those among `shares`,
     `wide_interval` for the others.
 
-    There are no intervals ({}) without resamples, or with a single group, which shows no spread.
+    There are no intervals ({}) without resamples, or with a single group.
     """
     found = statistic(np.ones(groups, dtype=np.int64))
     values = dict(zip(names, found.tolist(), strict=True))
@@ -111,7 +111,7 @@ def paired_bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Is system `a` better than `b` on the same queries? Both see the same draws of groups.
+    """Compare system `a` with `b` on the same queries and the same draws of groups.
 
     a, b: a value for each query [q] (a hit 0/1, a rank, …). A list of arrays, one per direction, compares the
     mean of the directions' means, as `mean_recall@k` does. `groups` has the same shape as `a`; the ids of all

@@ -1,4 +1,4 @@
-"""Does a probability mean what it says? Confidence against truth, and when to say nothing."""
+"""Calibration: confidence against accuracy, and thresholds below which to abstain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from isthmus.metrics.scores import group_vector, same_width, tiles, unit_rows
 
 BINS = 15  # as Guo et al. 2017
 TILE = 2048
-FEWEST = 20  # answers that a precision is judged by: of fewer, a lucky handful would set the threshold
+FEWEST = 20  # least answers to measure a precision with; with fewer, luck would set the threshold
 
 
 def softmax_confidence(query_emb: Any, emb: Any, best: np.ndarray, scale: float) -> np.ndarray:
@@ -31,7 +31,7 @@ def softmax_confidence(query_emb: Any, emb: Any, best: np.ndarray, scale: float)
             items = unit_rows(emb[columns], "embeddings", first_row=columns.start).float()
             same_width(queries, "query embeddings", items, "embeddings")
             total += torch.exp(scale * (queries @ items.T - shift)).sum(dim=1, dtype=torch.float64)
-        found[some] = 1 / total.clamp(min=1).numpy()  # the first answer itself is 1
+        found[some] = 1 / total.clamp(min=1).numpy()  # the first answer's own term is 1
     return found
 
 
@@ -50,8 +50,8 @@ def reliability(
 
     Returns {"metrics": {"ece": Σ share of a bin · |its accuracy − its mean confidence|, "accuracy", "confidence",
     "overconfidence": confidence − accuracy}, "ci95", "bins": [{"low", "high", "n", "confidence", "accuracy"}] of the
-    bins that occur}. A bootstrap's ece leans upwards, as every resample adds noise to its bins: read its interval as
-    an upper one. Raises InputError for values outside 0 … 1 or lengths that differ.
+    bins that occur}. A bootstrap's ece leans upwards, as every resample adds noise to its bins: its interval is
+    therefore too high rather than too low. Raises InputError for values outside 0 … 1 or lengths that differ.
     """
     confidence, right = np.asarray(confidence, np.float64), np.asarray(right, bool)
     if confidence.shape != right.shape or not confidence.size:
@@ -78,14 +78,14 @@ def reliability(
 
 
 def _binned(place: np.ndarray, weight: np.ndarray, confidence: np.ndarray, right: np.ndarray, bins: int) -> Any:
-    """Of every bin: how many, the sum of their confidences, how many are right."""
+    """For every bin: the number of answers, the sum of confidences, the number of right answers."""
     return (np.bincount(place, weights=weight * value, minlength=bins) for value in (1.0, confidence, right))
 
 
 def precision_curve(score: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Precision and coverage where only answers with a score of at least t are given, for every t that occurs.
 
-    Returns (t, precision, coverage), float64, t falling. Equal scores stand or fall together.
+    Returns (t, precision, coverage), float64, t falling. Equal scores are accepted or rejected together.
     """
     order = np.argsort(-score, kind="stable")
     sorted_score, hits = score[order], np.cumsum(right[order])
@@ -97,14 +97,13 @@ def precision_curve(score: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, n
 def abstain_threshold(
     score: np.ndarray, right: np.ndarray, precision: float, *, groups: np.ndarray | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """The least score to answer at, so that answers are right as often as wanted; silence below it.
+    """The least score at which to answer, so that answers are right as often as wanted.
 
     The threshold is chosen on one half of the groups, among those that leave `FEWEST` answers or more, and measured on
-    the other half, since the same data would flatter it.
+    the other half, because on the same data it would look too good.
 
-    Returns {"threshold", "wanted", "precision" and "coverage" (on the other half), "answered", "n"}; threshold None
-    where no score reaches that precision, or where an empty half says nothing. Raises UsageError for a precision
-    outside (0, 1].
+    Returns {"threshold", "wanted", "precision" and "coverage" (on the other half), "answered", "n"}; threshold None if
+    no score reaches that precision, or if a half is empty. Raises UsageError for a precision outside (0, 1].
     """
     if not 0 < precision <= 1:
         raise UsageError(f"precision={precision}: a share of right answers, in (0, 1].")

@@ -1,8 +1,8 @@
-"""How many candidates stand above and beside each right answer: exact, at the speed of a float32 product.
+"""How many candidates score more than each right answer, or the same: exact, at the speed of a float32 product.
 
-The score that counts is a cosine summed in float64 and rounded to float32 (`isthmus.metrics.scores.cosine`), so
-that equal items tie wherever they stand. A float32 product is off by less than a known margin: it settles all but the
-candidates that lie closer than that to the right answer, and only these are computed in float64.
+The score that counts is a cosine summed in float64 and rounded to float32 (`isthmus.metrics.scores.cosine`), so that
+equal items tie in any position. A float32 product is off by less than a known margin: it settles all but the candidates
+that lie closer than that to the right answer, and only these are computed in float64.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from isthmus.metrics.scores import cosine, tiles, unit_rows
 
-BLOCK = 2048  # rows of either side normalised at a time: 12 MiB each where they are 512 wide
+BLOCK = 2048  # rows of either side normalised at a time: 12 MiB each if they are 512 wide
 STRIP = 512  # captions scored at a time: 4 MiB of scores
 DENSE = 1 / 64  # with more doubtful scores than this, a product in float64 is cheaper than one by one
 DOUBTFUL_AT_ONCE = 2048
@@ -39,7 +39,7 @@ class RowBlock:
 
 
 class Standing:
-    """Of p questions, each with the score of its right answer (`own` float32 [p]): how many candidates score more
+    """For p queries, each with the score of its right answer (`own` float32 [p]): how many candidates score more
     (`greater` int64 [p]), and how many the same, itself included (`equal`).
     """
 
@@ -54,7 +54,7 @@ class Standing:
         return 1 + self.greater + (self.equal - 1) / 2
 
     def count(self, questions: np.ndarray, scores: np.ndarray, left: np.ndarray, a: RowBlock, b: RowBlock) -> None:
-        """Add what `scores` float32 [n, len(b)] say to `questions` int64 [n], which ask as rows `left` of `a`."""
+        """Add what `scores` float32 [n, len(b)] say to `questions` int64 [n], whose queries are rows `left` of `a`."""
         own = self.own[questions, None]
         above = scores > own + self._margin
         near = scores >= own - self._margin
@@ -75,7 +75,7 @@ class Standing:
 
 
 def standings(text_emb: Any, image_emb: Any, image_of: np.ndarray, tile: int | None) -> tuple[Standing, Standing]:
-    """Of every caption's image among the images, and of every caption among the captions when its image asks.
+    """Standings of every caption's image among the images, and of every caption among the captions for its image.
 
     text_emb [m, d], image_emb [n, d]: anything sliced to rows, normalised or not; image_of: int64 [m]. One product of
     each block of `tile` captions and `tile` images (default: 2,048) serves both directions; memory ∝ tile² + m + n.
@@ -88,14 +88,14 @@ def standings(text_emb: Any, image_emb: Any, image_of: np.ndarray, tile: int | N
     for text in blocks(text_emb, tile):
         for image in blocks(image_emb, tile):
             low, high = np.searchsorted(sorted_images, [image.start, image.start + len(image)])
-            asking = by_image[low:high]
+            queries = by_image[low:high]
             for part in text.strips():
                 scores = part.rounded @ image.rounded.T
                 local = np.arange(len(part))
                 images.count(part.start + local, scores, local, part, image)
-                for some in tiles(len(asking), 1, tile):
-                    columns = image_of[asking[some]] - image.start
-                    captions.count(asking[some], scores.T[columns], columns, image, part)
+                for some in tiles(len(queries), 1, tile):
+                    columns = image_of[queries[some]] - image.start
+                    captions.count(queries[some], scores.T[columns], columns, image, part)
     return images, captions
 
 

@@ -17,14 +17,14 @@ TILE = 2048  # rows of either side multiplied at a time: 32 MiB of scores
 
 
 def modality_gap(image_emb: Any, text_emb: Any, image_of: np.ndarray) -> dict[str, float]:
-    """How far apart images and captions lie as a whole.
+    """The distance between images and captions as a whole.
 
     image_emb [n, d], text_emb [m, d]; image_of int64 [m]: each caption's image.
 
     gap: ‖mean image − mean caption‖ over the m pairs, of unit rows (Liang et al., NeurIPS 2022, arXiv:2203.02053,
     section 2.2): 0 where the modalities share their centre, at most 2. centroid_distance: the same over every image
     and caption once. image_cone, text_cone: mean cosine of two different items of one modality (their "cone effect"):
-    0 on a sphere filled evenly, 1 where all are alike.
+    0 on an evenly filled sphere, 1 if all are equal.
     """
     images, texts = as_rows(image_emb, "image embeddings"), as_rows(text_emb, "text embeddings")
     same_width(images, "image embeddings", texts, "text embeddings")
@@ -75,7 +75,7 @@ def uniformity(emb: Any, t: float = 2.0) -> float:
     """
     rows = as_rows(emb, "embeddings")
     if len(rows) < 2:
-        raise InputError("Uniformity is about pairs of items: one is not enough.")
+        raise InputError("Uniformity needs at least two items.")
     unit = torch.cat([unit_rows(rows[some], "embeddings").float() for some in tiles(len(rows), 1, TILE)])
     total = 0.0
     for left in tiles(len(unit), 1, TILE):
@@ -93,7 +93,7 @@ def occurrences(nearest: np.ndarray, items: int) -> np.ndarray:
 
 
 def hubness(counts: np.ndarray, queries: int, k: int) -> dict[str, float]:
-    """Do a few items answer everything? Of the k-occurrences of n items among q queries (`occurrences`).
+    """Hubness, measured by the k-occurrences of n items for q queries (`occurrences`).
 
     skewness: third standardised moment (Radovanović et al., JMLR 2010); 0 where it is even. antihubs: share of items
     that are no query's answer. top_share: share of all answers that the most frequent hundredth of the items takes.

@@ -12,7 +12,7 @@ from isthmus.metrics.scores import cosine, same_width, tiles, unit_rows
 
 INDEX_MASK = 0xFFFFFFFF
 QUERIES_AT_ONCE = 1024
-ROUNDING = 1e-4  # more than a float32 cosine can be off
+ROUNDING = 1e-4  # larger than the error of a float32 cosine
 
 
 def top_k(
@@ -21,12 +21,11 @@ def top_k(
     """The k rows of `emb` with the greatest cosine, best first; of equal ones the lower row comes first.
 
     query_emb: [q, d], emb: [n, d]; any float dtype, normalised or not; `emb` may be memory-mapped, it is read
-    `tile` rows at a time and never copied whole. Returns (scores float32 [q, k], index int64 [q, k]), with
-    k = n where fewer than k rows exist. Raises InputError for rows without direction or widths that differ,
-    UsageError for k < 1.
+    `tile` rows at a time and never copied whole. Returns (scores float32 [q, k], index int64 [q, k]), with k = n if
+    there are fewer rows. Raises InputError for rows of zeros or NaN or widths that differ, UsageError for k < 1.
     """
     if k < 1:
-        raise UsageError(f"k={k}: ask for at least one item.")
+        raise UsageError(f"k={k}: at least one item is needed.")
     if not len(query_emb) or not len(emb):
         raise InputError(f"Nothing to search: {len(query_emb)} queries among {len(emb)} embeddings.")
     keys = []
@@ -43,8 +42,8 @@ def pairs_above(
     """All pairs of rows with a cosine of at least `least`: (rows of a, rows of b, cosine float32), part by part.
 
     a [n, d], b [m, d]: read `tile` rows at a time, never n × m scores at once. b = None joins `a` with itself: each
-    pair of different rows once, the lower row first. A row without direction (zeros, NaN) is near nothing. A
-    product in float32 finds the candidates, one in float64 decides. Raises InputError for widths that differ.
+    pair of different rows once, the lower row first. A row without direction (zeros, NaN) is near no other. A product
+    in float32 finds the candidates, one in float64 decides. Raises InputError for widths that differ.
     """
     other = a if b is None else b
     for rows in tiles(len(a), 1, tile):
@@ -66,7 +65,7 @@ def _close(left: torch.Tensor, right: torch.Tensor, least: float) -> tuple[np.nd
     """The pairs of one tile; NaN compares as not near."""
     unit = [rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (left, right)]
     i, j = torch.nonzero(unit[0] @ unit[1].T >= least - ROUNDING, as_tuple=True)
-    some = max(1, 2**22 // left.shape[1])  # candidates at once: groups of near-equal rows have very many
+    some = max(1, 2**22 // left.shape[1])  # candidates at a time: groups of near-equal rows have very many
     parts = zip(i.split(some), j.split(some), strict=True)
     exact = torch.cat([torch.cosine_similarity(left[a].double(), right[b].double()).float() for a, b in parts])
     near = exact >= least
@@ -86,8 +85,8 @@ def _top_keys(queries: torch.Tensor, emb: np.ndarray | torch.Tensor, k: int, til
 
 
 def _pack(scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """float32 scores [q, n] and their columns [n] as one int64 each, no two alike, so that no tie is left to
-    `topk`, which does not say how it breaks them: the score above, the complement of the index below."""
+    """float32 scores [q, n] and their columns [n] as one int64 each, all different, because `topk` does not define how
+    it breaks ties: the score above, the complement of the index below."""
     return (_ordered(scores + 0.0).long() << 32) | (INDEX_MASK - index)  # + 0.0 turns −0 into 0
 
 

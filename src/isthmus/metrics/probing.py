@@ -1,4 +1,4 @@
-"""How good one encoder is by itself, where labels exist: k-NN and a linear probe on frozen features."""
+"""The quality of one encoder by labels: k-NN and a linear probe on frozen features."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def knn_correct(
     ks: Sequence[int] = KS,
     temperature: float = TEMPERATURE,
 ) -> dict[int, np.ndarray]:
-    """Is each item of `val` [m, D] given its label by its nearest of `train` [n, D]? bool [m] for every k.
+    """Whether k-NN with `train` [n, D] gives each item of `val` [m, D] its label: bool [m] for every k.
 
     The protocol of DINO and SAIL: cosine, the k nearest vote with weight exp(similarity / temperature). Labels are
     any sortable ids; of equal votes the smaller label wins. Raises `UsageError` for a k above n.
@@ -54,7 +54,7 @@ def linear_probe_correct(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """bool [m]: is each item of `val` given its label by multinomial logistic regression on `train`?
+    """bool [m]: whether multinomial logistic regression on `train` gives each item of `val` its label.
 
     Features are standardised. The ridge is chosen on a fifth of the training items, whole `groups` [n], then all
     of them are fitted. Labels that `train` lacks are always missed.

@@ -20,12 +20,12 @@ OPTIONAL = (
     "max_tokens",
     "truncated",
     "features",
-)  # columns of a table where its rows differ
-SHOWN = 25  # lines of a table of categories, and of skipped items, that a person gets to see
+)  # columns of a table, shown if its rows differ
+SHOWN = 25  # lines of a table of categories, and of skipped items, that are printed
 
 
 class Result(TypedDict, total=False):
-    """One evaluation with its origin, as JSON has it. Tasks add what is theirs; `metrics` and the origin always stand.
+    """One evaluation with its origin, as JSON. Tasks add fields; `metrics` and the origin are always there.
 
     `ci95`: [low, high] of the metrics that have an interval. `n`: what was counted. `skipped`: (what, why).
     """
@@ -61,7 +61,7 @@ class Result(TypedDict, total=False):
     seen: dict[str, Any]
     options: dict[str, Any]
     folds: list[float]
-    key: str  # of a result that `suite` keeps: what it was computed from
+    key: str  # for results that `suite` keeps: a hash of what it was computed from
 
 
 def result(
@@ -77,7 +77,7 @@ def result(
     """One evaluation (what `retrieval` or `zeroshot` returned) with its origin, ready for JSON.
 
     `dataset`, `model`, `pretrained`, `task` (`zeroshot_retrieval`, `zeroshot_classification`, …), `metrics`
-    and `language` are CLIP_benchmark's; `ci95`, `n`, `definition`, `seed`, `command`, … stand beside them.
+    and `language` are CLIP_benchmark's; `ci95`, `n`, `definition`, `seed`, `command`, … are added.
     """
     head = {"dataset": dataset, "model": model, "pretrained": pretrained, "task": task}
     plain = {key: _plain(value) for key, value in evaluation.items()}
@@ -100,13 +100,13 @@ def read(path: str | os.PathLike[str]) -> Result:
 
 
 def kept(path: str | os.PathLike[str], key: str) -> Result | None:
-    """What `write` put there, if it was computed from what `key` stands for and not a byte of it has changed since."""
+    """The result that `write` stored there, if it is intact and was computed from what `key` identifies."""
     found = read_cached(path)
     if found is None or found.get("key") != key:
         return None
-    metrics, told = found.get("metrics"), [found.get(name) for name in ("dataset", "model", "task")]
+    metrics, names = found.get("metrics"), [found.get(name) for name in ("dataset", "model", "task")]
     numbers = isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
-    return cast(Result, found) if numbers and all(isinstance(one, str) for one in told) else None
+    return cast(Result, found) if numbers and all(isinstance(one, str) for one in names) else None
 
 
 def table(results: Sequence[Result], metrics: Sequence[str] = (), tablefmt: str = "simple") -> str:
@@ -114,7 +114,7 @@ def table(results: Sequence[Result], metrics: Sequence[str] = (), tablefmt: str 
 
     Shares are given in percent, ranks as they are, with the 95 % interval where there is one:
     `43.4 [41.2, 45.6]`, and chance where that is part of the result. Columns that are the same in all rows (the data
-    set, the task) are left out. Where none of `metrics` occurs, all metrics are listed one a line, as they are.
+    set, the task) are left out. If none of `metrics` occurs, all metrics are listed, one a line, unscaled.
     """
     metrics = [name for name in metrics if any(name in result["metrics"] for result in results)]
     if not metrics:
@@ -125,7 +125,7 @@ def table(results: Sequence[Result], metrics: Sequence[str] = (), tablefmt: str 
 
 
 def details(results: Sequence[Result], tablefmt: str = "simple") -> str:
-    """What stands below the table: a line per category, ties, remarks, and what was skipped."""
+    """The text below the table: a line per category, ties, remarks, and what was skipped."""
     blocks = []
     for result in results:
         rows = result.get("per_category") or []
@@ -143,10 +143,10 @@ def details(results: Sequence[Result], tablefmt: str = "simple") -> str:
     reasons: dict[str, list[str]] = {}
     for item, reason in (one for result in results for one in result.get("skipped") or []):
         reasons.setdefault(reason, []).append(str(item))
-    told = [f"  skipped {_some(items)}: {reason}" for reason, items in list(reasons.items())[:SHOWN]]
-    untold = sum(map(len, list(reasons.values())[SHOWN:]))
-    told += [f"  … and {untold:,} more (--json has them)"] if untold else []
-    blocks += ["\n".join(told)] if told else []
+    skipped = [f"  skipped {_some(items)}: {reason}" for reason, items in list(reasons.items())[:SHOWN]]
+    more = sum(map(len, list(reasons.values())[SHOWN:]))
+    skipped += [f"  … and {more:,} more (--json has them)"] if more else []
+    blocks += ["\n".join(skipped)] if skipped else []
     return "\n\n".join(blocks)
 
 

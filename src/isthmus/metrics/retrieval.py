@@ -1,7 +1,7 @@
 """Image–text retrieval, both directions, several captions per image, never holding the n × m scores.
 
-Names follow CLIP_benchmark: `image_retrieval_…` asks with a caption for its image (text → image) and
-`text_retrieval_…` asks with an image for its captions (image → text).
+Names follow CLIP_benchmark: in `image_retrieval_…` the query is a caption (text → image), in `text_retrieval_…` an
+image (image → text).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ DEFINITION = (
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the right answers stand, 1 being first.
+    """Ranks of the right answers, 1 being first.
 
     image: float64 [m]; text → image: the rank of a caption's image among the images.
-    text: float64 [m]; image → text: the rank of a caption among all captions when its image asks.
+    text: float64 [m]; image → text: the rank of a caption among all captions for its image.
     image_of: int64 [m]; the image of each caption; the first of them where images are equal.
     images: how many different images were candidates.
     """
@@ -50,11 +50,11 @@ class Ranks:
 
     @property
     def best(self) -> np.ndarray:
-        """float64 [q]: the rank of each query's best caption, unharmed by ties among its own."""
+        """float64 [q]: the rank of each query's best caption, not affected by ties among its own."""
         query = np.unique(self.image_of, return_inverse=True)[1]
         best = np.full(query.max() + 1, np.inf)
         np.minimum.at(best, query, self.text)
-        equal_own = np.bincount(query, weights=self.text == best[query]) - 1  # ranks are equal as scores are
+        equal_own = np.bincount(query, weights=self.text == best[query]) - 1  # ranks are equal if scores are
         return best - equal_own / 2
 
     def hits(self, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,9 +106,9 @@ def retrieval(
 ) -> dict[str, Any]:
     """Recall@k and median rank in both directions, with intervals.
 
-    A right answer that ties with others counts as standing in the middle of them: rank = 1 + greater +
-    equal / 2, so that a model that scores everything alike gets no credit. Without ties the values are those
-    of CLIP_benchmark, except that an image without captions, a certain miss there, is no query here.
+    A right answer that ties with others gets the middle rank: rank = 1 + greater +
+    equal / 2, so that a model with equal scores for everything gets no credit. Without ties the values are those of
+    CLIP_benchmark, except that an image without captions, a certain miss there, is no query here.
 
     image_emb: [n, d], text_emb: [m, d]; any float dtype, compared by cosine, normalised or not.
     image_of: int [m], the image row each caption describes; any number of captions per image.
@@ -123,8 +123,8 @@ def retrieval(
     0–1), image_retrieval_median_rank, text_retrieval_median_rank. A caption has one image, so that
     text → image needs no fraction. `ci95` holds [low, high] under the same keys.
 
-    Raises InputError, naming the row, for embeddings without direction, widths that differ, indices or ids
-    that do not fit; UsageError for a `k` below 1.
+    Raises InputError, naming the row, for embeddings of zeros or NaN, widths that differ, indices or ids that do not
+    fit; UsageError for a `k` below 1.
     """
     _check_cutoffs(k)
     found = ranks(image_emb, text_emb, image_of, image_key=image_key, tile=tile)
@@ -134,7 +134,7 @@ def retrieval(
 def score(
     found: Ranks, groups: np.ndarray, *, k: Sequence[int] = (1, 5, 10), bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """What `retrieval` returns, of ranks that are known; groups: int [n], of all images."""
+    """The result of `retrieval`, from known ranks; groups: int [n], of all images."""
     _check_cutoffs(k)
     by_text, by_image = found.units(groups)
     unit = np.unique(np.concatenate([by_text, by_image]), return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""Exact cosine scores in bounded memory: what retrieval, zero-shot classification and search share."""
+"""Exact cosine scores in bounded memory, for retrieval, zero-shot classification and search."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def unit_rows(embeddings: np.ndarray | torch.Tensor, name: str, first_row: int =
 
 
 def as_rows(embeddings: np.ndarray | torch.Tensor, name: str) -> np.ndarray | torch.Tensor:
-    """`embeddings` as they are, every row looked at, part by part: InputError as for `unit_rows`."""
+    """`embeddings` as they are, after checking every row, part by part: InputError as for `unit_rows`."""
     rows = embeddings if isinstance(embeddings, torch.Tensor) else np.asanyarray(embeddings)
     if rows.ndim != 2 or 0 in rows.shape:
         unit_rows(rows, name)
@@ -44,17 +44,16 @@ def as_rows(embeddings: np.ndarray | torch.Tensor, name: str) -> np.ndarray | to
 
 
 def same_width(a: np.ndarray | torch.Tensor, a_name: str, b: np.ndarray | torch.Tensor, b_name: str) -> None:
-    """Raise InputError unless the rows of `a` and `b` live in the same space."""
+    """Raise InputError unless the rows of `a` and `b` have the same width."""
     if a.shape[1] != b.shape[1]:
-        raise InputError(f"{a_name} are {a.shape[1]} wide, {b_name} {b.shape[1]}; they are not of one model.")
+        raise InputError(f"{a_name} are {a.shape[1]} wide, {b_name} {b.shape[1]}; they come from different models.")
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Scores [n, m] of unit rows `a` [n, d] and `b` [m, d]: summed in float64, rounded to float32.
 
-    A float32 product depends on where a row stands in the matrix (edge columns take another kernel), which
-    breaks the tie between two equal items, for or against the right one. Rounding afterwards keeps ties ties
-    and makes the result independent of the tile.
+    A float32 product depends on the position of a row in the matrix (edge columns use another kernel), which breaks
+    ties between equal items. Rounding afterwards preserves ties and makes the result independent of the tile.
     """
     return (a @ b.T).float()
 

@@ -69,10 +69,10 @@ def class_embeddings(
     section 3.1.4).
 
     encode_text: list of N prompts -> [N, d]. templates: each with a slot `{}` for the class name; or, for every
-    class, its own sentences. padded: repeat the first sentence of a class up to so many. renormalise: False leaves the
-    mean as short as it is, which favours classes whose prompts agree (compare it by `as_dot_products`). Both as
-    freeze-align has them; in CLIP_benchmark a class is a direction, as it is here by default.
-    Two classes of one name, as ImageNet has them ("missile", "sunglasses"), share a vector.
+    class, its own sentences. padded: repeat the first sentence of a class up to so many. renormalise: False keeps the
+    length of the mean, which favours classes whose prompts agree (compare it by `as_dot_products`). Both as
+    freeze-align has them; CLIP_benchmark normalises, which is the default here. Two classes of one name, as ImageNet
+    has them ("missile", "sunglasses"), share a vector.
     Raises InputError for no class, an empty class name, a template without a slot, or a class without
     sentences.
     """
@@ -94,7 +94,7 @@ def class_embeddings(
 
 def as_dot_products(image_emb: np.ndarray, class_emb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Unit images [n, d] and class vectors [C, d] of length 1 at most, in one more dimension, float32, where all have
-    length 1 and cosines are what the dot products were.
+    length 1 and cosines equal the former dot products.
     """
     rest = np.sqrt(np.maximum(0, 1 - np.square(class_emb, dtype=np.float64).sum(axis=1, keepdims=True)))
     return np.pad(image_emb, ((0, 0), (0, 1))), np.hstack([class_emb, rest]).astype(np.float32)
@@ -184,7 +184,7 @@ def _prompts(names: Sequence[str], templates: Templates) -> list[list[str]]:
 
 
 def _chunks(prompts: Sequence[list[str]]) -> Iterator[tuple[int, list[list[str]]]]:
-    """First class and prompts of as many classes at a time as keep within PROMPTS_AT_ONCE, one at least."""
+    """Chunks of classes within PROMPTS_AT_ONCE prompts, at least one class each: the first class, and the prompts."""
     start, held = 0, 0
     for end, own in enumerate(prompts):
         if end > start and held + len(own) > PROMPTS_AT_ONCE:
@@ -195,7 +195,7 @@ def _chunks(prompts: Sequence[list[str]]) -> Iterator[tuple[int, list[list[str]]
 
 
 def _descriptions(entries: dict[str, Any], path: Path) -> dict[str, list[str]]:
-    """{class: [sentences]}, checked; where classes stand below data sets, as they are."""
+    """{class: [sentences]}, checked; unchanged if classes are below data sets."""
     for name, value in entries.items():
         for sentences in value.values() if isinstance(value, dict) else [value]:
             if not (isinstance(sentences, list) and sentences and all(isinstance(one, str) for one in sentences)):
@@ -206,13 +206,13 @@ def _descriptions(entries: dict[str, Any], path: Path) -> dict[str, list[str]]:
 
 
 def _lines(text: str) -> list[tuple[str, str]]:
-    """(where, template) of every line that holds one."""
+    """(place, template) of every line with a template."""
     lines = ((f"line {number}", line.strip()) for number, line in enumerate(split_lines(text), start=1))
     return [(where, line) for where, line in lines if line and not line.startswith("#")]
 
 
 def _checked(entries: list[tuple[str, str]], source: str) -> list[str]:
-    """The templates with `{}` for their slot; replaced, never formatted: they may come from anyone."""
+    """The templates with `{}` for their slot; replaced as text, not by `format`: templates may come from anyone."""
     if not entries:
         raise InputError(f"{source}: holds no template; write one a line, like 'a photo of a {{}}.'.")
     for where, template in entries:

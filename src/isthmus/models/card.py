@@ -1,4 +1,4 @@
-"""The model card: a README written from what the run really did."""
+"""The model card: a README written from the facts of the run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write_card(
     bias: float | None,
     summary: dict[str, Any],
 ) -> None:
-    """Write `README.md` for a model; every number in it comes from the model and its training summary.
+    """Write `README.md` for a model; all numbers come from the model and its training summary.
 
     records: of the encoders, by modality. heads: what was trained. The others as in `DualEncoder`.
     """
@@ -95,7 +95,7 @@ def _ledger(ledger: Any, weight_bytes: int) -> str:
 
 
 def _summary_rows(summary: dict[str, Any]) -> list[str]:
-    """One row per fact but the ledger's; nested facts (the recipe's sections) as `section.key`."""
+    """One row per fact, except the ledger's; nested facts (the recipe's sections) as `section.key`."""
     rows = ["| | |", "|---|---|"]
     for name, value in _flat({name: value for name, value in summary.items() if name != "ledger"}):
         rows.append(f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |")

@@ -1,4 +1,4 @@
-"""`doctor`: verify a store or a model, whatever can be verified."""
+"""`doctor`: verify everything in a store or a model that can be verified."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ def doctor(
         >>> [finding["what"] for finding in ist.doctor("store/") if not finding["ok"]]
         []
 
-    Of a model: its files, that weights and configuration fit, and that every encoder can be had and is the one it
-    was trained on (encoders that are callables cannot be checked).
-    deep: read the encoders' weights again, also where a digest of the same files is remembered.
-    device, trust_remote_code: for loading them.
+    Of a model: its files, that weights and configuration fit, and that every encoder is available and the one it was
+    trained on (encoders that are callables cannot be checked). deep: read the encoders' weights again, also where a
+    digest of the same files is remembered. device, trust_remote_code: for loading them.
 
     Raises:
         InputError: `path` is neither.

@@ -47,7 +47,7 @@ class DualEncoder(nn.Module):
 
     Args:
         image_projector, text_projector: map [N, sum of the encoders' widths] to [N, d].
-        scale: the inverse temperature that training ended with (> 0).
+        scale: the inverse temperature at the end of training (> 0).
         bias: the sigmoid loss's bias, or None.
         records: `{"image": [...], "text": [...]}`, one record per encoder (uri, fingerprint, width, ...);
             several encoders of one modality stand side by side, in this order.
@@ -89,7 +89,7 @@ class DualEncoder(nn.Module):
     def truncate(self, width: int) -> DualEncoder:
         """This model with the first `width` dimensions alone, L2-normalised again; weights and encoders are shared.
 
-        Made for models trained with `loss.matryoshka`; docs/outputs.md measures what it costs others.
+        Made for models trained with `loss.matryoshka`; docs/outputs.md measures the loss for other models.
         Raises `UsageError` for a width that is not within 1 … d.
         """
         if not 1 <= width <= self.width:
@@ -162,7 +162,7 @@ class DualEncoder(nn.Module):
     def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
         self._check_loaded(modality)
         encoders, out = self.encoders[modality], np.empty((len(items), self.width), np.float32)
-        some = 4 * rows_at_once(sum(encoder.width for encoder in encoders))  # tokens of all items would not fit
+        some = 4 * rows_at_once(sum(encoder.width for encoder in encoders))  # tokens of all would not fit
         for start in range(0, len(items), some):
             chosen = items[start : start + some]
             features = [encoder.encode(chosen, batch_size=batch_size) for encoder in encoders]
@@ -187,12 +187,12 @@ class DualEncoder(nn.Module):
         return out if as_tensor else out.numpy()
 
     def projected(self, modality: str, features: Matrix) -> Computed:
-        """Cached encoder features [n, D] in the joint space, [n, d], projected as they are asked for."""
+        """Cached encoder features [n, D] in the joint space, [n, d], projected on demand."""
         shape = (features.shape[0], self.width)
         return Computed(shape, lambda index: self.project(modality, rows(features, index)))
 
     def projector(self, modality: str) -> Head:
-        """The head of a side. Raises `UsageError` for a side that there is not."""
+        """The head of a side. Raises `UsageError` for an unknown side."""
         if modality not in SIDES:
             raise UsageError(f"no side {modality!r} of a dual encoder." + did_you_mean(modality, SIDES))
         head: Head = getattr(self, f"{modality}_projector")
@@ -239,7 +239,7 @@ class DualEncoder(nn.Module):
         )
 
     def describe(self) -> str:
-        """What it is, in a line."""
+        """A description in one line."""
         return f"projectors to {self.width} dimensions, scale {self.scale:.3g}"
 
     def _weights(self) -> dict[str, Tensor]:
@@ -265,10 +265,10 @@ class DualEncoder(nn.Module):
             path: folder that `save_pretrained` (or `isthmus train`) wrote; or the URI of a pretrained dual encoder,
                 such as `hf:openai/clip-vit-base-patch32` (see `isthmus.models.pretrained`).
             load: False leaves the encoders unloaded, for work on cached features.
-            encoders: `{"image": [...], "text": [...]}`, where they are loaded already, or are callables.
+            encoders: `{"image": [...], "text": [...]}`, if they are loaded already, or are callables.
             device: where encoders and projectors run; default the GPU when there is one.
-            trust_remote_code: run code that comes with the encoders. A saved model does not bring this permission
-                with it, whoever allowed it when it was trained.
+            trust_remote_code: run code that comes with the encoders. A saved model does not carry this permission, even
+                if it was given for training.
 
         Raises:
             InputError: a file is missing, foreign, truncated or damaged, or an encoder is not the one the

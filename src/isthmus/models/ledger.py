@@ -1,7 +1,7 @@
-"""What a model cost: features and heads together, items, seconds, bytes and floating-point operations.
+"""The ledger of a model's cost: items, seconds, bytes and floating-point operations of features and heads.
 
-`embed` appends to `ledger.jsonl` in the store what every pass of it took; `train` adds that up for the encoders it
-uses, beside its own costs. The encoders' own pretraining is in no ledger of ours.
+`embed` appends the cost of each pass to `ledger.jsonl` in the store; `train` sums it up for its encoders and adds its
+own cost. The encoders' own pretraining is not included.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LEDGER = "ledger.jsonl"
 MAX_LEDGER = 2**26  # bytes
-ROWS = 2  # of ones, on which a head's operations are counted
+ROWS = 2  # rows of ones, on which a head's operations are counted
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ ROWS = 2  # of ones, on which a head's operations are counted
 def encoder_cost(views: Sequence[Encoder], items: Sequence[Any]) -> dict[str, Any]:
     """Parameters of one network, and its operations per item: torch's count of products and convolutions in a forward
     pass over each of `items` (two per multiply-add), so that captions count at the length they have, without padding.
-    Nothing of a callable.
+    Nothing for a callable.
     """
     network = views[0].network
     parameters = sum(p.numel() for p in network.parameters())
@@ -53,7 +53,7 @@ def encoder_cost(views: Sequence[Encoder], items: Sequence[Any]) -> dict[str, An
 
 @contextmanager
 def timed(store: Path, entry: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:
-    """Append `entry` to the store's ledger when the block ends, however it ends, with its seconds.
+    """Append `entry` to the store's ledger when the block ends, also by an error, with its seconds.
 
     The block sets `entry["items"]`. A pass that encoded nothing leaves no line.
     """
@@ -68,7 +68,7 @@ def timed(store: Path, entry: dict[str, Any], device: str) -> Iterator[dict[str,
 
 
 def entries(store: Path) -> list[dict[str, Any]]:
-    """The lines of a store's ledger; those that cannot be read are left out: it is a record, nothing depends on it."""
+    """The lines of a store's ledger; unreadable ones are left out, because nothing depends on them."""
     try:
         lines = regular(store / LEDGER, MAX_LEDGER).read_text(encoding="utf-8", errors="replace").splitlines()
     except (OSError, InputError):
@@ -91,7 +91,7 @@ def _usable(entry: dict[str, Any]) -> bool:
 
 
 def features_cost(store: Path | None, record: EncoderRecord) -> dict[str, Any]:
-    """What the features of one encoder took: items, seconds, flops and bytes, each None where it is not known.
+    """The cost of one encoder's features: items, seconds, flops and bytes, each None if unknown.
 
     Encoders whose passes ran side by side share their seconds. bytes: of the shards on disk.
     """
@@ -136,7 +136,8 @@ def head_flops(image: nn.Module, text: nn.Module) -> int:
 def training_cost(
     image: nn.Module, text: nn.Module, *, pairs_seen: int, batch: int, widths: Sequence[int], seconds: float
 ) -> dict[str, Any]:
-    """Of the heads' training: pairs seen, seconds, flops. widths: of the embeddings whose products the loss takes.
+    """The cost of the heads' training: pairs seen, seconds, flops. widths: of the embeddings in the products of the
+    loss.
 
     flops = pairs seen · (both heads, forward and backward + 6 · batch · width for the products of the loss). Closed
     forms and evaluation are not in it.

@@ -1,4 +1,4 @@
-"""One loader for every kind of model: what a folder's configuration says it is, or a pretrained one by its URI."""
+"""One loader for every kind of model, by the kind in a folder's configuration, or a pretrained one by its URI."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ KINDS = Registry("isthmus.models", {DUAL: "isthmus.models.dual_encoder:DualEncod
 
 
 def load_model(path: str | Path, **options: Any) -> Any:
-    """Load a saved model of whatever kind, or a pretrained dual encoder by its URI.
+    """Load a saved model of any kind, or a pretrained dual encoder by its URI.
 
-    Use this when you do not know, or do not care, what kind a model is: `isthmus.load_model("model/")`.
+    Use this when the kind of model does not matter: `isthmus.load_model("model/")`.
 
     options: those of the class's `from_pretrained`, such as `load`, `device`, `trust_remote_code`.
 
     Raises:
-        InputError: what is there cannot be used.
-        UsageError: a kind that this version, or no installed package, knows.
+        InputError: the model cannot be used.
+        UsageError: a kind that neither this version nor an installed package knows.
     """
     kind = DUAL if is_uri(path) else kind_of(Path(path))
     return KINDS.find(kind).from_pretrained(path, **options)

@@ -17,9 +17,10 @@ PRECISIONS = ("float32", "int8", "binary")
 
 
 def shorten(emb: np.ndarray, width: int | None) -> np.ndarray:
-    """The first `width` dimensions of [N, d], L2-normalised again; None leaves them all. Float32.
+    """The first `width` dimensions of [N, d], L2-normalised again; None keeps all. Float32.
 
-    Of a model trained with `loss.matryoshka`, or of CCA, whose directions fall in weight, these say most.
+    Of a model trained with `loss.matryoshka`, or of CCA, whose directions fall in weight, the first dimensions carry
+    most.
     Raises `UsageError` for a width that is not within 1 … d.
     """
     if width is None or width == emb.shape[1]:
@@ -31,7 +32,7 @@ def shorten(emb: np.ndarray, width: int | None) -> np.ndarray:
 
 
 def quantize(emb: np.ndarray, precision: str) -> np.ndarray:
-    """Embeddings float [N, d] in fewer bytes.
+    """Embeddings, float [N, d], in fewer bytes.
 
     "float32": as they are. "int8": [N, d], each row times 127 / its greatest magnitude, rounded; a row's scale does
     not change its cosines, so none is kept. "binary": uint8 [N, ⌈d / 8⌉], a bit per dimension, set where it is

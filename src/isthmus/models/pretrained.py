@@ -1,7 +1,7 @@
-"""Pretrained dual encoders, CLIP and its kin, as parts of a `DualEncoder`: what a user compares an own model with.
+"""Pretrained dual encoders, such as CLIP, as parts of a `DualEncoder`, for comparison with own models.
 
-Their two towers are encoders like any other; what leads from a tower into the joint space is a fixed linear map, read
-from the checkpoint. `DualEncoder.from_pretrained` takes their URIs, and so does everything that takes a model.
+Their two towers are encoders like any other. A fixed linear map, read from the checkpoint, leads from a tower into the
+joint space. `DualEncoder.from_pretrained` takes their URIs, as does every function that takes a model.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ TYPES = ("clip", "siglip")  # of those of transformers
 
 
 def is_uri(name: Any) -> bool:
-    """Whether a model's name is the URI of an encoder and not a folder."""
+    """Whether a model's name is the URI of an encoder, not a folder."""
     return isinstance(name, str) and name.partition(":")[0] in SOURCES.names() and ":" in name
 
 
 def pretrained_parts(uri: str, **options: Any) -> dict[str, Any]:
-    """Arguments of `DualEncoder` for the one that `uri` names:
-    `open_clip:ViT-B-32@laion2b_s34b_b79k`, `hf:openai/clip-vit-base-patch32`,
-    `hf:google/siglip-base-patch16-224`, `st:clip-ViT-B-32`, or a folder in one of these formats (`hf:./folder`).
+    """Arguments of `DualEncoder` for the model that `uri` names: `open_clip:ViT-B-32@laion2b_s34b_b79k`,
+    `hf:openai/clip-vit-base-patch32`, `hf:google/siglip-base-patch16-224`, `st:clip-ViT-B-32`, or a folder in one of
+    these formats (`hf:./folder`).
 
     options: `device`, `trust_remote_code`, `fetch` of `load_encoder`.
 
-    Raises what `load_encoder` raises; UsageError where the model is no dual encoder, or none whose towers are known.
+    Raises what `load_encoder` raises; UsageError if the model is not a dual encoder, or not one with known towers.
     """
     parsed = EncoderURI.parse(uri)
     if parsed.source not in DUAL:
         raise UsageError(f"{uri}: {parsed.source} has no dual encoders; {', '.join(DUAL)} have.")
     if parsed.layer is not None or parsed.pool is not None:
-        raise UsageError(f"{uri}: layer and pool lead past a pretrained model's own projections: leave them out.")
+        raise UsageError(f"{uri}: layer and pool do not go with a pretrained model's own projections: leave them out.")
     towers = {modality: load_encoder(_of(parsed, modality), modality=modality, **options) for modality in SIDES}
     tensors = _last_tensors(parsed, fetch=options.get("fetch", True))
     projectors = {m: _linear(towers[m], tensors.get(f"{NAMES[m]}_projection.weight")) for m in SIDES}
@@ -64,7 +64,7 @@ def pretrained_parts(uri: str, **options: Any) -> dict[str, Any]:
 
 
 def _of(uri: EncoderURI, modality: Modality) -> EncoderURI:
-    """Without the options of the other tower."""
+    """The URI without the options of the other tower."""
     others: dict[str, Any] = {option: None for side in SIDES if side != modality for option in spec_of(side).options}
     return replace(uri, **others)
 
@@ -73,7 +73,7 @@ NAMES = {"image": "visual", "text": "text"}
 
 
 def _linear(tower: Encoder, weight: Tensor | None) -> Any:
-    """The map behind a tower: `weight` [width, features], or none where the tower's features are in the space."""
+    """The map behind a tower: `weight` [width, features], or none if the tower's features are in the space."""
     weight = torch.eye(tower.width) if weight is None else weight
     projector = build_projector("linear", [tower.width], len(weight), norm="none")
     with torch.no_grad():
@@ -84,7 +84,7 @@ def _linear(tower: Encoder, weight: Tensor | None) -> Any:
 def _last_tensors(uri: EncoderURI, fetch: bool) -> dict[str, Tensor]:
     """Projections, scale and bias, float32, from the files that the towers were read from."""
     wanted = ("logit_scale", "logit_bias")
-    if uri.source == "open_clip":  # its encoders end in the joint space, as those of Sentence-Transformers do
+    if uri.source == "open_clip":  # its encoders end in the joint space, like those of Sentence-Transformers
         folder = hub.resolve(uri, *openclip.repo_of(uri), weights=openclip.WEIGHTS, fetch=fetch)
         return _read(hub.weight_files(folder, openclip.WEIGHTS), wanted)
     if uri.source == "st":
@@ -92,7 +92,7 @@ def _last_tensors(uri: EncoderURI, fetch: bool) -> dict[str, Tensor]:
     folder = hub.resolve(uri, uri.name, uri.revision, fetch=fetch)
     kind = hub.read_config(folder).get("model_type")
     if kind not in TYPES:
-        raise UsageError(f"{uri}: {kind!r} is not a dual encoder that is known; {' and '.join(TYPES)} are.")
+        raise UsageError(f"{uri}: {kind!r} is not a known kind of dual encoder; {' and '.join(TYPES)} are.")
     found = _read(hub.weight_files(folder), (*wanted, *(f"{name}_projection.weight" for name in NAMES.values())))
     if kind == "clip" and len(found) < 3:
         raise InputError(f"{folder}: its weights lack the projections of a CLIP model.")

@@ -1,4 +1,4 @@
-"""The files of a saved model of any kind, and whether the encoders at hand are those it was made with."""
+"""The files of a saved model of any kind, and the check that encoders are those it was made with."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_model(
     """Write `config.json`, `model.safetensors` and `README.md`; they replace a model that is there all at once.
 
     records: the encoders are referenced by URI, revision and fingerprint, never copied. weights: what was trained.
-    own: what this kind of model needs besides, at the configuration's top level. card: writes the README.
+    own: further fields of this kind of model, at the configuration's top level. card: writes the README.
     Raises `InputError` for a full disk or a read-only folder.
     """
     with replaced_together(path) as aside:
@@ -63,7 +63,7 @@ def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder
 
 
 def modalities_of(records: Records) -> tuple[str, ...]:
-    """What each side takes, by its encoders; where they do not say, what the side is called."""
+    """The modality of each side, from its encoders; without it, the name of the side."""
     return tuple(listed[0].get("modality", side) if listed else side for side, listed in records.items())
 
 
@@ -90,7 +90,7 @@ def _differences(now: EncoderRecord, then: EncoderRecord) -> list[str]:
 
 
 def kind_of(path: Path) -> str:
-    """The kind of the model in a folder. Raises `InputError` where there is none."""
+    """The kind of the model in a folder. Raises `InputError` if there is none."""
     return str(_read(path).get("kind", DUAL))
 
 
@@ -128,7 +128,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def saved_width(path: Path, config: dict[str, Any], whole: int) -> int | None:
-    """The dimensions that are kept, where they are not all."""
+    """The number of kept dimensions; None for all."""
     width = config.get("width")
     if width is not None and not (type(width) is int and 1 <= width <= whole):
         raise InputError(f"{path / CONFIG}: width {width!r} is not within 1 … {whole}.")
@@ -145,9 +145,9 @@ def _are_records(encoders: Any, modality: str) -> bool:
 
 
 def empty_projectors(path: Path, configs: Any) -> dict[str, Head]:
-    """The projectors without their weights: a size in the configuration allocates nothing, the weights decide.
+    """The projectors without their weights, so that sizes in the configuration allocate no memory.
 
-    Older models do not say whether their tokens may be padding: their modality does.
+    In older models, the modality says whether tokens may be padding.
     """
     try:
         with torch.device("meta"):
@@ -169,7 +169,7 @@ def read_weights(path: Path, digest: Any) -> dict[str, Tensor]:
 
 
 def take_number(weights: dict[str, Tensor], name: str, path: Path) -> float | None:
-    """Take a single number out of the weights; None where it is not there, `InputError` where it is more than one."""
+    """Remove a single number from the weights; None if it is missing, `InputError` if it is more than one."""
     tensor = weights.pop(name, None)
     if tensor is not None and tensor.numel() != 1:
         raise InputError(f"{path}: {name} is not a single number. Copy or train the model again.")

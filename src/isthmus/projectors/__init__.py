@@ -23,7 +23,7 @@ Head = Projector | ConcatEnsemble
 
 
 def from_config(config: dict[str, Any]) -> Head:
-    """A projector with fresh weights from what its `config()` said."""
+    """A projector with fresh weights from its `config()`."""
     joins = {ConcatEnsemble.kind: ConcatEnsemble, SumEnsemble.kind: SumEnsemble}
     if config["kind"] not in joins:
         return build_projector(**config)

@@ -1,4 +1,4 @@
-"""The blocks projectors are made of, as their papers' code defines and initialises them.
+"""The blocks of projectors, defined and initialised as in their papers' code.
 
 SAIL: Zhang, Yang, Agrawal, CVPR 2025, arXiv 2412.04616. freeze-align: Maniparambil et al., CVPR 2025,
 arXiv 2409.19425.
@@ -28,11 +28,11 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What has to be computed of every x by itself."""
+        """The part that must be computed for each x."""
         raise NotImplementedError
 
     def readout(self, *features: Tensor) -> Tensor:
-        """The affine rest."""
+        """The affine part, after a mean over several x."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,10 +155,8 @@ def units(expand: float | None, default: float, base: int) -> int:
 
 @torch.no_grad()
 def set_linear(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    """Make the first outputs of `layer` x W + b. Further ones keep a hundredth of their weights.
-
-    Those are then too small to be seen. At zero on both sides they could never learn: each side's gradient is
-    the other's output.
+    """Make the first outputs of `layer` x W + b. Further outputs keep a hundredth of their weights, too little to
+    matter. With zeros on both sides they could not be trained: each side's gradient is the other's output.
     """
     rows, offset = layer.get_parameter("weight"), layer.get_parameter("bias")
     width = len(bias)

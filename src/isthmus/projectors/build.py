@@ -11,7 +11,7 @@ from isthmus.projectors.projector import Projector
 from isthmus.projectors.tokens import TokenProjector, takes_tokens
 
 TOLERANCE = 0.01
-SMALLEST, LARGEST = 1e-6, 2.0**16  # one hidden unit, and more than anyone trains
+SMALLEST, LARGEST = 1e-6, 2.0**16  # from one hidden unit to more than is ever trained
 
 
 def build_projector(
@@ -30,7 +30,7 @@ def build_projector(
         kind: one of `KINDS`, or a chain of them such as freeze-align's text head on pooled features,
             "parallel+residual". Only the first block of a chain sees the parts; the next ones take its output and have
             no norm of their own. With slots, such as "cls:parallel,tokens:parallel", a `TokenProjector`.
-        parts: widths of what stands side by side in the features: [1024, 1024] for CLS and mean of a ViT-L, one
+        parts: widths of the parts that are concatenated in the features: [1024, 1024] for CLS and mean of a ViT-L, one
             width per token for a token head.
         width: d of the joint space.
         norm: "layer" normalises each part on its own, "whole" all of them as one vector (SAIL); "none" takes the
@@ -38,7 +38,7 @@ def build_projector(
         dropout: share of the normalised features dropped in training (and inside "residual").
         expand: hidden units per feature for "mlp" (default 4) and "glu" (8), per output for "parallel" (1).
             See `solve_expand`.
-        padded: for a token head, whether rows may end in padding (texts), or every token is one (images).
+        padded: for a token head, whether rows may end in padding (texts), or all tokens are real (images).
 
     Raises:
         UsageError: an unknown kind or norm, or sizes that are not positive.
@@ -51,8 +51,8 @@ def build_projector(
 def solve_expand(kind: str, parts: Sequence[int], width: int, budget: int) -> float:
     """The `expand` that gives a projector of this kind `budget` parameters (LayerNorms count), within 1 %.
 
-    Raises `UsageError` where the kind has no hidden size to choose (linear, residual), or where no number of
-    hidden units comes within 1 % of the budget.
+    Raises `UsageError` if the kind has no hidden size to choose (linear, residual), or if no number of hidden units
+    comes within 1 % of the budget.
     """
 
     def size(expand: float) -> int:
@@ -66,7 +66,7 @@ def solve_expand(kind: str, parts: Sequence[int], width: int, budget: int) -> fl
             "cannot size it. Change its width, or choose mlp, glu or parallel."
         )
     low, high = SMALLEST, LARGEST
-    while high - low > 1e-6 * high:  # below one hidden unit of any width
+    while high - low > 1e-6 * high:  # less than one hidden unit of any width
         middle = (low + high) / 2
         low, high = (middle, high) if size(middle) <= budget else (low, middle)
     nearest = min((low, high), key=lambda expand: abs(size(expand) - budget))

@@ -2,15 +2,16 @@
 
 - "cca": regularised canonical correlation analysis (Hotelling 1936; Hardoon, Szedmak and Shawe-Taylor 2004).
   Each canonical direction is weighted by its correlation to some power, as canonical similarity analysis does
-  (Li, Chinchali and Topcu, ICLR 2025, arXiv 2410.07610): what the two sides do not share should not count.
+  (Li, Chinchali and Topcu, ICLR 2025, arXiv 2410.07610): directions that the sides do not share should not count.
 - "ridge": least squares from image features to the principal components of the text features.
 - "procrustes": the rotation between the principal components of both (Schönemann 1966).
 
-All see what a linear projector sees: each part of the features layer-normalised on its own.
+All use the input of a linear projector: each part of the features, layer-normalised on its own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ MIN_PAIRS = 10
 RIDGES = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)  # in units of the mean variance of a feature
 POWERS = (0.5, 1.0, 2.0, 4.0)
 ROWS = 4096  # captions read at a time
-HELD_OUT = 2000  # captions that settings are compared on, at most
+HELD_OUT = 2000  # most captions for comparing settings
 
 T = TypeVar("T")
 Map = tuple[Tensor, Tensor]  # weight [inputs, width] and bias [width], float32: x ↦ x W + b
@@ -43,10 +44,9 @@ Map = tuple[Tensor, Tensor]  # weight [inputs, width] and bias [width], float32:
 class ClosedForm:
     """The maps of both sides, for layer-normalised features.
 
-    Only the direction of an output matters; each side is scaled so that its outputs have mean square 1, about
-    as those of a fresh linear layer on such features: learning rates then mean the same.
-
-    settings: width, ridge and power in force. score: on held-out pairs (see `choose`), None after `fit`.
+    Only the direction of an output matters; each side is scaled so that its outputs have mean square 1, like those of a
+    fresh linear layer on such features, so that learning rates mean the same. settings: width, ridge and power. score:
+    on held-out pairs (see `choose`), None after `fit`.
     """
 
     kind: str
@@ -87,7 +87,7 @@ def fit(
         width: of the joint space; default and maximum `max_width`.
         ridge: added to the variances, in units of their mean ("procrustes" has none).
         power: of the correlations that weight the directions of "cca".
-        spectra: of these pairs, where several kinds are fitted to them.
+        spectra: of these pairs, if several kinds are fitted to them.
 
     Raises:
         UsageError: an unknown kind, a width or ridge out of range.
@@ -134,11 +134,11 @@ def choose(
 def init_from(
     kind: str, image: Projector, text: Projector, train: FeaturePairs, val: FeaturePairs | None = None
 ) -> ClosedForm:
-    """Start both projectors from a closed form (`choose`n on `val` where there is one), and return it.
+    """Start both projectors from a closed form (chosen on `val` if there is one), and return it.
 
     A linear projector becomes the closed form; of a parallel one the linear branches do, and the others start
     at zero, with gradients. Outputs beyond the closed form's width keep a hundredth of their random weights:
-    too little to be seen, enough to learn.
+    too little to matter, but enough for training.
 
     Raises:
         UsageError: another kind of projector, no norm, or projectors of different width.
@@ -158,27 +158,18 @@ def best_scale(image: Tensor, text: Tensor, *, max: float = 100.0, **options: An
     """The inverse temperature in [1, max] at which InfoNCE is least on held-out embeddings, to 1 %.
 
     image [N, d], text [M, d]: L2-normalised. options: those of `isthmus.losses.infonce` (groups). The loss is
-    convex in the scale, so that golden-section search finds the minimum.
+    convex in the scale, so its logarithm has one minimum, which Brent's bounded golden-section search finds.
     """
+    from scipy.optimize import minimize_scalar
 
     @torch.no_grad()
-    def loss(scale: float) -> float:
-        return float(infonce(image, text, scale, **options))
+    def loss(log_scale: float) -> float:
+        return float(infonce(image, text, math.exp(log_scale), **options))
 
-    ratio = (5**0.5 - 1) / 2
-    low, high = 1.0, max
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    while high - low > 0.01 * low:
-        if at_left <= at_right:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = loss(right)
-    return (low + high) / 2
+    if max <= 1:
+        return max
+    found = minimize_scalar(loss, bounds=(0, math.log(max)), method="bounded", options={"xatol": 0.01})
+    return math.exp(found.x)
 
 
 def max_width(kind: str, pairs: FeaturePairs) -> int:
@@ -228,7 +219,7 @@ class Spectra:
     def of(cls, pairs: FeaturePairs, image: Spectrum | None = None, text: Spectrum | None = None) -> Spectra:
         """One pass over the captions: memory D × D, whatever their number. fp64, since moments cancel.
 
-        image, text: sides of these pairs that are known from pairing them with other features.
+        image, text: spectra of these sides that are known already.
         """
 
         def read(captions: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -253,7 +244,7 @@ def moments(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Means of x [n, a] and y [n, b], and their covariances xx [a, a], yy [b, b] and xy [a, b], in one pass.
 
-    read: of some row numbers both sides, fp64. own_x, own_y: whether xx and yy are wanted; else they mean nothing.
+    read: gives both sides of some rows, fp64. own_x, own_y: whether xx and yy are wanted; otherwise they are undefined.
     Raises `InputError` for fewer than 10 rows.
     """
     if n < MIN_PAIRS:
@@ -329,9 +320,8 @@ def _closed_form(
 
 
 def reciprocal_rank(x: Tensor, y: Tensor, same: Tensor) -> float:
-    """Mean over both directions of unit rows x [n, d] and y [m, d]; same: bool [n, m], who is whose partner.
-
-    A query's rank is that of its best partner among what is not its partner: 1 + greater + equal / 2.
+    """Mean over both directions of unit rows x [n, d] and y [m, d]; same: bool [n, m], True for partners. A query's
+    rank is that of its best partner among non-partners: 1 + greater + equal / 2.
     """
     scores, found = x @ y.T, 0.0
     for similarity, partner in ((scores, same), (scores.T, same.T)):
@@ -373,5 +363,5 @@ def _width(kind: str, pairs: FeaturePairs, width: int | None) -> int:
 
 
 def squares(x: T, y: T) -> tuple[tuple[T, T], ...]:
-    """What the moments of two sides are of: each with itself, and both."""
+    """Sizes of the moments of two sides: each with itself, and both."""
     return (x, x), (y, y), (x, y)

@@ -16,11 +16,11 @@ from isthmus.projectors.projector import Projector
 class ConcatEnsemble(nn.Module):
     """[N, sum(parts)] to [N, w1 + w2 + …]: unit rows of every member, each times the root of its share.
 
-    Between two of these the cosine is the members' cosines averaged by share, so that models which err in
-    different ways correct each other, at the cost of one wider embedding.
+    Between two of these the cosine is the members' cosines averaged by share, so that models with different errors
+    correct each other, at the cost of a wider embedding.
 
     members: projectors of the same features. shares: one number per member, at least 0, adding up to 1.
-    Raises `UsageError` where they are not.
+    Raises `UsageError` if they do not.
     """
 
     kind = "concat"
@@ -40,7 +40,7 @@ class ConcatEnsemble(nn.Module):
         return torch.cat([share**0.5 * F.normalize(member(x).float(), dim=-1) for member, share in members], dim=-1)
 
     def config(self) -> dict[str, Any]:
-        """What `from_config` needs to make this again, as JSON takes it."""
+        """What `from_config` needs to make this again, as JSON."""
         members = [member.config() for member in self.members]  # type: ignore[operator]
         return {"kind": self.kind, "members": members, "shares": self.shares}
 
@@ -48,8 +48,8 @@ class ConcatEnsemble(nn.Module):
 class SumEnsemble(ConcatEnsemble):
     """[N, sum(parts)] to [N, width]: unit rows of every member, each times its share, added.
 
-    What `ConcatEnsemble` is where both sides are free, this is where the other side is fixed: the members' cosines to
-    any y are averaged by share (up to the length of the sum), and the width stays that of the space.
+    Used in place of `ConcatEnsemble` if the other side is fixed: the members' cosines to any y are averaged by share
+    (up to the length of the sum), and the width of the space is kept.
 
     Raises `UsageError` as `ConcatEnsemble` does, and for members of different width.
     """

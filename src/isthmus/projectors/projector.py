@@ -61,7 +61,7 @@ class Projector(nn.Module):
         return self.blocks(self.dropout(self.norm(x)))
 
     def config(self) -> dict[str, Any]:
-        """What `build_projector` needs to make this projector again, as JSON takes it."""
+        """What `build_projector` needs to make this projector again, as JSON."""
         return {"kind": self.kind, "parts": self.parts, "width": self.width, **self._options}
 
     def _check(self) -> None:
@@ -86,7 +86,7 @@ class Projector(nn.Module):
 
 
 class PartNorm(nn.Module):
-    """LayerNorm with its own gain and offset on each part: a CLS token and a mean differ in scale."""
+    """LayerNorm with its own gain and offset on each part: CLS tokens and means differ in scale."""
 
     def __init__(self, parts: Sequence[int]) -> None:
         super().__init__()
@@ -104,8 +104,8 @@ def project(
 ) -> Tensor:
     """Unit rows float32 [n, d] of all features [n, D] on the CPU, computed on `device`, normalised in fp32.
 
-    head: in the mode it is in; without a `width` it keeps that of the features. width: the first so many dimensions
-    alone. batch_size: rows at once, at most.
+    head: used in its current mode; without a `width`, the width of the features is kept. width: keep only the first so
+    many dimensions. batch_size: most rows at once.
     """
     own: Any = getattr(head, "width", matrix.shape[1])
     out = torch.empty(matrix.shape[0], width or own)

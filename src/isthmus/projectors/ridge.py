@@ -1,4 +1,4 @@
-"""Ridge regression onto a side that is fixed: the closed form by which new features join an existing space."""
+"""Ridge regression onto a fixed side: the closed form with which new features join an existing space."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def ridge_onto(pairs: FeaturePairs, val: FeaturePairs | None, frozen: Modality) 
 
 
 def _sides(pairs: FeaturePairs, captions: np.ndarray, frozen: Modality) -> tuple[Tensor, Tensor]:
-    """Of some captions: normalised features of the free side and embeddings of the fixed one, fp64."""
+    """Both sides of some captions: normalised features of the free one and embeddings of the fixed one, fp64."""
     images = pairs.image_of[captions]
     if frozen == "text":
         return normalized(pairs.image, images, pairs.image_parts).double(), _given(pairs.text, captions)

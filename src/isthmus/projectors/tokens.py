@@ -1,6 +1,6 @@
 """Projectors that see every token (freeze-align: Maniparambil et al., CVPR 2025, arXiv 2409.19425).
 
-A kind names what each slot of the tokens goes through, and after the mean perhaps a chain:
+A kind names the block for each slot of the tokens and, optionally, a chain after the mean:
 
     cls:parallel,tokens:parallel      the class token, and every patch, each by a block of its own; their sum
     tokens:parallel+residual          every token of a text, their mean, then freeze-align's MLP head
@@ -23,8 +23,8 @@ from isthmus.projectors.blocks import Block, Identity
 from isthmus.projectors.projector import KINDS, Projector
 
 SLOTS = ("cls", "tokens")
-TOKENS_AT_ONCE = 4096  # that go through a block together: rows of similar length, so that little of it is padding
-TOKENS_KEPT = 131_072  # whose hidden units wait for the backward pass; of a larger batch, all are computed twice
+TOKENS_AT_ONCE = 4096  # rows that go through a block together, of similar length, so that little is padding
+TOKENS_KEPT = 131_072  # tokens whose hidden units are kept for the backward pass; larger batches are computed twice
 
 
 def takes_tokens(kind: str) -> bool:
@@ -59,8 +59,8 @@ class TokenProjector(Projector):
     """[N, T·D] (tokens side by side, the class token first if there is a slot for it) to [N, width].
 
     padded: whether rows may end in padding, which is the zeros behind the last token that is not all zeros. Any other
-        token of zeros, such as a dead patch of a ReLU network, is a token like the rest.
-    Training, evaluation and `dense` compute the same function.
+        token of zeros, such as a dead patch of a ReLU network, counts as a token. Training, evaluation and `dense`
+    compute the same function.
     """
 
     def __init__(self, kind: str, parts: Sequence[int], width: int, *, padded: bool = True, **options: Any) -> None:
@@ -82,7 +82,7 @@ class TokenProjector(Projector):
         for name in chain:
             self._check_block(name, KINDS.names())
         if set(named.values()) == {"none"} or ("identity" in named.values() and len(named) > 1):
-            raise UsageError(f"projector {self.kind!r}: nothing, or tokens that pass as they are, cannot be added up.")
+            raise UsageError(f"projector {self.kind!r}: slots with `none` or `identity` cannot be summed.")
         if len(set(self.parts)) > 1 or len(self.parts) < len(named):
             raise UsageError(
                 f"projector {self.kind!r} takes tokens of one width, such as parts [384] * 17, but these have parts "
@@ -110,7 +110,7 @@ class TokenProjector(Projector):
         """Every token [N, T, D] in the joint space, [N, T, width], not normalised.
 
         cls: the class tokens [N, D], whose projection is added to each token's: then the mean over the tokens is what
-            `forward` gives (without a chain behind). Without it: the tokens alone, as freeze-align segments.
+            `forward` gives (without a chain behind). Without it: the tokens alone, as in freeze-align's segmentation.
 
         Raises `UsageError` for a head that leaves the tokens out.
         """
@@ -137,7 +137,7 @@ class TokenProjector(Projector):
         return self.tokens.block.readout(*(torch.cat(parts)[back] for parts in zip(*means, strict=True)))
 
     def _real(self, tokens: Tensor) -> Tensor:
-        """Which of tokens [N, T, D] are no padding: bool [N, T]."""
+        """Which of tokens [N, T, D] are not padding: bool [N, T]."""
         there = (tokens != 0).any(dim=-1) if self.padded else torch.ones_like(tokens[..., 0], dtype=torch.bool)
         return there.flip(1).cumsum(dim=1).flip(1) > 0  # up to the last that is there
 
@@ -149,7 +149,7 @@ class TokenProjector(Projector):
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor:
-    """The sum of what is there."""
+    """The sum of the tensors that are there."""
     if a is None or b is None:
         (there,) = (one for one in (a, b) if one is not None)
         return there

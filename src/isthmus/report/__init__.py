@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: one look, figures that read in light and dark, pictures inside the file."""
+"""Self-contained HTML pages: one style, figures for light and dark mode, pictures inside the file."""
 
 from isthmus.report.figures import drawn, svg
 from isthmus.report.page import Picture, duration, render_page, write_page

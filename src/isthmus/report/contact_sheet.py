@@ -13,7 +13,7 @@ WHITE, FRAME, INK, GREY = (255, 255, 255), (222, 222, 222), (20, 20, 20), (95, 9
 
 
 def check_image_name(path: str | Path) -> None:
-    """UsageError for a path whose ending is that of no image file."""
+    """UsageError for a path without the ending of an image file."""
     if Path(path).suffix.lower() not in Image.registered_extensions():
         raise UsageError(f"{path}: not a name of an image file; try {Path(path).with_suffix('.png')}.")
 
@@ -65,7 +65,7 @@ def _fitted(image: Image.Image, size: int) -> Image.Image:
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans where it is installed: Pillow's own font knows no accents, let alone Greek or Cyrillic."""
+    """DejaVu Sans where it is installed: Pillow's own font has no accents, Greek or Cyrillic."""
     try:
         return ImageFont.truetype("DejaVuSans.ttf", size)
     except OSError:
@@ -81,14 +81,14 @@ def _elide(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Image
     text = " ".join(text.split())
     if font.getlength(text[:width]) <= width and len(text) <= width:
         return text
-    text = text[:width]  # a character takes a pixel at least: a very long text costs no more
+    text = text[:width]  # a character takes at least a pixel, which bounds the work for long texts
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text.rstrip() + "…"
 
 
 def _two_lines(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """At most two lines: those of the text itself, else broken after the last word that fits."""
+    """At most two lines: those of the text itself, otherwise broken after the last word that fits."""
     first, _, rest = text.strip().partition("\n")
     if not rest:
         words = first[: 4 * width].split()

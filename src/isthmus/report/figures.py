@@ -1,4 +1,4 @@
-"""How figures look: SVG that takes its text colour from the page, so that it reads in light and dark."""
+"""The style of figures: SVG with the page's text colour, legible in light and dark mode."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from isthmus.errors import UsageError
 from isthmus.files import write_atomic
 from isthmus.version import __version__
 
-THUMBNAIL = 144  # pixels; pages show pictures at most this large, unless they ask for more
+THUMBNAIL = 144  # pixels; default for the largest side of pictures in pages
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def render_page(package: str, template: str, *, command: str, **context: Any) ->
 
 
 def write_page(page: str, path: str | Path) -> None:
-    """Write a page: the old one or the whole new one, whatever happens."""
+    """Write a page atomically."""
     write_atomic(path, lambda aside: aside.write_text(page, encoding="utf-8"))
 
 
@@ -73,7 +73,7 @@ def missing(error: ImportError) -> ReportMissing:
 
 @contextmanager
 def on_top() -> Iterator[None]:
-    """For a page beside results that stand without it: where packages are missing, there is a warning and no page."""
+    """For a page that is optional beside results: if packages are missing, there is a warning and no page."""
     try:
         yield
     except ReportMissing as error:

@@ -1,6 +1,6 @@
 """Changes to the last block of a frozen transformer that make its patches more local, as SAIL's evaluation has them.
 
-The encoder's weights and code stay as they are: hooks change what passes through, while the context lasts.
+The encoder's weights and code stay as they are: hooks change the activations inside a context.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from isthmus.errors import UsageError
 ATTENTIONS = ("qk", "qq")
 QUERIES_AND_KEYS = (("q_proj", "k_proj"), ("query", "key"))  # names of the two projections in transformers
 LAYER_SCALES = ("layer_scale1", "ls1")
-SECOND_NORMS = ("norm2", "layernorm_after", "layer_norm2")  # what stands between the first residual and the MLP
+SECOND_NORMS = ("norm2", "layernorm_after", "layer_norm2")  # modules between the first residual and the MLP
 Alone = Literal["attention", "residual"]
 
 
 @contextmanager
 def last_block(encoder: Encoder, attention: str = "qk", *, alone: Alone | None = None) -> Iterator[None]:
-    """Change the block behind which this view's tokens are read, while the context lasts. Not for several threads.
+    """Inside this context, change the block after which this view's tokens are read. Not thread-safe.
 
     attention: "qk" is the network's own; "qq" lets each token attend to those with similar queries, itself first
         (SCLIP: Wang et al. 2023, arXiv 2312.01597).
@@ -68,7 +68,7 @@ def _block(encoder: Encoder) -> nn.Module:
 
 
 def _attention(encoder: Encoder, block: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The block's child that is its attention, and the module in it that holds the projections."""
+    """The attention module of the block, and the module in it with the projections."""
     for child in block.children():
         for module in child.modules():
             if hasattr(module, "qkv") or any(hasattr(module, q) and hasattr(module, k) for q, k in QUERIES_AND_KEYS):
@@ -80,7 +80,7 @@ def _attention(encoder: Encoder, block: nn.Module) -> tuple[nn.Module, nn.Module
 
 
 def _compare_queries(attention: Any) -> Any:
-    """Put the queries in the place of the keys."""
+    """Use the queries in place of the keys."""
     if hasattr(attention, "qkv"):
 
         def fused(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ LAYOUT = "expected images/, masks/ (PNG, the same names) and classes.txt, or a t
 class MaskedImages:
     """Images, the masks that belong to them, and the names of the classes that masks number from 0.
 
-    masks: for each image what reads its mask, and what to call it in messages.
+    masks: for each image a function that reads its mask, and its name in messages.
     """
 
     pairs: Pairs
@@ -57,10 +57,10 @@ class MaskedImages:
         return self.pairs.decode(index)
 
     def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """uint8 [H, W], `IGNORE` where no class is. size: width and height of the image.
+        """uint8 [H, W], `IGNORE` where there is no class. size: width and height of the image.
 
-        Raises `InputError`, naming the file, for a mask that cannot be read, of another size than its image, or with
-        a value that no class has.
+        Raises `InputError`, naming the file, for a mask that cannot be read, of another size than its image, or with a
+        value that is no class.
         """
         name, read = self.masks[index]
         try:

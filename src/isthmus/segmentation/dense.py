@@ -1,4 +1,4 @@
-"""Every patch of an image in the joint space."""
+"""Embeddings of all patches of an image in the joint space."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 class DenseEncoder:
     """The image side of a model, patch by patch, without any cropping.
 
-    A head that was trained on pooled features takes each patch as if it were a pooled feature: where the pooling is
-    `cls+mean`, [CLS; patch], as SAIL evaluates. A token head projects patches by `dense`.
+    A head that was trained on pooled features takes each patch as if it were a pooled feature; for the pooling
+    `cls+mean`, [CLS; patch], as in SAIL's evaluation. A token head projects patches by `dense`.
 
     Args:
         model: with its encoders loaded, each of which gives tokens.
         attention, alone: of the last block, see `attention.last_block`.
-        cls: False leaves the class token out where a token head has a slot for it.
+        cls: False leaves out the class token if a token head has a slot for it.
         resample: how pictures are resized; normalise: by the "encoder"'s own mean and deviation, or by "clip"'s.
 
     Raises `UsageError` for an encoder without tokens, or whose own pooling is none of its tokens.
@@ -58,7 +58,7 @@ class DenseEncoder:
         if self.by_token and len(self.patches) > 1:
             raise UsageError("a token head of several encoders side by side has no patches in common.")
         with self._changed():
-            pass  # an encoder that cannot do it is refused here
+            pass  # refuses encoders without this possibility
 
     @property
     def side(self) -> int:
@@ -98,7 +98,7 @@ class DenseEncoder:
 class PatchTokens:
     """One encoder's patches on their grid, at its layer.
 
-    Its preprocessing resizes and crops; here an image is taken whole, at any size (`WholePictures`).
+    Its preprocessing resizes and crops; here whole images of any size are used (`WholePictures`).
     """
 
     def __init__(self, encoder: Encoder, resample: Resample = "bicubic", normalise: Normalise = "encoder") -> None:
@@ -111,7 +111,7 @@ class PatchTokens:
             )
         self.encoder, self.pool = encoder, parse_pool(encoder.pool)
         if "last" in self.pool:
-            raise UsageError(f"{encoder.uri}: pool={encoder.pool} stands for no patch.")
+            raise UsageError(f"{encoder.uri}: pool={encoder.pool} does not refer to patches.")
         self.whole, self.filter = WholePictures(encoder), FILTERS[resample]
         if normalise == "clip":
             self.whole.low, self.whole.high = -CLIP_MEAN / CLIP_STD, (1 - CLIP_MEAN) / CLIP_STD
@@ -143,12 +143,12 @@ class PatchTokens:
         return patches.unflatten(1, grid_shape(patches.shape[1], *inputs[self.whole.key].shape[-2:])), cls
 
     def _snap(self, edge: int) -> int:
-        """The nearest whole number of patches, in pixels."""
+        """Pixels of the nearest whole number of patches."""
         return round(max(1, round(edge / self.unit)) * self.unit)
 
 
 def grid_shape(patches: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of so many patches of an image of this size: the factors nearest to its shape."""
+    """Rows and columns of `patches` in an image of this size: the factors nearest to its shape."""
     pairs = [(rows, patches // rows) for rows in range(1, patches + 1) if patches % rows == 0]
     return min(pairs, key=lambda pair: max(pair[0] * width, pair[1] * height) / min(pair[0] * width, pair[1] * height))
 

@@ -27,7 +27,7 @@ NUMBERS_AT_ONCE = 64_000_000  # of scores per pixel and class, in memory at a ti
 
 
 class Segmenter:
-    """Names the class of each pixel: that of the text nearest to its patch, in the joint space.
+    """Finds the class of each pixel: the one whose text is nearest to its patch in the joint space.
 
     Args:
         model: a dual encoder whose image encoder gives tokens.
@@ -37,12 +37,12 @@ class Segmenter:
         window: slide a square of so many pixels over the image, scores averaged where squares overlap; default None,
             the whole image at once, made square.
         stride: pixels from window to window; default half a window.
-        threshold: where no class has a probability (softmax of the model's logits over the classes) of at least this,
-            the pixel is `background`, which then must be among the classes and is not named by its text.
+        threshold: if no class has at least this probability (softmax of the model's logits over the classes), the pixel
+            is `background`, which must then be among the classes and whose text is not used.
         longest: pixels that the image's longer side has at most, where a window slides; default any.
         attention, alone, cls, resample, normalise: see `DenseEncoder`.
 
-    Raises `UsageError` for sizes, thresholds and attentions that make no sense, or an encoder without tokens.
+    Raises `UsageError` for sizes, thresholds and attentions that are invalid, or an encoder without tokens.
     """
 
     def __init__(
@@ -88,9 +88,10 @@ class Segmenter:
         return label
 
     def scores(self, image: Image.Image) -> Tensor:
-        """Cosines to every class, float32 [C, h, w]; h and w as fine as patches (windows: as the pixels they slide on).
+        """Cosines to every class, float32 [C, h, w]; h and w are those of patches (with windows: of pixels of the
+        resized image).
 
-        The class that stands for the background by a threshold has −∞.
+        The background class of a threshold has −∞.
         """
         image = to_pil(image)
         return self._whole(image) if self.window is None else self._slid(image, self.window)
@@ -98,7 +99,7 @@ class Segmenter:
     def classify(self, scores: Tensor, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """The class with the greatest of `scores`, uint8, and its probability, float32: both [height, width].
 
-        Scores are interpolated, some classes at a time. The background by a threshold is not among the classes.
+        Scores are interpolated, some classes at a time. The background class of a threshold is not among them.
         """
         best = torch.full((height, width), -torch.inf)
         label = torch.zeros((height, width), dtype=torch.uint8)
@@ -141,7 +142,7 @@ class Segmenter:
         return total / count
 
     def _cosines(self, images: Sequence[Image.Image]) -> Tensor:
-        """[N, C, h, w]; of a class with several names the nearest."""
+        """[N, C, h, w]; for a class with several names, of the nearest one."""
         patches = self.dense(images)
         cosines = (patches @ self.texts.T).permute(0, 3, 1, 2).cpu()
         out = torch.full((len(images), len(self.classes), *cosines.shape[2:]), -torch.inf)
@@ -154,9 +155,9 @@ class Segmenter:
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: a number of pixels, at least 1.")
         if self.window is None and stride is not None:
-            raise UsageError("stride: is the step of a sliding window; say of how many pixels (window).")
+            raise UsageError("stride: is the step of a sliding window; give its size too (window).")
         if self.window is None and self.longest is not None:
-            raise UsageError("longest: bounds an image on which a window slides; say of how many pixels (window).")
+            raise UsageError("longest: bounds an image for a sliding window; give its size too (window).")
         if self.window is not None and (self.window > self.size or self.stride > self.window):
             raise UsageError(
                 f"window {self.window}: at most the size ({self.size}) and at least the stride ({self.stride})."

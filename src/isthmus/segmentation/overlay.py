@@ -1,4 +1,4 @@
-"""A segmented picture to look at: colours over the image, and what they stand for."""
+"""Overlays: colours of the classes over the image, and a legend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from isthmus.report.contact_sheet import GREY, INK, WHITE, font, line_height
 from isthmus.segmentation.labels import BACKGROUND
 
-GOLDEN = 0.618034  # turns of the hue from class to class: the first few are far apart, and none ever repeats
+GOLDEN = 0.618034  # change of hue from class to class: the first few are far apart, and no hue repeats
 OPACITY = 0.6
 LEAST = 0.001  # share of the picture below which a class is not in the legend
 
@@ -36,7 +36,7 @@ def blend(image: Image.Image, labels: np.ndarray, classes: Sequence[str]) -> Ima
 
 
 def overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str]) -> Image.Image:
-    """Image and blend side by side, and below them the classes found, with the share of the picture each has."""
+    """Image and blend side by side; below them the classes found, with their shares of the picture."""
     shares = np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)] / labels.size
     found = [i for i in np.argsort(-shares, kind="stable") if shares[i] >= LEAST]
     letters = font(max(12, image.height // 28))
@@ -57,7 +57,7 @@ def overlay(image: Image.Image, labels: np.ndarray, classes: Sequence[str]) -> I
 
 
 def _flow(widths: Sequence[int], line: int, gap: int, room: int) -> tuple[list[tuple[int, int]], int]:
-    """Where each entry of the legend goes, wrapped within `room` pixels, and the height of all."""
+    """The position of each legend entry, wrapped within `room` pixels, and the total height."""
     places, x, y = [], gap, 0
     for width in widths:
         if x > gap and x + width > room:

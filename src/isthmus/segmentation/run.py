@@ -24,7 +24,7 @@ from isthmus.segmentation.overlay import overlay
 
 @dataclass
 class Segmented:
-    """What `segment` found. labels: uint8 [H, W], the number of each pixel's class."""
+    """The result of `segment`. labels: uint8 [H, W], the number of each pixel's class."""
 
     classes: list[str]
     labels: np.ndarray = field(repr=False)
@@ -32,7 +32,7 @@ class Segmented:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the picture that each class has; classes of one name have theirs together."""
+        """The share of each class in the picture; classes of one name are added up."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
         found = dict.fromkeys(self.classes, 0.0)
         for name, share in zip(self.classes, (counts / self.labels.size).tolist(), strict=True):
@@ -64,8 +64,8 @@ def segment(
 ) -> Segmented:
     """Give every pixel of a picture the class whose text its patch is nearest to.
 
-    Use this when you want to see where in one picture a model sees what. For numbers over many pictures with masks,
-    `evaluate` with the task segmentation; for many pictures, a `Segmenter`, which embeds the classes once.
+    Use this to see what a model finds where in one picture. For numbers over many pictures with masks, `evaluate` with
+    the task segmentation; for many pictures, a `Segmenter`, which embeds the classes once.
 
         >>> found = ist.segment("model/", "photo.jpg", ["cat", "tree", "house"], out="segmented.png")
         >>> found.shares
@@ -81,8 +81,8 @@ def segment(
         device, trust_remote_code: for loading a model that is given by its folder or URI.
 
     Raises:
-        UsageError: names of files that are no images; before anything is loaded. Sizes that make no sense, an encoder
-            without tokens.
+        UsageError: names of files that are no images; before anything is loaded. Invalid sizes, an encoder without
+            tokens.
         InputError: an image that cannot be read.
     """
     _check(out, mask)
@@ -112,7 +112,7 @@ def segment(
 
 
 def _check(out: str | Path | None, mask: str | Path | None) -> None:
-    """Say what cannot work before anything is loaded."""
+    """Refuse wrong options before anything is loaded."""
     for path in (one for one in (out, mask) if one is not None):
         check_image_name(path)
     if mask is not None and Path(mask).suffix.lower() != ".png":

@@ -1,7 +1,7 @@
-"""ASIF (Norelli et al. 2023, arXiv 2210.01738): retrieval through similarities to known pairs, nothing trained.
+"""ASIF (Norelli et al. 2023, arXiv 2210.01738): retrieval by similarities to known pairs, without training.
 
-An image is described by its cosines to the training images, a text by its cosines to their captions: the same
-axes, so that the two can be compared.
+An image is described by its cosines to the training images, a text by its cosines to their captions: both have the same
+axes, so they can be compared.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ def asif(
 
     Args:
         train: its captions with their images are the anchors, at most `anchors`, evenly spaced.
-        keep: similarities kept of each item, the greatest; the others count as zero. All, where there are
-            fewer anchors.
+        keep: similarities kept of each item, the greatest; the others count as zero. All, if there are fewer anchors.
         power: of the similarities that are kept.
     """
     captions = evenly(len(train.image_of), anchors)
@@ -47,6 +46,6 @@ def relative(matrix: Matrix, anchors: np.ndarray, keep: int = KEEP, power: float
         least = np.partition(cosines, -keep, axis=1)[:, -keep, None]
         cosines[cosines < least] = 0
     if not (cosines.max(axis=1) > 0).all():
-        raise InputError("ASIF: an item is opposite to every anchor; there is nothing to describe it by.")
-    cosines /= cosines.max(axis=1, keepdims=True)  # a power of small numbers must not vanish
+        raise InputError("ASIF: an item has no positive cosine to any anchor, so it cannot be described.")
+    cosines /= cosines.max(axis=1, keepdims=True)  # so that powers of small numbers do not underflow
     return cosines**power

@@ -1,4 +1,4 @@
-"""The encoders to compare and their features: embedded from pairs, read from a store, or given as arrays."""
+"""The encoders to compare, and their features: embedded from pairs, read from a store, or given as arrays."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids, join, read_ids
 from isthmus.store.opening import open_pairs, open_source
 
-BATCH = 8  # images per forward pass: on a CPU, larger batches fall out of its caches
+BATCH = 8  # images per forward pass: on a CPU, larger batches exceed its caches
 COST_ITEMS = dict(zip(SIDES, (16, 128), strict=True))
 Log = Callable[[str], None]
 
 
 @dataclass
 class Candidate:
-    """One encoder, seen through one layer and pooling.
+    """One encoder with one layer and pooling.
 
     name: its URI, or the name of an array. matrix: features of all images [N, D], or of all captions [M, D].
-    record: what a store writes down about it. cost: None where only its features are known.
+    record: as a store keeps it. cost: None if only its features are known.
     """
 
     name: str
@@ -58,8 +58,8 @@ class Candidate:
 class Candidates:
     """What `select` compares.
 
-    frame: images and captions, what belongs to what, and splits; its features are row numbers [N, 1], [M, 1],
-    with which `pairs` looks up those of any encoder. failed: encoders that could not be used, and why.
+    frame: images and captions, which belong together, and splits. In place of features it has row numbers [N, 1], [M,
+    1], with which `pairs_of` looks up the features of any encoder. failed: encoders that could not be used, and why.
     """
 
     frame: FeaturePairs
@@ -69,13 +69,13 @@ class Candidates:
     store: Path | None = None
 
     def fail(self, candidate: Candidate, error: Exception) -> None:
-        """Go on without this encoder."""
+        """Leave this encoder out and continue."""
         self.encoders[candidate.modality].remove(candidate)
         self.failed.append(_failure(candidate.name, candidate.modality, error))
 
 
 def check_any(encoders: Mapping[Modality, Sequence[Any]], failed: Sequence[Mapping[str, str]]) -> None:
-    """Raise `InputError` where a modality has no encoder left, with the reasons."""
+    """Raise `InputError`, with the reasons, if a modality has no encoder left."""
     for modality in SIDES:
         if not encoders[modality]:
             why = "; ".join(f"{one['encoder']}: {one['reason']}" for one in failed if one["modality"] == modality)
@@ -148,7 +148,7 @@ def from_store(
                 _check_pooled(features.record.get("pool"))
                 cost = (costs or {}).get(fingerprint) or Cost(licence=features.record.get("licence"))
                 uri = features.record["uri"]
-                name = uri if uris[uri] == 1 else features.record["fingerprint"][:12]  # either is a name to the store
+                name = uri if uris[uri] == 1 else features.record["fingerprint"][:12]  # the store accepts both as names
                 listed[modality].append(Candidate(name, modality, features, features.parts, features.record, cost))
             except InputError as error:
                 failed.append(_failure(fingerprint, modality, error))
@@ -165,7 +165,7 @@ def _check_pooled(pool: str | None) -> None:
 
 
 def _named(wanted: Sequence[str], records: list[EncoderRecord]) -> list[str]:
-    """Fingerprints of the records meant, in order; a name that is not there is left to the store to refuse."""
+    """Fingerprints of the records meant, in order; the store refuses unknown names."""
     if not wanted:
         return [record["fingerprint"] for record in records]
     return list(dict.fromkeys(found for name in wanted for found in _expanded(name, records)))
@@ -197,7 +197,7 @@ def from_pairs(
     log: Log = lambda _line: None,
     **options: Any,
 ) -> Candidates:
-    """Embed pairs by every encoder into `store`, each network once, and open it; test pairs are left alone.
+    """Embed pairs by every encoder into `store`, running each network once, and open it; test pairs are not used.
 
     An encoder that cannot be loaded, or fails on the way, is listed in `failed`; the others go on.
     """
@@ -222,7 +222,7 @@ def from_pairs(
 
 
 def wanted_ids(pairs: Pairs, only: Any, limit: int | None, seed: int) -> list[str]:
-    """Ids of the pairs that are no test pairs; at most `limit`, the first in the order of hash(seed, id)."""
+    """Ids of all but the test pairs; at most `limit`, the first in the order of hash(seed, id)."""
     splits, ids = pairs.images["split"].to_pylist(), pairs.images["id"].to_pylist()
     chosen = None if only is None else set(read_ids(only))
     kept = [
@@ -231,7 +231,7 @@ def wanted_ids(pairs: Pairs, only: Any, limit: int | None, seed: int) -> list[st
         if (chosen is None or id in chosen) and not (split and normalise_split(split) == "test")
     ]
     if not kept:
-        raise InputError(f"{pairs.path or 'The pairs'}: no pair is left to compare encoders by (test pairs never are).")
+        raise InputError(f"{pairs.path or 'The pairs'}: no pair is left to compare encoders (test pairs are not used).")
     return first_ids(kept, limit, seed)
 
 
@@ -249,7 +249,7 @@ def first_ids(ids: Sequence[str], limit: int | None, seed: int) -> list[str]:
 def loaded(
     given: Sequence[str | Encoder], modality: Modality, failed: list[dict[str, str]], **options: Any
 ) -> list[Encoder]:
-    """Encoders by URI are loaded, network by network; loaded ones pass. Those that cannot be are added to `failed`."""
+    """Load encoders given by URI, network by network; others pass through. Those that fail are added to `failed`."""
     networks: dict[Any, list[str | Encoder]] = {}
     for one in given:
         key = id(one) if isinstance(one, Encoder) else EncoderURI.parse(one).backbone()
@@ -258,7 +258,7 @@ def loaded(
     for listed in networks.values():
         try:
             found = load_encoders(listed, modality=modality, **options)
-        except Exception as error:  # whatever a model's own code raises, the others go on
+        except Exception as error:  # a model's own code may raise anything; the others continue
             failed += [_failure(str(one), modality, error) for one in listed]
             continue
         for view in found:
@@ -278,7 +278,7 @@ def _embed_all(
     progress: bool,
     log: Log,
 ) -> list[tuple[str, str]]:
-    """All encoders in one go; where that fails, network by network, which leaves out the one that fails.
+    """Embed by all encoders in one run; if that fails, network by network, without those that fail.
 
     Returns what `embed` skipped.
     """
@@ -287,7 +287,7 @@ def _embed_all(
     def attempt(image: list[Encoder], text: list[Encoder]) -> Exception | list[tuple[str, str]]:
         try:
             return embed(pairs, image, text, out=store, batch_size=BATCH, progress=progress).skipped
-        except Exception as error:  # whatever a model's own code raises, the others go on
+        except Exception as error:  # a model's own code may raise anything; the others continue
             return error
 
     found = attempt(encoders["image"], encoders["text"])

@@ -2,9 +2,9 @@
 
 CKA(X, Y) = HSIC(X, Y) / √(HSIC(X, X) · HSIC(Y, Y)), with one of two estimators of HSIC:
 
-- biased (Gretton et al. 2005), as freeze-align (arXiv 2409.19425) computes it. Features that have nothing to do
-  with each other score above zero, the more the wider they are and the fewer there are: see `gaussian_floor`.
-- unbiased (Song et al. 2012): around zero for such features, whatever their width.
+- biased (Gretton et al. 2005), as freeze-align (arXiv 2409.19425) computes it. Unrelated features score above zero;
+  more so, the wider they are and the fewer items there are: see `gaussian_floor`.
+- unbiased (Song et al. 2012): around zero for unrelated features of any width.
 
 The linear kernel needs only the moments of the features, d × d; the Gaussian kernel is computed in tiles.
 """
@@ -29,9 +29,9 @@ MEDIAN_ROWS = 2000  # rows whose distances give the bandwidth
 
 
 def linear_cka(x: Matrix, y: Matrix, *, unbiased: bool = True) -> float:
-    """Linear CKA of features x [n, Dx] and y [n, Dy], row i of one belonging to row i of the other.
+    """Linear CKA of features x [n, Dx] and y [n, Dy], where row i of x belongs to row i of y.
 
-    Two passes over the features, in float64; memory Dx × Dx + Dy × Dy + Dx × Dy, whatever n is. With
+    Two passes over the features, in float64; memory Dx × Dx + Dy × Dy + Dx × Dy, independent of n. With
     M = XᵀY of centred features, k_i = ‖x_i‖² and l_i = ‖y_i‖², the biased HSIC is ‖M‖² / n² and the unbiased
     (‖M‖² − Σ k_i l_i + Σ k_i Σ l_i / ((n−1)(n−2)) − 2 Σ k_i l_i / (n−2)) / (n(n−3)).
 
@@ -89,7 +89,7 @@ def null_mean(a: Kernel, b: Kernel, *, unbiased: bool = True) -> float:
 
 
 class Kernel:
-    """What `contributions` asks of a kernel matrix K of n items that it never holds whole.
+    """What `contributions` needs of a kernel matrix K of n items, which is never in memory as a whole.
 
     n: items. diagonal [n]: K_ii. row_sums [n]: Σ_j K_ij.
     """
@@ -140,10 +140,10 @@ def cka(a: Kernel, b: Kernel, *, unbiased: bool = True) -> float:
 
 
 def cka_influence(a: Kernel, b: Kernel, *, unbiased: bool = True) -> tuple[float, np.ndarray]:
-    """CKA, and by how much each item moves it: float64 [n] of mean 0, the influence function.
+    """CKA, and how much each item changes it: float64 [n] of mean 0, the influence function.
 
-    To first order, CKA of resampled items is CKA plus the mean of their influences. Drawing the items themselves would
-    not do: an item drawn twice is most similar to itself, in both encoders.
+    To first order, CKA of resampled items is CKA plus the mean of their influences. Resampling the items themselves
+    would be wrong: an item that is drawn twice is most similar to itself in both encoders.
     """
     xy, xx, yy = contributions(a, b, unbiased=unbiased), a.own(unbiased), b.own(unbiased)
     size = math.sqrt(xx.mean() * yy.mean())
@@ -152,7 +152,7 @@ def cka_influence(a: Kernel, b: Kernel, *, unbiased: bool = True) -> tuple[float
 
 
 class LinearKernel(Kernel):
-    """K = XXᵀ of centred features [n, D], known through moments: memory D × D and a few numbers an item."""
+    """K = XXᵀ of centred features [n, D], computed from moments: memory D × D and a few numbers per item."""
 
     def __init__(self, matrix: Matrix) -> None:
         super().__init__()
@@ -256,7 +256,7 @@ def column_mean(matrix: Matrix) -> np.ndarray:
 
 
 def check_paired(x: Matrix, y: Matrix) -> int:
-    """The number of rows, the same in both."""
+    """The number of rows, which must be the same in both."""
     if x.shape[0] != y.shape[0]:
         raise InputError(f"x has {x.shape[0]:,} rows and y {y.shape[0]:,}: row i of one belongs to row i of the other.")
     return _long_enough(x)
@@ -265,11 +265,11 @@ def check_paired(x: Matrix, y: Matrix) -> int:
 def _long_enough(matrix: Matrix) -> int:
     n = matrix.shape[0]
     if n < LEAST:
-        raise InputError(f"{n} items are too few to compare features by: at least {LEAST}.")
+        raise InputError(f"{n} items are too few to compare features: at least {LEAST} are needed.")
     return n
 
 
 def _check_varied(variance: float, name: str, mean: np.ndarray) -> None:
-    """Constant features have no similarity to anything; float16 noise does not count as variation."""
+    """Refuse constant features, which are similar to nothing; float16 noise does not count as variation."""
     if not variance > 1e-12 * max(float(mean @ mean), 1e-30):
         raise InputError(f"{name}: constant, every row is the same. Another layer or pooling may vary.")

@@ -26,8 +26,8 @@ class Cost:
 def measure_cost(encoder: Encoder, items: Sequence[Any], compute_dtype: str = "", batch_size: int = 8) -> Cost:
     """Count the parameters and time forward passes over `items` (images or texts): the best of three rounds.
 
-    compute_dtype: as a store records it; "bfloat16 autocast" runs the products so. A layer short of the last costs
-    what the whole network does: it is read on the way through.
+    compute_dtype: as a store records it; "bfloat16 autocast" runs the products so. An earlier layer costs as much as
+    the last one, because the whole network runs.
     """
     autocast = torch.bfloat16 if compute_dtype == "bfloat16 autocast" else None
     batches = [encoder.prepare(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]

@@ -15,21 +15,21 @@ from isthmus.projectors.closed_form import KINDS, Spectra, Spectrum, choose, fit
 from isthmus.projectors.projector import project
 from isthmus.training import load_recipe, train_projectors
 
-RIDGES = (0.1, 1.0)  # few: on a few hundred held-out pairs, a wide choice picks by luck
+RIDGES = (0.1, 1.0)  # few, because with a few hundred held-out pairs a choice among many would be luck
 
 
 class ClosedForms:
-    """Ranks by CCA, ridge and Procrustes for many encoder pairs; the spectrum of an encoder is computed once.
+    """Ranks by CCA, ridge and Procrustes for many encoder pairs; the spectrum of each encoder is computed once.
 
-    Ridge and width are chosen inside the training pairs, on a fifth of their groups, then all of them are fitted: the
-    validation pairs only measure.
+    Ridge and width are chosen inside the training pairs, on a fifth of their groups, then all training pairs are
+    fitted. Validation pairs are only for measuring.
     """
 
     def __init__(self) -> None:
         self.sides: dict[tuple[str, str], Spectrum] = {}
 
     def ranks(self, train: FeaturePairs, val: FeaturePairs, image: str, text: str) -> dict[str, Ranks]:
-        """Ranks of `val` by kind. image, text: what to remember the encoders' spectra under.
+        """Ranks of `val` by kind. image, text: keys under which the encoders' spectra are kept.
 
         Raises `InputError` for fewer than 10 training pairs.
         """
@@ -45,7 +45,7 @@ class ClosedForms:
         return found
 
     def forget(self, name: str) -> None:
-        """Let go of an encoder that no further pair will hold: a spectrum has D × D numbers."""
+        """Drop an encoder that no further pair needs: a spectrum has D × D numbers."""
         self.sides = {key: side for key, side in self.sides.items() if key[1] != name}
 
     def _spectra(self, pairs: FeaturePairs, part: str, image: str, text: str) -> Spectra:

@@ -1,4 +1,4 @@
-"""Mutual k-NN (Huh et al. 2024, arXiv 2405.07987): do two encoders find the same neighbours?"""
+"""Mutual k-NN (Huh et al. 2024, arXiv 2405.07987): how far two encoders find the same neighbours."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ TILE_CELLS = 2**24
 def mutual_knn(x: Matrix, y: Matrix, k: int | None = None) -> float:
     """The mean share of an item's k nearest neighbours (by cosine) that x [n, Dx] and y [n, Dy] have in common.
 
-    k: default ⌈2 n^⅓⌉, the Rice rule. Features without relation score k / (n − 1) on average.
-    Raises `UsageError` for a k that is not in 1 … n − 1, `InputError` for rows without direction.
+    k: default ⌈2 n^⅓⌉, the Rice rule. Unrelated features score k / (n − 1) on average.
+    Raises `UsageError` for a k that is not in 1 … n − 1, `InputError` for rows of zeros.
     """
     n = check_paired(x, y)
     k = rice(n) if k is None else k
@@ -57,7 +57,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def permuted(neighbors: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The neighbours [n, k] of the items in another order: item i is what item order[i] was."""
+    """The neighbours [n, k] of the items in another order: item i is the former item order[i]."""
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     return place[neighbors[order]]

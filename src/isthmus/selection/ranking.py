@@ -9,18 +9,18 @@ import numpy as np
 
 from isthmus.metrics.bootstrap import interval
 
-LEAST_FAMILIES = 3  # of fewer, a bootstrap shows no spread worth the name
+LEAST_FAMILIES = 3  # with fewer, a bootstrap shows no meaningful spread
 
 
 def ranked(scores: Sequence[float]) -> list[int]:
-    """Positions from the greatest score to the least, whatever their signs; of equal ones the earlier first."""
+    """Positions from the greatest score to the least; of equal ones the earlier first."""
     return sorted(range(len(scores)), key=lambda i: -scores[i])
 
 
 def tied_with_first(replicates: Sequence[np.ndarray]) -> list[bool]:
-    """Which of the ranked scores tie with the first: 0 is inside the 95 % interval of the difference.
+    """Which of the ranked scores tie with the first: those with 0 in the 95 % interval of the difference.
 
-    replicates: each score's values [B] in the same draws, best first. Without draws, nothing is tied but the first.
+    replicates: each score's values [B] in the same draws, best first. Without draws, only the first ties with itself.
     """
     first = replicates[0]
     return [
@@ -29,7 +29,7 @@ def tied_with_first(replicates: Sequence[np.ndarray]) -> list[bool]:
 
 
 def pareto(quality: Sequence[float], cost: Sequence[float]) -> list[bool]:
-    """Which items no other beats: at least as good and as cheap, and better in one of both."""
+    """The Pareto front: items for which no other is at least as good and as cheap, and better in one of both."""
     q, c = np.asarray(quality), np.asarray(cost)
     return [not ((q >= own) & (c <= price) & ((q > own) | (c < price))).any() for own, price in zip(q, c, strict=True)]
 
@@ -45,8 +45,8 @@ def correlation(
     """Pearson's r and Spearman's ρ of points, with 95 % intervals from a bootstrap over families.
 
     families: one or more ways to group the points (by image network, by text network); a draw draws from each, and a
-    point counts as often as the product says: points of one network are no independent witnesses. A grouping of fewer
-    than three families is not drawn from; where that leaves none, there is no interval.
+    point counts as often as the product says: points of one network are not independent. A grouping of fewer than three
+    families is not used; if none remains, there is no interval.
 
     Returns {"pearson", "pearson_ci95", "spearman", "spearman_ci95", "points", "families"}; None where there are fewer
     than three points, or all are equal.
@@ -84,7 +84,7 @@ def _both(a: np.ndarray, b: np.ndarray) -> tuple[float | None, float | None]:
 
 
 def cost_of(image: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[float, str]:
-    """What a pair costs and in which unit: seconds to encode one image and one text, else the sum of widths."""
+    """The cost of a pair and its unit: seconds to encode one image and one text, otherwise the sum of widths."""
     rates = [side["cost"]["items_per_second"] for side in (image, text)]
     if all(rates):
         return sum(1 / rate for rate in rates), "seconds a pair"

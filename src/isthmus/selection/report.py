@@ -13,37 +13,37 @@ from isthmus.selection.scoring import LABELS
 ROWS = 30  # pairs in the table; select.json has all
 
 
-def write_report(told: Mapping[str, Any], path: str | Path) -> None:
+def write_report(selection: Mapping[str, Any], path: str | Path) -> None:
     """Write the page of what `select.json` holds. Raises `UsageError` without the packages of the `report` extra."""
-    write_page(render(told), path)
+    write_page(render(selection), path)
 
 
-def render(told: Mapping[str, Any]) -> str:
+def render(selection: Mapping[str, Any]) -> str:
     """The page as HTML."""
-    several = all(len(listed) > 1 for listed in told["encoders"].values())
+    several = all(len(listed) > 1 for listed in selection["encoders"].values())
     drawn = {
-        "bars": figures.bars(told),
-        "heat": figures.heat_maps(told) if several else None,
-        "agreement": figures.agreement(told) if told["agreement"] else None,
-        "layers": figures.layer_curves(told) if figures.layered(told) else None,
-        "front": figures.pareto_front(told) if len(told["pairs"]) > 2 else None,
+        "bars": figures.bars(selection),
+        "heat": figures.heat_maps(selection) if several else None,
+        "agreement": figures.agreement(selection) if selection["agreement"] else None,
+        "layers": figures.layer_curves(selection) if figures.layered(selection) else None,
+        "front": figures.pareto_front(selection) if len(selection["pairs"]) > 2 else None,
     }
     return render_page(
         "isthmus.selection",
         "report.html.j2",
-        command=told["command"],
-        told=told,
-        first=told["pairs"][0],
-        tied=[row for row in told["pairs"][1:] if row["tied_with_first"]],
-        rows=told["pairs"][:ROWS],
-        labels={name: label for name, label in LABELS.items() if name in told["scores"]},
+        command=selection["command"],
+        selection=selection,
+        first=selection["pairs"][0],
+        tied=[row for row in selection["pairs"][1:] if row["tied_with_first"]],
+        rows=selection["pairs"][:ROWS],
+        labels={name: label for name, label in LABELS.items() if name in selection["scores"]},
         figures=drawn,
         short=figures.short,
         number=figures.number,
         shown=shown,
         span=span,
-        layer_columns=min(figures.COLUMNS, len(figures.layered(told))),
-        unimodal=[name for name in ("knn@20", "linear") if _any_unimodal(told, name)],
+        layer_columns=min(figures.COLUMNS, len(figures.layered(selection))),
+        unimodal=[name for name in ("knn@20", "linear") if _any_unimodal(selection, name)],
     )
 
 
@@ -57,5 +57,5 @@ def span(name: str, score: Mapping[str, Any]) -> str:
     return "–".join(shown(name, bound) for bound in score["ci95"]) if score["ci95"] else ""
 
 
-def _any_unimodal(told: Mapping[str, Any], name: str) -> bool:
-    return any(name in (row["unimodal"] or {}) for rows in told["encoders"].values() for row in rows)
+def _any_unimodal(selection: Mapping[str, Any], name: str) -> bool:
+    return any(name in (row["unimodal"] or {}) for rows in selection["encoders"].values() for row in rows)

@@ -1,4 +1,4 @@
-"""`select`: score every image encoder with every text encoder, rank the pairs, write it down."""
+"""`select`: score every image encoder with every text encoder, rank the pairs, and write the result."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ from isthmus.store.opening import SELECTION, holds_features, open_pairs, read_fi
 from isthmus.version import __version__
 
 REPORT = "report.html"
-SCORES_FORMAT = 1  # of cached scores: a new number where a score is computed in another way
+SCORES_FORMAT = 1  # version of cached scores: raised when a score is computed in another way
 Encoders = str | Encoder | Sequence[str | Encoder]
 
 
 @dataclass
 class Selection:
-    """What `select` found.
+    """The result of `select`.
 
     pairs: one dictionary per encoder pair, best first (image, text, scores, cost, tied, pareto, …). encoders: by
     modality, one per candidate (name, width, layer, pool, network, cost, unimodal). agreement: by cheap score, its
@@ -137,8 +137,8 @@ def select(
         data: pairs (see `read_pairs`), or a store. None where `image` and `text` are dictionaries of arrays.
         image, text: encoders or their URIs (`layer=*` for every layer); of a store, which of its encoders (default
             all); without `data`, features by name: {"dino": [N, D], …}.
-        out: folder for select.json, report.html, the store (unless `data` is one) and the scores so far, from which
-            a second run goes on. Needed for pairs.
+        out: folder for select.json, report.html, the store (unless `data` is one) and the scores so far, with which a
+            second run continues. Needed for pairs.
         only: ids to use. limit: use at most so many pairs, drawn by hash. Test pairs are never looked at.
         seeds: how many probes are trained per pair; 0 for none, and the ranking is by CCA.
         bootstrap: draws behind the intervals; 0 for none.
@@ -148,7 +148,7 @@ def select(
         progress, log, command: of what is printed meanwhile and written into the page.
         columns, images, split, pages, range: of reading pairs, as in `read_pairs`.
 
-    Returns a `Selection`; `print` shows its table. An encoder that fails is listed in `.failed`, and the others go on.
+    Returns a `Selection`; `print` shows its table. An encoder that fails is listed in `.failed`; the others continue.
 
     Raises:
         UsageError: a name or option that does not exist, or `out` missing.
@@ -157,7 +157,7 @@ def select(
     if seeds < 0 or bootstrap < 0 or sample < 10:
         raise UsageError(f"seeds = {seeds}, bootstrap = {bootstrap}, sample = {sample}: at least 0, 0 and 10.")
     options = {"device": device, "trust_remote_code": trust_remote_code}
-    told = {
+    given = {
         "image_of": image_of,
         "ids": ids,
         "groups": groups,
@@ -165,7 +165,7 @@ def select(
         "labels": labels,
         "splits": splits,
     }
-    fields = {name: value for name, value in told.items() if value is not None}
+    fields = {name: value for name, value in given.items() if value is not None}
     chosen = {"only": only, "limit": limit, "seed": seed}
     data = read_first(data, "required", columns=columns, images=images, split=split, pages=pages, range=range)
     candidates = gather(data, image, text, out, chosen, fields, progress, log, options)
@@ -233,11 +233,11 @@ def gather(
     log: Log,
     options: dict[str, Any],
 ) -> Candidates:
-    """The candidates, from whichever of the three sources."""
+    """The candidates, from pairs, a store or arrays."""
     if data is None:
         found = from_arrays(image, text, **fields)
     elif fields:
-        raise UsageError(f"{', '.join(fields)}: only for features given as arrays.")
+        raise UsageError(f"{', '.join(fields)}: only for features that are given as arrays.")
     elif holds_features(data):
         found = from_store(data, _listed(image), _listed(text))
     elif out is None:
@@ -300,22 +300,22 @@ def _side(candidate: Candidate, candidates: Candidates, scorer: PairScorer) -> E
 
 
 class Cache:
-    """Scores in a folder, by what they were computed from: a run that was stopped goes on, a repeated one is quick."""
+    """Scores in a folder, keyed by what they were computed from: a stopped run continues, a repeated one is quick."""
 
     def __init__(self, folder: Path | None, scorer: PairScorer) -> None:
         self.folder = folder
         if folder is not None:
             check_owned(folder.parent, {folder.name})
         part = scorer.train, scorer.val
-        told = [[p.image_ids, p.caption_ids, p.bootstrap_group.tolist(), p.labels] for p in part]
+        data = [[p.image_ids, p.caption_ids, p.bootstrap_group.tolist(), p.labels] for p in part]
         settings = [SCORES_FORMAT, list(scorer.seeds), scorer.bootstrap, scorer.seed, len(scorer.sample)]
-        self.context, self.bootstrap = _digest([told, settings]), scorer.bootstrap
+        self.context, self.bootstrap = _digest([data, settings]), scorer.bootstrap
         self.names = {name for name in LABELS if name != PROBE or scorer.seeds}
 
     def scores(
         self, image: EncoderSample, text: EncoderSample, compute: Callable[[], dict[str, Score]]
     ) -> dict[str, Score]:
-        """The scores of a pair, computed unless they are known."""
+        """The scores of a pair, computed unless they are in the folder."""
 
         def fresh() -> dict[str, Any]:
             found = compute()
@@ -329,7 +329,7 @@ class Cache:
         return parse(self.get(["pair", image.digest, text.digest], fresh, parse))
 
     def get(self, key: list[str], compute: Callable[[], Any], parse: Callable[[Any], Any]) -> Any:
-        """What `compute` gives, from the folder where it is there, unchanged, and such that `parse` can read it."""
+        """The result of `compute`, from the folder if it is there, intact, and `parse` can read it."""
         if self.folder is None:
             return compute()
         path = self.folder / f"{_digest([self.context, *key])}.json"
@@ -347,7 +347,7 @@ def _digest(value: Any) -> str:
 
 
 def _encoder_row(candidate: Candidate, cache: Cache, scorer: PairScorer, log: Log) -> dict[str, Any]:
-    """What is told about one encoder."""
+    """What select.json says about one encoder."""
     record, cost = candidate.record, candidate.cost
     key = ["unimodal", EncoderSample(candidate, scorer.sample).digest]
     return {
@@ -370,7 +370,7 @@ def assemble(
     config: dict[str, Any],
     command: str,
 ) -> Selection:
-    """Rank what was scored."""
+    """Rank the scored pairs."""
     main = PROBE if scorer.seeds else FALLBACK
     names = list(scored)
     order = ranked([scored[name][main].value for name in names])
@@ -457,16 +457,16 @@ def _facts(
 
 def write(selection: Selection, out: Path) -> None:
     """select.json, and report.html where the packages for it are installed."""
-    told = selection.to_dict()
+    written = selection.to_dict()
     home = selection.candidates.store
-    if home is not None:  # a store of our own moves along with the folder
+    if home is not None:  # our own store is named relative to the folder, so that both can move
         inside = home.resolve().is_relative_to(out.resolve())
-        told["store"] = str(home.resolve().relative_to(out.resolve()) if inside else home.resolve())
-    write_sealed(out / SELECTION, told)
+        written["store"] = str(home.resolve().relative_to(out.resolve()) if inside else home.resolve())
+    write_sealed(out / SELECTION, written)
     from isthmus.selection.report import write_report
 
     with on_top():
-        write_report(told, out / REPORT)
+        write_report(written, out / REPORT)
 
 
 def table(selection: Selection, most: int = 20) -> str:

@@ -1,4 +1,4 @@
-"""All scores of one encoder pair, and of one encoder by itself, each with its interval and what chance gives."""
+"""All scores of one encoder pair and of single encoders, each with its interval and its value by chance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROBE, FALLBACK = "probe_recall@10", "cca_recall@10"
 CUTOFFS = (1, 5, 10)
 PERMUTATIONS = 20
 
-# What every score is; the report and select.json carry these words.
+# Definitions of the scores, as in the report and select.json.
 DEFINITIONS = {
     "cka_biased": "linear CKA, biased, as freeze-align computes it: its floor grows with width and falls with n",
     "cka": "linear CKA, unbiased: 0 for features that have nothing to do with each other",
@@ -51,9 +51,9 @@ LABELS = {
 
 @dataclass
 class Score:
-    """value: the score. ci95: bootstrap over groups. floor: of unrelated features, Gaussians of these widths and
-    number. null: mean and standard deviation when pairs are permuted. more: recalls at other cut-offs, or seeds.
-    replicates: the value in every draw."""
+    """value: the score. ci95: bootstrap over groups. floor: the score of unrelated features: Gaussians of the same
+    widths and number. null: mean and standard deviation when pairs are permuted. more: recalls at other cut-offs, or
+    seeds. replicates: the value in every draw."""
 
     value: float
     floor: float
@@ -71,15 +71,14 @@ class Score:
         return cls(float(kept["value"]), float(kept["floor"]), null, replicates, dict(kept["more"]))
 
     def to_dict(self) -> dict[str, Any]:
-        told = {"value": self.value, "ci95": ci95(self.replicates), "floor": self.floor, "null": dict(self.null)}
-        return told | self.more
+        fields = {"value": self.value, "ci95": ci95(self.replicates), "floor": self.floor, "null": dict(self.null)}
+        return fields | self.more
 
 
 @dataclass
 class PairScorer:
-    """Scores pairs on the same items and the same draws.
-
-    sample: what training-free scores compare. train, val: what held-out scores are fitted to, and measured on.
+    """Scores pairs on the same items and the same draws. sample: the items of training-free scores. train, val: the
+    pairs that held-out scores are fitted to and measured on.
     """
 
     sample: FeaturePairs
@@ -109,7 +108,7 @@ class PairScorer:
         return found
 
     def similarities(self, image: EncoderSample, text: EncoderSample) -> dict[str, Score]:
-        """The scores that fit nothing."""
+        """The training-free scores."""
         n = len(self.sample)
         k = image.neighbors.shape[1]
         shared = overlap(image.neighbors, text.neighbors)
@@ -126,7 +125,7 @@ class PairScorer:
         }
 
     def recall(self, ranks: Sequence[Ranks]) -> Score:
-        """Recall@10 with its interval; recall at the other cut-offs, and of each seed, beside it."""
+        """Recall@10 with its interval; also recall at the other cut-offs, and for each seed."""
         value, replicates = self.val_draws.recall(ranks, 10)
         chance = chance_recall(ranks[0], 10)
         deviation = (chance * (1 - chance) / (2 * len(ranks[0].image))) ** 0.5  # of independent queries

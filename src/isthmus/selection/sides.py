@@ -1,4 +1,4 @@
-"""What is computed once per encoder and used for every pair it is in."""
+"""What is computed once per encoder and reused in all its pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure a score is: draws of groups that all scores share, and what chance alone would give."""
+"""Uncertainty of scores: bootstrap draws of groups, shared by all scores, and values under permutation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from isthmus.metrics.scores import group_vector
 class Draws:
     """Bootstrap draws of groups with replacement.
 
-    Every score is a function of means over items, and sees the same draws: two scores can be compared draw by
-    draw, which tells more than whether their intervals overlap.
+    Every score is a function of means over items, and sees the same draws: two scores can be compared draw by draw,
+    which says more than whether their intervals overlap.
 
     groups: ids [n] of near-duplicates, which are drawn together. resamples: how often; 0 for no intervals.
     """
@@ -39,7 +39,7 @@ class Draws:
     def means(self, values: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
         """float64 [resamples]: the mean of `values` [m] in every draw; `groups` [m] default those of the items."""
         groups = self.groups if groups is None else groups
-        centre = values.mean()  # float32 sums of what is left lose nothing
+        centre = values.mean()  # so that float32 sums of the rest are exact enough
         sums, counts = (
             np.bincount(groups, weights, self.count).astype(np.float32)
             for weights in (values - centre, np.ones(len(values)))
@@ -79,7 +79,7 @@ def permutation_null(
 
 
 def chance_recall(found: Ranks, k: int) -> float:
-    """Recall@k, the mean of both directions, of a random order of the candidates; ties do not occur in it."""
+    """Recall@k, the mean of both directions, of a random order of the candidates; without ties."""
     n, captions = found.images, np.bincount(np.unique(found.image_of, return_inverse=True)[1])
     miss = np.ones(len(captions))
     m = len(found.image_of)

@@ -1,4 +1,4 @@
-"""Features made elsewhere, as NumPy files or arrays, into a store."""
+"""Import features made elsewhere, as NumPy files or arrays, into a store."""
 
 from __future__ import annotations
 
@@ -37,13 +37,12 @@ def import_arrays(
     Args:
         image: [n, Dx] floats, an array or a .npy file (read in chunks, never as pickle). Stored in float16.
         text: [m, Dy] floats, one row per caption.
-        ids: n names of the images; default "0", "1", … For ids that the store holds the features become
-            those of the images there. A new id stands for its image: there is no picture to hash, so equal
-            images are not noticed.
-        captions: m texts; without them every caption counts as another one.
+        ids: n names of the images; default "0", "1", … Features of known ids are assigned to the images in the store. A
+            new id identifies its image: there is no picture to hash, so equal images are not recognised.
+        captions: m texts; without them all captions count as different.
         image_of: m rows of `image`, which image each caption describes; default one each, in order.
-        image_model, text_model: names of the models that made the arrays. They are the encoders' identity;
-            without them the arrays' content is.
+        image_model, text_model: names of the models that made the arrays. They identify the encoders; without them, the
+            arrays' content does.
 
     Raises:
         InputError: counts that do not match, repeated ids, NaN or infinity, or no array of floats [n, D].
@@ -91,7 +90,7 @@ def check_matrix(array: np.ndarray, where: Any) -> None:
 
 
 def content_hashes(out: str | Path, ids: Sequence[str]) -> list[str]:
-    """The content hash of each image: what the store `out` knows of this id, else a hash of the id itself."""
+    """The content hash of each image: from the store `out` if it knows the id, otherwise a hash of the id."""
     known: dict[str, str] = {}
     if is_store(Path(out)):
         images = read_manifest(Path(out)).images
@@ -100,7 +99,7 @@ def content_hashes(out: str | Path, ids: Sequence[str]) -> list[str]:
 
 
 def id_hash(id_: str) -> str:
-    """What stands for a content of which only the name is known."""
+    """A stand-in for the content hash if only the name is known."""
     return text_hash(f"id:{id_}")
 
 
@@ -139,7 +138,7 @@ def write_rows(
 
 
 def array_record(modality: str, model: str | None, arrays: Sequence[np.ndarray]) -> dict[str, Any]:
-    """The record of an encoder known only by its output: its model's name, else a hash, is its identity."""
+    """The record of an encoder known only by its output, identified by its model's name or a hash."""
     digest = hashlib.blake2b(f"array:{modality}:{model or ''}".encode(), digest_size=32)
     if model is None:
         for array in arrays:

@@ -1,4 +1,4 @@
-"""What both kinds of shards are made of: arrays in a safetensors file that describes itself, named by its keys."""
+"""The basis of both kinds of shards: arrays in a safetensors file that describes itself, named by its keys."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class MappedArray:
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
     def storage(self) -> Any:
-        """The file up to the array's end as a mapped `torch.UntypedStorage`; unlike `map`, it keeps no file open."""
+        """The file up to the array's end as a mapped `torch.UntypedStorage`; unlike with `map`, no file stays open."""
         end = self.offset + self.nbytes
         try:
             if self.path.stat().st_size < end:
@@ -57,9 +57,9 @@ class MappedArray:
 
 
 def read_described(path: Path) -> tuple[dict[str, Any], int, dict[str, Any]]:
-    """A shard's tensors by name, the byte where their data begins, and what it says of itself.
+    """A shard's tensors by name, the byte at which their data begin, and its own description.
 
-    Raises what safetensors, JSON and dictionaries raise for a file that is no such shard.
+    Raises the errors of safetensors, JSON and dictionaries for a file that is not such a shard.
     """
     header, start = read_header(path)
     with safe_open(path, framework="numpy") as file:  # checks offsets, overlaps and the size of the file
@@ -74,7 +74,7 @@ def read_keys(path: Path, offset: int, rows: int) -> np.ndarray:
 
 def save_shard(folder: Path, arrays: dict[str, np.ndarray], described: dict[str, Any]) -> Path:
     """Write arrays, `keys` (uint8 [n, 16]) among them, as one shard, atomically."""
-    # One metadata entry: safetensors writes several in any order, and equal shards shall be equal files.
+    # One metadata entry: safetensors writes several in any order, but equal shards must be equal files.
     data = safetensors.numpy.save(arrays, {"isthmus": json.dumps(described)})
     name = hashlib.blake2b(arrays["keys"].tobytes(), digest_size=8).hexdigest()
     path = folder / f"shard-{name}.safetensors"
@@ -84,7 +84,7 @@ def save_shard(folder: Path, arrays: dict[str, np.ndarray], described: dict[str,
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """Of the bytes of all arrays, one after the other; 32 hex digits."""
+    """A digest of the bytes of all arrays in order; 32 hex digits."""
     found = hashlib.blake2b(digest_size=KEY_BYTES)
     for array in arrays:
         found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")

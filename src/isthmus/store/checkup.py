@@ -1,4 +1,4 @@
-"""`doctor`: verify everything in a store that can be verified, and say what to do about what is wrong."""
+"""`doctor`: verify everything in a store that can be verified, and give a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AGAIN = "Run the same `isthmus embed` again."
 
 
 class Finding(TypedDict):
-    """One thing that was checked. `remedy` is empty where nothing need be done."""
+    """The result of one check. `remedy` is empty if nothing need be done."""
 
     ok: bool
     what: str
@@ -30,13 +30,13 @@ class Finding(TypedDict):
 
 def doctor(path: str | Path) -> list[Finding]:
     """Check a store: `store.json`, tables, every shard's header, owner, digest and values, whether every
-    image and caption has its features, and files that belong to nothing.
+    image and caption has its features, and stray files.
 
     Returns findings in that order; the store is sound if all are `ok`. Reads all of it (about a second per
     GB), and changes nothing.
     """
     root = Path(path)
-    if found := list(strangers(root)):  # nothing behind them is opened
+    if found := list(strangers(root)):  # links are not followed
         return [_bad(f"{one}: {what_it_is(one)}; isthmus neither reads nor writes here", "Remove it.") for one in found]
     if not is_store(root):
         unfinished = is_unfinished(root)
@@ -63,7 +63,7 @@ def _bad(what: str, remedy: str) -> Finding:
 
 
 def _encoder(root: Path, record: dict[str, Any], manifest: Manifest) -> Iterator[Finding]:
-    """Its shards one by one, then whether the sound ones cover the table."""
+    """Check an encoder's shards one by one, then whether the sound ones cover the table."""
     held, sound = [np.empty((0, 16), np.uint8)], True
     for path in shard_paths(shard_folder(root, record["modality"], record["fingerprint"])):
         try:

@@ -218,13 +218,13 @@ def _metadata(path: Path, out: str | Path) -> pa.Table:
 
 
 def _first_rows(paths: Sequence[str]) -> np.ndarray:
-    """int64 [n]: the first row on which each row's path stands."""
+    """int64 [n]: the first row with the path of each row."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(path, row) for row, path in enumerate(paths)], np.int64)
 
 
 def _refuse_mixed_images(rows: Rows, paths: Sequence[str], first: np.ndarray) -> None:
-    """One path must not stand for two pictures, as it does joined data sets both number from 0."""
+    """Refuse a path with two pictures, as in joined data sets that both number from 0."""
     repeated = np.flatnonzero(first != np.arange(len(first)))
     width = rows.blocks[0].shape[1]
     for start in range(0, len(repeated), CHUNK):
@@ -243,7 +243,7 @@ def _refuse_mixed_images(rows: Rows, paths: Sequence[str], first: np.ndarray) ->
 
 
 def _captions(metadata: pa.Table, needed: bool) -> pa.Table:
-    """A caption for every row; none at all where the folder holds images only, and unknown ones under text features."""
+    """A caption for every row; none for images alone, unknown ones for text features without captions."""
     if "caption" not in metadata.column_names:
         return caption_table(metadata["image_path"].to_pylist() if needed else [], None)
     texts = [text or "" for text in metadata["caption"].to_pylist()]

@@ -1,4 +1,4 @@
-"""A folder of features made elsewhere, in whichever layout it is, into a store."""
+"""Import a folder of features made elsewhere, in either layout, into a store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def import_folder(folder: str | Path, out: str | Path, *, model: str | None = No
     Returns (file, reason) of the partitions that were left out.
 
     Raises:
-        InputError: neither of these, or as `import_arrays` and `import_clip_retrieval`.
+        InputError: neither layout, or the errors of `import_arrays` and `import_clip_retrieval`.
     """
     folder = Path(folder)
     if (folder / "metadata").is_dir():

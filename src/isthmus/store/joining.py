@@ -29,7 +29,7 @@ def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: Fe
     """Everything in the store at `path` as pairs: a row per item of the first of `tables`, one per item of the second.
 
     tables: of every modality of the store. image, text: the features of the first two, whose rows are joined by id.
-    Items without a counterpart are left out, but for images without captions; captions that belong to nothing are an
+    Items without a counterpart are left out, except images without captions; captions without an image are an
     `InputError`.
     """
     (first, images), (second, captions) = list(tables.items())[:2]
@@ -50,7 +50,7 @@ def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: Fe
         groups=_of_samples("group", images, tables),
         image_keys=to_keys(images["content_hash"].to_pylist()),
         text_keys=to_keys(captions["content_hash"].to_pylist()),
-        check=False,  # no NaN or infinity was let in
+        check=False,  # a store has no NaN or infinity
         caption_ids=captions[captions.column_names[0]].to_pylist(),
         captions=None if None in columns["caption"] else columns["caption"],
         lang=columns["lang"],
@@ -65,7 +65,7 @@ def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: Fe
 
 
 def _counterparts(path: Path, tables: dict[str, pa.Table], first: str, second: str) -> np.ndarray | None:
-    """The rows of the second table whose ids the first has, int64; None where it has all of them."""
+    """The rows of the second table whose ids the first has, int64; None if it has all of them."""
     ids = tables[second]["id"]
     known = pc.is_in(ids, value_set=tables[first]["id"].combine_chunks())
     if second == "text":
@@ -82,7 +82,7 @@ def _column(table: pa.Table, name: str) -> list[Any]:
 
 
 def _of_samples(name: str, items: pa.Table, tables: dict[str, pa.Table]) -> list[str | None]:
-    """What the items' own table says of their samples, else the first other one that says anything."""
+    """Fields of the items' samples, from their own table or the first other one that has them."""
     found = pa.nulls(items.num_rows, pa.string())
     for table in (items, *tables.values()):
         if name in table.column_names:
@@ -100,7 +100,7 @@ def image_groups(images: pa.Table) -> np.ndarray:
 def regrouped(pairs: FeaturePairs, images: pa.Table) -> FeaturePairs:
     """Some pairs of a store with the image table `images`, grouped among themselves.
 
-    An image that was not chosen links no others, so that these groups are those of the same pictures without a store.
+    Images that were not chosen link no others, so these groups equal those of the same pictures without a store.
     """
     chosen = pc.index_in(pa.array(pairs.image_ids, pa.string()), value_set=images["id"].combine_chunks())
     return dataclasses.replace(pairs, bootstrap_group=image_groups(images.take(chosen)))
@@ -121,12 +121,12 @@ def choose_ids(pairs: FeaturePairs, only: str | Path | Sequence[str]) -> Feature
     wanted = set(read_ids(only))
     keep = np.array([one in wanted for one in pairs.image_ids])
     if not keep.any():
-        raise InputError(f"None of the {len(wanted):,} ids chosen is among these {len(keep):,} images.")
+        raise InputError(f"None of the {len(wanted):,} chosen ids is among these {len(keep):,} images.")
     return pairs.subset(keep)
 
 
 def read_ids(only: str | Path | Sequence[str]) -> list[str]:
-    """Ids as given, or from the `id` (else `uid`) column of a Parquet file (what `isthmus curate` writes)."""
+    """Ids as given, or from the `id` (or `uid`) column of a Parquet file, such as `isthmus curate` writes."""
     if not isinstance(only, str | Path):
         return [str(one) for one in only]
     path = locate(Path(only).parent, Path(only).name)

@@ -1,9 +1,8 @@
-"""What an unfinished run has learned of its images, so that a resumed run reads no image twice.
+"""What an unfinished run has found out about its images, so that a resumed run reads no image twice.
 
-Rows are (id, content_hash or null where it cannot be read, reason it was skipped or null, signature). The
-signature is the caller's word for "the file has not changed", for instance its size and time of change; another
-signature, or none, means: read again. The journal is only a cache: a part that cannot be read is dropped, and
-`finish` removes the folder.
+Rows are (id, content_hash or null if it cannot be read, reason it was skipped or null, signature). The signature, for
+instance size and time of change, shows whether a file has changed; with another signature, or none, the file is read
+again. The journal is only a cache. A part that cannot be read is dropped, and `finish` removes the folder.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ class Journal:
         self._buffer: list[Row] = []
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Note rows; they reach the disk with `flush`, at the latest when `PART_ROWS` wait."""
+        """Add rows; they are written by `flush`, at the latest when `PART_ROWS` are buffered."""
         self._buffer.extend(rows)
         if len(self._buffer) >= PART_ROWS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was added as one more part."""
+        """Write the added rows as another part."""
         if not self._buffer:
             return
         numbers = [int(match[1]) for match in map(_PART.fullmatch, self._names()) if match]
@@ -73,7 +72,7 @@ class Journal:
         return [ids.get(one, one) for one in hashes]
 
     def save_encoders(self, records: list[dict[str, Any]]) -> None:
-        """Note whose features this run is writing; `store.json` learns of them when the run is finished."""
+        """Record the encoders whose features this run writes; `store.json` gets them when the run is finished."""
         write_json(self.folder / ENCODERS, records)
 
     def encoders(self) -> list[dict[str, Any]]:
@@ -96,7 +95,7 @@ class Journal:
 
 
 def recall(known: pa.Table, ids: Sequence[str], signatures: Sequence[str | None]) -> pa.Table:
-    """What `known` (id, content_hash, reason, signature) says of `ids` whose signature is still the same.
+    """Look up `ids` with unchanged signature in `known` (id, content_hash, reason, signature).
 
     Returns content_hash and reason, one row per id, null where the image must be read.
     """
@@ -108,7 +107,7 @@ def recall(known: pa.Table, ids: Sequence[str], signatures: Sequence[str | None]
 
 
 def signed(images: pa.Table, known: pa.Table) -> pa.Table:
-    """`images` (id, content_hash, …) with the signature under which `known` saw this content, else null."""
+    """`images` (id, content_hash, …) with the signature that `known` has for this content, otherwise null."""
     if "signature" in images.column_names:
         return images
     rows = _latest(known, images["id"])

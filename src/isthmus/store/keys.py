@@ -1,4 +1,4 @@
-"""Content keys: 16 bytes of BLAKE2b that stand for an image's bytes or a caption's text.
+"""Content keys: 16 bytes of BLAKE2b that identify an image's bytes or a caption's text.
 
 In tables a key is written as 32 hex digits (`content_hash`), in shards and in memory as 16 bytes.
 """
@@ -31,14 +31,14 @@ def to_hashes(keys: np.ndarray) -> list[str]:
 
 
 def as_bytes(keys: np.ndarray) -> Sequence[bytes]:
-    """Keys, uint8 [n, 16], as Python bytes: the form that sets hold."""
+    """Keys, uint8 [n, 16], as Python bytes: for sets."""
     return [key.tobytes() for key in keys]
 
 
 class KeyIndex:
     """Finds keys among many: the row of each, by binary search over a sorted copy (24 bytes a key).
 
-    A key that stands twice is found at its first row.
+    A repeated key is found at its first row.
     """
 
     def __init__(self, keys: np.ndarray) -> None:

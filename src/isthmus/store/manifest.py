@@ -1,8 +1,8 @@
 """The store's tables and `store.json`: read with checks, replaced all at once.
 
-All files change together, with `isthmus.files.replaced_together`: old or new, never a mixture. A store of images and
-captions and their pooled features is written in the first format, which older versions read; tables of further
-modalities and states of layers make it one of the second.
+All files change together, with `isthmus.files.replaced_together`: all old or all new, never a mixture. A store of
+images and captions and their pooled features is written in the first format, which older versions read; with tables of
+further modalities or states of layers, it is in the second format.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def empty(table: str) -> pa.Table:
 
 @dataclass
 class Manifest:
-    """What a store says it holds: the records of its encoders, and three tables.
+    """The contents of a store: the records of its encoders, and three tables.
 
     images: id, content_hash, group, split, label, signature.
     captions: caption_id, id, caption, lang, content_hash.
     skipped: id, reason.
-    others: by modality, the tables of the rest: item_id, id, content_hash, group, split, label, signature. Rows of
-        one id, in whichever tables they stand, are of one sample.
+    others: by modality, the tables of the rest: item_id, id, content_hash, group, split, label, signature. Rows with
+        the same id, in any table, belong to one sample.
     """
 
     encoders: list[dict[str, Any]] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Manifest:
     others: dict[str, pa.Table] = field(default_factory=dict)
 
     def table(self, modality: str) -> pa.Table:
-        """The items of a modality; an empty table where the store has none."""
+        """The items of a modality; an empty table if the store has none."""
         own = TABLES.get(modality)
         return getattr(self, own) if own else self.others.get(modality, ITEMS.empty_table())
 
@@ -96,7 +96,7 @@ def schema_of(table: str) -> pa.Schema:
 
 
 def check_modality(name: Any, where: Path | str) -> None:
-    """An `InputError` unless this is a modality's name: it names files and folders."""
+    """An `InputError` unless this is a valid name of a modality; files and folders are named after it."""
     if not isinstance(name, str) or not MODALITY.fullmatch(name) or name in SCHEMAS:
         raise InputError(f"{where}: {name!r} cannot name a modality: small letters, digits and _, at most 32.")
 
@@ -107,7 +107,7 @@ def is_store(root: Path) -> bool:
 
 
 def is_unfinished(root: Path) -> bool:
-    """Whether the first run that was to make a store of `root` was interrupted: it has noted its encoders, no more."""
+    """Whether `root` was to become a store but its first run was interrupted after recording its encoders."""
     return not is_store(root) and (root / JOURNAL / ENCODERS).is_file()
 
 
@@ -138,7 +138,7 @@ def other_tables(described: dict[str, Any]) -> list[str]:
 
 
 def check_record(record: Any, where: Path) -> None:
-    """An `InputError` if an encoder record lacks a field, or its fingerprint could name another folder."""
+    """An `InputError` if an encoder record lacks a field, or if its fingerprint could name another folder."""
     if not isinstance(record, dict):
         raise InputError(f"{where}: an encoder record is {record!r}, not a table of fields.")
     for name, kind in _RECORD.items():
@@ -206,7 +206,7 @@ def _check_keys(table: pa.Table, key: str, where: Path | str) -> None:
     if pc.count_distinct(table[key]).as_py() != table.num_rows:
         counts = pc.value_counts(table[key])
         twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0].as_py()
-        raise InputError(f"{where}: {key} {twice!r} stands more than once.")
+        raise InputError(f"{where}: {key} {twice!r} is there more than once.")
     if not pc.all(pc.match_substring_regex(table["content_hash"], HASH_PATTERN), min_count=0).as_py():
         raise InputError(f"{where}: a content_hash is not 32 hex digits.")
 

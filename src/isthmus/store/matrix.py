@@ -15,7 +15,7 @@ from isthmus.data.matrix import OnDemand
 from isthmus.errors import InputError
 from isthmus.store.blocks import MappedArray
 
-CONVERTED_AT_ONCE = 512  # rows that stay in a core's cache between being read and being converted
+CONVERTED_AT_ONCE = 512  # rows that stay in a core's cache between reading and conversion
 
 
 class Rows:
@@ -45,7 +45,7 @@ class Rows:
 
     @cached_property
     def _windows(self) -> list[tuple[np.ndarray, Window]]:
-        """One window per dtype (and alignment in the file), and which blocks (bool) it shows: mostly a single one."""
+        """One window per dtype (and alignment in the file), with its blocks (bool); mostly a single one."""
         kinds = [(block.dtype, block.offset % block.dtype.itemsize) for block in self.blocks]
         found = []
         for kind in dict.fromkeys(kinds):
@@ -58,7 +58,7 @@ class Window:
     """Mapped blocks of one dtype as a single tensor, so that one call gathers from all of them.
 
     It spans all addresses from the first block to the end of the last and has a row at every element: row e is the
-    `width` elements from e on. Only rows within blocks are ever asked for; what lies between is not touched.
+    `width` elements from e on. Only rows within blocks are read; memory in between is not touched.
     """
 
     def __init__(self, blocks: Sequence[MappedArray]) -> None:
@@ -89,8 +89,8 @@ class Window:
 
 
 class FeatureMatrix(OnDemand):
-    """Features [n, D] on disk; several encoders stand side by side as columns. Row i belongs to row i of the
-    table it was taken for (`Store.images` or `Store.captions`), whatever the order of the files.
+    """Features [n, D] on disk; several encoders stand side by side as columns. Row i belongs to row i of its table
+    (`Store.images` or `Store.captions`), in any order of files.
 
     records: the encoders, left to right. parts: the widths of what is concatenated in them.
     """
@@ -117,12 +117,12 @@ class FeatureMatrix(OnDemand):
 
     @property
     def record(self) -> EncoderRecord:
-        """The encoder's record, where there is one encoder."""
+        """The encoder's record, if there is one encoder."""
         (record,) = self.records
         return record
 
     def gather(self, rows: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows in the order asked for, float32 [len(rows), width].
+        """Rows in the given order, float32 [len(rows), width].
 
         out: float16 or float32 [len(rows), width], filled and returned if given; rows of its own dtype on disk are
             copied as they are.

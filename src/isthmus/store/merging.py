@@ -22,8 +22,8 @@ def merge(
     """`old` with this run's images, their captions, and the items of `others`, by modality: new ids are added, for
     known ids the run's rows count.
 
-    What the run does not speak of stays: columns it does not have, captions of images for which it has none,
-    images in the store that it could not read.
+    What the run does not contain stays: columns it does not have, captions of images for which it has none, images in
+    the store that it could not read.
 
     Raises:
         InputError: a repeated id, a caption without its image, or ids that stand for other samples in `old`.

@@ -1,4 +1,4 @@
-"""What a path holds that pairs can be taken from, and opening it: every command asks here, so that all say the same."""
+"""Recognising and opening whatever holds pairs; every command uses these functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SELECTION = "select.json"  # what `isthmus select` writes
 def holds_features(source: Any) -> bool:
     """Whether `source` is arrays, or a store or its folder: features that need no encoder.
 
-    True also for a store whose first run was interrupted: `open_store` finds its commit, or says what to do.
+    True also for a store whose first run was interrupted: `open_store` finds its commit, or explains what to do.
     """
     if isinstance(source, str | Path):
         return is_store(Path(source)) or is_unfinished(Path(source))
@@ -28,7 +28,7 @@ def holds_features(source: Any) -> bool:
 
 
 def open_source(source: Any, captions: CaptionRule = "optional") -> Store | FeaturePairs | Pairs:
-    """A store from its folder, pairs from anything else that `read_pairs` reads; what is open already passes.
+    """A store from its folder, pairs from anything else that `read_pairs` reads; opened ones are returned as they are.
 
     Raises `InputError` as `open_store` and `read_pairs` do, `UsageError` for what is neither a path nor open.
     """
@@ -65,19 +65,19 @@ def read_first(source: Any, captions: CaptionRule = "optional", **reading: Any) 
 
 
 def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """The store and the encoders of a selection's first choice; encoders that are `named` already stay.
+    """The store and the encoders of a selection's first choice; encoders in `named` take precedence.
 
     A folder without select.json is a store itself and passes. Raises `InputError` for a selection among arrays.
     """
     folder = Path(folder)
     if not (folder / SELECTION).is_file():
         return folder, named
-    told = read_sealed(folder / SELECTION)
-    if not isinstance(told, dict) or not isinstance(told.get("first_choice"), dict) or "store" not in told:
+    written = read_sealed(folder / SELECTION)
+    if not isinstance(written, dict) or not isinstance(written.get("first_choice"), dict) or "store" not in written:
         raise InputError(f"{folder / SELECTION}: not what `isthmus select` writes. Run it again.")
-    if told["store"] is None:
+    if written["store"] is None:
         raise InputError(
             f"{folder}: a selection among arrays, which are not stored; train `selection.feature_pairs()` in Python."
         )
-    chosen = {side: named.get(side) or told["first_choice"][side] for side in told["first_choice"]}
-    return folder / told["store"], named | chosen
+    chosen = {side: named.get(side) or written["first_choice"][side] for side in written["first_choice"]}
+    return folder / written["store"], named | chosen

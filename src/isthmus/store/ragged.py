@@ -1,8 +1,8 @@
 """A ragged shard: the states of one layer of some contents, in one safetensors file that describes itself.
 
 `values` [ΣT, D] float16 (float32 where values overflow, or int8 with `scale` float32 [ΣT], a factor for each row),
-`offsets` int64 [n], the row at which each item begins, and `keys` [n, 16] uint8, the content of each item. In the
-header what a shard of pooled features has, and `rate_hz`. It is named, resumed and removed as they are.
+`offsets` int64 [n], the row at which each item begins, and `keys` [n, 16] uint8, the content of each item. The header
+has the fields of a shard of pooled features, and `rate_hz`. It is named, resumed and removed in the same way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROWS = 8192
 
 @dataclass(frozen=True)
 class RaggedShard:
-    """The header of a ragged shard: where its arrays lie and whose they are. offsets: read into memory."""
+    """The header of a ragged shard: where its arrays lie and which items they belong to. offsets: read into memory."""
 
     values: MappedArray
     scale: MappedArray | None
@@ -126,7 +126,7 @@ def _scale(path: Path, header: dict[str, Any], start: int, rows: int) -> MappedA
 
 
 def _check_offsets(offsets: np.ndarray, rows: int) -> None:
-    """From 0, never back, never beyond the data: so every token belongs to one item, and none lies outside."""
+    """Offsets start at 0, never decrease and never exceed the data, so every token belongs to exactly one item."""
     if len(offsets) == 0:
         if rows:
             raise ValueError("tokens of no item")

@@ -1,4 +1,4 @@
-"""Opening a store: what it holds, checked; features joined to ids by content, never by order."""
+"""Opening a store: its contents are checked, and features are joined to ids by content, not by order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_store(path: str | Path, *, verify: bool = False) -> Store:
     Args:
         path: its folder.
         verify: also read every shard and compare its digest (about a second per GB). The size and header of
-            a shard are checked in any case, when its features are first asked for.
+            a shard are checked in any case, when its features are first used.
 
     Raises:
         InputError: no store, one with a link or a pipe in it, an unfinished one, another format version, or a damaged
@@ -61,7 +61,7 @@ class Store:
         self.encoders: list[EncoderRecord] = described["encoders"]
         self._described = described
         self._others: dict[str, pa.Table] = {}
-        self.images  # noqa: B018 — a damaged table is told now, not in the middle of a run
+        self.images  # noqa: B018 — a damaged table is reported now, not in the middle of a run
 
     def __len__(self) -> int:
         return self.images.num_rows
@@ -87,7 +87,7 @@ class Store:
 
     @cached_property
     def modalities(self) -> list[str]:
-        """Those of which the store can hold items: image, text, and whichever others have a table."""
+        """The modalities of items in the store: image, text, and others that have a table."""
         return [*TABLES, *other_tables(self._described)]
 
     def table(self, modality: str) -> pa.Table:
@@ -108,7 +108,7 @@ class Store:
         return {name: self.table(name) for name in dict.fromkeys((*modalities, *self.modalities))}
 
     def pooled(self, modality: str) -> list[EncoderRecord]:
-        """The encoders of a modality whose features `features` gives: all but those of states."""
+        """The encoders of a modality with pooled features: all but those of states."""
         return [one for one in self.encoders if one["modality"] == modality and not holds_states(one)]
 
     def features(self, modality: str, which: Which = None, *, partial: bool = False) -> FeatureMatrix:
@@ -116,11 +116,11 @@ class Store:
 
         Args:
             which: the encoder, by URI or by the first digits of its fingerprint; several stand side by side,
-                left to right. None where the store holds only one of this modality.
-            partial: let rows without features be; they are an `InputError` only when they are asked for.
+                left to right. None if the store holds only one of this modality.
+            partial: allow rows without features; they are an `InputError` only when they are read.
 
         Raises:
-            UsageError: no such encoder, or none named where there are several.
+            UsageError: no such encoder, or none named although there are several.
             InputError: a damaged or foreign shard, or contents without features (an interrupted run).
         """
         keys = to_keys(self.table(modality)["content_hash"].to_pylist())
@@ -137,17 +137,17 @@ class Store:
         layers: Sequence[int | None] | None = None,
         partial: bool = False,
     ) -> StatesMatrix:
-        """The states of layers of one encoder, of the rows of `table(modality)`: sequences, gathered as they are asked.
+        """The states of layers of one encoder, of the rows of `table(modality)`: sequences that are read on demand.
 
         Args:
             which: the encoder, by URI (layer and pool in it do not matter) or by the first digits of its
-                `backbone_key`; None where the store holds the states of one encoder of this modality.
-            layers: numbers of layers, in the order wanted; None among them stands for the tokens after the final
-                norm. None: all that are stored, these last.
-            partial: let items without states be; they are an `InputError` only when they are asked for.
+                `backbone_key`; None if the store holds the states of one encoder of this modality.
+            layers: numbers of layers, in the order wanted; None in the list means the tokens after the final norm.
+                None: all that are stored, these last.
+            partial: allow items without states; they are an `InputError` only when they are read.
 
         Raises:
-            UsageError: no such encoder or layer, none named where there are several, layers of different widths.
+            UsageError: no such encoder or layer, none named although there are several, layers of different widths.
             InputError: a damaged or foreign shard, or contents without states (an interrupted run).
         """
         keys = to_keys(self.table(modality)["content_hash"].to_pylist())
@@ -205,7 +205,7 @@ class Store:
         raise UsageError(f"{self.path}: holds no {modality} encoder {name!r}.{hint}")
 
     def _states_of(self, modality: str, which: str | None) -> list[EncoderRecord]:
-        """The layers that are stored of one encoder."""
+        """The stored layers of one encoder."""
         networks: dict[str, list[EncoderRecord]] = {}
         for record in self.encoders:
             if record["modality"] == modality and holds_states(record):
@@ -237,7 +237,7 @@ class Store:
         return [by_layer[layer] for layer in wanted]
 
     def _located(self, record: EncoderRecord, keys: np.ndarray, partial: bool) -> tuple[list[AnyShard], np.ndarray]:
-        """An encoder's shards, and which of their rows stands for each of `keys` (−1: none, if `partial`)."""
+        """An encoder's shards, and the row in them for each of `keys` (−1: none, if `partial`)."""
         shards = open_shards(self.path, record)
         held = [shard.keys() for shard in shards]
         where = KeyIndex(np.concatenate(held) if held else np.empty((0, 16), np.uint8)).find(keys)

@@ -1,4 +1,4 @@
-"""Deleting from a store: first the rows of its tables, then the features that nothing refers to any more."""
+"""Deleting from a store: first the rows of its tables, then features that are no longer used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from isthmus.store.shards import AnyShard, open_shards
 
 @dataclass
 class Removed:
-    """What `remove` took away."""
+    """Counts of what `remove` deleted."""
 
     images: int
     captions: int
@@ -34,8 +34,8 @@ class Removed:
 def remove(path: str | Path, ids: Sequence[str]) -> Removed:
     """Remove samples, by id: images, their captions, items of other modalities, and the features no other id needs.
 
-    Safe to interrupt: the tables change all at once, and features without a table row are dropped by the
-    next call (an empty `ids` only does that).
+    Safe to interrupt: the tables change all at once, and features without a table row are dropped by the next call,
+    also one with empty `ids`.
 
     Raises:
         InputError: an id the store does not know, an unfinished run, a damaged store, or another writer.
@@ -63,7 +63,7 @@ def remove(path: str | Path, ids: Sequence[str]) -> Removed:
 
 @contextmanager
 def _writing(root: Path) -> Iterator[None]:
-    """The store's lock, with nothing unfinished behind it."""
+    """Hold the store's lock, and refuse an unfinished run."""
     if not is_store(root):  # before anything in the folder is touched
         raise InputError(f"{root}: not a store.")
     check_owned(root)
@@ -79,7 +79,7 @@ def _without(table: pa.Table, ids: pa.Array) -> pa.Table:
 
 
 def _vacuum(root: Path, manifest: Manifest) -> int:
-    """Rewrite the shards that hold rows nothing refers to; returns how many rows went."""
+    """Rewrite the shards with unused rows; returns how many rows were dropped."""
     wanted = {
         modality: KeyIndex(to_keys(manifest.table(modality)["content_hash"].to_pylist()))
         for modality in manifest.modalities()
@@ -90,7 +90,7 @@ def _vacuum(root: Path, manifest: Manifest) -> int:
 
 
 def _shrink(shard: AnyShard, wanted: KeyIndex) -> int:
-    """Write the rows worth keeping as a new shard, then delete the old one: a kill loses nothing."""
+    """Write the rows to keep as a new shard, then delete the old one, so that a kill loses nothing."""
     keys = shard.keys()
     keep = np.flatnonzero(wanted.find(keys) >= 0)
     if len(keep) == len(keys):

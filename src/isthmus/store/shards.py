@@ -1,9 +1,9 @@
 """A shard: the features of some contents by one encoder, in one safetensors file that describes itself.
 
 `features` [n, D] float16 (float32 where values overflow), `keys` [n, 16] uint8 (the content each row belongs
-to), and in the header the encoder's fingerprint, the modality and a digest of the payload. A key that is
-present is done: resume, append, delete and several writers need no other book-keeping. A shard is named by
-its keys, so that the same rows give the same name.
+to), and in the header the encoder's fingerprint, the modality and a digest of the payload. A present key is done;
+resuming, appending, deleting and several writers need no other book-keeping. A shard is named by its keys, so that the
+same rows give the same name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ROWS = 8192
 
 @dataclass(frozen=True)
 class Shard:
-    """The header of a shard: where its arrays lie and whose they are."""
+    """The header of a shard: where its arrays lie and which contents they belong to."""
 
     features: MappedArray
     keys_offset: int
@@ -115,7 +115,7 @@ def open_shard(path: Path) -> AnyShard:
 
 
 def open_shards(root: Path, record: Mapping[str, Any]) -> list[AnyShard]:
-    """Every shard of one encoder, checked to be that encoder's.
+    """Every shard of one encoder, checked to belong to that encoder.
 
     Raises:
         DamagedShard: one is truncated or not a shard.

@@ -16,12 +16,12 @@ from isthmus.store.matrix import Window
 from isthmus.store.ragged import RaggedShard
 from isthmus.store.shards import AnyShard
 
-SCALED_AT_ONCE = 2048  # tokens of int8: few enough for the cache, enough to be worth all threads
+SCALED_AT_ONCE = 2048  # tokens of int8: few enough for the cache, enough to keep all threads busy
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """Where each stored item of a layer lies: in which block, at which of its rows, how many tokens (int64 [n])."""
+    """The place of each stored item of a layer: block, row in it, and number of tokens (int64 [n])."""
 
     where: np.ndarray
     block: np.ndarray
@@ -30,11 +30,11 @@ class _Layer:
 
 
 class StatesMatrix:
-    """States [n, L, T_i, D] on disk: item i belongs to row i of the table that it was taken for, whatever the order of
-    the files. Nothing is read before `gather`, and then only the items asked for.
+    """States [n, L, T_i, D] on disk: item i belongs to row i of its table, in any order of files. Only `gather` reads,
+    and only the given items.
 
     records: of the layers, in the order of the second axis. layers: their numbers, None the tokens after the final
-    norm. rate_hz: tokens per second where time runs, else None.
+    norm. rate_hz: tokens per second if tokens follow time, else None.
     """
 
     def __init__(self, members: Sequence[tuple[list[AnyShard], np.ndarray]], records: Sequence[EncoderRecord]) -> None:
@@ -44,7 +44,7 @@ class StatesMatrix:
         if len(widths) > 1:
             raise UsageError(
                 f"{self.records[0]['uri']}: layers {self.layers} have different widths {sorted(widths)}: "
-                "ask for those of one width at a time (layers=)."
+                "take those of one width at a time (layers=)."
             )
         self.shape = (len(members[0][1]), len(self.records), widths.pop())
         self._shards: list[RaggedShard] = []
@@ -72,8 +72,8 @@ class StatesMatrix:
             float32. Values in the type of `out` are copied as they are, those in int8 multiplied by their scale.
 
         Raises:
-            InputError: an item that is not there or has no states, layers of different numbers of tokens (a CNN's:
-                ask for one at a time), an `out` of another shape, or a shard that vanished.
+            InputError: an item that is not there or has no states, layers of different numbers of tokens (a CNN's: take
+                one at a time), an `out` of another shape, or a shard that vanished.
         """
         index = np.asarray(index, np.int64)
         block, begin, length = self._places(index)
@@ -123,14 +123,14 @@ class StatesMatrix:
             found.append((layer.block[at], layer.begin[at], layer.length[at]))
         block, begin, length = (np.stack(column, axis=1) for column in zip(*found, strict=True))
         if (length != length[:, :1]).any():
-            raise InputError(f"{self!r}: its layers have different numbers of tokens: ask for one at a time (layers=).")
+            raise InputError(f"{self!r}: its layers have different numbers of tokens: take one at a time (layers=).")
         return block, begin, length[:, 0]
 
     def _fill(self, block: np.ndarray, begin: np.ndarray, length: np.ndarray, out: torch.Tensor) -> None:
         """Fill `out` [n, L, T, D] with the items that begin at rows `begin` [n, L] of shards `block` [n, L].
 
-        Each is copied in one piece of T tokens, whatever its length: what follows an item is the caller's to clear.
-        Only where its shard ends before these, just its own tokens are.
+        Each is copied in one piece of T tokens, whatever its length, and the caller clears what follows an item. If a
+        shard ends earlier, only the item's own tokens are copied.
         """
         tokens, flat = out.shape[2], out.view(-1, *out.shape[2:])
         block, begin, length = block.ravel(), begin.ravel(), np.repeat(length, out.shape[1])
@@ -140,7 +140,7 @@ class StatesMatrix:
             place = number[block]
             whole, cut = np.flatnonzero(members[block] & fits), np.flatnonzero(members[block] & ~fits)
             if len(self._sources) == 1 and len(whole):
-                some = np.where(fits, np.arange(len(block)), whole[0])  # those that are cut follow below
+                some = np.where(fits, np.arange(len(block)), whole[0])  # items at the end of a shard follow below
                 source.gather(place[some], begin[some], flat)
             elif len(whole):
                 part = torch.empty(len(whole), *flat.shape[1:], dtype=flat.dtype)
@@ -154,7 +154,7 @@ class StatesMatrix:
 
     @cached_property
     def _sources(self) -> list[tuple[np.ndarray, np.ndarray, _Source]]:
-        """By dtype and alignment: which shards (bool), the place of each among these, and what reads them."""
+        """By dtype and alignment: which shards (bool), the position of each among these, and their reader."""
         kinds = [
             (shard.values.dtype, shard.values.offset % shard.values.dtype.itemsize) if shard.values.shape[0] else None
             for shard in self._shards
@@ -169,7 +169,7 @@ class StatesMatrix:
 
 
 class _Source:
-    """Shards of one dtype as one: their values, and the scales of int8."""
+    """Shards of one dtype, read as one: their values, and the scales of int8."""
 
     def __init__(self, shards: Sequence[RaggedShard]) -> None:
         self.values = Window([shard.values for shard in shards])
@@ -195,7 +195,7 @@ class _Source:
 
 
 def backbone_uri(uri: str) -> str:
-    """An encoder's URI without its layer and pool: what the states of all its layers have in common."""
+    """An encoder's URI without layer and pool, which the states of all its layers share."""
     name, _, query = uri.partition("?")
     options = [one for one in query.split("&") if one and not one.startswith(("layer=", "pool="))]
     return name + ("?" + "&".join(options) if options else "")

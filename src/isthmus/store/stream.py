@@ -1,4 +1,4 @@
-"""The features of one encoder on their way to disk: buffered, deduplicated, cut into shards."""
+"""Writes the features of one encoder: buffered, deduplicated, cut into shards."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FP16_MAX = float(np.finfo(np.float16).max)
 
 
 class Stream:
-    """Appends to one encoder's shards. A damaged shard is removed with a warning, and so computed again.
+    """Appends to one encoder's shards. A damaged shard is removed with a warning, so that its rows are computed again.
 
-    Where shards are cut, and in which type each is, depends on the rows alone: never on time or on the shards
-    before. known: the keys (16 bytes each) that are on disk or wait in memory. buffered: bytes that wait.
+    Where shards are cut, and their type, depends on the rows alone, not on time or earlier shards. known: the keys (16
+    bytes each) that are on disk or wait in memory. buffered: bytes that wait.
     """
 
     def __init__(self, root: Path, record: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ class Stream:
             start = stop
 
     def flush(self) -> None:
-        """Write what waits as one shard."""
+        """Write the buffered rows as one shard."""
         if self._keys:
             self._write(np.concatenate(self._keys), self._features)
             self._clear()
@@ -117,7 +117,7 @@ class Stream:
         write_shard(self.folder, *owner, keys, np.concatenate(features))
 
     def _narrowed(self, values: np.ndarray) -> np.ndarray:
-        """Float16, or float32 where a value overflows it."""
+        """Float16, or float32 if a value overflows."""
         largest = float(np.abs(values).max(initial=0))
         if largest <= _FP16_MAX:
             return values.astype(np.float16)
@@ -174,6 +174,6 @@ def stream_of(root: Path, record: dict[str, Any]) -> Stream:
 
 
 def _usable(values: np.ndarray) -> np.ndarray:
-    """Which numbers can be computed with; none of float16 is too large."""
+    """Which numbers are usable: finite and not too large; no finite float16 is too large."""
     finite = np.isfinite(values)
     return finite if values.dtype.itemsize <= 2 else finite & (np.abs(values) <= LARGEST)

@@ -30,10 +30,9 @@ BUFFER_BYTES = 512 * 2**20  # over all encoders of a run
 class StoreWriter:
     """Writes one store; a context manager. A new folder becomes a store, an existing store is extended.
 
-    Everything is keyed by content: a row whose key the store already holds is not written again, so a run
-    that was interrupted is resumed by doing it again and asking `known` (features) and `recall` (images)
-    what is done. Readers see nothing of a run until `finish`. Keys that are done are held in memory (about
-    100 bytes each).
+    Everything is keyed by content, and a row whose key the store already holds is not written again. To resume an
+    interrupted run, repeat it; `known` (features) and `recall` (images) say what is done. Readers see nothing of a run
+    until `finish`. Keys that are done are held in memory (about 100 bytes each).
 
     Raises on entry:
         InputError: another process is writing this store, or the folder holds something else, or a link.
@@ -63,7 +62,7 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.flush()  # also after an error or Ctrl-C: what is computed is kept
+            self.flush()  # also after an error or Ctrl-C, so that computed features are kept
         except (OSError, IsthmusError):
             if error is None:
                 raise
@@ -98,7 +97,7 @@ class StoreWriter:
         self._journal.save_encoders(list({**started, owner: record}.values()))
 
     def fingerprints(self, modality: str) -> list[str]:
-        """Of the encoders that the store, or a run that was not finished, has features of."""
+        """Fingerprints of the encoders of which the store, or an unfinished run, has features."""
         records = [*self._manifest.encoders, *self._journal.encoders()]
         return [record["fingerprint"] for record in records if record["modality"] == modality]
 
@@ -107,7 +106,7 @@ class StoreWriter:
         return self._stream(modality, fingerprint).known
 
     def recall(self, ids: Sequence[str], signatures: Sequence[str | None]) -> pa.Table:
-        """What is known of images whose signature has not changed, so that they need not be read again.
+        """Hashes or reasons of images whose signature has not changed, so that they need not be read again.
 
         Returns:
             content_hash and reason, one row per id; both null where the image must be read.
@@ -131,8 +130,7 @@ class StoreWriter:
         Keys that are done are ignored. Rows wait in memory until a shard is full (64 MiB) or `flush` is called.
 
         Args:
-            names: what to call each row in an error; default: the image's id if it was recorded, else
-                its hash.
+            names: the name of each row in errors; default: the image's id if it was recorded, otherwise its hash.
 
         Raises:
             InputError: a width that is not the encoder's, NaN or infinity (the ids are named), or a full
@@ -155,7 +153,7 @@ class StoreWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Put everything that waits in memory on disk."""
+        """Write everything buffered in memory to disk."""
         self._journal.flush()
         for stream in self._streams.values():
             stream.flush()
@@ -169,7 +167,7 @@ class StoreWriter:
     ) -> None:
         """Publish the run: merge its tables into the store's, all or nothing, and drop the journal.
 
-        For an id that the store already holds, this run's image and captions take the place of the old ones.
+        For an id that the store already holds, this run's image and captions replace the old ones.
 
         Args:
             images: id, content_hash; optional group, split, label, signature (default: as recorded).

@@ -1,4 +1,4 @@
-"""A run's state on disk, so that it goes on bit for bit: named tensors in safetensors, the rest in JSON.
+"""A run's state on disk, from which it continues identical to the bit: named tensors in safetensors, the rest in JSON.
 
 `state.json` is the commit point: it names the tensor file and its digest, so that a run killed between the
 two writes still finds the checkpoint before.
@@ -19,7 +19,7 @@ from isthmus.files import TEMPORARY, file_digest, read_sealed, write_sealed, wri
 from isthmus.weights import read_tensors, write_tensors
 
 FORMAT = 1  # of the files
-TRAINING = 1  # of the loop: raised by a change that makes the same recipe end in other weights
+TRAINING = 1  # version of the loop: raised when the same recipe ends in other weights
 CheckpointState = dict[str, Any]
 Tensors = dict[str, Tensor]
 
@@ -36,7 +36,7 @@ def save(folder: Path, state: CheckpointState, tensors: Tensors) -> None:
 
 
 def load(folder: Path, identity: dict[str, Any], device: torch.device) -> tuple[CheckpointState, Tensors] | None:
-    """The checkpoint in `folder`, or None where there is none.
+    """The checkpoint in `folder`, or None if there is none.
 
     `identity` says what the run is: recipe, data, seed, training format, and whether its losses are compiled. Raises
     `InputError` when the checkpoint is of another run (what differs is named) or damaged.
@@ -55,7 +55,7 @@ def load(folder: Path, identity: dict[str, Any], device: torch.device) -> tuple[
 
 
 def _current(saved: Any, wanted: dict[str, Any]) -> Any:
-    """The identity of a checkpoint of isthmus 0.1.0, which named the version and not the losses, as one of today."""
+    """The identity of a checkpoint of isthmus 0.1.0, which named the version but not the losses, in today's form."""
     if not isinstance(saved, dict) or saved.get("isthmus") != "0.1.0":
         return saved
     kept = {name: value for name, value in saved.items() if name != "isthmus"}
@@ -63,7 +63,7 @@ def _current(saved: Any, wanted: dict[str, Any]) -> Any:
 
 
 def clear(folder: Path) -> None:
-    """Remove the checkpoint: the trained model is saved and nothing is left to resume."""
+    """Remove the checkpoint, after the trained model is saved."""
     with writing(folder):
         for file in [folder / "state.json", *folder.glob("step-*.safetensors"), *folder.glob(f"{TEMPORARY}*")]:
             file.unlink(missing_ok=True)
@@ -75,7 +75,7 @@ def _remedy(folder: Path) -> str:
 
 @contextmanager
 def _remedied(folder: Path) -> Iterator[None]:
-    """Add to an error what can be done about it."""
+    """Add a remedy to an error."""
     try:
         yield
     except InputError as error:
@@ -105,7 +105,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ten
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Undo `optimizer_tensors`."""
+    """Load a state that `optimizer_tensors` wrote."""
     for name, param in model.named_parameters():
         if state := under(f"optimizer.{name}.", tensors):
             optimizer.state[param] = state

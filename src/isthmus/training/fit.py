@@ -1,4 +1,4 @@
-"""Train any objective: one run, or one after the other where the recipe lists stages."""
+"""Train any objective: in one run, or in several if the recipe lists stages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from isthmus.training.run import Run
 
 @dataclass(frozen=True)
 class Fitting:
-    """How a run goes, whatever it learns; the arguments of `train` with the same names."""
+    """Options of any run: the arguments of `train` with the same names."""
 
     out: Path | None = None
     seed: int = 0
@@ -34,7 +34,7 @@ class Fitting:
 
 
 def fit(objective: Objective, recipe: Recipe, how: Fitting, **stage: Any) -> Run:
-    """Train one objective to the end of its recipe, or to the time limit; the run is returned as it stopped.
+    """Train one objective to the end of its recipe, or to the time limit; returns the run in its last state.
 
     stage: `train` and `start` of `Run`. Raises what `isthmus.train` raises.
     """
@@ -71,7 +71,7 @@ def fit(objective: Objective, recipe: Recipe, how: Fitting, **stage: Any) -> Run
 
 
 def alone_in(out: Path | None) -> AbstractContextManager[None]:
-    """Held by the process that writes: two runs would take each other's checkpoints for their own."""
+    """A lock of the writing process, so that two runs cannot mix their checkpoints."""
     if out is None or not Processes().first:
         return nullcontext()
     check_owned(out, {"checkpoint", "tensorboard"})

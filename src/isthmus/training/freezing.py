@@ -1,4 +1,4 @@
-"""Which parameters of a module train, which start from an earlier stage, and which stay as they are, bit for bit."""
+"""Which parameters of a module are trained, which start from an earlier stage, and which stay frozen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from isthmus.errors import InputError, UsageError
 
 
 def freeze(module: nn.Module, train: Sequence[str]) -> None:
-    """Let only the parameters whose names match a pattern of `train` learn; () lets all that may.
+    """Train only parameters whose names match a pattern of `train`; () trains all that are trainable.
 
     Raises `UsageError` for a pattern that matches none.
     """
@@ -27,7 +27,7 @@ def freeze(module: nn.Module, train: Sequence[str]) -> None:
 
 
 def set_training(module: nn.Module) -> None:
-    """Training mode, but for the parts that hold parameters of which none learns: they stay in eval mode.
+    """Set training mode, except for parts with only frozen parameters, which stay in eval mode.
 
     So neither their dropout nor their running statistics change.
     """
@@ -39,10 +39,10 @@ def set_training(module: nn.Module) -> None:
 
 
 def take_over(module: nn.Module, start: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
-    """Put tensors of an earlier stage in the place of fresh ones, strictly; returns a digest of each part's.
+    """Replace fresh tensors by those of an earlier stage, strictly; returns a digest of each part's tensors.
 
-    start: for the name of a part of `module`, all its tensors by their names in it. Raises `InputError`, listing them,
-    where one is missing, too many or of another shape.
+    start: for each part of `module`, all its tensors by name. Raises `InputError`, with a list, if tensors are missing,
+    unknown or of another shape.
     """
     for part, tensors in start.items():
         try:
@@ -50,7 +50,7 @@ def take_over(module: nn.Module, start: Mapping[str, Mapping[str, Tensor]]) -> d
         except AttributeError:
             raise InputError(f"start: this stage has no module {part!r}.") from None
         problems = [f"{name} is missing" for name in wanted if name not in tensors]
-        problems += [f"{name} has no place" for name in tensors if name not in wanted]
+        problems += [f"{name} is unknown" for name in tensors if name not in wanted]
         problems += [
             f"{name} is {list(tensors[name].shape)} there, {list(wanted[name].shape)} here"
             for name in wanted

@@ -17,7 +17,7 @@ Sink = Callable[[HistoryRecord], None]
 class History:
     """The records of one run, in memory and, given a `path`, as JSON lines.
 
-    A resumed run hands in the records of its checkpoint; what was written after that is dropped.
+    A resumed run passes the records of its checkpoint; later records are dropped.
     """
 
     def __init__(self, path: Path | None, records: Iterable[HistoryRecord] = (), sinks: Iterable[Sink] = ()) -> None:
@@ -40,7 +40,7 @@ def _line(record: HistoryRecord) -> str:
 
 
 def open_sink(tracker: str, out: Path | None, config: dict[str, Any], step: int) -> Sink:
-    """A writer for "tensorboard" or "wandb"; `step` is where a resumed run goes on.
+    """A writer for "tensorboard" or "wandb"; `step` is where a resumed run continues.
 
     Raises `UsageError` for an unknown tracker, a missing package (its extra is named), or a missing folder.
     """

@@ -1,4 +1,4 @@
-"""What a run learns: an objective brings data, module, losses and validation; the loop (`run.Run`) knows the rest.
+"""Objectives: data, module, losses and validation of a run; the loop (`run.Run`) does the rest.
 
 A new one is a subclass of `Objective` in a file of its own, a subclass of `Recipe` with its typed sections, and a line
 in `recipe.OBJECTIVES` (or an entry point `isthmus.objectives` of another package).
@@ -22,8 +22,8 @@ class Objective(ABC):
     """One task of the trainer.
 
     recipe: the class of its recipes. primary: the metric of `validate` that says which state is best; higher: whether
-    more of it is better. unit: what an item is called in progress and plans. Set by `prepare`: `plan` (the recipe in
-    force, batches), `device`, and `module`, everything that a run trains, saves and restores.
+    greater is better. unit: the name of an item in progress and plans. Set by `prepare`: `plan` (the effective recipe,
+    batches), `device`, and `module`, everything that a run trains, saves and restores.
     """
 
     recipe: ClassVar[type[Recipe]]
@@ -42,7 +42,7 @@ class Objective(ABC):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What its data are; a checkpoint of other data is refused."""
+        """A fingerprint of its data; a checkpoint with other data is refused."""
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -56,30 +56,30 @@ class Objective(ABC):
     def losses(self, batch: Any, group: ProcessGroup | None) -> dict[str, Tensor]:
         """0-d losses of a batch, under the run's autocast; "loss" is what is minimised, the others are reported.
 
-        group: the processes that share the batch, None for one alone. Gradients are summed over them: the total is to
-        be scaled so that this sum is the gradient of the whole batch's loss.
+        group: the processes that share the batch, None for a single process. Gradients are summed over them: scale the
+        total so that this sum is the gradient of the whole batch's loss.
         """
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
-        """Metrics on held-out data, `primary` among them; {} where nothing is held out."""
+        """Metrics on held-out data, `primary` among them; {} if nothing is held out."""
 
     @abstractmethod
     def result(self) -> Any:
-        """What training gives back, from the module, which is in eval mode on the CPU."""
+        """The result of training, from the module, which is in eval mode on the CPU."""
 
     def planned(self, recipe: Recipe, processes: int = 1) -> Plan:
-        """What a recipe comes to on these data. Raises `UsageError` for batches that the processes cannot share."""
+        """The plan of a recipe for these data. Raises `UsageError` for batches that the processes cannot share."""
         resolved, changes = self.adapt(recipe.resolve(self.items))
         count, unit = self.counted(resolved)
         return Plan.of(resolved, count, changes, processes=processes, unit=unit)
 
     def counted(self, recipe: Any) -> tuple[int, str]:
-        """How many items batches are cut from, and what one is called, where the recipe in force has a say in it."""
+        """The number of items that batches are cut from, and the name of an item, under the effective recipe."""
         return self.items, self.unit
 
     def adapt(self, recipe: Recipe) -> tuple[Recipe, list[str]]:
-        """The recipe in force on these data, and in words what that changes."""
+        """The effective recipe for these data, and the changes in words."""
         return recipe, []
 
     def prepare(self, plan: Plan, device: torch.device) -> nn.Module:
@@ -97,17 +97,17 @@ class Objective(ABC):
         return self.plan.recipe.optim.decay_all or parameter.ndim >= 2
 
     def facts(self) -> dict[str, Any]:
-        """What else each record of the history says of the module."""
+        """Further values for each record of the history, from the module."""
         return {}
 
     def counts(self) -> dict[str, int]:
-        """How much data there is, for the summary."""
+        """The amounts of data, for the summary."""
         return {"items": self.items}
 
     def parameters(self) -> int:
-        """How many parameters the summary names."""
+        """The numbers of parameters, for the summary."""
         return sum(parameter.numel() for parameter in self.module.parameters() if parameter.requires_grad)
 
     def cost(self, seen: int, seconds: float) -> dict[str, Any]:
-        """What training took, for the ledger, after `seen` items."""
+        """The cost of training, for the ledger, after `seen` items."""
         return {"items_seen": seen, "seconds": round(seconds, 2)}

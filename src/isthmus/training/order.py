@@ -1,4 +1,4 @@
-"""Which pairs a step sees, and its randomness: pure functions of (seed, epoch, position), nothing to save."""
+"""The pairs of a step and its randomness, as pure functions of (seed, epoch, position), so that nothing is saved."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def epoch_order(pairs: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def block_order(pairs: int, seed: int, epoch: int, block: int = 4096, window: int = 16) -> np.ndarray:
-    """A permutation int64 [pairs] that a disk larger than memory can follow: of blocks, and of pairs among a few.
+    """A permutation int64 [pairs] for stores larger than memory: it shuffles blocks, and pairs within a few blocks.
 
     Blocks of `block` consecutive pairs come in random order; those of each `window` of blocks are shuffled together.
-    So a step reads whole blocks and touches at most two windows, and pairs that were far apart still meet.
+    So a step reads whole blocks from at most two windows, but distant pairs still share batches.
     """
     key = np.array([seed, epoch], dtype=np.uint64)
     random = np.random.Generator(np.random.Philox(key=key))
@@ -35,8 +35,8 @@ ORDERS = {"pairs": epoch_order, "blocks": block_order}
 def batch_slices(pairs: int, batch: int, processes: int = 1) -> list[slice]:
     """Consecutive batches that cover `pairs`: the last, smaller one is kept.
 
-    A last batch of a single pair would have nothing to be told apart from: it joins the one before it, as does one
-    of fewer pairs than processes.
+    A last batch of a single pair would have no negatives, so it joins the batch before; so does one with fewer pairs
+    than processes.
     """
     starts = list(range(0, pairs, batch))
     if len(starts) > 1 and pairs - starts[-1] < max(2, processes):
@@ -45,7 +45,7 @@ def batch_slices(pairs: int, batch: int, processes: int = 1) -> list[slice]:
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of dropout at `step`, far from those of its neighbours and of other processes."""
+    """The seed of dropout at `step`, unrelated to those of other steps and processes."""
     return int(
         np.random.SeedSequence([seed, step, rank] if rank else [seed, step]).generate_state(1, np.uint64)[0]
         >> np.uint64(1)

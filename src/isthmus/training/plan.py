@@ -1,4 +1,4 @@
-"""What a recipe comes to on given data, before anything is computed."""
+"""The plan of a run: a recipe applied to given data, before anything is computed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from isthmus.training.order import batch_slices
 
 @dataclass(frozen=True)
 class Plan:
-    """The recipe in force for a number of items, and one epoch's batches as slices of the order.
+    """The effective recipe for a number of items, and one epoch's batches as slices of the order.
 
-    recipe: of the objective's own class. unit: what an item is called. changes: where the data force other choices than
-    the recipe's, in words.
+    recipe: of the objective's own class. unit: the name of an item. changes: choices of the recipe that the data rule
+    out, in words.
     """
 
     recipe: Any
@@ -40,7 +40,7 @@ class Plan:
         return self.recipe.optim.epochs * len(self.slices)
 
     def deviations(self) -> list[str]:
-        """Where the data force another batch or other choices than the recipe's, in words."""
+        """Changes of the batch or of other choices that the data make necessary, in words."""
         if self.steps == 0:
             return [*self.changes]
         wanted, last = self.recipe.optim.batch, self.slices[-1].stop - self.slices[-1].start

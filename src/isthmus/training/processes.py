@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 class Processes:
-    """This process's place among `size`: `rank`, and their `group` (None for one that is alone)."""
+    """This process among `size`: `rank`, and their `group` (None for a single process)."""
 
     def __init__(self) -> None:
         started = {"RANK", "WORLD_SIZE"} <= set(os.environ)
@@ -30,11 +30,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and tells."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def device(self, name: str | None) -> torch.device:
-        """The device named, else a GPU of this process's own, else the CPU."""
+        """The named device, otherwise this process's own GPU, otherwise the CPU."""
         if name is None and torch.cuda.is_available():
             name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         return torch.device(name or "cpu")
@@ -45,26 +45,26 @@ class Processes:
         return captions[self.rank * count : (self.rank + 1) * count]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Every gradient becomes its sum over the processes."""
+        """Replace every gradient by its sum over the processes."""
         if self.group is not None:
             for parameter in parameters:
                 if parameter.grad is not None:
                     dist.all_reduce(parameter.grad, group=self.group)
 
     def as_first(self, tensors: Iterable[Tensor]) -> None:
-        """The first process's values on all, in place."""
+        """Copy the first process's values to all, in place."""
         if self.group is not None:
             for tensor in tensors:
                 dist.broadcast(tensor, 0, group=self.group)
 
     def numbers_of_first(self, numbers: dict[str, float], device: torch.device) -> dict[str, float]:
-        """The first process's numbers, for which all have the same names."""
+        """The first process's numbers, on all processes; names must be the same."""
         values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=device)
         self.as_first([values])
         return dict(zip(numbers, values.tolist(), strict=True))
 
     def any(self, here: bool, device: torch.device) -> bool:
-        """Whether it holds for any process."""
+        """Whether the value is true on any process."""
         if self.group is None:
             return here
         flag = torch.tensor(int(here), device=device)
@@ -72,6 +72,6 @@ class Processes:
         return bool(flag)
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes have arrived."""
         if self.group is not None:
             dist.barrier(group=self.group)

@@ -1,4 +1,4 @@
-"""What a run shows while it runs, and how Ctrl-C stops it between two steps."""
+"""The display of a running run, and Ctrl-C, which stops it between two steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Progress:
         self.bar = tqdm(total=total, initial=done, unit=unit, unit_scale=True, disable=not bar)
 
     def advance(self, items: int, note: str) -> None:
-        """`items` more are done; `note` says how it goes."""
+        """`items` more are done; `note`: the latest loss and metric."""
         self.done += items
         self.bar.update(items)
         self.bar.set_postfix_str(note, refresh=False)
@@ -54,8 +54,8 @@ class Interrupt:
 def deferred_interrupt() -> Iterator[Interrupt]:
     """Ctrl-C only sets `pressed`, so that a step is never cut in half; a second one interrupts at once.
 
-    Python delivers signals to the main thread alone: in another one, or where the program handles Ctrl-C
-    itself, nothing changes.
+    Python delivers signals to the main thread alone: in another thread, or if the program handles Ctrl-C itself,
+    nothing changes.
     """
     interrupt = Interrupt()
 

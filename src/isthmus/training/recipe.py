@@ -1,7 +1,7 @@
 """Recipes: a named set of training choices in one small TOML file, read strictly.
 
 An effective value comes, in this order, from the dataclass default, the file, the file's first `[[by_pairs]]`
-table whose `up_to` reaches the number of training items, and `--set key=value`; in a stage, its own values come
+table whose `up_to` reaches the number of training items, and `--set key=value`; in a stage, the stage's values come
 before `--set`.
 """
 
@@ -22,7 +22,7 @@ from isthmus.training.values import checked_section, keys_of, nearest_key, withi
 
 Tables = Mapping[str, Any]
 
-# What there is to learn, by the name in a recipe's `objective`: modules with `recipe`, the class of its recipes, and
+# Objectives, by the name in a recipe's `objective`: modules with `recipe`, the class of its recipes, and
 # `train` and `plan`, functions of a store, a recipe, a `Fitting` and what else they take; they run an `Objective`.
 OBJECTIVES = Registry(
     "isthmus.objectives",
@@ -33,9 +33,9 @@ OBJECTIVES = Registry(
 
 @dataclass(frozen=True)
 class OptimOptions:
-    """How it learns. `warmup` below 1 is a share of all steps, else a count; `clip` = 0 does not clip.
+    """The optimizer. `warmup` below 1 is a share of all steps, otherwise a number of steps; `clip` = 0 does not clip.
 
-    shuffle: "pairs", any pair next to any other; "blocks" where the store is larger than memory (`order.block_order`).
+    shuffle: "pairs", any pair next to any other; "blocks" for stores larger than memory (`order.block_order`).
     """
 
     name: Literal["adamw", "lion"] = "adamw"
@@ -56,7 +56,7 @@ class OptimOptions:
 
 @dataclass(frozen=True)
 class StopOptions:
-    """Validation: every `every` epochs; stop after `patience` evaluations without a better one (0: never)."""
+    """Validation: every `every` epochs; stop after `patience` evaluations without improvement (0: never)."""
 
     every: int = within(1, 1)
     patience: int = within(0, 0)
@@ -65,7 +65,7 @@ class StopOptions:
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a run in several: what it changes, what it trains, and where it starts.
+    """One part of a run in stages: what it changes, what it trains, and where it starts.
 
     changes: values of the recipe's sections that hold in this stage. train: patterns (`fnmatch`) of the names of the
     parameters that are trained; () trains all. start: module → the earlier stage whose module of that name it starts
@@ -80,7 +80,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All choices of one training run; `resolve` gives the ones in force for a number of training items.
+    """All choices of one training run; `resolve` gives the effective ones for a number of training items.
 
     Each objective has a subclass, whose fields named in `sections` are the tables that its recipes may have.
     """
@@ -103,19 +103,19 @@ class Recipe:
         return {section: hints[section] for section in cls.sections}
 
     def conflicts(self) -> Iterator[str]:
-        """Choices that are each valid and make no sense together."""
+        """Choices that are valid alone but contradict each other."""
         if self.optim.min_lr > self.optim.lr:
             yield f"optim.min_lr = {self.optim.min_lr:g} is above optim.lr = {self.optim.lr:g}."
 
     def resolve(self, items: int) -> Self:
-        """The recipe in force for `items` training items: tier and overrides applied, `by_pairs` empty."""
+        """The effective recipe for `items` training items: tier and overrides applied, `by_pairs` empty."""
         tier = next((tier for tier in self.by_pairs if items <= tier["up_to"]), {})
         changes = {key: value for key, value in tier.items() if key != "up_to"}
         found = self._changed(_merge(changes, self.overrides), where=f"recipe {self.name!r} for {items:,} pairs")
         return dataclasses.replace(found, stages=self.stages)
 
     def at(self, stage: Stage) -> Self:
-        """The recipe of one stage, itself without stages. The tiers for numbers of items hold in it too."""
+        """The recipe of one stage, itself without stages. Its tiers by number of items apply too."""
         where = f"recipe {self.name!r}, stage {stage.name!r}"
         found = self._changed(_merge(stage.changes, self.overrides), where)
         return dataclasses.replace(found, by_pairs=self.by_pairs, overrides=_merge(stage.changes, self.overrides))
@@ -160,7 +160,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Any:
         changes = _merge(changes, _parse_override(cls, override))
     recipe = _build(cls, tables["name"], _merge(tables, changes), where)
     recipe = dataclasses.replace(recipe, by_pairs=_check_tiers(tiers, where), overrides=changes)
-    for tier in recipe.by_pairs:  # every tier must be valid now, not only once someone has that much data
+    for tier in recipe.by_pairs:  # every tier must be valid now, not only with that much data
         values = _merge(_merge(tables, tier), changes)
         _build(cls, recipe.name, values, f"{where}: by_pairs up_to = {tier['up_to']}")
     recipe = dataclasses.replace(recipe, stages=_check_stages(stages, where))
@@ -179,7 +179,7 @@ def _class_of(objective: Any, where: str) -> type[Recipe]:
 
 
 def _read(name: str | Path) -> tuple[str, str]:
-    """(how to call the recipe in messages, its text)."""
+    """(the recipe's name in messages, its text)."""
     if str(name) in recipe_names():
         file = resources.files(__package__).joinpath("recipes", f"{name}.toml")
         return f"recipe {str(name)!r}", file.read_text(encoding="utf-8")
@@ -220,7 +220,7 @@ def _check_tiers(tiers: Any, where: str) -> tuple[dict[str, Any], ...]:
 
 
 def _check_stages(stages: Any, where: str) -> tuple[Stage, ...]:
-    """`UsageError` for a stage without a name of its own, or one that starts from no stage before it."""
+    """`UsageError` for a stage without a unique name, or one that starts from a stage that is not before it."""
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         raise UsageError(f"{where}: write each stage as a table of its own, [[stages]].")
     found: list[Stage] = []

@@ -30,13 +30,13 @@ from isthmus.training.order import ORDERS, step_seed
 from isthmus.training.processes import Processes
 from isthmus.training.recipe import Recipe
 
-RECORD_STEPS = 100  # a history record at least this often, besides every epoch's end
+RECORD_STEPS = 100  # seconds or steps between history records, besides every epoch's end
 LOSSES = {True: "compiled", False: "not compiled (there is no C compiler, or ISTHMUS_COMPILE=0)"}
 
 
 @dataclass
 class RunState:
-    """Where a run is."""
+    """The position of a run."""
 
     precision: str
     step: int = 0
@@ -52,10 +52,10 @@ class RunState:
 
 
 class Run:
-    """See the module. Made, started, then stepped by `fit`.
+    """See the module. `fit` makes, starts and steps it.
 
-    train, start: of a stage: patterns of the names of the parameters to train, () for all, and tensors of parts of the
-    module that take the place of fresh ones (see `stages`).
+    train, start: of a stage: patterns of the names of the parameters to train, () for all, and tensors that replace
+    fresh ones of parts of the module (see `stages`).
     """
 
     history: History
@@ -86,18 +86,18 @@ class Run:
         self.order, self.order_epoch = np.empty(0, dtype=np.int64), -1
         self.state = RunState(precision=choose_precision(self.recipe.optim.precision, self.device))
         self.best: dict[str, Tensor] | None = None
-        self.since = time.monotonic(), 0  # for the rate: when, and items seen since then
+        self.since = time.monotonic(), 0  # for the rate: a time, and the items seen since then
 
     # --- going forward -------------------------------------------------------------------------------------
 
     def start(self, resume: bool, log: Sequence[str] = ()) -> None:
-        """Go on from the checkpoint, or begin; the state before the first step is judged as epoch 0."""
+        """Continue from the checkpoint, or begin; the state before the first step is evaluated as epoch 0."""
         resumed = resume and self.restore()
         self.processes.wait()  # until all have read the checkpoint
         if self.writes and self.out is not None and not resumed:
             checkpoint.clear(self.out / "checkpoint")
-        told = log if self.processes.first else ()
-        sinks = [open_sink(tracker, self.out, self.recipe.to_dict(), self.state.step) for tracker in told]
+        trackers = log if self.processes.first else ()
+        sinks = [open_sink(tracker, self.out, self.recipe.to_dict(), self.state.step) for tracker in trackers]
         path = self.out / "history.jsonl" if self.out and self.writes else None
         self.history = History(path, self.state.history, sinks)
         if not resumed:
@@ -126,7 +126,7 @@ class Run:
         return len(rows)
 
     def count(self, loss: Tensor, others: Mapping[str, Tensor]) -> None:
-        """One step more, with its losses."""
+        """Count one more step, with its losses."""
         self.state.step += 1
         self.state.loss_sum += loss.item()
         self.state.loss_steps += 1
@@ -135,7 +135,7 @@ class Run:
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Made when first needed: torch takes over a second for it, and a closed form needs none."""
+        """Made on first use: torch takes over a second for it, and a closed form needs none."""
         objective = self.objective
         return build_optimizer(self.module, self.recipe.optim, factor=objective.learning_rate, decays=objective.decays)
 
@@ -171,7 +171,7 @@ class Run:
         """Epochs done so far."""
         return round(self.state.step / len(self.slices), 4)
 
-    # --- judging and telling -------------------------------------------------------------------------------
+    # --- evaluation and history ----------------------------------------------------------------------------
 
     def record(self) -> None:
         """Add to the history at every epoch's end and every so many steps; evaluate where the recipe says."""
@@ -182,7 +182,7 @@ class Run:
             self.append({})
 
     def judge_last(self) -> None:
-        """Evaluate where the run was stopped, unless that has been done; later than the last checkpoint."""
+        """Evaluate the state at which the run was stopped, unless that has been done."""
         if self.state.judged != self.state.step:
             self.append(self.evaluate())
 
@@ -239,10 +239,10 @@ class Run:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be of this run.
+        """Values that must be the same in a checkpoint of this run.
 
-        The compiled losses round their sums in another order, and are there or not for reasons nobody looks at: an
-        environment variable, a compiler that was installed meanwhile.
+        Compiled losses are among them because they round sums in another order. Whether they are used can change
+        unnoticed: by an environment variable, or a compiler that was installed meanwhile.
         """
         choices = {name: value for name, value in self.recipe.to_dict().items() if name not in ("name", "description")}
         together = {"processes": self.processes.size} if self.processes.size > 1 else {}
@@ -253,14 +253,14 @@ class Run:
         return {**shared, "data": self.objective.fingerprint(), **losses, **together, **stage}
 
     def kept(self) -> dict[str, Tensor]:
-        """The tensors that training changes: parameters that it trains, and all buffers."""
+        """The tensors that training changes: trained parameters and all buffers."""
         frozen = {name for name, parameter in self.module.named_parameters() if not parameter.requires_grad}
         return {name: value for name, value in self.module.state_dict().items() if name not in frozen}
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What else decides the last bits. A run may go on elsewhere: that another thread or processor rounds in
-        another order is said, and no reason to lose the work."""
+        """Further values that affect the last bits. A run may continue elsewhere, with a warning: other threads or
+        processors round in another order."""
         processor = torch.backends.cpu.get_cpu_capability()
         ours = {"threads": torch.get_num_threads(), "processor": processor, "torch": str(torch.__version__)}
         return {"device": self.device.type, **ours}
@@ -278,7 +278,7 @@ class Run:
         checkpoint.save(self.out / "checkpoint", state, tensors)
 
     def restore(self) -> bool:
-        """Take up the checkpoint in the output folder; False where there is none."""
+        """Load the checkpoint in the output folder; False if there is none."""
         loaded = checkpoint.load(self.out / "checkpoint", self.identity, self.device) if self.out else None
         if loaded is None:
             return False
@@ -292,19 +292,19 @@ class Run:
         return True
 
     def compare_machines(self, saved: Any) -> None:
-        """Warn where the run goes on in other circumstances than those of its checkpoint."""
-        what = checkpoint.differences(saved, self.machine) if saved else ""  # 0.1.0 did not write it down
+        """Warn if the run continues in another environment than that of its checkpoint."""
+        what = checkpoint.differences(saved, self.machine) if saved else ""  # 0.1.0 did not record it
         if what and self.processes.first and not self.finished():
             warnings.warn(
-                f"{self.out} goes on where sums are rounded in another order: {what}. The model will not be bit for "
-                "bit that of a run without interruption; it is as good.",
+                f"{self.out} continues where sums are rounded in another order: {what}. The model will differ in "
+                "the last bits from that of an uninterrupted run; it is as good.",
                 stacklevel=4,
             )
 
     # --- the end -------------------------------------------------------------------------------------------
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `kept` gave; frozen parameters stay as they are."""
+        """Load tensors from `kept`; frozen parameters stay as they are."""
         self.module.load_state_dict({**self.module.state_dict(), **tensors})
 
     def finish(self) -> None:
@@ -315,7 +315,7 @@ class Run:
         self.module.cpu().eval()
 
     def summary(self) -> dict[str, Any]:
-        """What really ran, for the log, the model's config and its card."""
+        """What was really run, for the log, the model's config and its card."""
         state, optim = self.state, self.recipe.optim
         return {
             "epochs": self.epoch,
@@ -338,7 +338,7 @@ class Run:
         }
 
     def stopped(self) -> str | None:
-        """Where and why the run ended before its last epoch; None when it did not."""
+        """Where and why the run ended before its last epoch; None if it did not."""
         if self.state.step >= self.steps:
             return None
         why = "no better validation" if self.out_of_patience() else "time limit"

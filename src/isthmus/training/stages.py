@@ -1,4 +1,4 @@
-"""A recipe in stages: each trains parts of a module, and starts from what earlier ones ended with."""
+"""Recipes in stages: each stage trains parts of a module and starts from results of earlier ones."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Make = Callable[[Any], Objective]  # the objective of a stage, from the stage's 
 
 
 def fit_stages(make: Make, recipe: Recipe, how: Fitting) -> tuple[Run, list[dict[str, Any]]]:
-    """Train the stages of a recipe, one after the other; the last run, and the summaries of all.
+    """Train the stages of a recipe, one after the other; returns the last run, and the summaries of all.
 
     Each has a folder of its own below `how.out` with its checkpoint, which stays when it is over: an interrupted call
-    goes on inside the stage where it stopped, and of a finished one only the weights are read. A stage that a time
-    limit cut short is the last one of the call.
+    continues inside the stage where it stopped, and only the weights of finished stages are read. A stage that hits a
+    time limit is the last one of the call.
     """
     began, ended, summaries = time.monotonic(), dict[str, Tensors](), list[dict[str, Any]]()
     for stage in recipe.stages:

@@ -1,4 +1,4 @@
-"""Typed sections of a recipe: what a table of TOML says, checked against the dataclass that declares it."""
+"""Typed sections of a recipe: the values of a TOML table, checked against the dataclass of the section."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def _convert(value: Any, hint: Any) -> Any:
     elif hint is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-    elif type(value) is hint:  # not isinstance: True is no whole number
+    elif type(value) is hint:  # not isinstance, because True is not a whole number
         return value
     raise TypeError
 
 
 def _kinds(hint: Any) -> Iterator[str]:
-    """What `hint` accepts, in words."""
+    """The types that `hint` accepts, in words."""
     words = {float: "a number", int: "a whole number", bool: "true or false", str: "a string"}
     if get_origin(hint) in (Union, UnionType):
         for option in get_args(hint):

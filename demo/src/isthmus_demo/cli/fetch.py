@@ -58,7 +58,7 @@ def _names(given: list[str]) -> list[str]:
 
 
 def _lines(item: dict[str, Any]) -> str:
-    """What fetching `item` means, in four lines."""
+    """The facts about fetching `item`, in four lines."""
     sums = item["sha256"] if isinstance(item["sha256"], dict) else {"": item["sha256"]}
     state = "in the cache" if item["cached"] else "to be fetched"
     return "\n".join(

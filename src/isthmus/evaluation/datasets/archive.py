@@ -1,4 +1,4 @@
-"""What readers of public data sets share: where an archive is, its lists, and its pictures as numbered classes."""
+"""What readers of public data sets share: finding an archive, reading its lists, and numbering its classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from isthmus.errors import InputError, did_you_mean
 from isthmus.files import read_json
 
 SetTask = Literal["zeroshot_classification", "zeroshot_retrieval"]
-FEW = 64  # entries: a folder with more holds pictures or classes, and no archive is looked for in it
+FEW = 64  # a folder with more entries holds pictures or classes; no archive is searched for in it
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Listing:
 class PublicSet:
     """A data set as its authors publish it.
 
-    name: in results. archive: what is extracted, for people. folders: names that its folder goes by. marks: paths of
-    which any one tells the archive's own folder. splits: those it has, the one that papers report first. read: the
+    name: in results. archive: the files to download, for messages. folders: usual names of its folder. marks: paths of
+    which any one identifies the archive's own folder. splits: those it has, the one that papers report first. read: the
     archive's folder and a split to a `Listing`. size: published images by split. checked: against what the layout and
     the order of classes were checked.
     """
@@ -56,11 +56,11 @@ class PublicSet:
     splits: tuple[str, ...] = field(default=("test",))
 
     def root(self, path: Path) -> Path | None:
-        """The archive's own folder: `path`, or one up to two levels below."""
+        """The archive's own folder: `path` itself, or a folder up to two levels below it."""
         return next((folder for folder in _nearby(path) if any((folder / mark).exists() for mark in self.marks)), None)
 
     def open(self, path: Path, split: str) -> Listing:
-        """Raises `InputError`, naming the file, where the archive is not whole, or has no such split."""
+        """Raises `InputError`, naming the file, where the archive is incomplete or has no such split."""
         root = self.root(path)
         if root is None:
             raise InputError(f"{path}: no {' nor '.join(self.marks)}, as {self.archive} has them ({self.name}).")
@@ -68,15 +68,15 @@ class PublicSet:
             raise InputError(f"{path}: {self.name} has the splits {', '.join(self.splits)}, but no {split!r}.")
         listing = self.read(root, split)
         if not len(listing.images):
-            raise InputError(f"{root}: no picture of the split {split}; is {self.archive} extracted whole?")
+            raise InputError(f"{root}: no picture of the split {split}; is {self.archive} extracted completely?")
         return listing
 
     def difference(self, split: str, found: int) -> list[str]:
-        """A remark where the number of images is not the published one."""
+        """A remark if the number of images differs from the published one."""
         published = self.size.get(split, found)
         if found == published:
             return []
-        return [f"{found:,} images of the split {split}, published are {published:,}: not the set that papers report."]
+        return [f"{found:,} images in the split {split}; {published:,} were published, and papers report on those."]
 
 
 def _nearby(path: Path, depth: int = 2) -> Iterator[Path]:
@@ -96,7 +96,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def letters(name: str) -> str:
-    """What of a name counts when two are compared: lower-case letters and digits."""
+    """A name as it is compared with others: only letters, in lower case, and digits."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -141,7 +141,7 @@ def matlab(file: Path, *names: str) -> list[Any]:
         found = loadmat(file, squeeze_me=True, variable_names=names)
     except NotImplementedError:
         raise InputError(f"{file}: is MATLAB 7.3 (HDF5), but published as an older version; get it anew.") from None
-    except Exception as error:  # scipy's readers raise whatever a damaged file leads them to
+    except Exception as error:  # scipy's readers raise many kinds of errors on damaged files
         raise InputError(f"{file}: cannot be read as a .mat file ({error}).") from None
     for name in names:
         if name not in found:
@@ -187,7 +187,7 @@ def listed(root: Path, names: Iterable[str], labels: Iterable[int], classes: Seq
 
 
 def among(missing: int, total: int) -> str:
-    """Of how many one is missing, and how many more are, in words."""
+    """How many more are missing, for a message that names the first one."""
     return f"one of the {total:,}" if missing == 1 else f"as are {missing - 1:,} more of the {total:,}"
 
 

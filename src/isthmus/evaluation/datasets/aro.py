@@ -41,9 +41,9 @@ def read_aro(root: str | Path, images: str | Path | None = None) -> Questions:
         if file.is_file():
             files = Files(image_folder(root, images, ("images",)))
             rows = enumerate(json_rows(file))
-            asked = [_visual_genome(files, row, f"{file}: row {i}", category) for i, row in rows]
-            questions[f"vg_{name}"] = _without_rare(asked) if name == "attribution" else asked
-            if name == "relation" and (directed := [q for q in asked if q.category not in symmetric_relations()]):
+            found = [_visual_genome(files, row, f"{file}: row {i}", category) for i, row in rows]
+            questions[f"vg_{name}"] = _without_rare(found) if name == "attribution" else found
+            if name == "relation" and (directed := [q for q in found if q.category not in symmetric_relations()]):
                 questions["vg_relation_directed"] = directed
     for name, folders in (("coco", ("coco", "images", ".")), ("flickr30k", ("flickr30k", "images", "."))):
         file = root / f"{name}_order.json"

@@ -1,4 +1,4 @@
-"""ARO's relations that swapping their objects leaves as true ("next to"), which its published mean leaves out."""
+"""ARO's symmetric relations ("next to"): true in both directions, and left out of its published mean."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from isthmus.evaluation.datasets.archive import Listing, PublicSet, in_folders, 
 from isthmus.evaluation.datasets.names import class_names
 
 BACKGROUND = "BACKGROUND_Google"  # no object; torchvision, and with it freeze-align, leaves it out
-NAMES = {  # folders that CLIP calls otherwise
+NAMES = {  # folders for which CLIP uses another name
     "Faces": "off-center face",
     "Faces_easy": "centered face",
     "Leopards": "leopard",
@@ -26,7 +26,7 @@ NAMES = {  # folders that CLIP calls otherwise
 
 
 def read(root: Path, split: str) -> Listing:
-    """Classes sorted by folder, capitals first; 101 of them, the background is none."""
+    """The 101 classes, sorted by folder, capitals first; the background is not a class."""
     folder = root / "101_ObjectCategories"
     folder = folder if folder.is_dir() else root
     there = [name for name in subfolders(folder) if name != BACKGROUND]

@@ -10,7 +10,7 @@ from isthmus.evaluation.datasets.archive import Listing, among, json_of
 
 
 def captioned(root: Path, folders: Sequence[str], captions: Mapping[str, list[str]], source: Path) -> Listing:
-    """Pictures below the first of `folders` that has each. Raises `InputError`, naming `source`, for missing ones."""
+    """Pictures, each in the first of `folders` that has it. Raises `InputError`, naming `source`, for missing ones."""
     there = [root / folder for folder in folders if (root / folder).is_dir()]
     found = {name: next((f / name for f in there if (f / name).is_file()), None) for name in captions}
     missing = [name for name, path in found.items() if path is None]

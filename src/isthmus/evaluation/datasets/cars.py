@@ -22,7 +22,7 @@ def read(root: Path, split: str) -> Listing:
         )
     (rows,) = matlab(source, "annotations")
     if not rows.dtype.names or not {"class", "fname"} <= set(rows.dtype.names):
-        raise InputError(f"{source}: holds no classes of the pictures; for the test split it is {LABELS}.")
+        raise InputError(f"{source}: has no classes for the pictures; for the test split it is {LABELS}.")
     classes = matched_names([str(name) for name in raw], class_names("cars") or [], meta)
     labels = [number(str(row["class"]), len(classes), f"{source}, {row['fname']}") for row in rows]
     return listed(root / f"cars_{split}", [str(row["fname"]) for row in rows], labels, classes, source)

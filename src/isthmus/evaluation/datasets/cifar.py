@@ -46,7 +46,7 @@ def _rows(file: Path, width: int) -> np.ndarray:
         raise InputError(f"{file}: is missing; is the archive extracted whole?")
     data = np.fromfile(file, np.uint8)
     if not len(data) or len(data) % width:
-        raise InputError(f"{file}: has {len(data):,} bytes, which are no whole pictures of {width:,} each.")
+        raise InputError(f"{file}: has {len(data):,} bytes, which is not a whole number of pictures of {width:,} each.")
     return data.reshape(-1, width)
 
 

@@ -18,9 +18,9 @@ def read(root: Path, split: str) -> Listing:
     for id, _ in files:
         if id not in label or id not in training:
             raise InputError(f"{source}: picture {id} is not in image_class_labels.txt and train_test_split.txt.")
-    asked = [(id, name) for id, name in files if (training[id] == "1") == (split == "train")]
-    labels = [number(label[id], len(classes), f"{root / 'image_class_labels.txt'}, picture {id}") for id, _ in asked]
-    return listed(root / "images", [name for _, name in asked], labels, classes, source)
+    chosen = [(id, name) for id, name in files if (training[id] == "1") == (split == "train")]
+    labels = [number(label[id], len(classes), f"{root / 'image_class_labels.txt'}, picture {id}") for id, _ in chosen]
+    return listed(root / "images", [name for _, name in chosen], labels, classes, source)
 
 
 SET = PublicSet(

@@ -24,7 +24,7 @@ def read_dci(root: Path) -> Iterator[tuple[str, Path, str]]:
         try:
             yield file.stem, root / "photos" / entry["image"], _description(entry)
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{file}: is not one of DCI's descriptions ({error!r}).") from None
+            raise InputError(f"{file}: is not a description in DCI's format ({error!r}).") from None
 
 
 def _description(entry: dict[str, Any]) -> str:

@@ -29,6 +29,6 @@ def read_docci(root: Path, split: str | None = None) -> Iterator[tuple[str, Path
                 any_row = True
                 yield row["example_id"], root / "images" / row["image_file"], row["description"]
         except (KeyError, TypeError) as error:
-            raise InputError(f"{file}: line {line} is not one of DOCCI's descriptions ({error!r}).") from None
+            raise InputError(f"{file}: line {line} is not a description in DOCCI's format ({error!r}).") from None
     if not any_row:
         raise InputError(f"{file}: no image of split {split!r}; splits are: {', '.join(sorted(found))}.")

@@ -31,7 +31,7 @@ TARS = {"test": "ILSVRC2012_img_val.tar", "train": "ILSVRC2012_img_train.tar"}
 
 
 def read(root: Path, split: str) -> Listing:
-    """Classes sorted by synset. `test` is the validation set, whose truth alone is public.
+    """Classes sorted by synset. `test` is the validation set, the only one with public labels.
 
     `val/n01440764/….JPEG`; or the pictures as the archive has them, in one folder, with the devkit (`DEVKIT`) or
     Kaggle's `LOC_val_solution.csv` to say what they are.
@@ -43,7 +43,7 @@ def read(root: Path, split: str) -> Listing:
 
 
 def read_synsets(name: str, root: Path, split: str) -> Listing:
-    """A folder for each of the set's synsets, which sorted are the classes in their order."""
+    """A folder for each of the set's synsets; sorted, they are the classes in order."""
     folder = next((root / sub for sub in ("images", "sketch") if (root / sub).is_dir()), root)
     return _by_synset(name, folder)
 

@@ -10,7 +10,7 @@ from isthmus.evaluation.datasets.names import class_names
 
 
 def read(root: Path, split: str) -> Listing:
-    """A folder's name is the number of its class, which sorting names as text would lose (0, 1, 10, 100, …)."""
+    """A folder's name is the number of its class; sorted as text, the order would be another (0, 1, 10, 100, …)."""
     classes = class_names("imagenetv2") or []
     wanted = [str(label) for label in range(len(classes))]
     missing = sorted(set(wanted) - set(subfolders(root)), key=int)

@@ -1,4 +1,4 @@
-"""Questions about composition, and what the readers of the sets that ask them share.
+"""Questions about composition, and what the readers of such data sets share.
 
 Every reader takes the folder as its authors publish it and returns, per data set in it, a list of `Question`. An
 image is read only when it is needed; one that is missing shows then.
@@ -21,7 +21,7 @@ from isthmus.errors import InputError
 from isthmus.files import read_json
 
 Box = tuple[int, int, int, int]
-NONE = ""  # the category of a question that counts for none
+NONE = ""  # the category of a question that belongs to none
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class Question:
     """Which caption belongs to which image?
 
     One image: `captions[0]` describes it, the others do not. Two images: `captions[i]` describes `images[i]` alone.
-    category: what is asked about, or `NONE`. group: of the questions that share pictures, the unit of the bootstrap.
-    within: (kind, id) of the sets this question is part of; a set is answered where all of its questions are.
+    category: the subject of the question, or `NONE`. group: of the questions that share pictures, the unit of the
+    bootstrap. within: (kind, id) of the sets this question is part of; a set is answered where all of its questions
+    are.
     """
 
     id: str
@@ -65,7 +66,7 @@ Questions = dict[str, list[Question]]  # by data set
 
 
 class Files:
-    """Image files of a set, each one picture however often it is asked about."""
+    """Image files of a set; a picture that several questions use is one object."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,13 +84,13 @@ class Files:
 def choice(
     files: Files, row: Mapping[str, Any], keys: Sequence[str], place: str, category: str, box: Box | None = None
 ) -> Question:
-    """A row of one image (the first key), the right caption and wrong ones."""
+    """The question in a row with one image (the first key), the right caption and wrong ones."""
     name, *captions = texts(row, keys, place)
     return Question(place, (files.picture(name, box),), tuple(captions), category, name)
 
 
 def options(files: Files, row: Mapping[str, Any], image: str, place: str, category: str) -> Question:
-    """A row of one image and `caption_options`, of which the first is right."""
+    """The question in a row with one image and `caption_options`, the right one first."""
     (name,) = texts(row, (image,), place)
     captions = row.get("caption_options")
     if not isinstance(captions, list) or len(captions) < 2 or not all(isinstance(c, str) and c for c in captions):
@@ -111,7 +112,7 @@ def texts(row: Mapping[str, Any], keys: Sequence[str], place: str) -> list[str]:
     """The values of `keys`, texts all of them; `InputError` where one is not."""
     for key in keys:
         if not isinstance(row.get(key), str) or not row[key].strip():
-            raise InputError(f"{place}: {key!r} is missing, or no text.")
+            raise InputError(f"{place}: {key!r} is missing or is not text.")
     return [row[key] for key in keys]
 
 

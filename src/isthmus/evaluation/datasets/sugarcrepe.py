@@ -12,7 +12,7 @@ from isthmus.files import read_json
 def read_sugarcrepe(root: str | Path, images: str | Path | None = None) -> Questions:
     """SugarCrepe (and its like): one JSON per category, `{"0": {"filename", "caption", "negative_caption"}, …}`.
 
-    The files stand here or in `data/`, the images (COCO's val2017) in `images`, `val2017/` or `images/`.
+    The files are in the folder itself or in `data/`, the images (COCO's val2017) in `images`, `val2017/` or `images/`.
     """
     root = Path(root)
     found = [file for folder in (root, root / "data") for file in sorted(folder.glob("*.json"))]

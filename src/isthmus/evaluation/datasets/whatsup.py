@@ -43,14 +43,14 @@ def _controlled(files: Files, row: Mapping[str, Any], place: str) -> Question:
     """`…/mug_left_of_table.jpeg`: object, relation, object. Paths are kept by their last part."""
     (path,) = texts(row, ("image_path",), place)
     name = path.rsplit("/", 1)[-1]
-    asked = options(files, {**row, "image_path": name}, "image_path", place, "")
+    question = options(files, {**row, "image_path": name}, "image_path", place, "")
     words = name.rsplit(".", 1)[0].split("_")
     if len(words) < 3:
         raise InputError(f"{place}: {name!r} does not name object_relation_object.")
     objects, relation = f"{words[0]} {words[-1]}", "_".join(words[1:-1])
     axis = "sideways" if words[1] in ("left", "right") else "other"
     within = (("pair", f"{objects} {axis}"), ("set", objects))
-    return Question(place, asked.images, asked.captions, relation, objects, within)
+    return Question(place, question.images, question.captions, relation, objects, within)
 
 
 def _triple(files: Files, row: Sequence[Any], place: str, padded: bool) -> Question:

@@ -1,4 +1,4 @@
-"""Is the evaluation data new? Images and captions that the training data hold too."""
+"""Evaluation images and captions that are also in the training data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Audit:
     images: int
 
     def seen(self) -> set[str]:
-        """Ids of the evaluated images that the training data hold too."""
+        """Ids of the evaluated images that are also in the training data."""
         return {self.evaluated.ids[leak.row] for leak in self.leaks}
 
     def counts(self) -> dict[str, int]:
@@ -46,7 +46,7 @@ class Audit:
 def audit(model: DualEncoder, data: Any, against: Any, *, split: str | None, ids: list[str], near: float) -> Audit:
     """Compare the images `ids` of `data` with the training split of `against` (all of it where it names none).
 
-    By all that is known of both sides: equal bytes, look (where both are pairs with pictures; needs the extra
+    By everything known of both sides: equal bytes, perceptual hash (where both are pairs with pictures; needs the extra
     `curate`), encoder features of a cosine of at least `near`, captions of four words or more.
     """
     space = _space(model)
@@ -68,7 +68,7 @@ def _collection(source: Any, space: ImageSpace, split: str | None) -> Collection
     """All of `source`, or its `split` where it names splits."""
     opened = open_source(source)
     if isinstance(opened, FeaturePairs):
-        raise UsageError("The audit compares pairs or stores with their ids; arrays have nothing to compare by.")
+        raise UsageError("The audit compares pairs or stores with their ids; arrays cannot be compared.")
     found = of_evaluation(opened, space)
     found.usable = None
     if split is not None:
@@ -85,7 +85,7 @@ def recall_by_novelty(
     bootstrap: int,
     seed: int,
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """R@1, mean of both directions, of the images that training has seen and of those it has not.
+    """R@1, mean of both directions, of images that training has seen and of images it has not seen.
 
     hits: bool [q] by direction; owners: the image of every query; seen: bool [n], groups: [n] by image.
     """

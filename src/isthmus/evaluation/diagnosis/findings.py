@@ -14,7 +14,7 @@ from isthmus.metrics.calibration import abstain_threshold, reliability
 
 @dataclass(frozen=True)
 class Judged:
-    """One kind of question: confidence and cosine of every first answer, whether it is right, and whose it is."""
+    """Answers of one kind: confidence and cosine of every first answer, whether it is right, and whose it is."""
 
     confidence: np.ndarray
     cosine: np.ndarray
@@ -26,7 +26,7 @@ class Judged:
 
 @dataclass
 class Findings:
-    """Everything that was found; `to_dict` is the part that is numbers."""
+    """Everything that was found; `to_dict` gives the numbers."""
 
     embedded: Embedded
     k: int
@@ -52,7 +52,7 @@ class Findings:
         image_of: np.ndarray,
         resampling: dict[str, int],
     ) -> None:
-        """Calibration of one kind of question, and when to say nothing."""
+        """Calibration of one kind of answers, and the threshold below which to abstain."""
         found = reliability(confidence, right, groups=groups, **resampling)
         self.add(
             {f"{name}_{key}": value for key, value in found["metrics"].items()},

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 SHOWN = 6  # seen images with their matches
 TITLES = {
-    "image_retrieval": "a caption asks for its image",
-    "text_retrieval": "an image asks for its caption",
-    "zeroshot": "an image asks for its label",
+    "image_retrieval": "captions search for their image",
+    "text_retrieval": "images search for their caption",
+    "zeroshot": "images search for their label",
 }
 
 
@@ -53,7 +53,7 @@ def write_report(found: Findings, written: Result, path: Path) -> None:
 
 
 def _others(embedded: Embedded, seed: int, count: int = 20_000) -> np.ndarray:
-    """Cosines of captions with images that are not theirs, drawn at random."""
+    """Cosines of captions with random images that are not theirs."""
     rng = np.random.default_rng(seed)
     texts, images = rng.integers(len(embedded.text), size=count), rng.integers(len(embedded.image), size=count)
     apart = embedded.groups[embedded.image_of[texts]] != embedded.groups[images]
@@ -73,7 +73,7 @@ def _top(counts: np.ndarray, names: Sequence[str], shown: int = 5) -> list[tuple
 
 
 def _pictures(audit: Audit) -> list[dict[str, Any]]:
-    """Some images that training has seen, beside what it has seen: evenly from the closest to the least close."""
+    """Some images that training has seen with their training images, evenly from the closest to the least close."""
     closest: dict[int, Leak] = {}
     for leak in audit.leaks:
         if leak.row not in closest or leak.similarity > closest[leak.row].similarity:

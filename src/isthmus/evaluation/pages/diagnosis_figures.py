@@ -73,7 +73,7 @@ def cosines(own: np.ndarray, others: np.ndarray) -> Figure:
 
 @drawn
 def hubs(counts: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]], k: int) -> Figure:
-    """How many items are found how often; a line at the mean, which is where an even space would have them all."""
+    """How many items are found how often. A line marks the mean: without hubs, all items would lie there."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 3.2), layout="constrained")
@@ -90,7 +90,7 @@ def hubs(counts: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]], k
 
 @drawn
 def calibration(judged: Mapping[str, Judged], titles: Mapping[str, str]) -> Figure:
-    """Left: accuracy against confidence. Right: how right the answers are, where only the surest are given."""
+    """Left: accuracy against confidence. Right: accuracy if only the most confident answers are given."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 4.3), layout="constrained")
@@ -101,7 +101,7 @@ def calibration(judged: Mapping[str, Judged], titles: Mapping[str, str]) -> Figu
         _, precision, coverage = precision_curve(one.confidence, one.right)
         right.plot(100 * coverage, 100 * precision, color=colour, linewidth=1.6, label=titles[name])
     left.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel="right, %")
-    right.set(xlim=(0, 100), ylim=(0, 101), xlabel="answered, surest first, %", ylabel="right among these, %")
+    right.set(xlim=(0, 100), ylim=(0, 101), xlabel="answered, surest first, %", ylabel="of these right, %")
     for axes in (left, right):
         axes.grid(color=INK, alpha=0.1, linewidth=0.7)
     figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
@@ -109,7 +109,7 @@ def calibration(judged: Mapping[str, Judged], titles: Mapping[str, str]) -> Figu
 
 
 def _reliability(axes: Any, bins: Sequence[dict[str, Any]], colour: str) -> None:
-    """A line through the bins that hold enough answers to tell; a dot's area is its share of the answers."""
+    """A line through the bins that hold enough answers; a dot's area is its share of the answers."""
     bins = [one for one in bins if one["n"] >= FEWEST]
     x, y = ([100 * one[key] for one in bins] for key in ("confidence", "accuracy"))
     share = np.array([one["n"] for one in bins]) / max(1, sum(one["n"] for one in bins))

@@ -33,7 +33,7 @@ def write_report(path: str | Path, results: Sequence[Result], lengths: np.ndarra
 
 
 def tick_labels(tokens: Sequence[int]) -> list[str]:
-    """The numbers, those left out whose right neighbour is too near on a logarithmic axis."""
+    """The numbers as labels, without those too near to their right neighbour on a logarithmic axis."""
     after = [*tokens[1:], 10 * tokens[-1]]
     return [str(count) if following > 1.25 * count else "" for count, following in zip(tokens, after, strict=True)]
 

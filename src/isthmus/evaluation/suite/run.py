@@ -1,4 +1,4 @@
-"""`isthmus eval MODEL suite ROOT`: every data set in turn, each done once, its features kept in a store."""
+"""`isthmus eval MODEL suite ROOT`: every data set in turn; results and features are kept for the next run."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def suite(
 ) -> list[Result]:
     """Zero-shot classification and retrieval on every data set in a folder, as published or as CLIP_benchmark has it.
 
-    A set that was asked for and is missing, or that is known and cannot be used, has a row without metrics, whose
-    `skipped` says why. A set whose result is in `out`, by this model and on these data, is not done again.
+    A set that was named but is missing, or that is known but cannot be used, has a row without metrics; its `skipped`
+    says why. A set whose result is in `out`, by this model and on these data, is not done again.
 
     Args:
         only_sets: names of sets, or of a paper's list (freeze-align, sail); default: what is there.
@@ -75,17 +75,17 @@ def suite(
 
 
 def _without_odd(results: list[Result], data: str | Path, remarks: list[str]) -> list[Result]:
-    """The results without what is no data set; that, and `remarks`, are said beside the first one. Raises `InputError`
-    where nothing has a metric.
+    """The results of data sets only; what is no data set, and `remarks`, become notes of the first result. Raises
+    `InputError` where nothing has a metric.
     """
     odd = [found for found in results if not found["metrics"] and not found["skipped"]]
-    told = [note for found in odd for note in found["notes"]]
+    odd_notes = [note for found in odd for note in found["notes"]]
     if not any(found["metrics"] for found in results):
-        reasons = [*(": ".join(one) for found in results for one in found["skipped"]), *told]
+        reasons = [*(": ".join(one) for found in results for one in found["skipped"]), *odd_notes]
         there = [one for one in reasons if not one.endswith(MISSING)] or reasons or ["no data set is there."]
         raise InputError(f"{data}: nothing could be evaluated; {there[0]}")
     sets = [found for found in results if found not in odd]
-    sets[0]["notes"] = [*sets[0].get("notes", []), *remarks, *told]
+    sets[0]["notes"] = [*sets[0].get("notes", []), *remarks, *odd_notes]
     return sets
 
 
@@ -109,10 +109,10 @@ class _Runner:
         projectors = [module_digest(head) for head in (model.image_projector, model.text_projector)]
         self.identity = [projectors, [fingerprints(model, modality) for modality in model.records]]
 
-    def evaluate(self, name: str, path: Path | None, split: str | None, asked: bool) -> Result:
-        """The result of one set, from `out` where it is there; without metrics where the set cannot be had.
+    def evaluate(self, name: str, path: Path | None, split: str | None, wanted: bool) -> Result:
+        """The result of one set, from `out` where it is there; without metrics if the set cannot be opened.
 
-        Something that is merely there, neither asked for nor known, is no gap where it is no data set: a remark.
+        A folder that is neither named nor known and is no data set gets a remark, not a row.
         """
         try:
             if path is None:
@@ -128,12 +128,12 @@ class _Runner:
             found["key"] = key
             return write(file, found, dataset=name, model=self.name, task=one.task)
         except InputError as error:
-            gap = asked or name in PUBLIC
+            gap = wanted or name in PUBLIC
             why = {"skipped": [(name, str(error))]} if gap else {"skipped": [], "notes": [f"no data set: {error}"]}
             return result({"metrics": {}, **why}, dataset=name, model=self.name, task="skipped")
 
     def _opened(self, name: str, path: Path, split: str | None) -> BenchmarkSet:
-        """The set as the protocol has it."""
+        """The set as the protocol uses it."""
         if self.protocol is None:
             return open_set(name, path, split)
         one = open_set(name, path, split or self.protocol.splits.get(name))
@@ -171,22 +171,22 @@ class _Runner:
         )
         if len(one.classes) > MOST_CONFUSED:
             found.pop("confusion")
-        return found | {"classes": one.classes, "templates": templates, **_told(one, store)}
+        return found | {"classes": one.classes, "templates": templates, **_remarks(one, store)}
 
     def _retrieval(self, one: BenchmarkSet) -> dict[str, Any]:
         store = self._store(one)
         pairs = stored_pairs(self.model, store, only=one.pairs.images["id"].to_pylist())
         image, text = self.model.project("image", pairs.image), self.model.project("text", pairs.text)
         found = retrieval(image, text, pairs.image_of, groups=pairs.bootstrap_group, **self.options)
-        return found | _told(one, store)
+        return found | _remarks(one, store)
 
 
-def _told(one: BenchmarkSet, store: Store) -> dict[str, Any]:
-    """What was left out of a set, and what a user should know of it."""
+def _remarks(one: BenchmarkSet, store: Store) -> dict[str, Any]:
+    """What was left out of a set, and remarks on it."""
     return {"skipped": skipped(one.pairs, store), "notes": [*one.notes, *one.pairs.notes]}
 
 
 def _contents(one: BenchmarkSet) -> list[Any]:
-    """What tells other data from these without reading a picture."""
+    """A value that changes with the data; computed without reading pictures."""
     images = one.pairs.images.select(["id", "label"]).to_pydict()
     return [images, one.pairs.captions["caption"].to_pylist(), one.pairs.signatures()]

@@ -1,4 +1,4 @@
-"""Data sets on disk: which there are below a folder, and each as pairs, class names and templates.
+"""Data sets on disk: finds them below a folder and reads each as pairs, class names and templates.
 
 A set is an archive as its authors publish it (`datasets/`), a folder as CLIP_benchmark publishes them (`wds_NAME`:
 `test/*.tar`, `classnames.txt`, `zeroshot_classification_templates.txt`, `dataset_type.txt`), a folder of images
@@ -35,7 +35,7 @@ from isthmus.metrics.zeroshot import load_templates
 LISTS = {name: protocol.sets for name, protocol in PROTOCOLS.items()}  # to be named in place of their sets
 TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 CLASSES, TEMPLATES, TYPE = "classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"
-FALLBACK = "default"  # our own templates, for sets that bring none
+FALLBACK = "default"  # our own templates, for sets without any
 
 
 @dataclass
@@ -43,7 +43,7 @@ class BenchmarkSet:
     """One data set.
 
     pairs: labels are class numbers as text, so that two classes of one name stay two. classes: names by number,
-    templates: prompts with a slot; both empty for retrieval. notes: what a reader of the result should know.
+    templates: prompts with a slot; both empty for retrieval. notes: remarks for readers of the result.
     """
 
     name: str
@@ -55,10 +55,10 @@ class BenchmarkSet:
 
 
 def choose_sets(root: Path, only: Sequence[str] | None) -> dict[str, Path | None]:
-    """Sets by name, and where they are below `root` (None: they are not).
+    """Sets by name, and where they are below `root` (None: missing).
 
-    only: names of sets and of LISTS; None takes what is there. Raises `UsageError` for a name that is neither known
-    nor there.
+    only: names of sets and of LISTS; None means all that are there. Raises `UsageError` for a name that is neither
+    known nor there.
     """
     there = find_sets(root)
     if only is None:
@@ -123,7 +123,7 @@ def open_set(name: str, path: Path, split: str | None = None) -> BenchmarkSet:
 
 
 def _holds_shards(path: Path) -> bool:
-    """Whether CLIP_benchmark's tars are here, and not an archive of ImageNet's."""
+    """Whether the folder holds CLIP_benchmark's tars, rather than an archive of ImageNet."""
     tars = (tar.stem for part in (path, *(path / name for name in SYNONYMS)) for tar in part.glob("*.tar"))
     return any(not SYNSET.fullmatch(stem) and not stem.startswith("ILSVRC2012") for stem in tars)
 
@@ -146,7 +146,7 @@ def _as_pairs(listing: Listing, path: Path) -> Pairs:
 
 
 class Framed:
-    """Images without so many pixels at each side."""
+    """Images whose outermost pixels are cut off at each side."""
 
     def __init__(self, source: ImageSource, border: int) -> None:
         self.source, self.border = source, border
@@ -180,7 +180,7 @@ def _from_tars(name: str, path: Path, folder: Path, tars: list[str]) -> Benchmar
 
 
 def _from_class_folders(name: str, path: Path, folder: Path) -> BenchmarkSet:
-    """Images below a folder per class: sorted, they are the classes' numbers, as in torchvision's ImageFolder."""
+    """Images in a folder per class; the sorted folders number the classes, as in torchvision's ImageFolder."""
     pairs = read_pairs(folder, captions="optional")
     if (name in PUBLIC and PUBLIC[name].task == "zeroshot_retrieval") or len(pairs.captions):
         return _retrieval(name, pairs)
@@ -237,7 +237,7 @@ def _from_table(name: str, path: Path, split: str) -> BenchmarkSet:
     labels = pairs.images["label"].to_pylist()
     if None in labels:
         raise InputError(f"{path}: {pairs.images['id'][labels.index(None)]} has neither caption nor label.")
-    numbers = all(label.isdecimal() for label in labels)  # of the lines of a list of names, where there is one
+    numbers = all(label.isdecimal() for label in labels)  # the number of names in the list, if there is one
     classes, number = match_labels(labels, (_class_names(beside) or []) if numbers else [])
     check_classes(classes, str(path), given=numbers)
     numbered = _with_labels(pairs, [str(number[label]) for label in labels])
@@ -265,7 +265,7 @@ def _with_labels(pairs: Pairs, labels: Sequence[str]) -> Pairs:
 
 
 def _split_folder(path: Path, split: str) -> Path:
-    """The folder of a split; the set's own where it has no splits. Where a set is tested on `val`, that is it."""
+    """The folder of a split; the set's own folder if it has no splits. For a set that is tested on `val`, that one."""
     names = [name for name, meant in SYNONYMS.items() if meant == split and name != "restval"]
     for name in [*names, *(["val", "validation"] if split == "test" else [])]:
         if (path / name).is_dir():

@@ -22,14 +22,14 @@ HASHED_ROWS = 65_536
 class Batches:
     """Batches of `pairs` on `device`. Features of up to 2 GiB in all stay there; more are read as needed.
 
-    Features that are computed as they are asked for (`PixelFeatures`) are computed anew for every batch.
+    Features that are computed on demand (`PixelFeatures`) are computed anew for every batch.
 
     `positives` as in the recipe: "pair", "equal" or "group"; `unit`: "pairs" or "images", see `take`.
     """
 
     def __init__(self, pairs: FeaturePairs, positives: str, device: torch.device, unit: str = "pairs") -> None:
         self.device, self.image_of = device, pairs.image_of
-        self._taken: dict[int, Tensor] = {}  # by matrix, the room of its rows
+        self._taken: dict[int, Tensor] = {}  # by matrix, a buffer for its rows
         self.image: Matrix | Tensor = pairs.image
         self.text: Matrix | Tensor = pairs.text
         live = isinstance(pairs.image, PixelFeatures)
@@ -46,9 +46,9 @@ class Batches:
     def take(self, units: np.ndarray) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """Image and text features float32 [n, Dx], [m, Dy], and loss groups.
 
-        units: int64 [n], of "pairs" the captions, n = m; of "images" numbers among those that have captions, which
-        come with all of theirs. The features are valid until the next call, which takes their memory: fresh pages cost
-        more than the rows.
+        units: int64 [n], of "pairs" the captions, n = m; of "images" numbers among the images with captions, which come
+        with all of their captions. The features are valid until the next call, which reuses their memory: new pages
+        cost more than copying the rows.
         """
         images, captions = (self.image_of[units], units) if self.by_image is None else self._whole_images(units)
         groups = None
@@ -78,7 +78,7 @@ class Batches:
 
 
 def positive_groups(pairs: FeaturePairs, positives: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Loss groups int64 of the images [n] and captions [m]; None: every caption and its image are alone."""
+    """Loss groups int64 of the images [n] and captions [m]; None: every caption with its image is a group."""
     if positives == "pair":
         return None
     if positives == "equal":
@@ -89,7 +89,7 @@ def positive_groups(pairs: FeaturePairs, positives: str) -> tuple[np.ndarray, np
 def fingerprint(pairs: FeaturePairs) -> str:
     """32 hex digits that change with ids, captions, groups, encoders or features.
 
-    Of a matrix of more than 65,536 rows, that many, evenly spaced, are looked at.
+    Of a larger matrix, 65,536 evenly spaced rows are hashed.
     """
     digest = hashlib.blake2b(digest_size=16)
     encoders = [record.get("fingerprint") for record in [*pairs.image_encoder, *pairs.text_encoder]]

@@ -1,7 +1,7 @@
-"""A closed form beside the trained head.
+"""A closed form and the trained head as an ensemble.
 
-A closed form sees every pair at once and cannot overfit much; a trained head bends. They err in different ways, and
-the average of their cosines ranks better than either: see docs/recipes.md.
+A closed form sees every pair at once and cannot overfit much; a trained head is non-linear. Their errors differ, so the
+average of their cosines ranks better than either: see docs/recipes.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from isthmus.training.contrastive.locked_head import ordered
 from isthmus.training.contrastive.recipe import ContrastiveRecipe
 from isthmus.training.contrastive.validation import recalls
 
-SHARES = [tenth / 10 for tenth in range(11)]  # of the closed form in the cosine; 0 and 1 leave one of the two
+SHARES = [tenth / 10 for tenth in range(11)]  # of the closed form; 0 and 1 leave one of the two
 CPU = torch.device("cpu")
 
 
@@ -33,7 +33,7 @@ def set_beside(
     recipe: ContrastiveRecipe,
     frozen: Modality | None = None,
 ) -> tuple[tuple[Head, Head, float, float | None], dict[str, Any]]:
-    """What training returned (projectors, scale, bias) with the closed form of `head.beside`, if any, beside it.
+    """The trained projectors, scale and bias, joined with the closed form of `head.beside`, if any.
 
     The share of each is the best on `val` (mean recall, as training is judged); without validation pairs, half and
     half. The scale is then that of the least InfoNCE on the same pairs. Also returns what this adds to the summary.
@@ -74,7 +74,7 @@ def best_share(
 
 
 def join(closed: Projector, trained: Projector, share: float) -> Head:
-    """Both side by side, or the only one that counts."""
+    """Both side by side, or the only one with a share."""
     if share in (0, 1):
         return closed if share else trained
     return ConcatEnsemble([closed, trained], [share, 1 - share]).eval()

@@ -1,4 +1,4 @@
-"""Cross-validation, for data too small to lose a part to testing: each pair is tested by a model that never saw it."""
+"""Cross-validation, for data too small to set aside a test split: each pair is tested by a model that never saw it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from isthmus.training.contrastive.recipe import ContrastiveRecipe
 from isthmus.training.contrastive.trainer import train_projectors
 
 DEFINITION = (
-    "Groups of near-duplicates are dealt into folds; each fold is tested by a model trained on the others, on which "
+    "Groups of near-duplicates are split into folds; each fold is tested by a model trained on the others, on which "
     "the recipe also holds out its own validation split. A query's candidates are those of its fold only, n.candidates "
     "images on average: recall@k is easier than among all. ci95 resamples groups over all folds; that the models "
     "would differ on other training data is not in it. folds = mean_recall@10 of each."
@@ -35,7 +35,7 @@ def cross_validate(
     device: str | None = None,
     progress: bool = False,
 ) -> Result:
-    """Retrieval by `folds` models, as `results.result` gives it; what the data say of splits is not used.
+    """Retrieval by `folds` models, as `results.result` gives it; splits in the data are ignored.
 
     max_seconds (of each fold), device, progress: of `train_projectors`.
 
@@ -55,8 +55,8 @@ def cross_validate(
 def assign_folds(pairs: FeaturePairs, folds: int, seed: int = 0) -> np.ndarray:
     """The fold of every image, int64 [n].
 
-    Whole groups, the largest first and among equals in the order of a hash of their smallest image id, are each dealt
-    to the fold that is smallest, so that no order of rows can change it.
+    Whole groups, the largest first and among equals in the order of a hash of their smallest image id, are assigned one
+    by one to the smallest fold, so the order of rows does not matter.
     """
     if folds < 2:
         raise UsageError(f"folds={folds}: cross-validation takes 2 or more.")
@@ -64,7 +64,7 @@ def assign_folds(pairs: FeaturePairs, folds: int, seed: int = 0) -> np.ndarray:
     for group, id in zip(pairs.bootstrap_group.tolist(), pairs.image_ids, strict=True):
         first[group] = min(id, first.get(group, id))
     if len(first) < folds:
-        raise InputError(f"{len(first)} groups of images cannot be dealt into {folds} folds.")
+        raise InputError(f"{len(first)} groups of images are too few for {folds} folds.")
     sizes = np.zeros(folds, np.int64)
     fold_of: dict[int, int] = {}
     members = dict(zip(*np.unique(pairs.bootstrap_group, return_counts=True), strict=True))

@@ -1,4 +1,4 @@
-"""What is trained: two projectors, the scale and, for the sigmoid loss, its bias."""
+"""The trained module: two projectors, the scale and, for the sigmoid loss, its bias."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCALE_PAIRS = 2000
 
 
 class Temperature(nn.Module):
-    """The inverse of a temperature that is learned as it is (freeze-align), in place of `losses.Scale`."""
+    """The inverse of a temperature that is learned directly (freeze-align), instead of `losses.Scale`."""
 
     def __init__(self, scale: float, *, min: float, max: float) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Joint(nn.Module):
         image, text: projectors to one width.
         loss: the recipe's choices.
         scale: where the inverse temperature starts.
-        batch: pairs in a batch, from which the sigmoid's bias starts where it is "auto".
+        batch: pairs in a batch, from which the sigmoid's bias starts if it is "auto".
     """
 
     def __init__(self, image: Projector, text: Projector, loss: LossOptions, scale: float, batch: int) -> None:
@@ -80,7 +80,7 @@ class Joint(nn.Module):
     ) -> Tensor:
         """The recipe's loss of a batch of unit rows, 0-d float32; of `process_group`'s rows together.
 
-        With Matryoshka widths, the sum of those of the rows' first dimensions, and of the whole rows.
+        With Matryoshka widths, the sum of the losses of the rows' first dimensions and of whole rows.
         """
         whole = self._loss(image, text, groups, process_group)
         prefixes = [
@@ -101,7 +101,7 @@ class Joint(nn.Module):
 def build_joint(
     recipe: ContrastiveRecipe, batch: int, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality | None = None
 ) -> Joint:
-    """The recipe's projectors, from random weights or from the closed form it names; none of the side that is frozen.
+    """The recipe's projectors, from random weights or from the closed form it names; none for a frozen side.
 
     Raises `UsageError` for a kind of projector that does not exist or cannot start from a closed form.
     """
@@ -125,7 +125,7 @@ def build_joint(
 def _onto(
     recipe: ContrastiveRecipe, batch: int, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality
 ) -> Joint:
-    """A projector of the free side, and what is given."""
+    """The projector of the free side, and the fixed side's identity."""
     head, loss = recipe.head, recipe.loss
     free = build_free(head, train, frozen)
     if head.init != "random":
@@ -151,7 +151,7 @@ def build_projectors(head: HeadOptions, pairs: FeaturePairs, width: int) -> tupl
 
 
 def solved_projectors(head: HeadOptions, train: FeaturePairs, val: FeaturePairs | None) -> tuple[Projector, Projector]:
-    """Linear projectors that are the closed form, of its best width on `val` (without: the greatest)."""
+    """The closed form as linear projectors, with its best width on `val` (without `val`: the greatest)."""
     form = fit(head.init, train) if val is None else choose(head.init, train, val)
     projectors = build_projectors(head, train, form.width)
     for projector, solved in zip(projectors, form.to_projectors(), strict=True):

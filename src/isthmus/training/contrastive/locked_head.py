@@ -1,4 +1,4 @@
-"""New features join a space that exists: one side of a trained model stays as it is, the other is trained onto it."""
+"""New features join an existing space: one side of a trained model is frozen, the other is trained onto it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ def fixed_width(pairs: FeaturePairs, frozen: Modality) -> int:
 
 
 def adapted(recipe: ContrastiveRecipe, width: int) -> tuple[ContrastiveRecipe, list[str]]:
-    """The recipe as it is in force for one free side, and in words what that changes.
+    """The effective recipe for one free side, and the changes in words.
 
-    The space has its width. CCA and Procrustes move both sides; of the closed forms, ridge regression onto the fixed
-    side is left.
+    The space has its width. CCA and Procrustes move both sides; only ridge regression onto the fixed side remains.
     """
     head = recipe.head
     changes: dict[str, Any] = {} if head.width == width else {"width": width}

@@ -1,4 +1,4 @@
-"""The side of a trained model that stays as it is while new features join its space."""
+"""The frozen side of a trained model while new features join its space."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ class LockedTower:
     def of(cls, init: Any, freeze: str | None) -> LockedTower:
         """The side `freeze` ("image" or "text") of a model or its folder.
 
-        Raises UsageError where one of both is missing or no side is of that name, InputError for no model.
+        Raises UsageError if one of both is missing or no side has that name, InputError if there is no model.
         """
         if init is None or freeze is None:
-            raise UsageError("init and freeze (--init MODEL --freeze text) belong together: whose side stays as it is?")
+            raise UsageError(
+                "init and freeze (--init MODEL --freeze text) belong together: a model and its frozen side."
+            )
         if freeze not in SIDES:
             raise UsageError(f"freeze={freeze!r}: {' or '.join(SIDES)}." + did_you_mean(freeze, SIDES))
         given = isinstance(init, str | Path)
@@ -44,7 +46,7 @@ class LockedTower:
 
     @property
     def cut(self) -> int | None:
-        """The dimensions that the model was truncated to; None where it gives them all."""
+        """The width that the model was truncated to; None if it was not."""
         return self.model.width if self.model.width < self.projector.width else None
 
     def choose(self, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -53,9 +55,9 @@ class LockedTower:
         return chosen if chosen.get(self.side) else {**chosen, self.side: own}
 
     def embedded(self, pairs: FeaturePairs | None) -> FeaturePairs | None:
-        """The pairs with this side's features replaced by its embeddings, computed as they are asked for.
+        """The pairs with this side's features replaced by its embeddings, computed on demand.
 
-        Raises InputError where these features are by other encoders than the model's.
+        Raises InputError if these features are by other encoders than the model's.
         """
         if pairs is None:
             return None

@@ -1,4 +1,4 @@
-"""The contrastive objective: two projectors, and a loss that pulls pairs together and pushes the others apart."""
+"""The contrastive objective: two projectors, and a loss that pulls pairs together and pushes others apart."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Batch = tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]
 class ContrastiveObjective(Objective):
     """Captions with their images, `train`, judged by retrieval on `val`; one side may be `frozen`.
 
-    train, val: as in `train_projectors`. frozen: the side whose features are embeddings of a space that exists.
+    train, val: as in `train_projectors`. frozen: the side whose features are embeddings of an existing space.
     """
 
     recipe: ClassVar[type[ContrastiveRecipe]] = ContrastiveRecipe
@@ -51,7 +51,7 @@ class ContrastiveObjective(Objective):
         return (recipe, []) if self.frozen is None else adapted(recipe, fixed_width(self.train, self.frozen))
 
     def planned(self, recipe: Recipe, processes: int = 1) -> Plan:
-        """Raises `UsageError` too for several processes that would share images of unequally many captions."""
+        """Also raises `UsageError` if several processes would share images with different numbers of captions."""
         plan = super().planned(recipe, processes)
         if plan.unit == "image" and processes > 1:
             captions = np.unique(self.train.image_of, return_counts=True)[1]

@@ -26,13 +26,13 @@ from isthmus.store.reader import Store
 
 AT_ONCE = 16  # images per forward pass
 THREADS = 4
-SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)  # of a crop's area to the image's, and of its sides: freeze-align's
+SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)  # ranges of a crop's share of the area and of its aspect: freeze-align's
 
 
 class PixelFeatures(OnDemand):
-    """Features [n, width] of images, a matrix whose rows are encoded whenever they are asked for.
+    """Features [n, width] of images, a matrix whose rows are encoded on demand.
 
-    pictures: where the images are; ids: which of them, row by row. encoder: the view that encodes them.
+    pictures: the source of images; ids: of the image in each row. encoder: the view that encodes them.
     augment: "crop" for a random crop and flip, drawn from torch's global generator, so that a step that is repeated
         sees the same pictures; the encoder sees the crop whole, as a square of its own size. "none": its preprocessing.
 
@@ -53,7 +53,7 @@ class PixelFeatures(OnDemand):
 
     @property
     def identity(self) -> str:
-        """What decides the features, in place of looking at all of them."""
+        """What determines the features, so that they need not be read for a fingerprint."""
         return f"{self.encoder.fingerprint} {self.augment}"
 
     def gather(self, index: Any) -> np.ndarray:
@@ -86,7 +86,7 @@ class PixelFeatures(OnDemand):
 
 
 def encoded_live(pairs: FeaturePairs, pictures: Pairs, encoder: Encoder, augment: str = "none") -> FeaturePairs:
-    """`pairs` with their images encoded by `encoder` from `pictures` whenever they are asked for."""
+    """`pairs` with their images encoded by `encoder` from `pictures` on demand."""
     live = PixelFeatures(pictures, pairs.image_ids, encoder, augment)
     return dataclasses.replace(pairs, image=live, image_parts=encoder.parts, image_encoder=[encoder.record()])
 
@@ -94,7 +94,7 @@ def encoded_live(pairs: FeaturePairs, pictures: Pairs, encoder: Encoder, augment
 def live_split(
     store: Store, chosen: dict[str, Any], pixels: Pairs | str | Path, augment: str
 ) -> tuple[FeaturePairs, FeaturePairs]:
-    """Train and validation pairs of a store, their images encoded while training; only the former are augmented.
+    """Train and validation pairs of a store, their images encoded while training; only training images are augmented.
 
     chosen: what `Store.pairs` takes; its `image` is one encoder (URI or loaded), which the store need not hold.
     """
@@ -104,7 +104,7 @@ def live_split(
     encoder = load_encoder(named[0], modality="image")
     pictures = open_pairs(pixels)
     held = store.pooled("image")[0]["fingerprint"]
-    chosen = chosen | {"image": held}  # any: only ids, groups and splits are taken from it
+    chosen = chosen | {"image": held}  # any encoder: only ids, groups and splits are used
     train, val = store.pairs(split="train", **chosen), store.pairs(split="val", **{**chosen, "only": None})
     return encoded_live(train, pictures, encoder, augment), encoded_live(val, pictures, encoder)
 

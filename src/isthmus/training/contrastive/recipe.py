@@ -1,4 +1,4 @@
-"""What a recipe of the contrastive objective says: two heads, the loss between them, what the encoders see."""
+"""The sections of contrastive recipes: two heads, the loss between them, the optimizer and the data."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class HeadOptions:
     """The two projectors.
 
     `width` "auto": the closed form's best on held-out pairs. `expand` None: the kind's own, unless `budget`,
-    the parameters of each, sets it. `init`: start from a closed form. `beside`: when training is over, a closed
-    form stands beside the trained head, in the proportion that is best on held-out pairs. `norm`: a LayerNorm on each
+    the parameters of each, sets it. `init`: start from a closed form. `beside`: after training, a closed form is added
+    to the trained head as an ensemble, in the proportion that is best on held-out pairs. `norm`: a LayerNorm on each
     part of the features, such as CLS and the mean of patches ("layer"), one over all of them ("whole"), or none.
     """
 
@@ -35,13 +35,13 @@ class HeadOptions:
 
 @dataclass(frozen=True)
 class LossOptions:
-    """What pulls together and pushes apart; `name`: one of `losses.LOSSES`.
+    """The loss; `name`: one of `losses.LOSSES`.
 
     `scale` is 1 / temperature at the start ("auto": the closed form's best on held-out pairs); `learn` its
     logarithm ("log"), the temperature itself ("raw"), or neither.
     `positives`: a caption's own image ("pair"), also equal images and captions ("equal"), or also the
     near-duplicates that the data groups together ("group"). `bias` and `normalize` are the sigmoid loss's.
-    `matryoshka`: widths below the head's at which the first dimensions alone shall serve too; the losses of these
+    `matryoshka`: widths below the head's at which the first dimensions alone must work too; the losses of these
     prefixes and of the whole are summed (Kusupati et al., NeurIPS 2022, arXiv:2205.13147).
     """
 
@@ -58,16 +58,16 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class ContrastiveOptim(OptimOptions):
-    """How it learns, with what a batch counts. `unit`: "pairs" of a caption and its image, or "images", each with all
-    of its captions, which are then positives of one image and no negatives (SAIL)."""
+    """The optimizer, and the unit of a batch. `unit`: "pairs" of a caption and its image, or "images", each with all of
+    its captions, which are then positives of one image and no negatives (SAIL)."""
 
     unit: Literal["pairs", "images"] = "pairs"
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What the encoder sees. `augment` "crop": a random part of each picture, flipped half of the time, every time
-    anew; only where images are encoded while training (`PixelFeatures`)."""
+    """The encoder's input. `augment` "crop": a random part of each picture, flipped half of the time, every time anew;
+    only where images are encoded while training (`PixelFeatures`)."""
 
     augment: Literal["none", "crop"] = "none"
 
@@ -85,7 +85,7 @@ class ContrastiveRecipe(Recipe):
     data: DataOptions = DataOptions()
 
     def conflicts(self) -> Iterator[str]:
-        """Choices that are each valid and make no sense together."""
+        """Choices that are valid alone but contradict each other."""
         head, loss, optim = self.head, self.loss, self.optim
         if head.budget is not None and head.expand is not None:
             yield "head.budget and head.expand both fix the size; give one."
@@ -115,7 +115,7 @@ class ContrastiveRecipe(Recipe):
 
 
 def _prefix_conflicts(head: HeadOptions, loss: LossOptions) -> Iterator[str]:
-    """What `loss.matryoshka` cannot go with."""
+    """Choices that contradict `loss.matryoshka`."""
     widths = loss.matryoshka
     if not widths:
         return

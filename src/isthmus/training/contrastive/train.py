@@ -1,4 +1,4 @@
-"""From a store to a dual encoder: which pairs train it, which side is locked, and the model that comes out."""
+"""From a store to a dual encoder: training pairs, the locked side, and the resulting model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def train(
     freeze: str | None = None,
     modalities: tuple[str, str] = SIDES,
 ) -> DualEncoder:
-    """Train two projectors and return the dual encoder, saved where `how.out` says; arguments as of `isthmus.train`."""
+    """Train two projectors and return the dual encoder, saved in `how.out`; arguments as for `isthmus.train`."""
     locked = _locked(init, freeze)
     chosen = {"image": image, "text": text, "only": only, "seed": how.seed, "modalities": tuple(modalities)}
     pairs, val = _split(store, chosen, val, locked, pixels, choices.data.augment)
@@ -76,7 +76,7 @@ def _locked(init: DualEncoder | str | Path | None, freeze: str | None) -> Locked
 
 
 def _model(trained: Trained, pairs: FeaturePairs, locked: LockedTower | None, store: Path | None) -> DualEncoder:
-    """The model of what was trained, and of the side that was there already."""
+    """The model of the trained projectors, or of one and the frozen side."""
     joined = {} if locked is None else {"joined": locked.summary()}
     records = pairs.records
     ledger = model_ledger(store, records, trained.summary["ledger"])
@@ -99,9 +99,8 @@ def _split(
     pixels: Pairs | str | Path | None = None,
     augment: str = "none",
 ) -> tuple[FeaturePairs, FeaturePairs | None]:
-    """Train and validation pairs, one side of which is embedded where it lies in a space that exists.
-
-    Or whose images are encoded while training, where there are `pixels`.
+    """Train and validation pairs, with one side embedded if it is frozen, or with images encoded while training if
+    there are `pixels`.
     """
     if pixels is not None:
         if locked is not None or isinstance(store, FeaturePairs):
@@ -118,7 +117,7 @@ def _split(
 def _split_of(
     store: Store | FeaturePairs | str | Path, chosen: dict[str, Any]
 ) -> tuple[FeaturePairs, FeaturePairs | None]:
-    """Train and validation pairs of a store; of arrays, only where their `splits` name a validation part."""
+    """Train and validation pairs of a store; of arrays, only if their `splits` name a validation part."""
     if isinstance(store, FeaturePairs):
         found = store.split(seed=chosen.get("seed", 0)) if store.splits else {"train": store}
         only = chosen.get("only")

@@ -29,7 +29,7 @@ class Trained:
 
     image_projector, text_projector: modules in eval mode on the CPU, [N, D] -> [N, width], not normalised.
     scale, bias: the inverse temperature, and the sigmoid loss's bias (None for InfoNCE).
-    recipe: the recipe in force, as a dict. summary: what ran, with every deviation from the recipe.
+    recipe: the effective recipe, as a dict. summary: what ran, with every deviation from the recipe.
     history: the records of `history.jsonl`.
     """
 
@@ -62,38 +62,38 @@ def train_projectors(
     One epoch visits every caption once, with its image: an image with five captions is seen five times, or, where the
     recipe's `optim.unit` is "images", once with all of them. The order and the dropout of a step are pure functions of
     the seed and the step, so that a resumed run ends in the same bits as one that was never interrupted (same machine,
-    same number of threads and processes). On another machine it goes on too, and warns that the last bits may differ;
-    with losses compiled in one of the two only, or with another number of processes, it is refused.
+    same number of threads and processes). On another machine it continues too, with a warning that the last bits may
+    differ. It is refused if losses are compiled in only one of the two runs, or with another number of processes.
 
     Under `torchrun` each process computes its part of every batch, every row meets all negatives, and the first
     process writes; `out` must be a folder that all of them see.
 
     Args:
         train: pairs to train on.
-        val: pairs that early stopping and the best epoch are judged by; without any, training goes to the
-            end. The state before the first step is judged too, as epoch 0.
+        val: validation pairs for early stopping and the best epoch; without any, training runs to the end. The state
+            before the first step is judged too, as epoch 0.
         recipe: from `load_recipe`; resolved here for the number of training pairs (captions).
         out: folder for `history.jsonl` and `checkpoint/`. None keeps all in memory and cannot resume.
         seed: of weights, order and dropout, 0 or more.
         resume: go on from the checkpoint in `out`; False starts anew.
-        max_seconds: stop this call after so long. The schedule stays that of all epochs; the summary says
-            where it stopped, and a later call goes on from there.
+        max_seconds: stop this call after this time. The schedule stays that of all epochs. The summary says where it
+            stopped, and a later call continues from there.
         progress: a bar on a terminal, plain lines elsewhere.
         log: "tensorboard" and/or "wandb", besides the history; each is an extra.
         device: default: the GPU when there is one, else the CPU.
-        frozen: "image" or "text": the features of this side are embeddings (unit rows) of a space that exists, and
-            only the other side's projector is trained, onto them. The frozen side's projector is then the identity.
+        frozen: "image" or "text": the features of this side are embeddings (unit rows) of an existing space, and only
+            the other side's projector is trained, to match them. The frozen side's projector is then the identity.
         checkpoint_seconds: time between checkpoints; one is also written at the end and at Ctrl-C.
 
     Raises:
         InputError: fewer than two pairs; another process that trains into `out`; a checkpoint in `out` that is
             damaged or of another run (the message says what differs).
-        UsageError: a recipe that asks for what the projectors cannot do, or a tracker that is not installed.
+        UsageError: a recipe with options that the projectors do not have, or a tracker that is not installed.
         IsthmusError: a loss that is not finite; names the step and what to try.
         KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
     """
     for side, matrix in zip(SIDES, (train.image, train.text), strict=True):
-        if not hasattr(matrix, "identity"):  # images that are encoded while training are not looked at before
+        if not hasattr(matrix, "identity"):  # images that are encoded while training are not checked before
             check_varies(side, matrix)
     objective = ContrastiveObjective(train, val, frozen)
     folder = None if out is None else Path(out)
@@ -112,8 +112,8 @@ def plan_training(
 ) -> dict[str, Any]:
     """What `train_projectors` would do with the same arguments; reads no features.
 
-    Returns the recipe in force, counts of pairs, images and validation pairs, batch, steps, parameters (for a
-    width of "auto": at most), and deviations from the recipe.
+    Returns the effective recipe, counts of pairs, images and validation pairs, batch, steps, parameters (for a width of
+    "auto": at most), and deviations from the recipe.
     """
     objective = ContrastiveObjective(train, val, frozen)
     plan = objective.planned(recipe)

@@ -1,4 +1,4 @@
-"""How good a state is: retrieval on the validation split."""
+"""Validation: retrieval on the validation split."""
 
 from __future__ import annotations
 

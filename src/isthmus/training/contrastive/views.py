@@ -1,4 +1,4 @@
-"""Do the heads of a recipe fit the features at hand: tokens for token heads, pooled features for the others?"""
+"""Checks that the features fit the heads of a recipe: tokens for token heads, pooled features for the others."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from isthmus.training.contrastive.recipe import ContrastiveRecipe, HeadOptions
 
 
 def check_views(head: HeadOptions, pairs: FeaturePairs, frozen: str | None = None) -> None:
-    """`UsageError` where a head takes another kind of features, naming what to embed.
+    """`UsageError` if a head takes another kind of features; it says what to embed.
 
-    Plain arrays pass, and so does the side that is frozen: its head is not the recipe's.
+    Plain arrays pass, and so does a frozen side: its head is not the recipe's.
     """
     for side, records in pairs.records.items():
         if side != frozen:
@@ -25,7 +25,7 @@ def check_views(head: HeadOptions, pairs: FeaturePairs, frozen: str | None = Non
 
 
 def check_augmented(recipe: ContrastiveRecipe, pairs: FeaturePairs) -> None:
-    """`UsageError` where pictures are to be augmented whose features are stored already."""
+    """`UsageError` if pictures should be augmented but their features are stored already."""
     live = pairs.image if isinstance(pairs.image, PixelFeatures) else None
     if recipe.data.augment != (live.augment if live else "none"):
         raise UsageError(
@@ -36,7 +36,7 @@ def check_augmented(recipe: ContrastiveRecipe, pairs: FeaturePairs) -> None:
 
 
 def _check(key: str, kind: str, modality: Modality, records: Sequence[EncoderRecord]) -> None:
-    """Of one side, whose kind of head is the recipe's `key`."""
+    """Check one side, whose kind of head is the recipe's `key`."""
     known = [record for record in records if "pool" in record]
     wanted = f"{key} = {kind!r}"
     if not takes_tokens(kind):
@@ -54,7 +54,7 @@ def _check(key: str, kind: str, modality: Modality, records: Sequence[EncoderRec
 
 
 def _check_slots(key: str, kind: str, modality: Modality, record: EncoderRecord) -> None:
-    """The first token is the class token where the head has a slot for it, and all others are of one kind."""
+    """Check that the first token is the class token if the head has a slot for it, and all others are of one kind."""
     wanted, named, advised = f"{key} = {kind!r}", slots(kind), spec_of(modality).tokens
     pool = str(record["pool"])
     if not gives_tokens(record["pool"]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,12 @@ from PIL import Image
 from tabulate import tabulate
 
 from isthmus.data.columns import Columns
-from isthmus.data.images import EXTENSIONS, FOREIGN
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.tables import Frame
-from isthmus.errors import InputError, UsageError
+from isthmus.errors import UsageError
 from isthmus.evaluation.inputs import embed_for_evaluation
 from isthmus.files import write_atomic
+from isthmus.image_search.query import check_query, embed_query
 from isthmus.metrics.nearest import top_k
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report.contact_sheet import check_image_name, contact_sheet
@@ -35,10 +34,10 @@ class Hit(TypedDict):
 
 @dataclass
 class SearchResult:
-    """What `search` found.
+    """The result of `search`.
 
-    hits: best first; of equal images the one that comes first. skipped: (id, reason) of images that could not be read.
-    notes: remarks on the data. pairs: the pictures, None where a store's features were searched.
+    hits: best first; equal images in the order of the data. skipped: (id, reason) of images that could not be read.
+    notes: remarks on the data. pairs: the pictures; None if a store's features were searched.
     """
 
     query: str
@@ -48,7 +47,7 @@ class SearchResult:
     pairs: Pairs | None = field(default=None, repr=False)
 
     def contact_sheet(self) -> Image.Image:
-        """The pictures found, each with its score and id. Raises `UsageError` where a store was searched."""
+        """The pictures found, each with its score and id. Raises `UsageError` if a store was searched."""
         if self.pairs is None:
             raise UsageError("A store holds no pictures for a contact sheet; search the folder they are in.")
         row = {id: i for i, id in enumerate(self.pairs.images["id"].to_pylist())}
@@ -108,7 +107,7 @@ def search(
     check_query(query)
     if isinstance(model, str | Path):
         model = DualEncoder.from_pretrained(model, device=device, trust_remote_code=trust_remote_code)
-    asked = _embed_query(model, query)
+    wanted = embed_query(model, query)
     pairs = None
     skipped: list[tuple[str, str]] = []
     notes: list[str] = []
@@ -118,7 +117,7 @@ def search(
         pairs = images if isinstance(images, Pairs) else read_pairs(images, captions="optional")
         embedded = embed_for_evaluation(model, pairs.having(pairs.images, pairs.captions.slice(0, 0)))
         ids, embeddings, skipped, notes = embedded.image_ids, embedded.image, embedded.skipped, embedded.notes
-    scores, rows = (found[0].tolist() for found in top_k(asked, embeddings, k))
+    scores, rows = (found[0].tolist() for found in top_k(wanted, embeddings, k))
     hits = [Hit(score=score, id=ids[row]) for score, row in zip(scores, rows, strict=True)]
     found = SearchResult("image" if isinstance(query, Image.Image) else str(query), hits, skipped, notes, pairs)
     if out is not None:
@@ -127,40 +126,13 @@ def search(
 
 
 def _check(k: int, out: str | Path | None, images: object, cached: bool) -> None:
-    """Say what cannot work before anything is encoded."""
+    """Refuse wrong options before anything is encoded."""
     if k < 1:
-        raise UsageError(f"k = {k}: ask for at least one image.")
+        raise UsageError(f"k = {k}: at least one image is needed.")
     if out is not None:
         if cached:
             raise UsageError(f"{out}: {images} is a store, which holds no pictures; name their folder.")
         check_image_name(out)
-
-
-def check_query(query: str | Path | Image.Image) -> None:
-    """Raise `InputError` for a query that looks like a path and is no file."""
-    if isinstance(query, Image.Image) or Path(query).is_file():
-        return
-    if isinstance(query, Path) or looks_like_path(query):
-        raise InputError(
-            f"{query}: no such image, though it looks like a path. Name one that exists, or, if it is a text, "
-            f"begin it with a space: {f' {query}'!r}."
-        )
-
-
-def looks_like_path(query: str) -> bool:
-    """Whether a query was meant for a file: it begins like a path, or ends like a picture or, in one word, any file."""
-    if query[:1].isspace():
-        return False
-    begins = re.match(r"(~|\.{1,2})?[/\\]|[A-Za-z]:[/\\]|file:", query)
-    one_word = re.fullmatch(r"\S*[^\s/]/\S*|\S*\w\.[A-Za-z][A-Za-z0-9]{1,4}", query)
-    return bool(begins or one_word or query.lower().endswith((*EXTENSIONS, *FOREIGN)))
-
-
-def _embed_query(model: DualEncoder, query: str | Path | Image.Image) -> np.ndarray:
-    """[1, d]: of a picture or the image file that `query` names, else of the text."""
-    if isinstance(query, Image.Image) or Path(query).is_file():
-        return model.encode_image([query])
-    return model.encode_text([str(query).strip()])
 
 
 def _from_store(model: DualEncoder, path: str | Path) -> tuple[list[str], np.ndarray]:
