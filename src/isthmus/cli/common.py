@@ -47,7 +47,6 @@ def add_reading_arguments(parser: argparse.ArgumentParser, *, images: str | None
             "--images", metavar="DIR", dest=images, help="the folder of a table's images, if not its own"
         )
     group.add_argument("--split", metavar="NAME", help="only this split: train, val or test")
-    group.add_argument("--range", metavar="LOW:HIGH", help="of grey with more than 8 bits, as 0:4095 for 12 bits in 16")
     group.add_argument(
         "--range",
         metavar="LOW:HIGH",

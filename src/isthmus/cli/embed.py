@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         options |= {"only": args.only, "batch_size": args.batch_size}
         planned = plan(pairs, args.image_encoder, args.text_encoder, **options)
         common.say(planned)
-        common.tell(planned.notes)
+        common.print_notes(planned.notes)
         common.write_result(args, asdict(planned))
         return 0
     printed = pairs.notes

@@ -12,7 +12,7 @@ from typing import Any
 from isthmus.data.pairs import Pairs
 from isthmus.data.ragged import Ragged
 from isthmus.data.tables import Frame
-from isthmus.embedding.networks import by_network, load_all, states_bytes
+from isthmus.embedding.networks import by_network, load_all, preparable, states_bytes
 from isthmus.embedding.run import chosen_pairs, readable
 from isthmus.embedding.work_plan import caption_batches, image_batches, unit_items
 from isthmus.encoders import Encoder, encode_views
@@ -104,7 +104,7 @@ def _sampled(views: list[Encoder], pairs: Pairs, captions: list[str], batch_size
     of_images = views[0].modality == "image"
     started, most = time.perf_counter(), 0
     found: dict[str, list[int]] = {view.fingerprint: [] for view in views if view.pool == STATES}
-    items = readable(pairs, range(32)) if of_images else sorted(captions[:256], key=len)
+    items = preparable(views[0], readable(pairs, range(32))) if of_images else sorted(captions[:256], key=len)
     device = views[0].device
     ends = image_batches(len(items), batch_size, device) if of_images else caption_batches(items, batch_size)
     for start, stop in pairwise([0, *ends.tolist()]):

@@ -131,10 +131,12 @@ class DualEncoder(nn.Module):
         self._check_loaded("image")
         out = np.full((len(items), self.width), np.nan, np.float32)
 
+        refused: list[tuple[int, str]] = []
+
         def refuse(row: int, error: Exception) -> None:
             if skipped is None:
-                raise InputError(f"{_called(items[row], row)}: {reason(error)}") from error
-            skipped.append((row, reason(error)))
+                raise InputError(f"{_place(items, row)}{reason(error)}") from error
+            refused.append((row, reason(error)))
 
         some = encode_each(
             len(items),
@@ -145,6 +147,8 @@ class DualEncoder(nn.Module):
         )
         for places, embedded in some:
             out[places] = embedded
+        if skipped is not None:
+            skipped += sorted(refused)
         return _finished(out, width, precision, as_tensor)
 
     def encode_text(
@@ -325,6 +329,9 @@ def _open_image(item: Any) -> Any:
     return item if isinstance(item, Image.Image) or hasattr(item, "ndim") else decode(cell_bytes(item))
 
 
-def _called(item: Any, row: int) -> str:
-    """What a picture is called in a message: its path, else its number."""
-    return str(item) if isinstance(item, str | os.PathLike) and len(str(item)) < MAX_NAME else f"image {row}"
+def _place(items: list[Any], row: int) -> str:
+    """How a message about an image begins: with its path, or its number if there are several."""
+    item = items[row]
+    if isinstance(item, str | os.PathLike) and len(str(item)) < MAX_NAME:
+        return f"{item}: "
+    return f"image {row}: " if len(items) > 1 else ""
