@@ -5,12 +5,15 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import io
 import json
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bounded import cost
@@ -22,6 +25,7 @@ from isthmus.errors import InputError
 from isthmus.evaluation.datasets.mmvp import read_mmvp
 from isthmus.evaluation.longtext import read_longtext
 from isthmus.metrics.zeroshot import load_templates
+from isthmus.store.arrays import open_npy
 from isthmus.store.imports import _lines as array_lines
 
 ODD = "one\x0btwo\x0cthree\x85four\u2028five\u2029six\x1cseven"  # at all of which str.splitlines breaks a line
@@ -178,3 +182,40 @@ def test_csv_cells_keep_their_line_breaks(tmp_path: Path) -> None:
         rows = [["Question ID", "Type", "Statement"], ["1", "t", said], ["2", "t", "x"]]
         csv.writer(file).writerows(rows)
     assert read_mmvp(tmp_path)["mmvp"][0].captions[0] == f"a photo of {said}"
+
+
+@pytest.mark.parametrize("name", ["b.png", "b.txt", "b.tar", "b.parquet", "b.csv", "metadata.jsonl"])
+def test_a_pipe_in_a_folder_is_listed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"a picture, once it is read")
+    os.mkfifo(tmp_path / name)
+    read = read_pairs(tmp_path, captions="optional")
+    assert read.images["id"].to_pylist() == ["a.png"] and read.skipped == [(name, "a pipe, not a file.")]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "tar", "parquet", "arrow"])
+def test_a_pipe_among_several_files_is_listed(tmp_path: Path, form: str) -> None:
+    rows = pa.table({"image": ["a.png"], "caption": ["one"]})
+    if form == "tar":
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for ending in ("png", "txt"):
+                member = tarfile.TarInfo(f"a.{ending}")
+                member.size = 3
+                tar.addfile(member, io.BytesIO(b"one"))
+    elif form == "parquet":
+        pq.write_table(rows, tmp_path / "a.parquet")
+    elif form == "arrow":
+        with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as out, pa.ipc.new_stream(out, rows.schema) as stream:
+            stream.write_table(rows)
+    else:
+        (tmp_path / f"a.{form}").write_text(TABLES[form])
+    os.mkfifo(tmp_path / f"b.{form}")
+    read = read_pairs(f"{tmp_path}/*.{form}")
+    assert read.captions["caption"].to_pylist()[0] == "one"
+    ((name, reason),) = read.skipped
+    assert name.startswith("b") and "a pipe, not a file" in reason
+
+
+def test_a_pipe_is_no_array(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "image.npy")
+    with pytest.raises(InputError, match="a pipe, not a file"):
+        open_npy(tmp_path / "image.npy")

@@ -305,3 +305,21 @@ def test_no_byte_of_an_arrow_file_ends_the_process(tmp_path: Path) -> None:
         for at in told:
             spent = cost(lambda at=at, tried=tried: tried(at))  # type: ignore[misc]
             assert spent.mib < MIB and spent.seconds < 20, (name, at)
+
+
+def test_of_several_arrow_files_a_damaged_one_keeps_what_comes_before_the_damage(tmp_path: Path) -> None:
+    pictures = [png(picture("red", "pale", "top", number)) for number in range(30)]
+    for name, rows in {"a": range(0, 10), "b": range(10, 20), "c": range(20, 30)}.items():
+        images = pa.array([pictures[row] for row in rows])
+        captions = pa.array([f"caption {row}" for row in rows]).dictionary_encode()
+        ids = [str(row) for row in rows]
+        write_stream(pa.table({"image": images, "caption": captions, "id": ids}), tmp_path / f"{name}.arrow", rows=5)
+    whole = (tmp_path / "b.arrow").read_bytes()
+    at = whole.rindex(np.arange(5, 10, dtype=np.int32).tobytes())  # numbers in the dictionary, of the second batch
+    (tmp_path / "b.arrow").write_bytes(whole[:at] + b"\x7f" * 20 + whole[at + 20 :])
+    read = ist.read_pairs(f"{tmp_path}/*.arrow")
+    assert read.images["id"].to_pylist() == [str(row) for row in (*range(15), *range(20, 30))]
+    assert [name for name, _ in read.skipped] == ["b.arrow"]
+    for row, id in enumerate(read.images["id"].to_pylist()):
+        assert read.read_bytes(row) == pictures[int(id)]
+        assert read.captions["caption"][row].as_py() == f"caption {id}"

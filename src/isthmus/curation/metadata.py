@@ -126,8 +126,6 @@ class ParquetRows:
             table = _opened(self.files[number]) if set(columns) - set(held) else None
             held = held | {column: table.group(local, column) for column in columns if table and column not in held}
         except (ValueError, MemoryError, *DAMAGE) as error:
-            if isinstance(error, InputError):
-                raise
             self.damaged[group] = f"row group {local} cannot be read ({error})."
             return None
         self._known.add(group)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from isthmus.data.parquet import GROUP_BYTES, budgeted, check_rows
-from isthmus.errors import InputError
+from isthmus.errors import BadFile, InputError
 from isthmus.owned import regular
 
 MAGIC = b"ARROW1"
@@ -111,7 +111,7 @@ class ArrowTable:
                 rows.append(told.rows)
             if size > GROUP_BYTES:
                 what = "its dictionaries become" if told.kind == DICTIONARY else f"batch {len(rows) - 1} becomes"
-                raise InputError(f"{self.path}: {what} {size:,} bytes, more than {GROUP_BYTES:,}; write smaller ones.")
+                raise BadFile(f"{self.path}: {what} {size:,} bytes, more than {GROUP_BYTES:,}; write smaller ones.")
         return rows
 
 

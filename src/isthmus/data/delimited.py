@@ -12,8 +12,8 @@ from typing import Any
 from isthmus.data.cells import is_inline
 from isthmus.data.columns import SPELLINGS, TABLE_FIELDS, Columns, find_columns
 from isthmus.data.gathering import Gathered, GatheredRow
-from isthmus.data.text import MAX_LINE, UnreadableError, bare_name, iter_lines
-from isthmus.errors import InputError
+from isthmus.data.text import MAX_LINE, bare_name, iter_lines
+from isthmus.errors import BadFile, InputError
 
 MARKS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 KNOWN = {*TABLE_FIELDS, *(one for several in SPELLINGS.values() for one in several)}
@@ -92,9 +92,7 @@ class Delimited:
             line = self.before + self.reader.line_num + 1
             alone = "new-line character" in str(error)
             hint = " Its lines seem to end in CR alone, not LF: convert them." if alone else ""
-            raise UnreadableError(
-                f"{self.path}: line {line} or the next cannot be read as CSV ({error}).{hint}"
-            ) from None
+            raise BadFile(f"{self.path}: line {line} or the next cannot be read as CSV ({error}).{hint}") from None
 
     def records(self) -> Iterator[tuple[int, GatheredRow]]:
         """(line number, cells by column) of every row."""

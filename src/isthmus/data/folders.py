@@ -20,6 +20,7 @@ from isthmus.data.sources import Folders, ImageColumn, open_table
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.text import json_lines, parse_json, read_text
 from isthmus.errors import InputError
+from isthmus.owned import what_it_is
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of Hugging Face's imagefolder
 SIDECARS = (".txt", ".caption", ".json")  # captions of an image of the same stem, the first that is there
@@ -82,6 +83,8 @@ def _entries(found: Survey, inside: str) -> tuple[list[str], list[str]]:
             (linked if entry.is_symlink() else real).append(f"{name}/")
         elif entry.is_symlink() and not os.path.exists(entry.path):
             found.skipped.append((name, "a link that leads nowhere."))
+        elif not entry.is_file():
+            found.skipped.append((name, f"{what_it_is(Path(os.path.realpath(entry.path)))}, not a file."))
         else:
             found.files.append(name)
     return real, linked

@@ -104,9 +104,11 @@ class Gathered:
     def numbered(self, where: str, records: Iterable[tuple[int, GatheredRow]], source: Any) -> None:
         """Rows whose images `source` holds by the row's number, which is the id unless there is one."""
         first = self.first
-        for row, fields in records:
-            self.intake.add(f"{where} {row}", fields, default_id=f"{self.reading.within}{row}", source=first + row)
-        self.sources.append(source)
+        try:
+            for row, fields in records:
+                self.intake.add(f"{where} {row}", fields, default_id=f"{self.reading.within}{row}", source=first + row)
+        finally:  # as in `rows`
+            self.sources.append(source)
 
 
 def _image(cell: Any) -> Any:

@@ -25,8 +25,8 @@ from isthmus.data.pages import with_pages
 from isthmus.data.records import CaptionRule, Intake
 from isthmus.data.sources import ImageSource, Items
 from isthmus.data.splits import normalise_split
-from isthmus.data.text import PACKED, UnreadableError, bare_name, packing
-from isthmus.errors import InputError, UsageError
+from isthmus.data.text import PACKED, bare_name, packing
+from isthmus.errors import BadFile, InputError, UsageError
 from isthmus.owned import what_it_is
 
 READERS: dict[str, Callable[[Path, Gathered], None]] = {
@@ -282,7 +282,7 @@ def _read(path: str, into: Gathered) -> None:
             part = into.of(within="" if inside == "." else f"{inside}/", split=tables.split_of(file, root))
             try:
                 _read_file(file, part)
-            except UnreadableError as error:  # this one and, where it broke in its midst, the rest of it
+            except BadFile as error:  # this one and, where it broke in its midst, the rest of it
                 into.intake.skip(file.relative_to(root).as_posix(), str(error))
     return None
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isthmus.errors import InputError
+from isthmus.errors import BadFile
 from isthmus.owned import regular
 
 SLICE_BYTES = 2**28  # of the rows of a table that are read at once
@@ -88,7 +88,7 @@ def check_rows(path: Path, rows: int) -> None:
     """`InputError` for more rows than a file of its size can say anything about."""
     size = path.stat().st_size
     if rows > FREE_ROWS + MAX_ROWS_A_BYTE * size:
-        raise InputError(f"{path}: {rows:,} rows in {size:,} bytes: they are empty. Write the table again.")
+        raise BadFile(f"{path}: {rows:,} rows in {size:,} bytes: they are empty. Write the table again.")
 
 
 def slices(path: Path, columns: Sequence[str], rows: int = 1024) -> Iterator[pa.RecordBatch]:
@@ -132,10 +132,10 @@ def budgeted(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Recor
             size = spread_bytes(part)
             total += size
             if len(part) == 1 and size > SLICE_BYTES:
-                raise InputError(f"{path}: row {start} holds {size:,} bytes, more than the {SLICE_BYTES:,} of a row.")
+                raise BadFile(f"{path}: row {start} holds {size:,} bytes, more than the {SLICE_BYTES:,} of a row.")
             start += len(part)
             if total > most:
-                raise InputError(f"{path}: {start:,} rows hold {total:,} bytes in a small file: equal texts, repeated.")
+                raise BadFile(f"{path}: {start:,} rows hold {total:,} bytes in a small file: equal texts, repeated.")
             yield part
 
 

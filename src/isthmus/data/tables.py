@@ -19,8 +19,7 @@ from isthmus.data.parquet import DAMAGE, is_text, value_type
 from isthmus.data.records import MAX_CAPTION, Intake
 from isthmus.data.sources import ARROW, FileColumn, ImageColumn, TableFile, open_table
 from isthmus.data.splits import SYNONYMS
-from isthmus.data.text import UnreadableError
-from isthmus.errors import InputError
+from isthmus.errors import BadFile, InputError
 from isthmus.files import read_json
 
 BATCH = 1024  # rows of a Parquet table in memory as Python objects
@@ -32,7 +31,7 @@ def read_file_of_columns(path: Path, into: Gathered) -> None:
     try:
         _file(path, into)
     except DAMAGE as error:
-        raise UnreadableError(f"{path}: cannot be read as {_kind(path)} ({error}).") from None
+        raise BadFile(f"{path}: cannot be read as {_kind(path)} ({error}).") from None
 
 
 def _kind(path: Path) -> str:
@@ -50,7 +49,7 @@ def read_parts(paths: Sequence[Path], folder: Path, into: Gathered) -> None:
         part = into.of(split=split_of(path, folder))
         try:
             _file(path, part, path.relative_to(folder).with_suffix("").as_posix())
-        except DAMAGE as error:
+        except (BadFile, *DAMAGE) as error:
             into.intake.skip(path.relative_to(folder).as_posix(), f"cannot be read as Parquet ({error}).")
         into.notes += [note.replace(str(path), str(folder)) for note in part.notes[len(into.notes) :]]
     into.notes = notes + list(dict.fromkeys(into.notes))
@@ -86,7 +85,7 @@ def _until_damaged(records: Iterator[Any], intake: Intake, name: str) -> Iterato
     """The rows before any damage; the damage is listed."""
     try:
         yield from records
-    except DAMAGE as error:
+    except (BadFile, *DAMAGE) as error:
         intake.skip(name, f"the rest of it cannot be read ({error}).")
 
 
@@ -127,7 +126,7 @@ def read_saved_dataset(folder: Path, into: Gathered) -> None:
             columns, remarks = find_columns(file, table.schema.names, reading.captions, reading.columns)
             _saved_part(folder, name, table, columns, into.of(split=split))
             notes |= dict.fromkeys(remark.replace(str(file), str(folder)) for remark in remarks)
-        except DAMAGE as error:
+        except (BadFile, *DAMAGE) as error:
             into.intake.skip(name, f"cannot be read as an Arrow stream ({error}).")
     into.notes += notes
 

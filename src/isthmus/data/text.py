@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from isthmus.errors import InputError
+from isthmus.errors import BadFile, InputError
 from isthmus.owned import regular
 
 MAX_FILE = 1024**3  # bytes of a file that is read whole
@@ -27,10 +27,6 @@ FREE_UNPACKED = 2**22  # bytes that a packed file of any size may hold
 MAX_UNPACKED = 50  # bytes for a byte of a packed file; captions are packed to a third or a tenth
 WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # marks of encodings that are no UTF-8
 BOM = b"\xef\xbb\xbf"
-
-
-class UnreadableError(InputError):
-    """A file that is damaged, or is not what its name says: one of several is listed, and the others are read."""
 
 
 def _zstd(path: Path) -> Any:
@@ -57,7 +53,7 @@ def packing(path: str | os.PathLike[str]) -> str | None:
 def unpacked(path: str | os.PathLike[str]) -> Iterator[tuple[Any, int]]:
     """A text file that is open for reading bytes, and how many there may be. Only files: a pipe would not end.
 
-    Raises `InputError` for what is no file, `UnreadableError` for one that cannot be read, also in its midst.
+    Raises `InputError` for what is no file, `BadFile` for one that cannot be read, also in its midst.
     """
     ending = packing(path)
     try:
@@ -70,7 +66,7 @@ def unpacked(path: str | os.PathLike[str]) -> Iterator[tuple[Any, int]]:
     except InputError:
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UnreadableError(f"{path}: cannot be read as text ({error}).") from None
+        raise BadFile(f"{path}: cannot be read as text ({error}).") from None
 
 
 def read_text(path: str | os.PathLike[str], most: int = MAX_FILE) -> str:
@@ -87,18 +83,18 @@ def read_text(path: str | os.PathLike[str], most: int = MAX_FILE) -> str:
     return decode_text(data, f"{path}")
 
 
-def _bomb(path: Any, bound: int) -> InputError:
-    return InputError(f"{path}: unpacked, it has more than {bound:,} bytes, too many for so small a file. Unpack it.")
+def _bomb(path: Any, bound: int) -> BadFile:
+    return BadFile(f"{path}: unpacked, it has more than {bound:,} bytes, too many for so small a file. Unpack it.")
 
 
 def decode_text(data: bytes, where: str) -> str:
     """UTF-8 without its byte-order mark. Raises `InputError` that begins with `where`."""
     if data[:2] in WIDE:
-        raise UnreadableError(f"{where} is {WIDE[data[:2]]}, not UTF-8. Save it as UTF-8 (iconv -f UTF-16 -t UTF-8).")
+        raise BadFile(f"{where} is {WIDE[data[:2]]}, not UTF-8. Save it as UTF-8 (iconv -f UTF-16 -t UTF-8).")
     try:
         return data.removeprefix(BOM).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UnreadableError(f"{where} is not UTF-8 ({error}). Save it as UTF-8 (iconv -f LATIN1 -t UTF-8).") from None
+        raise BadFile(f"{where} is not UTF-8 ({error}). Save it as UTF-8 (iconv -f LATIN1 -t UTF-8).") from None
 
 
 def split_lines(text: str) -> list[str]:
@@ -131,7 +127,7 @@ def iter_lines(path: str | os.PathLike[str]) -> Iterator[str]:
             if read > bound:
                 raise _bomb(path, bound)
             if len(raw) > MAX_LINE:
-                raise InputError(f"{path}: line {number} has more than {MAX_LINE:,} bytes.")
+                raise BadFile(f"{path}: line {number} has more than {MAX_LINE:,} bytes.")
             yield decode_text(raw, f"{path}: line {number}") if number == 1 else _decoded(raw, path, number)
 
 
@@ -139,7 +135,7 @@ def _decoded(raw: bytes, path: str | os.PathLike[str], number: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UnreadableError(f"{path}: line {number} is not UTF-8 ({error}). Save it as UTF-8.") from None
+        raise BadFile(f"{path}: line {number} is not UTF-8 ({error}). Save it as UTF-8.") from None
 
 
 def parse_json(text: str) -> Any:
@@ -163,7 +159,7 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
         try:
             record = parse_json(line)
         except (ValueError, RecursionError) as error:
-            raise UnreadableError(f"{path}: line {number} cannot be read as JSON ({error}).") from None
+            raise BadFile(f"{path}: line {number} cannot be read as JSON ({error}).") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}: line {number} is not a JSON object, {{…}}.")
         yield number, record
@@ -176,4 +172,4 @@ def read_json_strictly(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise UnreadableError(f"{path}: cannot be read as JSON ({error}).") from None
+        raise BadFile(f"{path}: cannot be read as JSON ({error}).") from None
