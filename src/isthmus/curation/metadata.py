@@ -99,7 +99,7 @@ class ParquetRows:
                 found[max(0, low) : high] = False
         return found
 
-    def told(self, columns: Sequence[str]) -> list[tuple[str, str]]:
+    def list_damage(self, columns: Sequence[str]) -> list[tuple[str, str]]:
         """(file, reason) of the row groups that cannot be read; those that nobody has come to are looked at."""
         self.readable(0, len(self), columns)
         return [(self.files[self.groups[group][0]].name, why) for group, why in sorted(self.damaged.items())]
@@ -163,7 +163,7 @@ class ClipRetrievalPool:
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """(file, reason) of what cannot be read."""
-        return self._left_out + self.table.told(self._columns)
+        return self._left_out + self.table.list_damage(self._columns)
 
     @property
     def usable(self) -> np.ndarray | None:
@@ -222,7 +222,7 @@ class MetadataPool:
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """(file, reason) of what cannot be read."""
-        return self._left_out + self.table.told(self._columns)
+        return self._left_out + self.table.list_damage(self._columns)
 
     @property
     def usable(self) -> np.ndarray | None:

@@ -138,9 +138,9 @@ class RowNumbers(Sequence[str]):
 def encoded(
     items: Sequence[Any] | Pairs, encode: Any, refuse: Callable[[int, Exception], Any] = lambda row, error: None
 ) -> Computed:
-    """Features [n, width] of texts or pictures, encoded when they are asked for; NaN of a picture that cannot be used.
+    """Features [n, width] of texts or pictures, encoded when they are read; NaN for a picture that cannot be used.
 
-    refuse: is told the row and the error of such a picture, whenever it is asked for.
+    refuse: gets the row and the error of such a picture, each time it is read.
     """
 
     def gather(index: np.ndarray) -> np.ndarray:

@@ -35,7 +35,10 @@ class ArrowTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._data = pa.memory_map(str(regular(path)))
-        self._is_file, self._packed = self._data.read(len(MAGIC)) == MAGIC, False
+        start = self._data.read(len(MAGIC))
+        if start.startswith(b"FEA1"):
+            raise BadFile(f"{path}: Feather of the first version, which is not read. Write it again as Parquet.")
+        self._is_file, self._packed = start == MAGIC, False
         self._opened: dict[tuple[str, ...], Callable[[int], pa.RecordBatch]] = {}  # by columns, what gives a batch
         try:
             batches = self._measured()
@@ -79,7 +82,7 @@ class ArrowTable:
             chosen = batch.select(list(columns))
             chosen.validate(full=True)  # to believe what a damaged file says of itself would end the process
             if len(chosen) != self.starts[number + 1] - self.starts[number]:
-                raise pa.ArrowInvalid(f"batch {number} has {len(chosen):,} rows, not those it is said to have")
+                raise pa.ArrowInvalid(f"batch {number} has {len(chosen):,} rows, not the number in its header")
             yield chosen
 
     def _found(self, columns: tuple[str, ...], wanted: Sequence[int]) -> Iterator[pa.RecordBatch]:
@@ -102,15 +105,15 @@ class ArrowTable:
         rows: list[int] = []
         dictionaries = 0
         for message in _messages(self._data, self._is_file):
-            told = _Message(message)
-            size = told.nbytes
-            self._packed |= told.packed
-            if told.kind == DICTIONARY:
+            header = _Message(message)
+            size = header.nbytes
+            self._packed |= header.packed
+            if header.kind == DICTIONARY:
                 size = dictionaries = dictionaries + size
-            elif told.kind == BATCH:
-                rows.append(told.rows)
+            elif header.kind == BATCH:
+                rows.append(header.rows)
             if size > GROUP_BYTES:
-                what = "its dictionaries become" if told.kind == DICTIONARY else f"batch {len(rows) - 1} becomes"
+                what = "its dictionaries become" if header.kind == DICTIONARY else f"batch {len(rows) - 1} becomes"
                 raise BadFile(f"{self.path}: {what} {size:,} bytes, more than {GROUP_BYTES:,}; write smaller ones.")
         return rows
 

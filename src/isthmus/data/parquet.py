@@ -64,9 +64,9 @@ class ParquetTable:
 
     def _pieces(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         for group in range(len(self.starts) - 1):
-            told = self._files[0].metadata.row_group(group)
+            metadata = self._files[0].metadata.row_group(group)
             # Of all columns: to ask for one of a damaged file can end the process (a C++ exception gets through).
-            stored, held = told.total_byte_size, told.num_rows
+            stored, held = metadata.total_byte_size, metadata.num_rows
             few = max(1, min(rows, SLICE_BYTES * held // max(1, stored)))
             yield from _group_batches(self._files, group, columns, few)
 

@@ -1,4 +1,4 @@
-"""Many pictures through an encoder, few in memory at a time; one that fails is told and spoils no other."""
+"""Many pictures through an encoder, few in memory at a time; one that fails is reported and spoils no other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def encode_each(
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """(rows, features [n, D]) of `count` pictures, in order, up to `batch_size` at a time.
 
-    read: gives the picture of a row. encode: takes pictures. refuse: is told the row and the error of one that cannot
+    read: gives the picture of a row. encode: takes pictures. refuse: gets the row and the error of one that cannot
     be read or encoded, whatever a library raises, MemoryError too (see `reason`); a batch that fails is gone through
     one by one. A `UsageError` passes: it is of no picture.
     """
@@ -66,5 +66,5 @@ def reason(error: Exception) -> str:
     """Why a picture cannot be used, in a sentence."""
     if isinstance(error, MemoryError):
         return OUT_OF_MEMORY
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if isinstance(error, InputError) else f"cannot be encoded: {said[:1000]}"
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if isinstance(error, InputError) else f"cannot be encoded: {message[:1000]}"

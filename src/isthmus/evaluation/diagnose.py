@@ -98,8 +98,8 @@ def diagnose(
     if against is not None:
         found.audit = audit(model, data, against, split=split, ids=embedded.image_ids, near=near)
         _novelty(found, embedded, resampling)
-    said = {"definition": DEFINITION, "skipped": embedded.skipped, "notes": embedded.notes}
-    plain = found.to_dict() | said | resampling
+    about = {"definition": DEFINITION, "skipped": embedded.skipped, "notes": embedded.notes}
+    plain = found.to_dict() | about | resampling
     written = result(plain, dataset=named(data), model=name, task="diagnose")
     if report is not None:
         write_report(found, written, Path(report))

@@ -52,7 +52,7 @@ def frozen_and_projected(
     model, name = opened(model, encoders=not holds_features(data))
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
-        train, test, left_out, told = _sides(model, data, split, folder)
+        train, test, left_out, remarks = _sides(model, data, split, folder)
     for part in (train, test):
         check_classes([str(label) for label in np.unique(part.labels)], named(data), read=False)
     frozen = answer(train, test)
@@ -68,7 +68,7 @@ def frozen_and_projected(
         metrics, ci95 = _accuracies(correct, test.groups, bootstrap, seed)
         found = {"metrics": metrics, "ci95": ci95, "features": features, **shared}
         results.append(result(found, dataset=named(data), model=name, task=task))
-    results[0]["notes"] = told
+    results[0]["notes"] = remarks
     results[-1] |= {"projected_minus_frozen": compared, "notes": [_in_words(compared)], "skipped": []}
     return results
 
@@ -113,8 +113,8 @@ def _sides(model: DualEncoder, data: Probed, split: str, out: Path) -> Sides:
     store = out / "features" / canonical(path.stem if path.is_file() else path.name)
     stores = {part: embedded(model, some, store) for part, some in pairs.items()}
     train, test = (from_store(model, some, stores[split]) for some in pairs.values())
-    told = dict.fromkeys(note for some, notes in read.values() for note in (*notes, *some.notes))
-    return train, test, [item for part, some in pairs.items() for item in skipped(some, stores[part])], list(told)
+    remarks = dict.fromkeys(note for some, notes in read.values() for note in (*notes, *some.notes))
+    return train, test, [item for part, some in pairs.items() for item in skipped(some, stores[part])], list(remarks)
 
 
 def _parts(data: FeaturePairs, split: str) -> tuple[FeaturePairs, FeaturePairs]:

@@ -51,7 +51,7 @@ def open_pairs(source: Any, captions: CaptionRule = "required", **options: Any) 
 
 
 def read_first(source: Any, captions: CaptionRule = "optional", **reading: Any) -> Any:
-    """`source`; as pairs, where it is said how those are to be read: `columns`, `images`, … of `read_pairs`.
+    """`source` as it is, or read as pairs if options of `read_pairs` are given (`columns`, `images`, …).
 
     Raises `UsageError` for such options of a store or arrays.
     """
