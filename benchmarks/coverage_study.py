@@ -152,11 +152,19 @@ def render(measured: dict[str, Any]) -> str:
     return TEXT.format(table=table, error=error, **measured)
 
 
-TEXT = """# How often an interval holds the truth
+TEXT = """# How often an interval contains the true value
+
+## What to do
+
+- Read the interval, not the number; overlapping intervals decide nothing, the paired difference may.
+- Name groups (a column `group`): near-duplicates that count as many make every interval too narrow.
+- Have 50 groups or more before you compare anything; with 20 the interval is right but hardly says anything.
+
+## Why
 
 Written by `benchmarks/coverage_study.py` from `benchmarks/results/coverage_study.json`. Every interval of a result is
-nominally of 95 %. The table says how often it held the truth, in {sets:,} simulated test sets a row ({resamples}
-resamples each; a coverage is itself uncertain by ± {error:.1f} points, one standard error).
+nominally of 95 %. The table says how often it contained the true value, in {sets:,} simulated test sets a row
+({resamples} resamples each; a coverage is itself uncertain by ± {error:.1f} points, one standard error).
 
 - **Shares, and means of shares** (accuracy, recall@k, IoU): Wilson's score interval for as many independent answers as
   would vary like the bootstrap over groups does, with Student's t for the normal's quantile. Where none is right, or
@@ -172,11 +180,11 @@ A group is a set of near-duplicates, or a picture with its captions, that is dra
 **About 95 %** (94 to 97 in the table) is what holds for shares of 200 answers or more, shares over 100 groups, and
 differences of 50 answers or more. It is 91 to 99 % for shares of fewer answers or groups (least, 91, for 1 % of 50),
 92 to 94 % for the mIoU at all of these sizes, and 88 % for differences on 20 answers. It is not near 95 % for means of
-skewed quantities of few groups: no interval that sees five values of one can know its tail.
+skewed quantities of few groups: no interval from five values can describe its tail.
 
-Not looked at: other correlations within groups than 0.5, calibration errors, median ranks. The intervals are of the
+Not measured: other correlations within groups than 0.5, calibration errors, median ranks. The intervals are of the
 test set's chance alone: another training seed, another choice of hyperparameters, or a test set that is not a sample
-of what you care about are in none of them.
+of what you care about are not included.
 """
 
 if __name__ == "__main__":

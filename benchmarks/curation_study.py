@@ -255,7 +255,7 @@ def render(study: dict[str, Any]) -> str:
 
 
 def verdicts(study: dict[str, Any]) -> list[str]:
-    """A line per curated system: above, below, or not to be told from its rivals; an interval with 0 is a tie."""
+    """A line per curated system: above, below, or not distinguishable from its rivals; an interval with 0 is a tie."""
     lines = []
     for row in study["rows"]:
         if row["system"].startswith("curated"):
@@ -266,17 +266,25 @@ def verdicts(study: dict[str, Any]) -> list[str]:
 
 def _verdict(found: list[float]) -> str:
     _, low, high = found
-    return "above" if low > 0 else "below" if high < 0 else "not to be told from"
+    return "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
 
 
 def _difference(found: list[float] | None) -> str:
     return "" if found is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*found)
 
 
-PAGE_TEXT = """# Does curation help, and what does it cost?
+PAGE_TEXT = """# Effect and cost of curation
 
 Written by `benchmarks/curation_study.py --render` from `benchmarks/results/curation_study.json` and
 `benchmarks/results/curation_scale.json`; do not edit.
+
+## What to do
+
+- If time or disk forces you to a part of your pairs, choose it by concept, not at random.
+- If it does not, train on everything: here no choice was above the whole pool, and the one by classes was below it.
+- Take out copies and captions that do not fit first ([cleaning](guide/choosing-pairs.md#cleaning-pairs)).
+
+## Why
 
 ## A noisy pool, halved
 
@@ -293,8 +301,8 @@ of test pictures. {machine}.
 Columns of shares: what a system trained on, averaged over seeds. *Phrases*: concepts are the 200 most frequent phrases
 of the pool's own captions, so that its noise can become a concept ("handwritten digit"). *Classes*: the names of the
 data's categories, without any label. *Caption side* compares a caption with a concept's name, as freeze-align does;
-nothing there can notice an image that does not fit its caption. *Both sides* also compares the image with the mean of
-the images whose captions fit the concept best, and takes the lesser cosine. Choosing by concept asks whether a pair is
+it cannot notice an image that does not fit its caption. *Both sides* also compares the image with the mean of
+the images whose captions fit the concept best, and takes the lesser cosine. Choosing by concept tests whether a pair is
 about something wanted, not whether its caption is right. The noise is our own and of three kinds; real pools have
 others, and in other shares.
 

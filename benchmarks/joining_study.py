@@ -75,13 +75,21 @@ def recall(a: np.ndarray, b: np.ndarray, test: FeaturePairs) -> dict[str, Any]:
 
 
 HEAD = """\
-# Joining a space that exists
+# Joining an existing space
 
 Written by `python benchmarks/joining_study.py` from `benchmarks/results/joining_study.json`; not edited by hand.
 
+## What to do
+
+- You have an index and want a better image encoder: join it, and keep the index of captions.
+- Let `default` do it; ridge alone, a second, was not told from it.
+- Embed the pictures again when you can: between an old and a new encoder, similar ones find each other more easily.
+
+## Why
+
     isthmus train STORE --init MODEL --freeze text --image-encoder URI --out JOINED
 
-keeps the text side of a trained model bit for bit and trains another image encoder onto it. Indexed captions stay
+freezes the text side of a trained model and trains another image encoder onto it. Indexed captions stay
 valid, and pictures that either encoder embedded are compared with each other. `--freeze image` does the same for
 another text encoder. Of the closed forms, ridge regression onto the fixed side takes the place of CCA; the default
 recipe averages it with the trained head.
@@ -94,8 +102,8 @@ mean of both directions, %, with 95 % intervals over groups. One seed; chance is
 """
 
 FOOT = """
-With captions, the intervals of the ways meet: they are ties here, and joining costs nothing that can be seen against a
-model of its own. What the last column shows is that the spaces are one: an old and a new embedding of the same picture
+With captions, the intervals of the methods overlap: they are ties here, and joining has no visible cost compared with
+a separate model. The last column shows that the spaces are the same: an old and a new embedding of the same picture
 find each other among {test}, most easily where the encoders are relatives (Lite0 and Lite1).
 """
 

@@ -103,25 +103,28 @@ HEAD = """\
 
 Written by `python benchmarks/outputs_study.py` from `benchmarks/results/outputs_study.json`; not edited by hand.
 
+## What to do
+
+- Store `int8`: a quarter of the bytes, and no loss that can be measured.
+- Want bits? Keep the query in float32 (asymmetric), and do not binarise `cca`.
+- Want 32 dimensions or fewer? Train them (`loss.matryoshka`, `head.beside=none`); from 64 on `cca`, cut, is as good.
+
+[How](guide/spaces.md) is in the guide.
+
+## Why
+
 {images:,} test pictures of the demo data ({groups:,} groups of near-duplicates), retrieval, mean of both directions. In
 brackets: 95 % intervals from a bootstrap over groups. *Change* compares, on the same queries, with the same model's
-float32 at full width; where its interval holds 0 it is a tie. Heads are of the default recipe without CCA beside them,
+float32 at full width; if its interval contains 0 it is a tie. Heads are of the default recipe without CCA beside them,
 512 wide, two seeds each; the two differ only in `loss.matryoshka = [16, 32, 64, 128, 256]`. `default` is CCA, 384
 wide, beside a trained head, so that its first 384 dimensions are CCA alone. CCA's directions fall in weight: it is
 ordered by nature, but its bits all weigh the same, which is why they cost it most. One data set, small and of
-drawings: how much is lost on yours, `benchmarks/outputs_study.py --store YOURS` tells.
+drawings: how much is lost on yours, `benchmarks/outputs_study.py --store YOURS` shows.
 
 """
 
 USE = """
-## How to use them
-
-```python
-model.encode_image(pictures, width=128)                   # the first 128 dimensions, normalised again
-model.encode_image(pictures, precision="int8")            # one byte per dimension
-model.encode_image(pictures, precision="binary")          # one bit: uint8 [N, d / 8]
-model.truncate(128).save_pretrained("small/")             # a model that gives 128 dimensions everywhere
-```
+## Searching among them
 
 `isthmus.models.outputs.Decoded(codes, width)` stands for embeddings in `top_k` and `retrieval`: with bits on both
 sides that is Hamming distance, with a float32 query the asymmetric comparison. Train prefixes with

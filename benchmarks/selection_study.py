@@ -199,7 +199,7 @@ def verdicts(points: Points) -> list[str]:
         f"best view by the probe, {worst} one that is {100 * regret[worst]:.1f} points of R@10 below it."
     )
     told.append(
-        f"The probe itself is not the last word with so few pairs: on its best view it reaches "
+        f"The probe itself is not the best possible with so few pairs: on its best view it reaches "
         f"{100 * points.probe[top]:.1f}, CCA on the same view {100 * points.x['CCA R@10'][top]:.1f}."
     )
     return told
@@ -308,9 +308,17 @@ def table(rows: list[list[Any]], heads: Sequence[str]) -> str:
 
 
 PAGE_TEXT = """\
-# What predicts a good pair of encoders?
+# Which scores predict a good pair of encoders
 
 Written by `benchmarks/selection_study.py --render` from `benchmarks/results/selection_study.json`; do not edit.
+
+## What to do
+
+- Run `isthmus select` on your own pairs, layers included (`?layer=*`), and train the first choice.
+- Trust held-out recall of a closed form or of the probe, and mutual k-NN; use CKA for layers of one network at most.
+- Train the first few that `select` calls ties: a score ranks, it does not decide between neighbours.
+
+## Why
 
 {verdicts}
 
@@ -360,7 +368,7 @@ With wheel:efficientnet-lite1.
 
 ## The same on hub encoders
 
-With a network and a GPU, the question can be asked of encoders that matter (SAIL's sweep, more families, every
+With a network and a GPU, the study can be repeated with larger encoders (SAIL's sweep, more families, every
 layer):
 
 ```

@@ -188,10 +188,19 @@ def markdown(rows: list[list[str]], headers: list[str]) -> str:
 
 
 TEXT = """# Many data sets, probes, and small data
+
+## What to do
+
+- Ask a model about pictures like those that it was trained on; on others it is near chance until its captions cover them.
+- Compare names with templates on your own classes: which is better depends on the set.
+- Expect the projector to keep what the encoder knew about your kind of picture, and few-shot classes of that kind to gain.
+- Below about 1,000 pairs, estimate by `--folds`, and name groups.
+
+## Why
 Written by `benchmarks/suite_study.py` from `benchmarks/results/suite_study.json`. The model is the demo's (recipe
 `{recipe}`, EfficientNet-Lite1 and MiniLM, 4,149 clip-art pairs). Brackets are 95 % intervals over groups of
-near-duplicates of the test pictures; a difference whose interval holds 0 is called a tie. One model, one training
-seed: what another seed would give is in no interval.
+near-duplicates of the test pictures; a difference whose interval contains 0 is called a tie. One model, one training
+seed: differences between seeds are not in the intervals.
 
 ## Zero-shot, near and far
 Top-1 in percent. Fashion-MNIST: 2,000 of its test pictures; digits: scikit-learn's second half. Both are far from clip
@@ -224,7 +233,7 @@ Projected minus frozen, by pictures a class:
 ## 600 pairs, 5 folds
 `isthmus train --folds 5`: every one of 600 pairs is tested once, by a model trained on the other folds, among the about
 {candidates:.0f} images of its fold (so these recalls do not compare with those among all test pictures elsewhere).
-Folds hold whole groups: a series of 205 stars, told apart by the number of their points, fills the first one. It is
+Folds hold whole groups: a series of 205 stars, that differ in the number of their points, fills the first one. It is
 what makes the intervals wide; the recipes differ by far less than their width.
 
 {folds}
@@ -232,7 +241,7 @@ what makes the intervals wide; the recipes differ by far less than their width.
 ## Not run by us
 The sets of freeze-align and SAIL (`--only-sets freeze-align`, `--only-sets sail`) and the weights of CLIP and
 SigLIP were not available to us. The layouts are tested on small sets made in the tests, the scores against
-CLIP_benchmark's own functions on the same features, and ready dual encoders on tiny random ones saved in the
+CLIP_benchmark's own functions on the same features, and pretrained dual encoders on tiny random ones saved in the
 hubs' formats.
 """
 

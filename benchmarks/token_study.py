@@ -230,9 +230,18 @@ def verdict(rows: list[dict[str, Any]], base: str) -> str:
     return "\n".join(f"- {word} {base}: {'; '.join(names)}." for word, names in words.items() if names)
 
 
-PAGE_TEXT = """# What tokens buy
+PAGE_TEXT = """# What tokens gain
 
 Written by `benchmarks/token_study.py --render` from `benchmarks/results/token_study.json`; do not edit.
+
+## What to do
+
+- Stay with pooled features (`pool=cls+mean`): at a few thousand pairs tokens brought nothing that could be told from nothing,
+  for up to 130 times the bytes of an image.
+- Train longer before you train on tokens: that did help.
+- Take tokens for segmentation, or to run [freeze-align](recipes/freeze-align.md) as published, on many more pairs.
+
+## Why
 
 freeze-align's head on pooled features (one CLS and one mean per image, one mean per caption) and on tokens: the class
 token and r averages of the patches, or all 256 of them, and every token of a caption (at most 77).
@@ -244,7 +253,7 @@ token and r averages of the patches, or all 256 of them, and every token of a ca
 Recall: R@1, R@5 and R@10 averaged over both directions, in percent, among 1,000 held-out clip-art pictures; 2,000
 training pairs, 10 epochs (40 where it says so) in batches of 256, joint width 256, otherwise as the recipes have it;
 the mean of two seeds. The bracket is the 95 % interval of a bootstrap over groups of test images ({resamples}
-resamples): it knows of the luck of the test pictures, not of the draw of the training pictures. One encoder pair
+resamples): it includes chance in the test pictures, not in the choice of training pictures. One encoder pair
 (`wheel:dinov2-small-saliency?layer=11`, `wheel:minilm-l6`), one small data set and one short schedule: it says nothing
 about millions of pairs.
 

@@ -1,4 +1,4 @@
-"""Every snippet of docs/formats.md runs on files of that form, and gives what the page says."""
+"""Every snippet of docs/formats/ runs on files of that form, and gives what its page says."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from PIL import Image
 from isthmus import read_pairs
 from isthmus.errors import IsthmusError
 
-PAGE = Path(__file__).parent.parent / "docs" / "formats.md"
-ROWS = re.findall(
-    r"^\| (.+?) \| `(read_pairs\(.+?\))` \| (\d+) images, (\d+) captions \|$", PAGE.read_text("utf-8"), re.M
-)
+PAGES = sorted((Path(__file__).parent.parent / "docs" / "formats").glob("*.md"))
+TEXT = "\n".join(page.read_text("utf-8") for page in PAGES)
+ROWS = re.findall(r"^\| (.+?) \| `(read_pairs\(.+?\))` \| (\d+) images, (\d+) captions \|$", TEXT, re.M)
 
 
 def png(shade: int) -> bytes:
@@ -122,8 +121,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_page_has_a_row_for_every_snippet() -> None:
-    assert len(ROWS) == PAGE.read_text("utf-8").count("| `read_pairs(") >= 26
+def test_every_snippet_of_the_pages_is_a_row() -> None:
+    assert len(ROWS) == TEXT.count("| `read_pairs(") >= 26
 
 
 @pytest.mark.parametrize(("form", "snippet", "images", "captions"), ROWS, ids=[row[0] for row in ROWS])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import isthmus as ist
 from isthmus.cli import main
@@ -18,10 +20,12 @@ from isthmus.errors import InputError, UsageError
 from isthmus.selection.candidates import from_store
 from isthmus.store import open_store
 from isthmus.store.shards import open_shard
+from isthmus.training.fit import Fitting, fit
 from isthmus.weights import read_header
 from store_cases import snapshot
-from tiny_encoders import save_dinov2, save_sentence_pipeline
-from toys import pixel_encoder, word_encoder, write_pairs
+from tiny_encoders import save_dinov2, save_network, save_processor, save_sentence_pipeline
+from toy_objective import ClassifierObjective, ClassifierRecipe, LabelledStates
+from toys import COLOURS, pixel_encoder, word_encoder, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,47 @@ def test_states_are_those_of_each_image_and_caption_from_one_forward_pass(table,
     lengths = store.states("text", layers=[1]).lengths(range(64))
     assert len(set(lengths.tolist())) > 3  # captions have as many tokens as they have, and no padding
     assert store.pairs().image_parts == [32]
+
+
+def test_the_stages_of_a_cnn_are_stored_and_train_as_they_come_from_the_encoder(table, tmp_path):
+    config = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
+    uri = f"hf:{save_processor(save_network(tmp_path / 'cnn', 'ConvNext', config), crop=64)}"
+    embed(table, out=tmp_path / "store", encoders=[f"{uri}?layer=0,2,4&pool=states"], precision="float32")
+    store, encoder = open_store(tmp_path / "store", verify=True), load_encoder(uri)
+    states = store.states("image")
+    assert states.widths == [8, 16, 32] and states.lengths([0, 1]).tolist() == [[256, 64, 4]] * 2
+    pictures = [ist.data.decode((table.parent / id).read_bytes()) for id in store.images["id"].to_pylist()[:3]]
+    wanted = encoder.states(pictures, layers=[0, 2, 4])
+    for found, mask, own in zip(*states.gather([0, 1, 2]), wanted.values, strict=True):
+        assert mask.all()
+        np.testing.assert_allclose(found, own.numpy(), atol=4e-3, rtol=2e-3)
+
+    class Stages(ClassifierObjective):
+        """The colour of a square, from the mean of each stage's tokens, out of the store batch by batch."""
+
+        def build(self):
+            return torch.nn.Linear(sum(states.widths), 4)
+
+        def batch(self, rows):
+            values, masks = states.gather(rows)
+            means = [(v * m[..., None]).sum(1) / m.sum(1, keepdims=True) for v, m in zip(values, masks, strict=True)]
+            return torch.from_numpy(np.concatenate(means, axis=1)), self.train.labels[rows]
+
+        def losses(self, batch, group):
+            return {"loss": torch.nn.functional.cross_entropy(self.module(batch[0]), batch[1])}
+
+        def validate(self):
+            return {"val_loss": self.losses(self.batch(np.arange(64)), None)["loss"].item()}
+
+        def fingerprint(self):
+            return {}
+
+    labels = torch.tensor([sorted(COLOURS).index(label) for label in store.images["label"].to_pylist()])
+    held = LabelledStates(torch.empty(0), torch.empty(0), labels)
+    recipe = replace(ClassifierRecipe(), optim=replace(ClassifierRecipe().optim, lr=0.05, batch=16, epochs=12))
+    run = fit(Stages(held, held), recipe, Fitting(device="cpu"))
+    losses = [record["val_loss"] for record in run.history.records if "val_loss" in record]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 @pytest.mark.parametrize("states_dtype", ["float16", "int8"])
@@ -150,7 +195,7 @@ def test_the_command_takes_encoders_of_any_modality(table, vit, sentences, tmp_p
 def test_what_pairs_do_not_hold_and_what_does_not_exist_is_wrong_usage(table, vit, tmp_path):
     heard = copy.copy(pixel_encoder())
     heard.modality = "audio"
-    with pytest.raises(UsageError, match="nothing of modality audio"):
+    with pytest.raises(UsageError, match="hold images and captions, nothing of modality audio"):
         embed(table, encoders=[heard], out=tmp_path)
     with pytest.raises(UsageError, match=r"'int4'.*float16 or int8"):
         embed(table, encoders=f"{vit}?pool=states", out=tmp_path, states_dtype="int4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -16,13 +17,13 @@ from isthmus.encoders.callables import from_callable
 from isthmus.encoders.modality import IMAGE, MODALITIES, TEXT, ModalitySpec, spec_of
 from isthmus.encoders.uri import COMMON, OPTIONS, POOLS, EncoderURI
 from isthmus.errors import InputError, UsageError
+from isthmus.modality import table_of
 from isthmus.store.manifest import check_record
 from tiny_encoders import save_bert
 
 SOUND = ModalitySpec(
     read=lambda items: [np.asarray(item, np.float32) for item in items],
     probe=lambda: np.zeros(160, np.float32),
-    table="images",
     options=("max_tokens",),
     many=("tokens",),
     single="mean",
@@ -61,7 +62,13 @@ def test_every_option_and_pooling_of_a_modality_exists() -> None:
     assert MODALITIES.names()[:2] == ["image", "text"] and specs[:2] == [IMAGE, TEXT]
     assert {option for spec in specs for option in spec.options} | set(COMMON) == set(OPTIONS)
     assert {pool for spec in specs for pool in spec.many} - {"grid"} <= set(POOLS)
-    assert {spec.table for spec in specs} == {"images", "captions"}
+    assert [table_of(name) for name in MODALITIES.names()[:2]] == ["images", "captions"]
+
+
+def test_the_table_of_another_packages_modality_is_called_as_it_is(sound: None, monkeypatch) -> None:
+    assert table_of("sound") == "sound" and table_of("nowhere") == "nowhere"
+    monkeypatch.setitem(globals(), "SOUND", replace(SOUND, table="images"))  # it cannot take ours
+    assert table_of("sound") == "sound"
 
 
 def test_an_encoder_of_another_packages_modality_pools_encodes_and_gives_states(sound: None) -> None:

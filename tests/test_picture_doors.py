@@ -179,7 +179,7 @@ def test_pages_of_a_tiff_are_said_and_can_be_taken(tmp_path: Path) -> None:
     assert every.images["id"].to_pylist() == ["a.tif[1]", "a.tif[2]", "a.tif[3]", "b.png"]
     assert [every.decode(row).getpixel((0, 0))[0] for row in range(3)] == [10, 20, 30]
     assert every.captions["caption_id"].to_pylist() == ["a.tif[1]#0", "a.tif[2]#0", "a.tif[3]#0", "b.png#0"]
-    assert len({every.content_hash(every.read_bytes(row)) for row in range(4)}) == 4
+    assert len({every.content_hash(every.read_bytes(row), row) for row in range(4)}) == 4
     second = read_pairs(tmp_path / "t.csv", pages=2)
     assert second.images["id"].to_pylist() == ["a.tif", "b.png"]
     assert second.decode(0).getpixel((0, 0)) == (20, 20, 20)

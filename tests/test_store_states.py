@@ -210,22 +210,44 @@ def test_layers_are_chosen_by_encoder_and_number(tmp_path):
     with pytest.raises(UsageError, match=r"no states of 'test:dimo'.*Did you mean 'test:dino'"):
         store.states("image", "test:dimo")
     embed(tmp_path, ["a", "b"], (wide,))
-    with pytest.raises(UsageError, match=r"different widths \[4, 6\]"):
-        open_store(tmp_path).states("image", "test:dino")
+    assert open_store(tmp_path).states("image", "test:dino", layers=[4, 12]).widths == [4, 6]
 
 
-def test_layers_with_different_numbers_of_tokens_are_asked_for_one_at_a_time(tmp_path):
-    images, captions = tables(["a"], 0)
-    keys = to_keys(images["content_hash"].to_pylist())
+def test_layers_that_differ_in_width_or_tokens_come_as_a_list_each_as_it_is_alone(tmp_path):
+    ids = [f"{i}" for i in range(9)]
+    images, captions = tables(ids, 0)
+    hashes = images["content_hash"].to_pylist()
+    wide, coarse = layer(12, width=6), layer(16)
+    embed(tmp_path, ids, (FOUR, wide))
     with StoreWriter(tmp_path) as writer:
-        for one, tokens in ((FOUR, 3), (EIGHT, 2)):
-            writer.add_encoder(one)
-            writer.write("image", one["fingerprint"], keys, Ragged.of(np.ones((1, tokens, WIDTH), np.float32)))
+        writer.add_encoder(coarse)
+        halved = [sequences([one], coarse).take(np.array([0])).values[::2] for one in hashes]
+        parts = join_ragged([Ragged.of(one[None]) for one in halved])
+        writer.write("image", coarse["fingerprint"], to_keys(hashes), parts)
         writer.finish(images, captions)
-    store = open_store(tmp_path)
-    with pytest.raises(InputError, match="different numbers of tokens"):
-        store.states("image").gather([0])
-    assert store.states("image", layers=[8]).gather([0])[0].shape == (1, 1, 2, WIDTH)
+    store, order = open_store(tmp_path, verify=True), [7, 0, 3]
+    states = store.states("image")
+    assert states.widths == [WIDTH, 6, WIDTH] and not states.uniform and len(states) == 9
+    values, masks = states.gather(order)
+    assert isinstance(values, list) and isinstance(masks, list)
+    out = [np.full((3, 7, width), 9, np.float16) for width in states.widths]
+    again, _ = states.gather(order, out)
+    for k, number in enumerate(states.layers):
+        alone, mask = store.states("image", layers=[number]).gather(order)
+        np.testing.assert_array_equal(values[k], alone[:, 0])
+        np.testing.assert_array_equal(masks[k], mask)
+        np.testing.assert_array_equal(states.lengths(order)[:, k], mask.sum(1))
+        assert np.shares_memory(again[k], out[k])
+        np.testing.assert_array_equal(out[k][:, : mask.shape[1]], alone[:, 0])
+    np.testing.assert_array_equal(values[2][1, : masks[2][1].sum()], halved[0].astype(np.float16))
+    assert not store.states("image", layers=[4, 16]).uniform  # of one width, with other numbers of tokens
+    assert store.states("image", layers=[4]).uniform and [one.shape for one in states.gather([])[0]] == [
+        (0, 0, WIDTH), (0, 0, 6), (0, 0, WIDTH),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="a list of 3 arrays"):
+        states.gather(order, out[0])
+    with pytest.raises(UsageError, match="differ in width"):
+        states.shape  # noqa: B018
 
 
 def test_the_rate_comes_back(tmp_path):

@@ -71,6 +71,87 @@ def test_two_processes_resume_bit_for_bit(tmp_path):
     assert run(tmp_path / "cut", 2, "freeze-align-pooled") == whole
 
 
+STAGED = """
+import sys
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+import test_training_processes as cases
+print(cases.work_in_stages({out!r}, {die_at}, {plain}))
+"""
+
+
+def work_in_stages(out: str, die_at: int = 0, plain: bool = False) -> str:
+    """One process of a run in two stages, of another kind than pairs; a digest of its weights at the end.
+
+    die_at: how many steps of both stages it takes before it is gone without a word, 0 for all. plain: without what
+    draws at random or looks at the whole batch, so that two processes compute what one does.
+    """
+    import os
+
+    from torch import nn
+
+    from isthmus.training.fit import Fitting
+    from isthmus.training.recipe import OBJECTIVES, load_recipe
+    from isthmus.training.run import Run
+    from test_objective import RECIPE, ClassifierObjective, digest, fit_stages, states
+
+    class Plain(ClassifierObjective):
+        def build(self):
+            module = super().build()
+            module.body[1], module.body[2] = nn.Identity(), nn.Identity()
+            return module
+
+    step, taken = Run.step, []
+
+    def mortal(self):
+        if die_at and len(taken) == die_at:
+            os._exit(0)
+        taken.append(1)
+        return step(self)
+
+    Run.step = mortal
+    OBJECTIVES.own = {**OBJECTIVES.own, "classifier": "toy_objective"}
+    recipe = Path(out).with_suffix(".toml")
+    recipe.write_text(RECIPE)
+    choices = load_recipe(recipe, ["optim.precision=float32"])
+    kind = Plain if plain else ClassifierObjective
+    how = Fitting(out=Path(out), checkpoint_seconds=0, device="cpu")
+    trained, _ = fit_stages(lambda _: kind(states(0), states(1)), choices, how)
+    torch.save(trained.module.state_dict(), Path(out) / f"weights-{trained.processes.rank}.pt")
+    return digest(dict(trained.module.named_parameters()))
+
+
+def run_in_stages(out: Path, size: int = 2, **how: object) -> list[str]:
+    """What `size` processes end with, each by itself."""
+    out.mkdir(exist_ok=True)
+    told = {"die_at": 0, "plain": False, **how}
+    return spawn(STAGED.format(tests=str(Path(__file__).parent), out=str(out), **told), size)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_inside_and_between_stages_bit_for_bit(tmp_path):
+    whole = run_in_stages(tmp_path / "whole")
+    assert whole[0] == whole[1]  # both hold the same model
+    for die_at in (9, 24, 31):  # inside the first stage of 24 steps, between both, inside the second
+        cut = tmp_path / f"cut{die_at}"
+        run_in_stages(cut, die_at=die_at)
+        assert not (cut / "weights-0.pt").exists()
+        assert run_in_stages(cut) == whole
+        assert (cut / "stages/mix/history.jsonl").read_text().count(
+            "\n"
+        ) == 7  # of each epoch one line, and the start's
+
+
+@pytest.mark.slow
+def test_two_processes_learn_in_stages_what_one_learns(tmp_path):
+    run_in_stages(tmp_path / "two", plain=True)
+    run_in_stages(tmp_path / "one", 1, plain=True)
+    one, two = (torch.load(tmp_path / name / "weights-0.pt", weights_only=True) for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-4)
+
+
 def test_batches_are_shared_out_whole_and_never_too_small():
     recipe = ist.load_recipe("linear", ["optim.batch=10", "head.width=8"])
     assert [s.stop for s in Plan.of(recipe, len(data(0, 23).image_of), [], processes=4).slices] == [10, 23]

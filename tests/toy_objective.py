@@ -105,7 +105,7 @@ class ClassifierObjective(Objective):
         states, mask, labels = batch
         logits = self.module(states, mask)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.plan.recipe.classifier.smoothing)
-        return {"loss": loss, "mistakes": (logits.argmax(1) != labels).float().mean()}
+        return {"loss": loss / (group.size() if group else 1), "mistakes": (logits.argmax(1) != labels).float().mean()}
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:

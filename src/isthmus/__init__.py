@@ -14,10 +14,12 @@ _moved.install()
 _EXPORTS = {
     "DualEncoder": "isthmus.models.dual_encoder",
     "FeaturePairs": "isthmus.data",
+    "classify": "isthmus.api",
     "curate": "isthmus.api",
     "cross_validate": "isthmus.api",
     "doctor": "isthmus.api",
     "embed": "isthmus.api",
+    "encode": "isthmus.api",
     "evaluate": "isthmus.api",
     "load_encoder": "isthmus.api",
     "load_model": "isthmus.models.loading",
@@ -30,17 +32,20 @@ _EXPORTS = {
     "select": "isthmus.api",
     "train": "isthmus.api",
 }
-__all__ = ["DualEncoder", "FeaturePairs", "cross_validate", "curate", "doctor", "embed", "evaluate", "load_encoder"]
+__all__ = ["DualEncoder", "FeaturePairs", "classify", "cross_validate", "curate", "doctor", "embed", "encode"]
+__all__ += ["evaluate", "load_encoder"]
 __all__ += ["load_model", "load_recipe", "losses", "open_store", "read_pairs", "search", "segment"]
 __all__ += ["select", "train"]
 
 if TYPE_CHECKING:
     from isthmus import losses
     from isthmus.api import (
+        classify,
         cross_validate,
         curate,
         doctor,
         embed,
+        encode,
         evaluate,
         load_encoder,
         load_recipe,

@@ -20,8 +20,11 @@ from isthmus.encoders import Encoder, load_encoder
 from isthmus.errors import UsageError
 from isthmus.evaluation.datasets.questions import Questions
 from isthmus.evaluation.inputs import Data, Saved
+from isthmus.evaluation.shown import shown
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
 from isthmus.image_search.run import search
+from isthmus.inference.classify import classify
+from isthmus.inference.encode import encode
 from isthmus.metrics.results import Result
 from isthmus.models.checkup import doctor
 from isthmus.models.dual_encoder import DualEncoder
@@ -37,10 +40,12 @@ from isthmus.training.fit import Fitting
 from isthmus.training.recipe import OBJECTIVES
 
 __all__ = [
+    "classify",
     "cross_validate",
     "curate",
     "doctor",
     "embed",
+    "encode",
     "evaluate",
     "load_encoder",
     "load_recipe",
@@ -69,7 +74,7 @@ def embed(
     trust_remote_code: bool = False,
     engine: Literal["local", "ray"] = "local",
     states_dtype: Literal["float16", "int8"] = "float16",
-    progress: bool = False,
+    progress: bool | None = None,
     columns: str | Columns | None = None,
     images: str | Path | None = None,
     split: str | None = None,
@@ -128,7 +133,7 @@ def train(
     seed: int = 0,
     max_seconds: float | None = None,
     resume: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
     log: Sequence[str] = (),
     device: str | None = None,
     checkpoint_seconds: float = 60.0,
@@ -162,7 +167,7 @@ def train(
         seed: of the order of samples, initial weights, dropout and the validation split.
         max_seconds: stop after this time; the model's summary says at which epoch.
         resume: continue from a checkpoint in `out`.
-        progress: a bar on a terminal, plain lines elsewhere.
+        progress: a bar on a terminal or in a notebook, plain lines elsewhere; None: in a notebook alone.
         log: "tensorboard" and/or "wandb", besides the history; each is an extra.
         device: default: the GPU when there is one. checkpoint_seconds: time between checkpoints.
 
@@ -192,7 +197,7 @@ def cross_validate(
     bootstrap: int = 1000,
     max_seconds: float | None = None,
     device: str | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Result:
     """Estimate how good a model trained on these pairs is: every pair is tested once, by a model that never saw it.
 
@@ -346,7 +351,8 @@ def evaluate(
 
     Returns:
         A `Result`, CLIP_benchmark's dictionary: dataset, model, pretrained, task, metrics, language, and our additions
-        (ci95, n, definition, skipped, seed); a list of them where a task gives several.
+        (ci95, n, definition, skipped, seed); a list of them where a task gives several. Printed, they are the table of
+        `isthmus eval`; `to_pandas()` makes a data frame of them.
 
     Raises:
         UsageError: an unknown task, split or set of templates, or an option that the task does not take.
@@ -354,4 +360,6 @@ def evaluate(
     """
     check_options(task, options)
     given = Saved(model, device, trust_remote_code) if isinstance(model, str | Path) else model
-    return find_task(task)(given, data.path if isinstance(data, Store) else data, **options)
+    run = find_task(task)
+    found = run(given, data.path if isinstance(data, Store) else data, **options)
+    return shown(found, run.columns, options.get("report"))  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ def give_home() -> None:
     """Set HOME and USER for this process if they are missing: other libraries keep their caches there."""
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = str(_homeless())
-        os.environ.setdefault("USER", f"user{os.getuid()}")
+        os.environ.setdefault("USER", f"user{_user()}")
 
 
 @contextmanager
@@ -51,14 +51,21 @@ def check_private(folder: Path) -> None:
     """Make `folder` with mode 0700. Raises OSError if it belongs to another user, is a link, or is open to others."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
+    if _user() is None:
+        return  # Windows, where a user's temporary files are in a folder of this user alone
     found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != _user() or stat.S_IMODE(found.st_mode) & 0o077:
         raise OSError(f"{folder}: not a folder of this user alone (mode 0700)")
+
+
+def _user() -> int | None:
+    """The effective user's number; None on Windows, which has none."""
+    return os.geteuid() if hasattr(os, "geteuid") else None
 
 
 def _homeless() -> Path:
     """A private folder of this user among the temporary files, checked because anyone could have made it before."""
-    folder = Path(tempfile.gettempdir()) / f"isthmus-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"isthmus-{_user()}"
     with in_reach(folder, "ISTHMUS_CACHE"):
         check_private(folder)
     return folder

@@ -9,13 +9,20 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from isthmus.errors import InputError
 from isthmus.owned import check_owned, regular
 from isthmus.temporary import TEMPORARY, temporary_beside
+
+try:
+    import fcntl
+
+    FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)  # of macOS, whose fsync leaves data in the cache of the disk
+except ImportError:
+    FULL_SYNC = None
 
 PENDING = "pending"
 SEAL, SEAL_BYTES = "seal", 16
@@ -123,6 +130,9 @@ def locate(folder: Path, name: str) -> Path:
 def sync_file(path: Path) -> None:
     """Make a file's content durable."""
     with open(path, "rb+") as file:
+        if FULL_SYNC is not None:
+            with suppress(OSError):  # a network's file system may not have it
+                fcntl.fcntl(file.fileno(), FULL_SYNC)
         os.fsync(file.fileno())
 
 

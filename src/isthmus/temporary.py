@@ -11,7 +11,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # this system has no such locks: leftovers stay
+except ImportError:  # Windows has no such locks: `files.tidy` removes what is left over
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".tmp-"
@@ -26,10 +26,13 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     for left in leftovers(path):
         _remove_unlocked(left)
     aside, handle = _claimed(path)
+    if fcntl is None:
+        os.close(handle)  # there, what is open cannot be renamed
     try:
         yield aside
     finally:
-        os.close(handle)
+        if fcntl is not None:
+            os.close(handle)
         aside.unlink(missing_ok=True)
 
 
@@ -45,7 +48,8 @@ def _claimed(path: Path) -> tuple[Path, int]:
     while True:
         aside = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
         handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        _lock(handle)
+        if fcntl is not None:
+            _lock(handle)
         with suppress(FileNotFoundError):  # another process removed it as a leftover before it was locked: try another
             if os.path.samestat(os.stat(aside), os.fstat(handle)):
                 return aside, handle
@@ -53,6 +57,8 @@ def _claimed(path: Path) -> tuple[Path, int]:
 
 
 def _remove_unlocked(path: Path) -> None:
+    if fcntl is None:
+        return
     try:
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:  # gone already, or a link, which `tidy` removes
@@ -66,8 +72,6 @@ def _remove_unlocked(path: Path) -> None:
 
 def _lock(handle: int) -> bool:
     """Whether the file could be locked; False also where the file system has no locks."""
-    if fcntl is None:
-        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -41,7 +41,7 @@ def test_errors_show_ids_as_what_they_are(tmp_path: Path, capsys: pytest.Capture
     encoders = ["--image-encoder", "hf:never/loaded", "--text-encoder", "hf:never/loaded"]
     table.write_text(table.read_text() + table.read_text().splitlines()[0].replace("0.png", "1.png"))
     assert main(["embed", str(table), *encoders, "--out", str(tmp_path / "store")]) == 1
-    common.print_skipped(EVIL, [(EVIL, EVIL)] * 9)
+    common.print_skipped([(EVIL, EVIL)] * 9, EVIL)
     told = capsys.readouterr().err
     assert "is in" in told and told.count("owned") > 9 and not RAW.search(told)
 

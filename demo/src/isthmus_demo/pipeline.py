@@ -32,7 +32,7 @@ from isthmus.report import Picture
 from isthmus.store import Store, open_store
 from isthmus.training import load_recipe
 from isthmus.version import __version__
-from isthmus_demo import PAIRS, pack
+from isthmus_demo import PAIRS, first_look, pack
 from isthmus_demo.measure import (
     Measured,
     TextFeatures,
@@ -111,7 +111,8 @@ def run_demo(
     log: Say = lambda line: None,
     progress: bool = False,
 ) -> Demo:
-    """Write `store/`, `models/`, `model/` (of `default`), `results.json` and `report.html` into `out`.
+    """Write `store/`, `models/`, `model/` (of `default`), `results.json` and `report.html` into `out`; of many pictures
+    first a slice, with a model in `first/` and `first-look.png`.
 
     Features, and models whose data and recipe are unchanged, that `out` holds already are not computed again.
 
@@ -132,12 +133,21 @@ def run_demo(
     classes = class_names(pairs)
     with stages("load the encoders"):
         images, texts = load(image, "image"), load([text], "text")
+    features = TextFeatures(texts[0])
+    if len(pairs) > 2 * first_look.PICTURES and not (out / first_look.SHEET).exists():
+        with stages(f"embed {first_look.PICTURES} of {len(pairs):,} pictures for a first look"):
+            some = pairs.subset(pack.some_groups(pairs.images, first_look.PICTURES))
+            embed(some, images, texts, out=out / "store", progress=progress)
+            first = feature_splits(open_store(out / "store"), some, images, texts)
+            model = trained(
+                open_store(out / "store"), first, first_look.RECIPE, out / "first", seed, LEAST_SECONDS, log
+            )
+            log(first_look.show(out, model, pairs, first["test"], features))
     with stages(f"embed {len(pairs):,} pictures and {len(pairs.captions):,} captions"):
         skipped = embed(pairs, images, texts, out=out / "store", progress=progress).skipped
     store = open_store(out / "store")
     splits = feature_splits(store, pairs, images, texts)
     models = train_all(store, splits, out, seed, max_seconds, stages)
-    features = TextFeatures(texts[0])
     with stages("evaluate on the test split"):
         measured = {name: measure(m, splits["test"], classes, features, seed) for name, m in models.items()}
         records = list(result_records(measured, [*images, *texts], command))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from isthmus.report import terminal
+
 Interval = Sequence[float]
 
 
@@ -66,17 +68,18 @@ def shown(results: Sequence[SystemResult]) -> list[TableColumn]:
 
 
 def text_table(results: Sequence[SystemResult], chance: Mapping[str, float]) -> str:
-    """Percent, each with its 95 % interval below; the last row is chance."""
+    """Percent, each with its 95 % interval below, the last row is chance: a table of what was trained and how long, and
+    one for each group of columns that fits a terminal.
+    """
     columns = shown(results)
-    groups = [column.group.replace("→ ", "→\n").replace("zero-", "zero-\n") for column in columns]
-    headers = ["recipe", "training", *(f"{g}\n{c.heading}" for g, c in zip(groups, columns, strict=True))]
-    rows = [
-        [r.recipe, f"{r.seconds:.0f} s, {r.training}", *(_cell(r, column.metric) for column in columns)]
-        for r in results
-    ]
-    rows.append(["chance", "", *(f"{100 * chance[column.metric]:.2f}" for column in columns)])
-    widths = [None, 24, *(None for _ in columns)]
-    return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, maxcolwidths=widths)
+    told = [[r.recipe, f"{r.seconds:.0f} s", r.training] for r in results]
+    headers = [f"{c.group}\n{c.heading}" for c in columns]
+    rows = [[r.recipe, *(_cell(r, column.metric) for column in columns)] for r in results]
+    rows.append(["chance", *(f"{100 * chance[column.metric]:.2f}" for column in columns)])
+    trained = tabulate(
+        told, headers=["recipe", "trained", "how far"], disable_numparse=True, maxcolwidths=[None, None, 46]
+    )
+    return f"{trained}\n\n{terminal.stacked(['recipe', *headers], rows, 1)}"
 
 
 def _cell(result: SystemResult, metric: str) -> str:

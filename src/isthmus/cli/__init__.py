@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,10 @@ COMMANDS = Registry(
         "train": "isthmus.cli.train",
         "eval": "isthmus.cli.eval",
         "search": "isthmus.cli.search",
+        "classify": "isthmus.cli.classify",
+        "encode": "isthmus.cli.encode",
         "segment": "isthmus.cli.segment",
+        "encoders": "isthmus.cli.encoders",
         "doctor": "isthmus.cli.doctor",
     },
     noun="command",
@@ -82,6 +86,8 @@ def _add_unavailable(commands: argparse._SubParsersAction, name: str, error: Usa
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one message, with --debug a traceback."""
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where the output is not UTF-8, as on Windows
     args = build_parser(argv).parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else tokenizers warn once threads decode images
     # OpenMP threads that wait spin by default: on a machine that is also doing something else, torch is then up to

@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -195,12 +196,12 @@ def write_result(args: argparse.Namespace, result: Any) -> None:
         write_json(args.json, result)
 
 
-def print_skipped(store: str, skipped: list[tuple[str, str]]) -> None:
-    """The first few skipped items; the store's `skipped.parquet` has all."""
-    for item, reason in skipped[:5]:
+def print_skipped(skipped: Sequence[tuple[str, str]], listed: str | None = None) -> None:
+    """The first few skipped items, all where no file has them `listed`."""
+    for item, reason in skipped[:5] if listed else skipped:
         say(f"  skipped {item}: {reason}", error=True)
-    if len(skipped) > 5:
-        say(f"  … and {len(skipped) - 5:,} more in {store}/skipped.parquet", error=True)
+    if listed and len(skipped) > 5:
+        say(f"  … and {len(skipped) - 5:,} more in {listed}", error=True)
 
 
 def lines(facts: dict[str, Any], indent: str = "") -> str:

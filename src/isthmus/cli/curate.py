@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder", metavar="URI", nargs="+", help="the encoder of the pool's features (a store knows its own)"
     )
+    parser.add_argument("--modalities", nargs=2, metavar=("A", "B"), help="which two the pairs are of (image text)")
     parser.add_argument("--per-concept", type=int, default=2000, metavar="N", help="most pairs for one concept (2,000)")
     parser.add_argument("--keep", type=int, metavar="K", help="candidates kept for a concept (25 × N)")
     parser.add_argument("--floor", type=float, metavar="S", help="least cosine of a pair to its concept")
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     options = {name: getattr(args, name) for name in ("encoder", "per_concept", "keep", "sides", "seed")}
     options |= {"device": args.device, "trust_remote_code": args.trust_remote_code}
     options |= {"templates": common.templates(args), "shots": args.shots} | common.reading(args)
+    options |= {"modalities": tuple(args.modalities)} if args.modalities else {}
     if args.dry_run:
         if args.concepts is None:
             raise UsageError("--dry-run plans a choice by concept: name them (--concepts).")
@@ -115,10 +117,7 @@ def run(args: argparse.Namespace) -> int:
     common.say(f"report: {args.out}/report.html")
     common.write_result(args, {"out": args.out, **result.manifest})
     skipped = result.manifest["skipped"]
-    for name, reason in skipped[:5]:
-        common.say(f"  skipped {name}: {reason}", error=True)
-    if len(skipped) > 5:
-        common.say(f"  … and {len(skipped) - 5:,} more in {args.out}/manifest.json", error=True)
+    common.print_skipped(skipped, f"{args.out}/manifest.json")
     return 3 if skipped else 0
 
 

@@ -77,6 +77,6 @@ def run(args: argparse.Namespace) -> int:
     )
     common.say(report)
     common.print_notes(report.notes, printed)
-    common.print_skipped(report.store, report.skipped)
+    common.print_skipped(report.skipped, f"{report.store}/skipped.parquet")
     common.write_result(args, asdict(report))
     return 3 if report.skipped else 0

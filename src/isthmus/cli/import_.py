@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
     common.say(store)
     counts = {"images": len(store), "captions": store.captions.num_rows}
     common.write_result(args, {"store": args.out, **counts, "skipped": skipped})
-    common.print_skipped(args.out, skipped)
+    common.print_skipped(skipped, f"{args.out}/skipped.parquet")
     return 3 if skipped else 0

@@ -7,7 +7,8 @@ example:
 
 IMAGES is a folder of images, any table of pairs (captions are not needed), or a store, whose cached features
 are used; a store holds no pictures, so it gives a table only. A QUERY that is the path of an image file
-searches by image.
+searches by image. A model that joins other modalities (`isthmus train --modalities`) is searched in the
+same way, by a text or a file, for items of the first of them that is no text.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ def run(args: argparse.Namespace) -> int:
     check_query(args.query)
     stored = holds_features(args.images)
     reading = common.reading(args)
-    sheet = args.out or (None if stored else SHEET)
     images, printed = args.images, []
     if not stored:
         images = common.read_printing_notes(args.images, captions="optional", **reading)
@@ -48,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
     elif reading:
         raise UsageError(f"{args.images}: a store, which holds features: {', '.join(reading)} are for reading pairs.")
     loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
-    found = search(args.model, images, args.query, k=args.k, out=sheet, **loading)
+    found = search(args.model, images, args.query, k=args.k, out=args.out, **loading)
+    sheet = args.out or (SHEET if found.pictures else None)
+    if sheet and not args.out:
+        found.write_sheet(sheet)
     common.say(found)
     if sheet:
         common.say(f"contact sheet: {sheet}")
     common.print_notes(found.notes, printed)
-    for id, reason in found.skipped:
-        common.say(f"  skipped {id}: {reason}", error=True)
+    common.print_skipped(found.skipped)
     common.write_result(args, found.to_dict())
     return 3 if found.skipped else 0

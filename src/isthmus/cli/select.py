@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="PAIRS|STORE")
     parser.add_argument("--image-encoders", "--image", metavar="URI", nargs="+", action="extend", default=[])
     parser.add_argument("--text-encoders", metavar="URI", nargs="+", action="extend", default=[])
+    parser.add_argument(
+        "--modalities", nargs=2, metavar=("A", "B"), help="encoders of which two: A's by --image-encoders (image text)"
+    )
     parser.add_argument("--out", metavar="DIR", required=True)
     parser.add_argument("--only", metavar="PARQUET", help="use only the ids in this file")
     parser.add_argument("--limit", type=int, help="use at most N pairs, chosen by hash")
@@ -50,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         args.data = common.read_printing_notes(args.data, **common.reading(args))
     named |= {"image": args.image_encoders, "text": args.text_encoders, "only": args.only, "limit": args.limit}
     named |= {"seed": args.seed, "device": args.device, "trust_remote_code": args.trust_remote_code}
+    named |= {"modalities": tuple(args.modalities)} if args.modalities else {}
     if args.dry_run:
         planned = plan(args.data, seeds=args.seeds, **named)
         common.say(common.lines(planned))

@@ -14,6 +14,7 @@ freeze-align-pooled, sail, or a TOML file.
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="PARQUET", help="train only on the ids in this file")
     parser.add_argument("--init", metavar="MODEL", help="a trained model; its --freeze side stays unchanged")
     parser.add_argument(
-        "--freeze", choices=["image", "text"], help="the side to keep; the other side's encoder is trained to match it"
+        "--freeze", metavar="SIDE", help="the side to keep, image or text; the other side's encoder is trained to match"
     )
     parser.add_argument("--folds", type=int, metavar="K", help="cross-validate first: for fewer than about 1,000 pairs")
     parser.add_argument("--out", metavar="MODEL", required=True)
     parser.add_argument("--max-seconds", type=float, help="stop after this time")
     parser.add_argument("--log", choices=["tensorboard", "wandb"], help="also log there (needs the extra of that name)")
     parser.add_argument("--dry-run", action="store_true", help="print the effective recipe, sizes and steps")
+    parser.add_argument("--verbose", action="store_true", help="print what the model card says of the training too")
     common.add_run_arguments(parser)
 
 
@@ -72,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.folds:
         _cross_validate(args, {name: value for name, value in options.items() if name not in NOT_OF_FOLDS})
+    before = _weights(args.out)
     model = train(
         args.store,
         out=args.out,
@@ -81,10 +84,48 @@ def run(args: argparse.Namespace) -> int:
         **options,
     )
     if Processes().first:
-        common.say(common.lines(model.summary))
-        common.say(f"model: {args.out}")
+        if args.verbose:
+            common.say(common.lines(model.summary))
+        done = "  (already done: the same as before)" if before and before == _weights(args.out) else ""
+        common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model.kind)}")
         common.write_result(args, {"model": args.out, **model.summary})
     return 0
+
+
+def _weights(out: str) -> str | None:
+    """The digest of the weights of the model in a folder."""
+    from isthmus.files import read_cached
+    from isthmus.models.saved import CONFIG
+
+    return (read_cached(Path(out) / CONFIG) or {}).get("weights")
+
+
+def _result(summary: dict[str, Any]) -> str:
+    """What held-out data say, beside chance; on them the best epoch was chosen."""
+    metrics, chance = summary.get("validation") or {}, summary.get("chance") or {}
+    if not metrics:
+        return "result: not known, since nothing is held out to judge it by"
+    shown = [
+        f"{name.removeprefix('val_').replace('_', ' ')} {100 * metrics[name]:.1f} % (chance {100 * chance[name]:.1f} %)"
+        for name in dict.fromkeys([*chance][:1] + [*chance][-1:])
+    ]
+    others = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items() if name != "epoch"]
+    return f"validation: {', '.join(shown or others)}"
+
+
+def _next(args: argparse.Namespace, kind: str) -> str:
+    """What to run now: the evaluation where there is a test split, else a search."""
+    from isthmus.models.saved import DUAL
+    from isthmus.store import open_store
+    from isthmus.store.opening import first_choice
+
+    if kind != DUAL:
+        return "isthmus eval --help"
+    store = open_store(first_choice(args.store, {})[0])
+    model, pairs = shlex.quote(args.out), shlex.quote(str(store.path))
+    if "test" in store.images["split"].to_pylist():
+        return f"isthmus eval {model} retrieval {pairs} --split test"
+    return f'isthmus search {model} {pairs} "what you look for"'
 
 
 def _cross_validate(args: argparse.Namespace, options: dict[str, Any]) -> None:

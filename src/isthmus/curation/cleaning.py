@@ -21,7 +21,8 @@ from isthmus.curation.filters import Filters, reject, rows_of
 from isthmus.curation.leaks import Leak, find_leaks
 from isthmus.curation.near_duplicates import NEAR, check_methods
 from isthmus.curation.pools import Pool
-from isthmus.errors import InputError
+from isthmus.data.feature_pairs import SIDES
+from isthmus.errors import InputError, UsageError
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Cleaning:
 
     def __bool__(self) -> bool:
         return bool(self.dedup or self.against or self.balance or self.filters != Filters())
+
+    @property
+    def looks(self) -> bool:
+        """Whether a step needs pictures."""
+        return bool(self.against or self.filters.of_pictures or {"exact", "phash"} & {*self.dedup})
 
     def config(self) -> dict[str, Any]:
         """The settings, as the manifest records them."""
@@ -126,6 +132,11 @@ def clean_pool(
     images: pairs with the pictures, or None. encoding: the encoders named for the pool. If images of evaluation sets
     need others, they are loaded by the pool's own records, with `options`.
     """
+    if encoding.modalities[0] != SIDES[0] and cleaning.looks:
+        raise UsageError(
+            f"Filters of pictures, evaluation sets (--against) and --dedup exact and phash look at pictures; these are "
+            f"pairs of {' and '.join(encoding.modalities)}."
+        )
     space = _image_space(pool, encoding, options) if cleaning.against and "image" in pool.widths else None
     return clean(of_pool(pool, images), cleaning, space=space, seed=seed)
 

@@ -182,7 +182,7 @@ def _look(pictures: Pairs, row: int | None) -> ImageSignature | BadImage | None:
         image = pictures.picture(row, data)
     except BadImage as error:
         return error
-    return ImageSignature(pictures.content_hash(data), image.size, *_perceived(image))
+    return ImageSignature(pictures.content_hash(data, row), image.size, *_perceived(image))
 
 
 def _perceived(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:

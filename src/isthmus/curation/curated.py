@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from isthmus.curation.assign import Assignment
 from isthmus.curation.cleaning import Cleaned, summary
@@ -14,10 +17,12 @@ from isthmus.curation.mixing import CURATED, MixedSource, drawn
 from isthmus.curation.pools import Pool, PoolSide
 from isthmus.curation.prototypes import Prototypes
 from isthmus.curation.topk import TopK
+from isthmus.data.frames import as_pandas
 from isthmus.errors import UsageError
+from isthmus.report import notebook
 from isthmus.version import __version__
 
-SELECTED = "selected.parquet"
+SELECTED, REPORT = "selected.parquet", "report.html"
 
 
 @dataclass
@@ -41,6 +46,16 @@ class Curated:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def _repr_html_(self) -> str:
+        """The page inside the cell of a notebook."""
+        found = notebook.page(Path(self.out) / REPORT) if self.out else None
+        return found or f"<pre>{escape(str(self))}</pre>"
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame with a row per chosen pair: id, concept, score, reason."""
+        columns = {"id": self.ids, "concept": self.concept, "score": self.score, "reason": self.reason}
+        return as_pandas(pa.table(columns))
 
     def __str__(self) -> str:
         facts = self.manifest

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.encoder_record import EncoderRecord, modalities_of
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.matrix import Matrix
 from isthmus.encoders import Encoder, load_encoder, load_recorded
@@ -33,13 +33,22 @@ class Encode:
 
 @dataclass
 class Encoding:
-    """At most one text and one image encoder. joint: both give vectors of one space (CLIP, a dual encoder)."""
+    """At most one text and one image encoder. joint: both give vectors of one space (CLIP, a dual encoder).
+
+    modalities: what the first side, called image here, and the second, called text, are of.
+    """
 
     text: Encode | None = None
     image: Encode | None = None
     joint: bool = False
     name: str = ""
     model: DualEncoder | None = field(default=None, repr=False)
+    modalities: tuple[Modality, ...] = SIDES
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether the second side is texts, which concepts can be named in."""
+        return self.modalities[1] == SIDES[1]
 
     def named(self) -> dict[str, list[str]]:
         """Fingerprints by modality, to choose among the encoders of a store."""
@@ -51,10 +60,11 @@ class Encoding:
         return matrix if self.model is None else self.model.projected(modality, matrix)
 
 
-def load_encoding(given: Any, **options: Any) -> Encoding:
+def load_encoding(given: Any, modalities: tuple[Modality, ...] = SIDES, **options: Any) -> Encoding:
     """The encoders given (None, one, or a list): a text and an image encoder, one model with both towers, or a dual
     encoder's folder.
 
+    modalities: of the two sides; a dual encoder brings its own.
     options: device, trust_remote_code, as for `load_encoder`. Raises UsageError for two encoders of one modality,
     and what `load_encoder` raises.
     """
@@ -64,34 +74,39 @@ def load_encoding(given: Any, **options: Any) -> Encoding:
         if model is not None:
             return _of_model(model, str(names[0]) if isinstance(names[0], str | Path) else "dual encoder")
         if isinstance(names[0], str):
-            towers = _both_towers(names[0], options)
-            return Encoding(**_sides(towers), joint=len(towers) == len(SIDES), name=names[0])
+            towers = _both_towers(names[0], modalities, options)
+            joint = len(towers) == len(SIDES)
+            return Encoding(**_sides(towers, modalities), joint=joint, name=names[0], modalities=modalities)
     named: dict[str, Encoder] = {}
     for encoder in (load_encoder(one, **options) for one in names):
-        if encoder.modality not in SIDES:
-            raise UsageError(f"{encoder.uri}: is an encoder of {encoder.modality}; a pool has {' and '.join(SIDES)}.")
+        if encoder.modality not in modalities:
+            raise UsageError(
+                f"{encoder.uri}: is an encoder of {encoder.modality}; this pool has {' and '.join(modalities)}, unless "
+                "others are named (--modalities)."
+            )
         if encoder.modality in named:
             raise UsageError(f"Two {encoder.modality} encoders are named; a pool's features come from one.")
         named[encoder.modality] = encoder
-    return Encoding(**_sides(named), name=" ".join(map(str, names)))
+    return Encoding(**_sides(named, modalities), name=" ".join(map(str, names)), modalities=modalities)
 
 
-def encoding_of(records: dict[str, list[EncoderRecord]], wanted: Sequence[Modality], **options: Any) -> Encoding:
-    """The encoders that made a store's features, of the modalities wanted; several of one modality are concatenated.
+def encoding_of(records: dict[str, list[EncoderRecord]], wanted: Sequence[str], **options: Any) -> Encoding:
+    """The encoders that made a store's features, of the sides wanted; several of one modality are concatenated.
 
     Raises InputError if an encoder has changed since, or cannot be loaded by its URI.
     """
     found: dict[str, Encode | None] = {}
-    for modality in wanted:
-        for record in records[modality]:
+    for side in wanted:
+        (modality,) = modalities_of({side: records[side]})
+        for record in records[side]:
             if record["uri"].partition(":")[0] in ("array", "callable"):
                 raise InputError(
                     f"The pool's {modality} features are by {record['uri']}, which cannot be loaded by its name: "
                     "name the encoder that made them (--encoder URI)."
                 )
-        loaded = load_recorded([record["uri"] for record in records[modality]], modality=modality, **options)
-        check_encoders(loaded, records[modality])
-        found[modality] = side_by_side(loaded)
+        loaded = load_recorded([record["uri"] for record in records[side]], modality=modality, **options)
+        check_encoders(loaded, records[side])
+        found[side] = side_by_side(loaded)
     return Encoding(**found)  # type: ignore[arg-type]
 
 
@@ -106,8 +121,9 @@ def side_by_side(encoders: Sequence[Encoder]) -> Encode | None:
     )
 
 
-def _sides(towers: Mapping[str, Encoder]) -> dict[str, Any]:
-    return {side: side_by_side([tower]) for side, tower in towers.items()}
+def _sides(towers: Mapping[str, Encoder], modalities: Sequence[Modality]) -> dict[str, Any]:
+    both = zip(SIDES, modalities, strict=True)
+    return {side: side_by_side([towers[modality]]) for side, modality in both if modality in towers}
 
 
 def _dual_encoder(name: Any, options: dict[str, Any]) -> DualEncoder | None:
@@ -123,14 +139,14 @@ def _of_model(model: DualEncoder, name: str) -> Encoding:
         side: Encode(getattr(model, f"encode_{side}"), model.width, [record["fingerprint"] for record in records])
         for side, records in model.records.items()
     }
-    return Encoding(**both, joint=True, name=name, model=model)
+    return Encoding(**both, joint=True, name=name, model=model, modalities=model.modalities)
 
 
-def _both_towers(uri: str, options: dict[str, Any]) -> dict[str, Encoder]:
+def _both_towers(uri: str, modalities: Sequence[Modality], options: dict[str, Any]) -> dict[str, Encoder]:
     """The encoders, by modality, behind a name that may mean one or both."""
     towers: dict[str, Encoder] = {}
     errors: list[UsageError] = []
-    for modality in SIDES:
+    for modality in modalities:
         try:
             towers[modality] = load_encoder(uri, modality=modality, **options)
         except UsageError as error:

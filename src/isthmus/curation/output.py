@@ -12,14 +12,14 @@ import pyarrow as pa
 
 from isthmus.curation.assign import Assignment
 from isthmus.curation.cleaning import Cleaned
-from isthmus.curation.curated import SELECTED, Curated
+from isthmus.curation.curated import REPORT, SELECTED, Curated
 from isthmus.curation.pools import Pool
 from isthmus.curation.report import write_report
 from isthmus.files import replaced_together, write_sealed
 from isthmus.report.page import on_top
 from isthmus.store.disk import write_parquet
 
-MANIFEST, REPORT = "manifest.json", "report.html"
+MANIFEST = "manifest.json"
 
 
 def write(

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from isthmus.curation.pools import Pool
 from isthmus.curation.scan import ConceptScorer, scan, tiles
 from isthmus.curation.topk import Ranges, TopK
+from isthmus.progress import progress_bar
 from isthmus.ray_data import run
 
 LEAST_PARTS = 16  # parts per worker, so that all finish at about the same time
@@ -30,7 +30,7 @@ def scan_on_ray(
     excluded: np.ndarray | None = None,
     checkpoint: Path | None = None,
     about: dict[str, Any] | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> TopK:
     """The result of `scan`, identical to the bit on machines of one type with the same number of threads.
 
@@ -41,7 +41,7 @@ def scan_on_ray(
     parts = [part for gap in gaps(total.covered if total else [], rows) for part in _cut(*gap, rows, scorer.tile)]
     done = rows - sum(stop - start for start, stop in parts)
     make = partial(_scanner, open_pool, scorer, keep, excluded)
-    with tqdm(total=rows, initial=done, unit="row", unit_scale=True, disable=not progress) as bar:
+    with progress_bar(progress, total=rows, initial=done, unit="row", unit_scale=True) as bar:
         for packed in run(make, parts, threads=threads):
             part = _unpacked(packed)
             bar.update(sum(stop - start for start, stop in part.covered))

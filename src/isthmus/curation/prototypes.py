@@ -76,7 +76,7 @@ def make_prototypes(
             raise UsageError(f"{concepts}: write a number of concepts, as in {kind}:200.")
         if kind == "auto":
             return from_clusters(pool, int(number), seed=seed)
-        names = frequent_phrases(_sampled_captions(pool), int(number))
+        names = frequent_phrases(_sampled_captions(pool), int(number)) if encoding.of_texts else []
         return from_names(names, encoding, templates, source=str(concepts))
     if not isinstance(concepts, str | Path):
         return from_names(list(concepts), encoding, templates, source="names")
@@ -93,6 +93,11 @@ def from_names(
     caption side. A repeated name, as in ImageNet's list, is one concept.
     """
     names = list(dict.fromkeys(str(name).strip() for name in names))
+    if not encoding.of_texts:
+        raise InputError(
+            f"Concepts given as names need texts: these are pairs of {' and '.join(encoding.modalities)}. Give "
+            "labelled items, or auto:N for clusters of the pool."
+        )
     if encoding.text is None:
         raise InputError("Concepts given as names need the text encoder of the pool's features (--encoder URI).")
     matrix = _text_prototypes(names, encoding.text, templates)
@@ -137,7 +142,7 @@ def from_labelled(
     sides: dict[PoolSide, np.ndarray] = {"image": image}
     if encoding.joint:
         sides["caption"] = image
-    elif encoding.text is not None:
+    elif encoding.text is not None and encoding.of_texts:
         sides["caption"] = _text_prototypes(names, encoding.text, templates)
     return Prototypes(names, sides, f"{path}, up to {shots} images a class", notes)
 
@@ -194,12 +199,13 @@ def _labelled(path: Path, encoding: Encoding) -> tuple[list[str | None], list[st
     Images of a test split lose their label: they are for measuring.
     """
     if holds_features(path):
-        store = open_store(path)
-        features = encoding.projected("image", store.features("image", encoding.named().get("image")))
-        return _training_labels(store.images), store.images["id"].to_pylist(), features, []
+        store, modality = open_store(path), encoding.modalities[0]
+        features = encoding.projected("image", store.features(modality, encoding.named().get("image")))
+        items = store.table(modality)
+        return _training_labels(items), items["id"].to_pylist(), features, []
     if encoding.image is None:
         raise InputError(f"{path}: labelled images need the image encoder of the pool's features (--encoder URI).")
-    pairs = read_pairs(path, captions="optional")
+    pairs = read_pairs(path, captions="optional").side(encoding.modalities[0])
     ids, labels = pairs.images["id"].to_pylist(), _training_labels(pairs.images)
     return labels, ids, encoded(pairs, encoding.image), reading_notes(pairs)
 

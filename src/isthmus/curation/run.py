@@ -27,6 +27,7 @@ from isthmus.curation.scan import ConceptScorer, nearest_counts, scan, tiles
 from isthmus.curation.sources import open_pool
 from isthmus.curation.topk import TopK, buffer_bytes
 from isthmus.data.columns import Columns
+from isthmus.data.feature_pairs import SIDES as MODALITIES
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs
 from isthmus.embedding.engines import check_engine
@@ -47,6 +48,7 @@ def curate(
     *,
     out: str | Path | None = None,
     encoder: str | Encoder | Sequence[str | Encoder] | None = None,
+    modalities: tuple[Modality, Modality] = MODALITIES,
     per_concept: int = PER_CONCEPT,
     keep: int | None = None,
     floor: float | None = None,
@@ -61,7 +63,7 @@ def curate(
     engine: Literal["local", "ray"] = "local",
     seed: int = 0,
     resume: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
     columns: str | Columns | None = None,
@@ -89,6 +91,8 @@ def curate(
             run continues, and a run with another quota or floor needs no second pass. None writes nothing.
         encoder: the encoder(s) of the pool's features, by URI or loaded; a dual encoder's folder projects them
             into its joint space. A store knows its own.
+        modalities: of a store or pairs, which two the pairs are of; the first stands in the place of the image, the
+            second in that of the caption. A dual encoder brings its own. Names of concepts need texts there.
         per_concept: most pairs for one concept.
         keep: K, the best rows kept for each concept; default 25 × per_concept.
         floor: least cosine of a pair to its concept.
@@ -115,9 +119,8 @@ def curate(
     check_engine(engine)
     if per_concept < 1 or (keep is not None and keep < 1):
         raise UsageError(f"per_concept={per_concept}, keep={keep}: each is at least 1.")
-    reading = {"columns": columns, "split": split, "pages": pages, "range": range}
-    pool, images = _read(pool, images, reading)
-    encoding = load_encoding(encoder, **options)
+    pool, images = _read(pool, images, {"columns": columns, "split": split, "pages": pages, "range": range})
+    encoding = load_encoding(encoder, _texts_second(modalities), **options)
     sources = parse_sources(mix)
     opened = open_pool(pool, encoding)
     cleaned = clean_pool(opened, images, cleaning, encoding, seed=seed, **options) if cleaning else None
@@ -140,9 +143,8 @@ def curate(
         seed=seed,
     )
     scorer = ConceptScorer({side: prototypes.sides[side] for side in chosen_sides}, combine)
-    where = _Where(
-        engine, partial(_reopened, pool, encoder, options), Path(out) if out is not None and resume else None
-    )
+    reopen = partial(_reopened, pool, encoder, encoding.modalities, options)
+    where = _Where(engine, reopen, Path(out) if out is not None and resume else None)
     top = _scanned(opened, scorer, choices, cleaned, where, progress)
     selection, repeated = _assigned(opened, top, choices)
     result = by_concept(opened, prototypes, choices, top, selection)
@@ -157,6 +159,7 @@ def plan(
     concepts: Any,
     *,
     encoder: Any = None,
+    modalities: tuple[Modality, Modality] = MODALITIES,
     per_concept: int = PER_CONCEPT,
     keep: int | None = None,
     sides: str | None = None,
@@ -174,7 +177,7 @@ def plan(
     Makes the prototypes and scores a few tiles, so that errors show here already; writes nothing.
     """
     pool, _ = _read(pool, None, {"columns": columns, "split": split, "pages": pages, "range": range})
-    encoding = load_encoding(encoder, **options)
+    encoding = load_encoding(encoder, _texts_second(modalities), **options)
     opened = open_pool(pool, encoding)
     encoding = _completed(opened, concepts, encoding, sides, options)
     prototypes, chosen = _prototypes(opened, concepts, encoding, sides, templates=templates, shots=shots, seed=seed)
@@ -236,16 +239,17 @@ def _completed(pool: Pool, concepts: Any, encoding: Encoding, sides: str | None,
     labelled = isinstance(concepts, str | Path) and kind not in KINDS and Path(concepts).suffix != ".txt"
     if labelled and not Path(concepts).exists():
         raise InputError(f"{concepts}: no such file or folder of concepts.")
-    needed: list[Modality] = []
+    needed: list[str] = []
     if labelled and not holds_features(concepts):
         needed.append("image")
-    if kind != "auto" and (not labelled or sides in ("caption", "both")):
+    if encoding.of_texts and kind != "auto" and (not labelled or sides in ("caption", "both")):
         needed.append("text")
-    wanted = [modality for modality in needed if getattr(encoding, modality) is None and records.get(modality)]
+    wanted = [side for side in needed if getattr(encoding, side) is None and records.get(side)]
     if not wanted:
         return encoding
     own = encoding_of(records, wanted, **options)
-    return Encoding(encoding.text or own.text, encoding.image or own.image, name=encoding.name)
+    both = encoding.text or own.text, encoding.image or own.image
+    return Encoding(*both, name=encoding.name, modalities=encoding.modalities)
 
 
 @dataclass(frozen=True)
@@ -257,12 +261,18 @@ class _Where:
     out: Path | None
 
 
-def _reopened(pool: Any, encoder: Any, options: dict[str, Any]) -> Pool:
-    return open_pool(pool.path if isinstance(pool, Store) else pool, load_encoding(encoder, **options))
+def _reopened(pool: Any, encoder: Any, modalities: tuple[Modality, ...], options: dict[str, Any]) -> Pool:
+    return open_pool(pool.path if isinstance(pool, Store) else pool, load_encoding(encoder, modalities, **options))
+
+
+def _texts_second(modalities: Sequence[Modality]) -> tuple[Modality, ...]:
+    """The two, texts in the place of the captions."""
+    first, second = modalities
+    return (second, first) if first == MODALITIES[1] else (first, second)
 
 
 def _scanned(
-    pool: Pool, scorer: ConceptScorer, choices: Choices, cleaned: Cleaned | None, where: _Where, progress: bool
+    pool: Pool, scorer: ConceptScorer, choices: Choices, cleaned: Cleaned | None, where: _Where, progress: bool | None
 ) -> TopK:
     """The candidates, from a scan or from an earlier run on the same pool, concepts and K."""
     digest = hashlib.blake2b(digest_size=16)

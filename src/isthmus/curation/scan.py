@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from isthmus.curation.pools import Pool, PoolSide
 from isthmus.curation.topk import TopK
 from isthmus.errors import InputError, UsageError
+from isthmus.progress import progress_bar
 
 TILE = 4096  # rows scored together, for up to 4,096 concepts
 CHECKPOINT_SECONDS = 300.0
@@ -79,7 +79,7 @@ def scan(
     checkpoint: Path | None = None,
     about: dict[str, Any] | None = None,
     every: float = CHECKPOINT_SECONDS,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> TopK:
     """The `keep` best rows of the pool, or of its rows start … stop − 1, for every concept.
 
@@ -99,7 +99,7 @@ def scan(
     top = _begin(scorer, min(keep, len(pool)), checkpoint, about or {})
     saved = time.monotonic()
     position = top.covered[-1][1] if top.covered else start
-    with tqdm(total=stop - start, initial=position - start, unit="row", unit_scale=True, disable=not progress) as bar:
+    with progress_bar(progress, total=stop - start, initial=position - start, unit="row", unit_scale=True) as bar:
         for low, high in tiles(position, stop, scorer.tile):
             scores = scorer(pool, low, high)
             if excluded is not None:

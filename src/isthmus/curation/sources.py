@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from isthmus.curation.encoding import Encoding
 from isthmus.curation.metadata import ClipRetrievalPool, MetadataPool, metadata_files
 from isthmus.curation.pools import MODALITY, SIDES, MatrixPool, Pool, PoolSide, RowNumbers, digest, encoded
+from isthmus.data.feature_pairs import SIDES as MODALITIES
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.matrix import Matrix
 from isthmus.data.pairs import Pairs
@@ -52,8 +56,8 @@ def open_pool(source: Any, encoding: Encoding | None = None) -> Pool:
 
 def _from_features(source: Store | FeaturePairs, encoding: Encoding) -> MatrixPool:
     """Features as they are, or projected by a dual encoder; test images may not be chosen."""
-    chosen = encoding.named()
-    pairs = source.pairs(image=chosen.get("image"), text=chosen.get("text")) if isinstance(source, Store) else source
+    chosen: Any = encoding.named()
+    pairs = source.pairs(modalities=encoding.modalities, **chosen) if isinstance(source, Store) else source
     splits = np.array([split == "test" for split in pairs.splits or []])
     return MatrixPool(
         name=str(source.path) if isinstance(source, Store) else "features",
@@ -64,7 +68,7 @@ def _from_features(source: Store | FeaturePairs, encoding: Encoding) -> MatrixPo
         texts=pairs.captions,
         usable=~splits[pairs.image_of] if splits.any() else None,
         records=pairs.records if encoding.model is None else {},
-        opened=source,
+        opened=source if encoding.modalities == MODALITIES else None,
     )
 
 
@@ -81,27 +85,29 @@ def _from_arrays(folder: Path) -> MatrixPool:
 
 def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
     """Raw pairs: the sides with an encoder are encoded while they are scored."""
-    ids = pairs.images["id"].to_pylist()
+    first, second = encoding.modalities
+    side = pairs.side(first)
+    ids = side.samples
     position = {id: row for row, id in enumerate(ids)}
-    captions = pairs.captions["caption"].to_pylist()
-    owner = np.array([position[id] for id in pairs.captions["id"].to_pylist()], np.int64)
+    texts = pairs.captions.filter(pc.is_in(pairs.captions["id"], value_set=pa.array(ids, pa.string())))
+    captions, owners = (texts[name].to_pylist() for name in ("caption", "id"))
+    described: Any = captions
+    if not encoding.of_texts:
+        described, captions = pairs.side(second), []
+        described = described.having(described.images.filter(pc.is_in(described.images["sample"], pa.array(ids))))
+        owners = described.samples
+    owner = np.array([position[id] for id in owners], np.int64)
     skipped = list(pairs.skipped)
-
-    def refuse(row: int, error: Exception) -> None:
-        entry = (ids[row], reason(error))
-        if entry not in skipped:
-            skipped.append(entry)
-
     matrices: dict[PoolSide, Matrix] = {}
-    if encoding.text is not None and captions:
-        matrices["caption"] = encoded(captions, encoding.text)
+    if encoding.text is not None and len(described):
+        matrices["caption"] = encoded(described, encoding.text)
     if encoding.image is not None:
-        matrices["image"] = encoded(pairs, encoding.image, refuse)
+        matrices["image"] = encoded(side, encoding.image, partial(_list, skipped, ids))
     if not matrices:
         raise InputError(f"{pairs.path}: pairs without features; name an encoder for them (--encoder URI).")
-    if not captions:
+    if not len(described):
         owner = np.arange(len(ids))
-    splits = np.array([split == "test" for split in pairs.images["split"].to_pylist()])
+    splits = np.array([split == "test" for split in side.images["split"].to_pylist()])
     return MatrixPool(
         name=str(pairs.path),
         matrices=matrices,
@@ -111,10 +117,17 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
         texts=captions or None,
         usable=~splits[owner] if splits.any() else None,
         fingerprint=digest([*ids, *captions, encoding.name], {}),
-        opened=pairs,
+        opened=pairs if encoding.modalities == MODALITIES else None,
         notes=pairs.notes,
         skipped=skipped,
     )
+
+
+def _list(skipped: list[tuple[str, str]], ids: list[str], row: int, error: Exception) -> None:
+    """Note a picture that cannot be used, once."""
+    entry = (ids[row], reason(error))
+    if entry not in skipped:
+        skipped.append(entry)
 
 
 def _lines(path: Path) -> list[str] | None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from isthmus.data.columns import find_columns
 from isthmus.data.gathering import Gathered, GatheredRow
 from isthmus.data.sources import Folders
 from isthmus.data.text import json_lines, read_json_strictly
@@ -39,7 +38,7 @@ def _read(path: Path, word: str, records: Callable[[], Any], into: Gathered, fol
         names.update(dict.fromkeys(record))
     if not names:
         raise InputError(f"{path}: the table is empty.")
-    columns, remarks = find_columns(path, list(names), into.reading.captions, into.reading.columns)
+    columns, remarks = into.find_columns(path, list(names))
     into.notes += remarks
     into.rows(f"{path}: {word}", ((number, into.fields(record, columns)) for number, record in records()), folders)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from isthmus.data.records import FIELDS, CaptionRule
 from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.modality import others
 
 # By field, the best first; case and surrounding spaces do not count.
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -39,16 +40,24 @@ def parse_columns(given: str | Columns | None) -> dict[str, str]:
         if not parts or not all(equals and column.strip() for _, equals, column in parts):
             raise UsageError(f"--columns {given!r}: write FIELD=COLUMN,…, as in image=filepath,caption=title.")
         given = {field.strip(): column.strip() for field, _, column in parts}
+    known = table_fields()
     for field in given:
-        if field not in TABLE_FIELDS:
-            raise UsageError(f"--columns: no field {field!r}.{did_you_mean(field, TABLE_FIELDS)}")
+        if field not in known:
+            raise UsageError(f"--columns: no field {field!r}.{did_you_mean(field, known)}")
     return {field: str(column) for field, column in given.items()}
+
+
+def table_fields() -> tuple[str, ...]:
+    """What a column can be: ours, items of other packages' modalities, and what says which part of a file they are."""
+    beside = others()
+    parts = [part for spec in beside.values() for part in spec.part]
+    return tuple(dict.fromkeys([*TABLE_FIELDS, *beside, *parts]))
 
 
 def find_columns(
     where: Any, names: Sequence[str], captions: CaptionRule, given: Columns | None = None
 ) -> tuple[dict[str, str], list[str]]:
-    """(column of each field, remarks) of a table with columns `names`.
+    """(column of each field, remarks) of a table with columns `names`. Items of every registered modality are a field.
 
     Raises `InputError` for a named column that is missing, a column that is there twice, or a required one that is
     missing.
@@ -60,10 +69,12 @@ def find_columns(
     found = dict(given) | {name: name for name in TABLE_FIELDS if name in names and name not in given}
     guessed = _by_spelling(names, found)
     found |= guessed
+    beside = {name: spec for name, spec in others().items() if name in found}
+    found |= {part: part for spec in beside.values() for part in spec.part if part in names and part not in found}
     for field, column in found.items():
         if Counter(names)[column] > 1:
             raise InputError(f"{where}: the column {column!r} ({field}) is there twice. Rename or remove one.")
-    _check(where, names, found, captions)
+    _check(where, names, found, list(beside), captions)
     remarks = []
     if guessed:
         read = ", ".join(f"{column!r} as {field}" for field, column in guessed.items())
@@ -79,9 +90,15 @@ def _by_spelling(names: Sequence[str], found: Mapping[str, str]) -> dict[str, st
     by_letters = {str(name).strip().strip("\ufeff").lower(): name for name in reversed(names)}
     taken = set(found.values())
     guessed: dict[str, str] = {}
-    for field in ("image", "captions", "caption", "id", "label", "split", "lang", "group"):
-        there = {"caption", "captions"} & {*found, *guessed} if field.startswith("caption") else {field} & {*found}
-        for spelling in () if there else (field, *SPELLINGS.get(field, ())):
+    beside = {name: spec.columns for name, spec in others().items()}
+    spellings = {**beside, **SPELLINGS}
+    for field in (*beside, "image", "captions", "caption", "id", "label", "split", "lang", "group"):
+        there = {field} & {*found}
+        if field.startswith("caption"):
+            told = {"caption", "captions"} & {*found, *guessed}
+        elif field == "image":
+            told |= {*beside} & {*found, *guessed}  # a `path` beside `audio` is hardly that of an image
+        for spelling in () if there else (field, *spellings.get(field, ())):
             column = by_letters.get(spelling)
             if column is not None and column not in taken:
                 guessed[field] = column
@@ -90,13 +107,17 @@ def _by_spelling(names: Sequence[str], found: Mapping[str, str]) -> dict[str, st
     return guessed
 
 
-def _check(where: Any, names: Sequence[str], found: Mapping[str, str], captions: CaptionRule) -> None:
+def _check(
+    where: Any, names: Sequence[str], found: Mapping[str, str], beside: Sequence[str], captions: CaptionRule
+) -> None:
+    """Raise `InputError` where a row has nothing that could be a pair; beside: the modalities found, but images."""
     listed = [str(name) for name in names]
-    if "image" not in found:
+    if "image" not in found and not beside:
         raise InputError(
             f"{where}: no column `image`.{did_you_mean('image', listed)} Name it with --columns image=NAME."
         )
-    if captions == "required" and not {"caption", "captions"} & set(found):
+    several = len(beside) + ("image" in found) > 1  # pairs without texts
+    if captions == "required" and not several and not {"caption", "captions"} & set(found):
         raise InputError(
             f"{where}: no column `caption` or `captions`.{did_you_mean('caption', listed)} Name it with --columns "
             "caption=NAME."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.cells import is_inline
-from isthmus.data.columns import SPELLINGS, TABLE_FIELDS, Columns, find_columns
+from isthmus.data.columns import SPELLINGS, TABLE_FIELDS, Columns
 from isthmus.data.gathering import Gathered, GatheredRow
 from isthmus.data.text import MAX_LINE, bare_name, iter_lines
 from isthmus.errors import BadFile, InputError
@@ -32,7 +32,7 @@ def read_delimited(path: Path, into: Gathered) -> None:
     table = Delimited(path, reading.columns)
     if not table.names:
         raise InputError(f"{path}: the table is empty.")
-    columns, remarks = find_columns(path, table.names, reading.captions, reading.columns or table.columns)
+    columns, remarks = into.find_columns(path, table.names, reading.columns or table.columns)
     into.notes += [*table.notes, *remarks]
     before = into.first
     records = ((number, into.fields(record, columns)) for number, record in table.records())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
@@ -41,3 +42,8 @@ def check_count(file: Path, records: Any) -> None:
     """Refuse a list of more encoders than any model or store holds."""
     if isinstance(records, list) and len(records) > MAX_ENCODERS:
         raise InputError(f"{file}: {len(records):,} encoders, more than the {MAX_ENCODERS:,} that it may have.")
+
+
+def modalities_of(records: Mapping[str, Sequence[EncoderRecord]]) -> tuple[str, ...]:
+    """What each side takes, by its encoders; where they do not say, what the side is called."""
+    return tuple(listed[0].get("modality", side) if listed else side for side, listed in records.items())

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.frames import as_pandas
 from isthmus.data.groups import components, whole_groups
 from isthmus.data.matrix import Matrix, as_matrix, check_finite, take
 from isthmus.data.splits import assign_splits
@@ -18,7 +20,7 @@ from isthmus.errors import InputError
 SIDES = ("image", "text")  # the two sides of pairs; each is named after its modality unless its encoders have another
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FeaturePairs:
     """Image features [N, Dx], caption features [M, Dy], and which belong together.
 
@@ -50,6 +52,17 @@ class FeaturePairs:
     def __len__(self) -> int:
         """The number of images."""
         return self.image.shape[0]
+
+    def __repr__(self) -> str:
+        sides = (f"{side} {' + '.join(map(str, getattr(self, f'{side}_parts')))} wide" for side in SIDES)
+        return f"FeaturePairs({len(self):,} images, {len(self.image_of):,} captions; {', '.join(sides)})"
+
+    def to_pandas(self) -> Any:
+        """A row per caption: id, caption_id, and caption, lang, label and split where they are known."""
+        texts = {"caption_id": self.caption_ids, "caption": self.captions, "lang": self.lang}
+        images = {"id": self.image_ids, "label": self.labels, "split": self.splits}
+        columns = {name: [values[row] for row in self.image_of.tolist()] for name, values in images.items() if values}
+        return as_pandas(pa.table(columns | {name: values for name, values in texts.items() if values}))
 
     @property
     def records(self) -> dict[str, list[EncoderRecord]]:

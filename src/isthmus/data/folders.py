@@ -12,14 +12,16 @@ from typing import Any
 from isthmus.data import tables, webdataset
 from isthmus.data.captions_json import read_json_lines
 from isthmus.data.delimited import Delimited, read_delimited
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.gathering import Gathered
 from isthmus.data.images import EXTENSIONS, FOREIGN
 from isthmus.data.parquet import DAMAGE
-from isthmus.data.records import encodable
+from isthmus.data.records import Placed, encodable
 from isthmus.data.sources import Folders, ImageColumn, open_table
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.text import json_lines, parse_json, read_text
 from isthmus.errors import InputError
+from isthmus.modality import Modality, others
 from isthmus.owned import what_it_is
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of Hugging Face's imagefolder
@@ -141,7 +143,7 @@ def _names_images(path: Path) -> bool:
             names = next(json_lines(path), (0, {}))[1]
     except (InputError, *DAMAGE):
         return True  # and reading it reports what is wrong with it
-    return "image" in names or "file_name" in names
+    return bool({"image", "file_name", *others()} & {*names})
 
 
 def _read_metadata(found: Survey, listed: list[str], into: Gathered) -> None:
@@ -159,9 +161,13 @@ def _read_metadata(found: Survey, listed: list[str], into: Gathered) -> None:
 
 
 def _read_images(found: Survey, into: Gathered) -> None:
-    """Images with captions in files of the same stem; if there are none, the images' folders are their labels."""
-    names = found.ending(*EXTENSIONS)
-    beside = _sidecars(found)
+    """Images with captions in files of the same stem; if there are none, the images' folders are their labels.
+
+    Files of other modalities belong to the image of the same stem; without images, they stand in their place.
+    """
+    modality, names = _items(found)
+    into.intake.holds(modality, found.folder)
+    further, beside = _further(found, modality), _sidecars(found)
     labels, splits = _class_folders(names) if not any(_stem(name) in beside for name in names) else ([], [])
     splits = splits or _split_folders(names)[1]
     _refuse_captionless(found, into, names, beside)
@@ -177,18 +183,44 @@ def _read_images(found: Survey, into: Gathered) -> None:
             continue
         fields |= {"label": labels[number]} if labels else {}
         fields |= {"split": splits[number]} if splits else {}
-        into.intake.add(f"{found.folder / name}", fields, default_id=name, source=into.first + len(paths))
+        placed = {kind: Placed(number[_stem(name)]) for kind, (_, number) in further.items() if _stem(name) in number}
+        told: Any = {"source": into.first + len(paths), "beside": placed}
+        into.intake.add(f"{found.folder / name}", fields, default_id=name, **told)
         paths.append(name)
+    read = {*names, *(name for listed, _ in further.values() for name in listed)}
     for name in found.ending(*FOREIGN):
+        if name in read:
+            continue
         into.intake.skip(_shown(name), FOREIGN[PurePosixPath(name).suffix.lower()])
     if labels:
         into.folders += sorted({PurePosixPath(name).parts[bool(splits)] for name in names})
         into.notes.append(f"{found.folder}: the {len(into.folders)} folders of its images are their labels.")
     used = {beside[_stem(name)] for name in names if _stem(name) in beside}
-    _say_left_out(found, into, {*used, *names})
+    _say_left_out(found, into, {*used, *read})
     if not paths and not into.intake.skipped:
         raise InputError(f"{found.folder}: no images ({', '.join(EXTENSIONS)}) nor tars nor Parquet in this folder.")
-    into.sources.append(ImageColumn(tables.pa.array(paths, tables.pa.large_string()), Folders((found.folder,))))
+    into.sources.append(_files(found, paths))
+    for kind, (listed, _) in further.items():
+        into.beside.setdefault(kind, []).append(_files(found, listed))
+
+
+def _items(found: Survey) -> tuple[Modality, list[str]]:
+    """What the files are of: images, or where there are none the first other modality that has any; and these."""
+    images = found.ending(*EXTENSIONS)
+    for name, spec in {} if images else others().items():
+        if spec.endings and (listed := found.ending(*spec.endings)):
+            return name, listed
+    return SIDES[0], images
+
+
+def _further(found: Survey, first: Modality) -> dict[Modality, tuple[list[str], dict[str, int]]]:
+    """The files of further modalities, and the number of each by its stem."""
+    listed = {name: found.ending(*spec.endings) for name, spec in others().items() if spec.endings and name != first}
+    return {name: (files, {_stem(file): k for k, file in enumerate(files)}) for name, files in listed.items() if files}
+
+
+def _files(found: Survey, names: list[str]) -> ImageColumn:
+    return ImageColumn(tables.pa.array(names, tables.pa.large_string()), Folders((found.folder,)))
 
 
 def _refuse_captionless(found: Survey, into: Gathered, names: list[str], beside: dict[str, str]) -> None:

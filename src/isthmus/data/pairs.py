@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from isthmus.data import tables, webdataset
 from isthmus.data.captions_json import read_json_file, read_json_lines
@@ -18,16 +19,21 @@ from isthmus.data.captions_text import read_text_table
 from isthmus.data.cells import is_inline
 from isthmus.data.columns import Columns, parse_columns
 from isthmus.data.delimited import read_delimited
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.folders import read_folder
+from isthmus.data.frames import by_caption
 from isthmus.data.gathering import Gathered, Reading
-from isthmus.data.images import MAX_PIXELS, content_hash, decode, parse_range
+from isthmus.data.images import MAX_PIXELS, OUT_OF_MEMORY, BadImage, content_hash, decode, parse_range
 from isthmus.data.pages import with_pages
 from isthmus.data.records import CaptionRule, Intake
 from isthmus.data.sources import ImageSource, Items
 from isthmus.data.splits import normalise_split
 from isthmus.data.text import PACKED, bare_name, packing
 from isthmus.errors import BadFile, InputError, UsageError
+from isthmus.modality import Modality, spec_of, table_of
 from isthmus.owned import what_it_is
+from isthmus.report.notebook import grid
+from isthmus.report.page import Picture
 
 READERS: dict[str, Callable[[Path, Gathered], None]] = {
     ".parquet": tables.read_file_of_columns,
@@ -44,18 +50,24 @@ READERS: dict[str, Callable[[Path, Gathered], None]] = {
     ".token": read_text_table,
 }
 READING = ("columns", "images", "pages", "range")  # options that apply only while reading
+GRID = 12  # pictures that a notebook shows
 REMARKS = 1_000  # most images that are counted for one remark
 
 
 class Pairs:
     """Images and captions joined by id. Image bytes stay where they are until `read_bytes`.
 
+    Pairs without images have items of another modality in their place, which are called images here all the same.
+
+    modality: what `images` are of. others: by modality, the items of further ones, as `Pairs` without captions whose
+              table has the id of the sample in `sample`; see `side`.
     images:   table of id, group, split, label (strings, all but id may be null) and source (int64, the
-              image's number in `reader`).
+              image's number in `reader`); of another modality also part (JSON, which part of the file it is).
     captions: table of caption_id (`id#k`, k-th caption of the image as written), id, caption, lang.
     skipped:  (id, reason) of images and captions left out while reading; an id with `#k` is a caption's.
     notes:    remarks for the user, such as columns that are not used; remarks on pictures are added as they are
-    decoded. class_folders: the folders that labels come from, sorted; empty if labels do not come from folders.
+              decoded.
+    class_folders: the folders that labels come from, sorted; empty if labels do not come from folders.
     """
 
     def __init__(
@@ -70,22 +82,90 @@ class Pairs:
         max_pixels: int = MAX_PIXELS,
         range: tuple[float, float] | None = None,
         class_folders: Sequence[str] = (),
+        modality: Modality = SIDES[0],
+        others: Mapping[Modality, Pairs] | None = None,
     ) -> None:
         self.images, self.captions, self.reader = images, captions, reader
+        self.modality, self.others = modality, dict(others or {})
         self.path, self.skipped, self.max_pixels, self.range = path, list(skipped), max_pixels, range
         self.class_folders = list(class_folders)
         self._notes = list(notes)
         self._remarks: dict[str, set[str]] = {}
-        self._source = images["source"].to_numpy()
+        self._source, self._part = images["source"].to_numpy(), _parts(images)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        named = [name for name in ("split", "label", "group") if self.images[name].null_count < len(self)]
+        more = f", with {', '.join(named)}" if named else ""
+        lacking = f"; {len(self.skipped):,} skipped" if self.skipped else ""
+        of = "" if self.path is None else f"{str(self.path)!r}: "
+        return f"Pairs({of}{len(self):,} images, {len(self.captions):,} captions{more}{lacking})"
+
+    def _repr_html_(self) -> str:
+        """The first pictures with their captions, for notebooks."""
+        return grid(repr(self), [self._shown(row) for row in range(min(len(self), GRID))])
+
+    def _shown(self, row: int) -> Picture | str:
+        id, captions = self.images["id"][row].as_py(), self._captions(row)
+        if self.modality != SIDES[0]:
+            return id
+        try:
+            return Picture(self.decode(row), captions[0] if captions else id)
+        except BadImage as error:
+            return f"{id}: {error.reason}"
+
+    def _captions(self, row: int) -> list[str]:
+        own = pc.equal(self.captions["id"], self.images["id"][row])
+        return self.captions["caption"].filter(own).to_pylist()
+
+    @overload
+    def __getitem__(self, row: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Pairs: ...
+
+    def __getitem__(self, row: int | slice) -> dict[str, Any] | Pairs:
+        """One image, decoded, with what is known of it: id, image (PIL), captions, split, label, group; a slice of
+        pairs is pairs. Raises `BadImage` for one that cannot be read.
+        """
+        if isinstance(row, slice):
+            return self._where(pa.chunked_array([pa.array(np.isin(np.arange(len(self)), np.arange(len(self))[row]))]))
+        row = range(len(self))[row]  # IndexError, and numbers from the end
+        known = {name: self.images[name][row].as_py() for name in ("id", "split", "label", "group")}
+        return {"id": known.pop("id"), "image": self.decode(row), "captions": self._captions(row), **known}
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame with a row per caption: id, caption, lang, split, label, group."""
+        return by_caption(self.images, self.captions)
+
+    @property
+    def modalities(self) -> list[Modality]:
+        """Those whose items are files, that of `images` first."""
+        return [self.modality, *self.others]
+
+    def side(self, modality: Modality) -> Pairs:
+        """The items of one modality as `images`. Raises `UsageError` where there are none."""
+        if modality == self.modality:
+            return self
+        if modality not in self.others:
+            held = " and ".join(map(table_of, [*self.modalities, SIDES[1]]))
+            raise UsageError(f"{self.path or 'These pairs'}: hold {held}, nothing of modality {modality}.")
+        return self.others[modality]
+
+    @property
+    def samples(self) -> list[str]:
+        """The id of the sample that each image is of: its own, but for items of a further modality."""
+        name = "sample" if "sample" in self.images.column_names else "id"
+        return self.images[name].to_pylist()
 
     @property
     def notes(self) -> list[str]:
         """Remarks on the data as it was read, then on the pictures that have been decoded so far."""
         decoded = [
-            f"{len(known):,}{' or more' if len(known) == REMARKS else ''} images are {remark}; the first: {min(known)}."
+            f"{len(known):,}{' or more' if len(known) == REMARKS else ''} {table_of(self.modality)} are {remark}; the "
+            f"first: {min(known)}."
             for remark, known in sorted(self._remarks.items())
         ]
         return self._notes + decoded
@@ -97,18 +177,27 @@ class Pairs:
     def signatures(self) -> list[str | None]:
         """A string per image that changes when its file changes, so that a later run need not read the file again."""
         found = [self.reader.signature(index) for index in self._source.tolist()]
-        return found if self.range is None else [one and f"{one}:{self.range}" for one in found]
+        how = [self._how(row) for row in range(len(self))]
+        return [one if told is None else one and f"{one}:{told}" for one, told in zip(found, how, strict=True)]
 
-    def content_hash(self, data: bytes) -> str:
-        """A hash of the picture in `data`, which also depends on how it is decoded here."""
-        return content_hash(data if self.range is None else data + repr(self.range).encode())
+    def content_hash(self, data: bytes, row: int) -> str:
+        """What tells the picture in `data`, the bytes of a row, from others, given how it is decoded here."""
+        how = self._how(row)
+        return content_hash(data if how is None else data + how.encode())
 
-    def decode(self, row: int) -> Image.Image:
+    def _how(self, row: int) -> str | None:
+        """What, besides its bytes, decides what a row is: the range of its grey, or which part of the file."""
+        return self._part[row] if self._part is not None else None if self.range is None else repr(self.range)
+
+    def decode(self, row: int) -> Any:
         """The image of a row as 8-bit RGB (`isthmus.data.images.decode`). Raises `BadImage`."""
         return self.picture(row, self.read_bytes(row))
 
-    def picture(self, row: int, data: bytes) -> Image.Image:
+    def picture(self, row: int, data: bytes) -> Any:
         """The picture in the bytes of a row, as `decode` gives it. Raises `BadImage`."""
+
+        if self.modality != SIDES[0]:
+            return self._item(row, data)
 
         def remark(text: str) -> None:
             known = self._remarks.setdefault(text, set())
@@ -116,6 +205,20 @@ class Pairs:
                 known.add(self.images["id"][row].as_py())
 
         return decode(data, max_pixels=self.max_pixels, range=self.range, remark=remark)
+
+    def _item(self, row: int, data: bytes) -> Any:
+        """An item of another modality, which that one's own code decodes: it may raise anything."""
+        decode_item = spec_of(self.modality).decode
+        assert decode_item is not None
+        part = self._part[row] if self._part is not None else None
+        try:
+            return decode_item(data, **(json.loads(part) if part else {}))
+        except BadImage:
+            raise
+        except MemoryError:
+            raise BadImage(OUT_OF_MEMORY) from None
+        except Exception as error:
+            raise BadImage(f"damaged {self.modality}: {error or type(error).__name__}") from error
 
     def subset(self, ids: Iterable[str]) -> Pairs:
         """The images with these ids and their captions, in the order they have here."""
@@ -136,12 +239,17 @@ class Pairs:
 
     def _where(self, rows: pa.ChunkedArray) -> Pairs:
         images = self.images.filter(rows)
-        return self.having(images, self.captions.filter(pc.is_in(self.captions["id"], images["id"])))
+        found = self.having(images, self.captions.filter(pc.is_in(self.captions["id"], images["id"])))
+        kept = images["id"].combine_chunks()
+        chosen = {name: one.images.filter(pc.is_in(one.images["sample"], kept)) for name, one in self.others.items()}
+        found.others = {name: one.having(chosen[name]) for name, one in self.others.items()}
+        return found
 
     def having(self, images: pa.Table, captions: pa.Table | None = None) -> Pairs:
         """These pairs with other tables of images and captions; the images are read and decoded as they are here."""
         pairs = copy(self)
         pairs.images, pairs._source = images, images["source"].to_numpy()
+        pairs._part = _parts(images)
         pairs.captions = self.captions if captions is None else captions
         return pairs
 
@@ -163,8 +271,9 @@ def read_pairs(
     `caption` or `captions`; optional `id`, `lang`, `split`, `label`, `group`; other usual spellings are recognised,
     with a remark. Rows of one image are joined. Folder: images at any depth, captions in a `.txt` of the same stem, one
     per line; `metadata.jsonl` or `.csv`; Parquet files; class folders. Tars: one file, a folder, or a pattern
-    (`{000..012}.tar`, `*.tar`). COCO's captions and Karpathy's splits as JSON. The default id is the path as written,
-    `shard/key` in tars, the row number for bytes.
+    (`{000..012}.tar`, `*.tar`). COCO's captions and Karpathy's splits as JSON. List: rows as in a table (mappings),
+    (image, caption) pairs, or images alone; an image is a path, bytes, a PIL image or an array uint8 [H, W, 3]. The
+    default id is the path as written, `shard/key` in tars, the row number for bytes and what is in memory.
 
     Args:
         split: keep only this one.
@@ -186,8 +295,10 @@ def read_pairs(
         _read(path, into)
     elif tables.is_frame(path):
         tables.read_frame(path, into)
+    elif isinstance(path, list | tuple):
+        tables.read_list(path, into)
     else:
-        raise UsageError(f"Pairs are read from a path or a data frame, not from a {type(path).__name__}.")
+        raise UsageError(f"Pairs are read from a path, a data frame or a list, not from a {type(path).__name__}.")
     found = gathered_pairs(path if isinstance(path, str) else "table", into)
     found.max_pixels, found.range = max_pixels, values
     if pages is not None:
@@ -206,15 +317,26 @@ def gathered_pairs(path: str, into: Gathered) -> Pairs:
         raise InputError(f"{path}: {why}")
     if into.intake.joined:
         into.notes.append(f"{path}: {into.intake.joined:,} rows gave further captions to images of other rows.")
+    where = Path(path)
+    beside = {
+        name: Pairs(table, texts.slice(0, 0), into.source_beside(name), path=where, modality=name)
+        for name, table in into.intake.beside().items()
+    }
     return Pairs(
         images,
         texts,
         into.source,
-        path=Path(path),
+        path=where,
         skipped=skipped,
         notes=into.notes,
         class_folders=into.folders,
+        modality=into.intake.modality or SIDES[0],
+        others=beside,
     )
+
+
+def _parts(images: pa.Table) -> list[str | None] | None:
+    return images["part"].to_pylist() if "part" in images.column_names else None
 
 
 def as_pairs(data: Any, **reading: Any) -> Pairs:
@@ -234,10 +356,12 @@ def pairs_from_lists(
     *,
     ids: Sequence[str] | None = None,
     langs: Sequence[str | list[str]] | None = None,
+    modality: Modality = SIDES[0],
 ) -> Pairs:
     """Pairs from Python objects. Raises `InputError` if the lists differ in length.
 
-    images: paths, bytes of image files, PIL images or uint8 arrays [H, W, 3]; captions: one string or a list
+    images: paths, bytes of image files, PIL images or uint8 arrays [H, W, 3]; of another `modality`, paths or bytes of
+    its files; captions: one string or a list
     of strings for each image; ids: default the path, or the position for what has no path; langs: of each image's
     captions, one for all or a list.
     """
@@ -258,7 +382,7 @@ def pairs_from_lists(
             fields["lang"] = langs[row]
         default_id = known if known is not None and not is_inline(known) else str(row)
         intake.add(f"row {row}", fields, default_id=default_id, source=row, image=known)
-    return Pairs(*intake.tables(), Items(images), skipped=intake.skipped)
+    return Pairs(*intake.tables(), Items(images), skipped=intake.skipped, modality=modality)
 
 
 def _read(path: str, into: Gathered) -> None:

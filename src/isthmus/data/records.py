@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
 from isthmus.data.cells import MAX_EXACT, as_captions, is_nan, plain
 from isthmus.data.splits import normalise_split
 from isthmus.errors import InputError
+from isthmus.modality import Modality, table_of
 
 CaptionRule = Literal["required", "optional"]
 
@@ -19,27 +20,65 @@ MAX_CAPTIONS = 10_000  # of one image
 FIELDS = ("id", "caption", "captions", "lang", "split", "label", "group")
 IMAGES = pa.schema([(name, pa.string()) for name in ("id", "group", "split", "label")] + [("source", pa.int64())])
 CAPTIONS = pa.schema([(name, pa.string()) for name in ("caption_id", "id", "caption", "lang")])
+BESIDE = pa.schema([("sample", pa.string()), *IMAGES, ("part", pa.string())])
+
+
+class Placed(NamedTuple):
+    """An item of a further modality in a row: its number in that modality's source, and which part of the file it is.
+
+    known: what tells whether another row of the sample has the same item (its path); None where that cannot be told.
+    """
+
+    source: int
+    part: str | None = None
+    known: str | None = None
 
 
 class Intake:
-    """Collects images and their captions, joins rows of one image, and lists what it left out and why."""
+    """Collects images and their captions, joins rows of one image, and lists what it left out and why.
+
+    Of pairs without images, items of another modality stand in their place (`modality`). Items of further ones are
+    collected beside them.
+    """
 
     def __init__(self, captions: CaptionRule = "required") -> None:
         self.captions = captions
+        self.modality: Modality | None = None  # as the first table says it
         self.skipped: list[tuple[str, str]] = []
         self.joined = 0  # rows that gave captions to an image that was there already
         self._images: dict[str, list[Any]] = {name: [] for name in IMAGES.names}
         self._captions: dict[str, list[Any]] = {name: [] for name in CAPTIONS.names}
         self._seen: dict[str, tuple[str, int | None, int, str | None]] = {}  # place, row, captions written, image
-        self._awaiting: dict[str, int] = {}  # images without a usable caption so far: their place in `skipped`
+        self._awaiting: dict[str, int] = {}  # images without a usable caption so far: their place in `skipped` says so
+        self._parts: dict[str, str] = {}
+        self._beside: dict[Modality, dict[str, list[Any]]] = {}
+        self._placed: dict[tuple[Modality, str], list[str | None]] = {}  # what is known of the items of each sample
+
+    def holds(self, modality: Modality, where: Any) -> None:
+        """Note what the rows of a table are of; `InputError` where those of another one were of something else."""
+        if self.modality not in (None, modality):
+            raise InputError(
+                f"{where}: its rows are of {table_of(modality)}, those before of {table_of(str(self.modality))}. "
+                "Read them as two sets of pairs."
+            )
+        self.modality = modality
 
     def add(
-        self, place: str, fields: Mapping[str, Any], *, default_id: str, source: int, image: str | None = None
+        self,
+        place: str,
+        fields: Mapping[str, Any],
+        *,
+        default_id: str,
+        source: int,
+        image: str | None = None,
+        part: str | None = None,
+        beside: Mapping[Modality, Placed] | None = None,
     ) -> bool:
-        """Add an image, or more captions of one; returns whether `source` belongs to a new image.
+        """One image, or more captions of one; whether `source` belongs to an image that was not there before.
 
-        `place` names it in errors ("pairs.csv, line 3"); `source` is its number in the source; `image` identifies the
-        image among rows of one id (its path), None if unknown.
+        `place` names it in errors ("pairs.csv, line 3"); `source` is its number in the source; `image` what tells
+        whether another row of the same id is the same image (its path), None where that cannot be told; `part` which
+        part of its file it is. beside: the row's items of other modalities, with which it needs no caption.
         Raises `InputError` where the table is wrong as a whole (an id of two images, an unknown split, an id that
         is not text); a row that is merely unusable goes to `skipped`.
         """
@@ -59,14 +98,17 @@ class Intake:
         self.joined += again
         captions, dropped = usable_captions(fields, written)
         count = written + len(captions) + len(dropped)
-        if self.captions == "required":
+        if self.captions == "required" and not beside:
             self._say_dropped(id, captions, dropped, again, row)
-        if self.captions == "optional" or captions:
+        if self.captions == "optional" or captions or beside:
             if row is None:
                 row = self._add_image(place, id, fields, source)
             else:
                 self._check_same(place, row, fields, first)
             self._add_captions(place, id, captions, fields.get("lang"), written)
+            self._add_beside(id, beside or {})
+            if part is not None:
+                self._parts[id] = part
         self._seen[id] = (first, row, count, image)
         return row is not None and self._images["source"][row] == source
 
@@ -92,7 +134,32 @@ class Intake:
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """The images and the captions collected so far."""
-        return pa.table(self._images, schema=IMAGES), pa.table(self._captions, schema=CAPTIONS)
+        images = pa.table(self._images, schema=IMAGES)
+        if self._parts:
+            images = images.append_column("part", pa.array(map(self._parts.get, self._images["id"]), pa.string()))
+        return images, pa.table(self._captions, schema=CAPTIONS)
+
+    def beside(self) -> dict[Modality, pa.Table]:
+        """The items of further modalities: as images, with id `sample#k`, k counting those of a sample, and `part`.
+
+        Group, split and label are those of the sample.
+        """
+        row = {id: k for k, id in enumerate(self._images["id"])}
+        for columns in self._beside.values():
+            rows = [row[sample] for sample in columns["sample"]]
+            columns |= {name: [self._images[name][k] for k in rows] for name in ("group", "split", "label")}
+        return {modality: pa.table(columns, schema=BESIDE) for modality, columns in self._beside.items()}
+
+    def _add_beside(self, id: str, placed: Mapping[Modality, Placed]) -> None:
+        for modality, item in placed.items():
+            known = self._placed.setdefault((modality, id), [])
+            if item.known is not None and item.known in known:
+                continue
+            columns = self._beside.setdefault(modality, {name: [] for name in BESIDE.names})
+            cells = {"sample": id, "id": f"{id}#{len(known)}", "source": item.source, "part": item.part}
+            for name, cell in cells.items():
+                columns[name].append(cell)
+            known.append(item.known)
 
     def _add_image(self, place: str, id: str, fields: Mapping[str, Any], source: int) -> int:
         for name, value in zip(IMAGES.names, (id, *self._about(place, fields), source), strict=True):

@@ -244,7 +244,8 @@ class TarMembers:
         shard, offset, size = self.members[index].tolist()
         try:
             with open(self.shards[shard], "rb", buffering=0) as file:
-                data = os.pread(file.fileno(), size, offset)
+                file.seek(offset)
+                data = file.read(size)
         except OSError as error:
             raise BadImage(f"cannot read {self.shards[shard]}: {error}") from None
         if len(data) != size:

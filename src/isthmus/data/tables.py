@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from isthmus.data.arrow import ArrowTable
 from isthmus.data.cells import is_inline
-from isthmus.data.columns import Columns, find_columns
+from isthmus.data.columns import Columns
 from isthmus.data.gathering import Gathered, GatheredRow, is_path
 from isthmus.data.parquet import DAMAGE, is_text, value_type
 from isthmus.data.records import MAX_CAPTION, Intake
@@ -21,6 +21,7 @@ from isthmus.data.sources import ARROW, FileColumn, ImageColumn, TableFile, open
 from isthmus.data.splits import SYNONYMS
 from isthmus.errors import BadFile, InputError
 from isthmus.files import read_json
+from isthmus.modality import others
 
 BATCH = 1024  # rows of a Parquet table in memory as Python objects
 MAX_CELL = 4 * MAX_CAPTION  # bytes
@@ -65,17 +66,20 @@ def split_of(path: Path, folder: Path) -> str | None:
 def _file(path: Path, into: Gathered, part: str = "") -> None:
     """One file. part: its name, where it is one of several: then damage that shows only in its midst is listed."""
     table, reading = open_table(path), into.reading
-    columns, notes = find_columns(path, table.schema.names, reading.captions, reading.columns)
+    columns, notes = into.find_columns(path, table.schema.names)
     into.notes += notes
     image = columns["image"]
-    in_file = _holds_pictures(table, image)
-    fields = {name: column for name, column in columns.items() if name != "image" or not in_file}
+    in_file = {name: columns[name] for name in ("image", *others()) if name in columns}
+    in_file = {name: column for name, column in in_file.items() if _holds_pictures(table, column)}
+    fields = {name: column for name, column in columns.items() if name not in in_file}
     rows: Iterator[Any] = enumerate(into.fields(record, columns) for record in _records(table, fields))
     if part:
         rows = _until_damaged(rows, into.intake, part)
     if in_file:
         within = f"{part}/" if part else reading.within
-        into.of(within=within).numbered(f"{path}: row", rows, FileColumn(path, image, into.places(path)))
+        stored = {name: FileColumn(path, column, into.places(path)) for name, column in in_file.items()}
+        first = stored.pop("image", None) or FileColumn(path, image, into.places(path))
+        into.of(within=within).numbered(f"{path}: row", rows, first, stored)
     else:
         folder = part.rpartition("/")[0]
         into.of(within=f"{folder}/" if folder else reading.within).rows(f"{path}: row", rows, into.places(path))
@@ -122,8 +126,8 @@ def read_saved_dataset(folder: Path, into: Gathered) -> None:
     for split, file in saved_files(folder):
         name = file.relative_to(folder).as_posix()
         try:
-            table, reading = ArrowTable(file), into.reading
-            columns, remarks = find_columns(file, table.schema.names, reading.captions, reading.columns)
+            table = ArrowTable(file)
+            columns, remarks = into.find_columns(file, table.schema.names)
             _saved_part(folder, name, table, columns, into.of(split=split))
             notes |= dict.fromkeys(remark.replace(str(file), str(folder)) for remark in remarks)
         except (BadFile, *DAMAGE) as error:
@@ -132,17 +136,20 @@ def read_saved_dataset(folder: Path, into: Gathered) -> None:
 
 
 def _saved_part(folder: Path, name: str, table: ArrowTable, columns: Columns, into: Gathered) -> None:
-    image, first = columns["image"], into.first
-    fields = {name: column for name, column in columns.items() if name != "image"}
-    source: FileColumn | ImageColumn
-    if _holds_bytes(table.path, table.schema.field(image).type):
-        source = FileColumn(table.path, image, into.places(table.path))
-    else:
-        paths = [path for part in table.slices([image]) for path in part.column(0).to_pylist()]
-        source = ImageColumn(pa.array(paths, pa.large_string()), into.places(table.path))
-    for row, record in enumerate(_until_damaged(_records(table, fields), into.intake, name), first):
-        into.intake.add(f"{folder}: row {row}", into.fields(record, fields), default_id=str(row), source=row)
-    into.sources.append(source)
+    kept = {field: columns[field] for field in ("image", *others()) if field in columns}
+    sources = {field: _saved_column(table, column, into) for field, column in kept.items()}
+    fields = {field: column for field, column in columns.items() if field not in kept}
+    records = enumerate(into.fields(record, fields) for record in _records(table, fields))
+    rows = _until_damaged(records, into.intake, name)
+    into.numbered(f"{folder}: row", rows, sources.pop("image"), sources, begin=into.first)
+
+
+def _saved_column(table: ArrowTable, column: str, into: Gathered) -> FileColumn | ImageColumn:
+    """A column of pictures, which stay in the file, or of paths."""
+    if _holds_bytes(table.path, table.schema.field(column).type, column):
+        return FileColumn(table.path, column, into.places(table.path))
+    paths = [path for part in table.slices([column]) for path in part.column(0).to_pylist()]
+    return ImageColumn(pa.array(paths, pa.large_string()), into.places(table.path))
 
 
 def saved_files(folder: Path) -> list[tuple[str | None, Path]]:
@@ -178,12 +185,37 @@ def read_frame(data: Any, into: Gathered) -> None:
     """A table in memory. Paths are relative to the working folder."""
     if hasattr(data, "features") and hasattr(data, "with_format"):  # a datasets.Dataset
         data = data.with_format("arrow")[:].replace_schema_metadata(data.features.arrow_schema.metadata)
-    names, rows = _frame_rows(data)
-    columns, notes = find_columns("table", names, into.reading.captions, into.reading.columns)
+    _read_rows(Path("table"), *_frame_rows(data), data.schema if isinstance(data, pa.Table) else None, into)
+
+
+def read_list(items: Sequence[Any], into: Gathered) -> None:
+    """A list: rows as mappings, (image, caption or captions) pairs, or images alone. Paths are relative to the working
+    folder.
+    """
+    if not items:
+        raise InputError("The list is empty: there are no pairs.")
+    rows = [_listed_row(item) for item in items]
+    names = list(dict.fromkeys(str(name) for row in rows for name in row))
+    _read_rows(Path("table"), names, iter(rows), None, into)
+
+
+def _listed_row(item: Any) -> GatheredRow:
+    if isinstance(item, Mapping):
+        return dict(item)
+    if isinstance(item, tuple | list) and len(item) == 2 and not isinstance(item[0], int):
+        image, captions = item
+        return {"image": image, "caption" if isinstance(captions, str | None) else "captions": captions}
+    return {"image": item}
+
+
+def _read_rows(
+    path: Path, names: list[str], rows: Iterator[GatheredRow], schema: pa.Schema | None, into: Gathered
+) -> None:
+    columns, notes = into.find_columns(path, names)
     into.notes += notes
-    classes = class_names(data.schema, columns) if isinstance(data, pa.Table) else None
+    classes = None if schema is None else class_names(schema, columns)
     records = enumerate(into.fields(named_label(record, classes, columns), columns) for record in rows)
-    into.rows("table: row", records, into.places(Path("table")))
+    into.rows(f"{path}: row", records, into.places(path))
 
 
 def _frame_rows(data: Any) -> tuple[list[str], Iterator[GatheredRow]]:
@@ -195,8 +227,8 @@ def _frame_rows(data: Any) -> tuple[list[str], Iterator[GatheredRow]]:
     return names, (dict(zip(names, row, strict=True)) for row in data.itertuples(index=False, name=None))
 
 
-def _holds_bytes(path: Path, kind: pa.DataType) -> bool:
-    """Whether column `image` holds the pictures themselves (bytes, Hugging Face's bytes and path, one in a list)."""
+def _holds_bytes(path: Path, kind: pa.DataType, column: str) -> bool:
+    """Whether a column holds the pictures themselves (bytes, Hugging Face's bytes and path, one in a list)."""
     value = value_type(kind)
     if is_text(value):
         return False
@@ -207,11 +239,11 @@ def _holds_bytes(path: Path, kind: pa.DataType) -> bool:
     if pa.types.is_list(value) or pa.types.is_large_list(value) or pa.types.is_fixed_size_list(value):
         if pa.types.is_uint8(value.value_type):
             return True
-        _holds_bytes(path, value.value_type)
+        _holds_bytes(path, value.value_type, column)
         return True  # of one picture, or it is a bad image when it is read
     if pa.types.is_struct(value) and {"bytes", "path"} & {field.name for field in value}:
         return True
-    raise InputError(f"{path}: column `image` holds {kind}; it must hold paths or the bytes of image files.")
+    raise InputError(f"{path}: column `{column}` holds {kind}; it must hold paths or the bytes of files.")
 
 
 def _holds_pictures(table: TableFile, column: str) -> bool:
@@ -220,7 +252,7 @@ def _holds_pictures(table: TableFile, column: str) -> bool:
     Some writers leave paths as bytes, others pictures as text (base64).
     """
     kind = table.schema.field(column).type
-    binary = _holds_bytes(table.path, kind)
+    binary = _holds_bytes(table.path, kind, column)
     if pa.types.is_nested(value_type(kind)):
         return binary
     cell = table.first_value(column)

@@ -48,7 +48,7 @@ def hash_images(pairs: Pairs, rows: Sequence[int]) -> list[tuple[int, str | None
 
     def read(row: int) -> tuple[int, str | None, str | None]:
         try:
-            return row, pairs.content_hash(pairs.read_bytes(row)), None
+            return row, pairs.content_hash(pairs.read_bytes(row), row), None
         except (BadImage, MemoryError) as error:
             return row, None, _reason(error)
 
@@ -155,7 +155,7 @@ def _ready(pairs: Pairs, unit: Unit, batch: range, bad: list[tuple[int, str]]) -
         if unit.needed[:, i].any():
             try:
                 ready[i] = _item(pairs, unit, i)
-                held += resized_bytes(ready[i]) if isinstance(ready[i], Image.Image) else 0
+                held += resized_bytes(ready[i]) if isinstance(ready[i], Image.Image) else getattr(ready[i], "nbytes", 0)
             except (BadImage, MemoryError) as error:
                 bad.append((int(unit.items[i]), _reason(error)))
         if held > BATCH_BYTES:
@@ -217,7 +217,7 @@ def _item(pairs: Pairs, unit: Unit, i: int) -> Any:
     if isinstance(item, str):
         return item
     data = pairs.read_bytes(int(item))
-    if pairs.content_hash(data) != unit.keys[i].tobytes().hex():
+    if pairs.content_hash(data, int(item)) != unit.keys[i].tobytes().hex():
         raise BadImage("changed while it was being embedded; run the same command again.")
     return pairs.picture(int(item), data)
 

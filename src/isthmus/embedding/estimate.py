@@ -9,15 +9,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.pairs import Pairs
 from isthmus.data.ragged import Ragged
 from isthmus.data.tables import Frame
 from isthmus.embedding.networks import by_network, load_all, preparable, states_bytes
-from isthmus.embedding.run import chosen_pairs, readable
+from isthmus.embedding.run import TEXT, chosen_pairs, readable
 from isthmus.embedding.work_plan import caption_batches, image_batches, unit_items
 from isthmus.encoders import Encoder, encode_views
 from isthmus.encoders.lengths import cut_notes
 from isthmus.encoders.uri import STATES
+
+IMAGE = SIDES[0]
 
 
 @dataclass
@@ -27,6 +30,7 @@ class EmbedPlan:
     view_bytes: on disk, of every encoder by its URI; a view of tokens is as many times a pooled one's as it has tokens.
     estimated: those of them that are an estimate, from the mean length of a sample of texts; the others are exact
         where no two images are the same, but for the headers of files.
+    others: counts of items of further modalities.
     memory: bytes of weights, of one image batch's pixels and of one unit's features, of all encoders together.
     seconds: from a timed sample of up to 32 images and 256 captions per network, decoding included.
     notes: how many captions each text encoder cuts at its limit.
@@ -40,11 +44,14 @@ class EmbedPlan:
     memory_bytes: int
     seconds: float
     estimated: list[str] = field(default_factory=list)
+    others: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
+        counts = {"images": self.images} if self.images or not self.others else {}
+        items = "".join(f"{count:,} {name}, " for name, count in (counts | self.others).items())
         return (
-            f"{self.images:,} images, {self.captions:,} captions ({self.distinct_captions:,} distinct): "
+            f"{items}{self.captions:,} captions ({self.distinct_captions:,} distinct): "
             f"{self.disk_bytes / 2**20:,.1f} MiB on disk, at least "
             f"{self.memory_bytes / 2**20:,.0f} MiB of memory, about {self.seconds / 60:,.1f} minutes"
         ) + "".join(
@@ -79,7 +86,7 @@ def plan(
     pairs = chosen_pairs(pairs, only, **reading)
     sides = load_all(image, text, encoders, device=device, trust_remote_code=trust_remote_code)
     distinct = list(dict.fromkeys(pairs.captions["caption"].to_pylist()))
-    counts = {"image": len(pairs), "text": len(distinct)}
+    counts = {m: len(distinct) if m == TEXT else len(pairs.side(m)) for m in sides}
     seconds, memory, stored, estimated = 0.0, 0, {}, []
     for modality, chosen in sides.items():
         for views in by_network(chosen):
@@ -93,20 +100,24 @@ def plan(
     weights = sum(p.nbytes for encoder in networks for p in encoder.network.parameters())
     unit = max(_unit_bytes(chosen, counts[modality]) for modality, chosen in sides.items())
     memory += weights + 2 * unit  # by batches, and by all of them together
-    rows = len(pairs), pairs.captions.num_rows, len(distinct)
-    readers = [views[0] for views in by_network(sides.get("text", []))]
+    images = len(pairs.side(IMAGE)) if IMAGE in pairs.modalities else 0
+    rows = images, pairs.captions.num_rows, len(distinct)
+    others = {m: len(pairs.side(m)) for m in pairs.modalities if m != IMAGE}
+    readers = [views[0] for views in by_network(sides.get(TEXT, []))]
     notes = cut_notes(readers, pairs.captions["caption"].to_pylist())
-    return EmbedPlan(*rows, sum(stored.values()), stored, memory, seconds, estimated, notes)
+    return EmbedPlan(*rows, sum(stored.values()), stored, memory, seconds, estimated, others, notes)
 
 
 def _sampled(views: list[Encoder], pairs: Pairs, captions: list[str], batch_size: int | None) -> _Sample:
     """A few items through one network."""
-    of_images = views[0].modality == "image"
+    modality = views[0].modality
+    of_files = modality != TEXT
     started, most = time.perf_counter(), 0
     found: dict[str, list[int]] = {view.fingerprint: [] for view in views if view.pool == STATES}
-    items = preparable(views[0], readable(pairs, range(32))) if of_images else sorted(captions[:256], key=len)
+    some = preparable(views[0], readable(pairs.side(modality), range(32))) if of_files else []
+    items = some if of_files else sorted(captions[:256], key=len)
     device = views[0].device
-    ends = image_batches(len(items), batch_size, device) if of_images else caption_batches(items, batch_size)
+    ends = image_batches(len(items), batch_size, device) if of_files else caption_batches(items, batch_size)
     for start, stop in pairwise([0, *ends.tolist()]):
         inputs = views[0].prepare(items[start:stop])
         for view, features in zip(views, encode_views(views, inputs), strict=True):

@@ -49,7 +49,7 @@ def load(encoders: Any, modality: Modality, **options: Any) -> list[Encoder]:
 def load_all(image: Any, text: Any, encoders: Any = (), **options: Any) -> dict[Modality, list[Encoder]]:
     """The encoders of a run by modality: those of images, of texts, and `encoders`, each of its own modality.
 
-    Raises `UsageError` where none is named, and for a modality of which pairs hold no items.
+    Raises `UsageError` where none is named.
     """
     found = {
         modality: load(given, modality, **options)
@@ -58,8 +58,6 @@ def load_all(image: Any, text: Any, encoders: Any = (), **options: Any) -> dict[
     }
     listed = [encoders] if isinstance(encoders, str | Encoder) else list(encoders)
     for encoder in load_encoders(listed, **options) if listed else ():
-        if encoder.modality not in SIDES:
-            raise UsageError(f"{encoder.uri}: pairs have images and captions, not modality {encoder.modality}.")
         found.setdefault(encoder.modality, []).append(encoder)
     if not found:
         raise UsageError("No encoder was named: --image-encoder, --text-encoder or --encoder.")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.folders import readable
 from isthmus.data.groups import by_appearance, whole_groups
 from isthmus.data.labels import check_classes, class_names
@@ -20,7 +20,9 @@ from isthmus.encoders.pictures import encode_each, reason
 from isthmus.errors import InputError, did_you_mean
 from isthmus.evaluation.labelled import stored_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
+from isthmus.modality import spec_of, table_of
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.progress import progress_bar, watched
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids, read_ids
 from isthmus.store.opening import open_source
@@ -116,7 +118,7 @@ def chosen_data(
 
 def embed_chosen(model: DualEncoder, data: FeaturePairs | Pairs) -> Embedded:
     """The result of `chosen_data`, embedded."""
-    return _from_features(model, data) if isinstance(data, FeaturePairs) else _from_images(model, data)
+    return _from_features(model, data) if isinstance(data, FeaturePairs) else _from_pairs(model, data)
 
 
 def zeroshot_labels(
@@ -197,45 +199,92 @@ def _chosen(pairs: Pairs, only: str | Path | Sequence[str]) -> Pairs:
 
 
 def _from_features(model: DualEncoder, data: FeaturePairs) -> Embedded:
-    image, text = model.project("image", data.image), model.project("text", data.text)
+    image, text = (model.project(side, getattr(data, side)) for side in SIDES)
     groups, ids = by_appearance(data.bootstrap_group), list(data.image_ids)
     return Embedded(image, text, data.image_of, groups, ids, data.captions, data.labels)
 
 
-def _from_images(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embedded:
-    """Images go through the model a batch at a time; one that cannot be used is listed, its captions left out."""
+@dataclass
+class EmbeddedItems:
+    """Items of one modality in the joint space: [n, d] of the rows `kept` (of `n`) that could be read."""
+
+    emb: np.ndarray
+    kept: list[int]
+    hashes: list[str]
+    skipped: list[tuple[str, str]]
+
+
+def embed_items(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> EmbeddedItems:
+    """The images of pairs, or what stands in their place, go through the model in batches.
+
+    An unreadable one is listed. Raises `InputError` where none can be read, `UsageError` for a modality that the model
+    does not take.
+    """
     ids = pairs.images["id"].to_pylist()
+    found = EmbeddedItems(np.zeros((0, model.width), np.float32), [], [], [])
     hashes: dict[int, str] = {}
-    skipped = list(pairs.skipped)
 
     def read(row: int) -> Any:
         data = pairs.read_bytes(row)
-        hashes[row] = pairs.content_hash(data)
+        hashes[row] = pairs.content_hash(data, row)
         return pairs.picture(row, data)
 
-    found = list(
-        encode_each(
-            len(ids),
-            read,
-            lambda pictures: model.encode_image(pictures, batch_size=batch_size),
-            lambda row, error: skipped.append((ids[row], reason(error))),
-            batch_size,
-        )
+    some = encode_each(
+        len(ids),
+        read,
+        lambda items: model.encode(pairs.modality, items, batch_size=batch_size),
+        lambda row, error: found.skipped.append((ids[row], reason(error))),
+        batch_size,
     )
-    kept = [row for rows, _ in found for row in rows]
-    if not kept:
-        raise InputError(f"None of the {len(ids):,} images could be read; the first: {skipped[:1]}.")
-    row_of = {ids[index]: row for row, index in enumerate(kept)}
-    captions = [(c["id"], c["caption"]) for c in pairs.captions.to_pylist() if c["id"] in row_of]
+    embeddings = []
+    with progress_bar(watched(), total=len(ids), desc="items", unit="item", leave=False) as bar:
+        for rows, embedded in some:
+            found.kept += rows
+            embeddings.append(embedded)
+            bar.update(len(rows))
+    if not embeddings:
+        kind = table_of(pairs.modality)
+        raise InputError(f"None of the {len(ids):,} {kind} could be read; the first: {found.skipped[:1]}.")
+    found.emb, found.hashes = np.concatenate(embeddings), [hashes[row] for row in found.kept]
+    return found
+
+
+def _from_pairs(model: DualEncoder, pairs: Pairs) -> Embedded:
+    """Both sides of pairs; of an item that cannot be read its counterparts are left out too."""
+    first, second = model.modalities
+    side = pairs.side(first)
+    found = embed_items(model, side)
+    samples = [side.samples[index] for index in found.kept]
+    row_of = {sample: row for row, sample in enumerate(samples)}
+    if len(row_of) < len(samples):
+        raise InputError(f"{pairs.path}: several items of {first!r} share an id: pairs are one of {first} with others.")
+    images = side.images.take(found.kept)
+    image_of, others, captions, skipped = _counterparts(model, pairs, second, row_of)
     return Embedded(
-        np.concatenate([embedded for _, embedded in found]),
-        model.encode_text([text for _, text in captions]) if captions else np.zeros((0, model.width), np.float32),
-        np.array([row_of[i] for i, _ in captions], np.int64),
-        whole_groups(pairs.images["group"].take(kept).to_pylist(), np.array([hashes[row] for row in kept])),
-        [ids[index] for index in kept],
-        [text for _, text in captions],
-        [pairs.images["label"][index].as_py() for index in kept],
-        skipped,
-        pairs.notes,
+        found.emb,
+        others,
+        image_of,
+        whole_groups(images["group"].to_pylist(), np.array(found.hashes)),
+        images["id"].to_pylist(),
+        captions,
+        images["label"].to_pylist(),
+        [*pairs.skipped, *found.skipped, *skipped],
+        pairs.notes if side is pairs else [*pairs.notes, *side.notes],
         pairs.class_folders,
     )
+
+
+def _counterparts(
+    model: DualEncoder, pairs: Pairs, modality: str, row_of: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray, list[str] | None, list[tuple[str, str]]]:
+    """The second side of pairs: the row int64 [m] that each belongs to, its embeddings, texts, and what was skipped."""
+    if spec_of(modality).decode is None:
+        captions = [(c["id"], c["caption"]) for c in pairs.captions.to_pylist() if c["id"] in row_of]
+        texts = [text for _, text in captions]
+        emb = model.encode(modality, texts) if texts else np.zeros((0, model.width), np.float32)
+        return np.array([row_of[id] for id, _ in captions], np.int64), emb, texts, []
+    side = pairs.side(modality)
+    found = embed_items(model, side)
+    owners = [row_of.get(side.samples[index], -1) for index in found.kept]
+    there = np.flatnonzero(np.array(owners) >= 0)
+    return np.array(owners, np.int64)[there], found.emb[there], None, found.skipped

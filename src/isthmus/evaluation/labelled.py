@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.encoder_record import modalities_of
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.groups import by_appearance
 from isthmus.data.matrix import rows
@@ -15,7 +16,6 @@ from isthmus.data.pairs import Pairs
 from isthmus.embedding import embed
 from isthmus.errors import InputError
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.models.saved import modalities_of
 from isthmus.store import Store, open_store
 from isthmus.store.joining import image_groups, regrouped
 

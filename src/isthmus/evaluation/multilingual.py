@@ -174,7 +174,7 @@ def unreadable(model: Any, lang: str, facts: dict[str, float] | None) -> str | N
     uris = ", ".join(str(encoder.uri) for encoder in model.encoders["text"])
     return (
         f"{lang}: {100 * facts['unknown_tokens']:.0f} % of the tokens of its texts are unknown to {uris}. Leave it out "
-        "with --languages, or train with a multilingual text encoder (docs/guide.md)."
+        "with --languages, or train with a multilingual text encoder (docs/guide/encoders.md)."
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from isthmus.encoders.pictures import reason
 from isthmus.errors import InputError, UsageError
@@ -21,6 +20,7 @@ from isthmus.metrics.bootstrap import estimate
 from isthmus.metrics.results import Result, result
 from isthmus.metrics.scores import group_vector
 from isthmus.metrics.zeroshot import load_templates
+from isthmus.progress import progress_bar, watched
 from isthmus.segmentation.data import BACKGROUND, IGNORE, MaskedImages, read_masked_images
 
 DEFINITION = (
@@ -205,7 +205,7 @@ def segmentation(
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
     segmenter = Segmenter(model, masked.classes, prompts, **options)
     tally, rows, skipped = PixelTally(masked.classes), [], list(masked.pairs.skipped)
-    for index in tqdm(range(len(masked)), unit="image", disable=None):
+    for index in progress_bar(watched(), range(len(masked)), unit="image"):
         try:
             image = masked.image(index)
             scores = segmenter.scores(image)

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.images import EXTENSIONS, FOREIGN
 from isthmus.errors import InputError
+from isthmus.modality import others, spec_of
 from isthmus.models.dual_encoder import DualEncoder
 
 
@@ -30,11 +32,16 @@ def looks_like_path(query: str) -> bool:
         return False
     begins = re.match(r"(~|\.{1,2})?[/\\]|[A-Za-z]:[/\\]|file:", query)
     one_word = re.fullmatch(r"\S*[^\s/]/\S*|\S*\w\.[A-Za-z][A-Za-z0-9]{1,4}", query)
-    return bool(begins or one_word or query.lower().endswith((*EXTENSIONS, *FOREIGN)))
+    beside = [ending for spec in others().values() for ending in spec.endings]
+    return bool(begins or one_word or query.lower().endswith((*EXTENSIONS, *FOREIGN, *beside)))
 
 
 def embed_query(model: DualEncoder, query: str | Path | Image.Image) -> np.ndarray:
-    """The embedding [1, d] of a picture, of the image file that `query` names, or of the text."""
-    if isinstance(query, Image.Image) or Path(query).is_file():
-        return model.encode_image([query])
-    return model.encode_text([str(query).strip()])
+    """The embedding [1, d] of a picture, of the file that `query` names, or of the text."""
+    if isinstance(query, Image.Image):
+        return model.encode(SIDES[0], [query])
+    if not Path(query).is_file():
+        return model.encode(SIDES[1], [str(query).strip()])
+    files = [modality for modality in model.modalities if spec_of(modality).decode is not None]
+    meant = [modality for modality in files if str(query).lower().endswith(spec_of(modality).endings)]
+    return model.encode((meant or files)[0], [query])

@@ -1,25 +1,31 @@
-"""`search`: the images that fit a text, or look like an image."""
+"""`search`: the images that fit a text, or look like an image; or items of another modality that a model joins."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 from tabulate import tabulate
 
 from isthmus.data.columns import Columns
+from isthmus.data.feature_pairs import SIDES
+from isthmus.data.frames import as_pandas
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.tables import Frame
+from isthmus.encoders.images import to_pil
 from isthmus.errors import UsageError
-from isthmus.evaluation.inputs import embed_for_evaluation
+from isthmus.evaluation.inputs import embed_items
 from isthmus.files import write_atomic
 from isthmus.image_search.query import check_query, embed_query
 from isthmus.metrics.nearest import top_k
+from isthmus.modality import Modality, spec_of
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.report import Picture, notebook
 from isthmus.report.contact_sheet import check_image_name, contact_sheet
 from isthmus.store import Store, open_store
 from isthmus.store.opening import holds_features, read_first
@@ -46,17 +52,40 @@ class SearchResult:
     notes: list[str] = field(default_factory=list)
     pairs: Pairs | None = field(default=None, repr=False)
 
+    @property
+    def pictures(self) -> bool:
+        """Whether there is something to lay out on a contact sheet."""
+        return self.pairs is not None and self.pairs.modality == SIDES[0]
+
     def contact_sheet(self) -> Image.Image:
-        """The pictures found, each with its score and id. Raises `UsageError` if a store was searched."""
+        """The pictures found, each with its score and id. Raises `UsageError` if no pictures were searched."""
         if self.pairs is None:
             raise UsageError("A store holds no pictures for a contact sheet; search the folder they are in.")
+        if not self.pictures:
+            raise UsageError(f"There are no pictures of {self.pairs.modality} for a contact sheet.")
         row = {id: i for i, id in enumerate(self.pairs.images["id"].to_pylist())}
         pictures = [self.pairs.decode(row[hit["id"]]) for hit in self.hits]
         return contact_sheet(pictures, [f"{hit['score']:.3f}\n{hit['id']}" for hit in self.hits], self.query)
 
+    def write_sheet(self, path: str | Path) -> None:
+        """The contact sheet as a file."""
+        write_atomic(path, self.contact_sheet().save)
+
     def to_dict(self) -> dict[str, object]:
         """As `isthmus search --json` writes it."""
         return {"query": self.query, "hits": self.hits, "skipped": dict(self.skipped)}
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame with a row per hit: score, id."""
+        return as_pandas(pa.Table.from_pylist([dict(hit) for hit in self.hits]))
+
+    def _repr_html_(self) -> str:
+        """The pictures found, in a notebook; of a store's features the table."""
+        if self.pairs is None:
+            return notebook.rows(["score", "id"], [(f"{hit['score']:.3f}", hit["id"]) for hit in self.hits])
+        row = {id: i for i, id in enumerate(self.pairs.images["id"].to_pylist())}
+        shown = (Picture(self.pairs.decode(row[hit["id"]]), f"{hit['score']:.3f}\n{hit['id']}") for hit in self.hits)
+        return notebook.grid(self.query, shown)
 
     def __str__(self) -> str:
         return tabulate(self.hits, headers="keys", floatfmt=".3f", disable_numparse=[1])
@@ -65,7 +94,7 @@ class SearchResult:
 def search(
     model: DualEncoder | str | Path,
     images: Pairs | Store | Frame | str | Path,
-    query: str | Path | Image.Image,
+    query: str | Path | Image.Image | np.ndarray,
     *,
     k: int = 20,
     out: str | Path | None = None,
@@ -80,7 +109,9 @@ def search(
     """Find the images that are nearest to a text or an image in the model's space.
 
     Use this when you want to look at what a model finds, or to find pictures in a folder. For numbers, `evaluate`
-    with the task retrieval; for many queries, `model.encode_image` and `isthmus.metrics.nearest.top_k`.
+    with the task retrieval; for many queries, `model.encode_image` and `isthmus.metrics.nearest.top_k`. A model that
+    joins other modalities is searched in the same way: by a text or a file, for items of the first of them that is no
+    text.
 
         >>> found = ist.search("model/", "photos/", "a red bicycle", k=8, out="bicycles.png")
         >>> found.hits[0]
@@ -90,7 +121,8 @@ def search(
         model: a `DualEncoder`, its folder, or the URI of a pretrained one.
         images: a folder of images, pairs or what `read_pairs` reads (captions are not needed), or a store, whose cached
             features are used.
-        query: a text, the path of an image file, or a picture. A text that looks like a path begins with a space.
+        query: a text, the path of an image file, or a picture (PIL, or an array uint8 [H, W, 3]). A text that
+            looks like a path begins with a space.
         k: how many images, at most.
         out: also write a contact sheet there, which needs the pictures: not of a store.
         columns, image_folder, split, pages, range: of reading pairs, as in `read_pairs`, whose `images` is the folder.
@@ -104,24 +136,30 @@ def search(
     images = read_first(images, columns=columns, images=image_folder, split=split, pages=pages, range=range)
     cached = holds_features(images)
     _check(k, out, images, cached)
+    query = to_pil(query) if isinstance(query, np.ndarray) else query
     check_query(query)
     if isinstance(model, str | Path):
         model = DualEncoder.from_pretrained(model, device=device, trust_remote_code=trust_remote_code)
-    wanted = embed_query(model, query)
+    wanted, gallery = embed_query(model, query), _gallery(model)
+    if out is not None and gallery != SIDES[0]:
+        raise UsageError(f"{out}: there are no pictures of {gallery} for a contact sheet.")
     pairs = None
     skipped: list[tuple[str, str]] = []
     notes: list[str] = []
     if isinstance(images, str | Path) and cached:
-        ids, embeddings = _from_store(model, images)
+        ids, embeddings = _from_store(model, images, gallery)
     else:
-        pairs = images if isinstance(images, Pairs) else read_pairs(images, captions="optional")
-        embedded = embed_for_evaluation(model, pairs.having(pairs.images, pairs.captions.slice(0, 0)))
-        ids, embeddings, skipped, notes = embedded.image_ids, embedded.image, embedded.skipped, embedded.notes
+        read = images if isinstance(images, Pairs) else read_pairs(images, captions="optional")
+        pairs = read.side(gallery)
+        found_items = embed_items(model, pairs)
+        every = pairs.images["id"].to_pylist()
+        ids, embeddings = [every[row] for row in found_items.kept], found_items.emb
+        skipped, notes = [*read.skipped, *found_items.skipped], read.notes
     scores, rows = (found[0].tolist() for found in top_k(wanted, embeddings, k))
     hits = [Hit(score=score, id=ids[row]) for score, row in zip(scores, rows, strict=True)]
     found = SearchResult("image" if isinstance(query, Image.Image) else str(query), hits, skipped, notes, pairs)
     if out is not None:
-        write_atomic(out, found.contact_sheet().save)
+        found.write_sheet(out)
     return found
 
 
@@ -135,8 +173,13 @@ def _check(k: int, out: str | Path | None, images: object, cached: bool) -> None
         check_image_name(out)
 
 
-def _from_store(model: DualEncoder, path: str | Path) -> tuple[list[str], np.ndarray]:
+def _gallery(model: DualEncoder) -> Modality:
+    """What is searched: items of the model's first modality that is no text."""
+    return next(modality for modality in model.modalities if spec_of(modality).decode is not None)
+
+
+def _from_store(model: DualEncoder, path: str | Path, modality: Modality) -> tuple[list[str], np.ndarray]:
     """The ids, and embeddings [n, d] of the cached features."""
-    store = open_store(path)
-    features = store.features("image", [record["fingerprint"] for record in model.records["image"]])
-    return store.images["id"].to_pylist(), model.project("image", features)
+    store, side = open_store(path), model.side_of(modality)
+    features = store.features(modality, [record["fingerprint"] for record in model.records[side]])
+    return store.table(modality).column(0).to_pylist(), model.project(side, features)

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from isthmus.errors import InputError
 from isthmus.files import read_cached, read_sealed, write_sealed
+from isthmus.report import terminal
 
 OPTIONAL = (
     "pretrained",
@@ -115,13 +116,34 @@ def table(results: Sequence[Result], metrics: Sequence[str] = (), tablefmt: str 
     Shares are given in percent, ranks as they are, with the 95 % interval where there is one:
     `43.4 [41.2, 45.6]`, and chance where that is part of the result. Columns that are the same in all rows (the data
     set, the task) are left out. If none of `metrics` occurs, all metrics are listed, one a line, unscaled.
+    As text for a terminal ("simple"), what is wider is a metric a line, or, of several results, several tables.
     """
     metrics = [name for name in metrics if any(name in result["metrics"] for result in results)]
     if not metrics:
         return "\n\n".join(_list(result, tablefmt) for result in results)
     origin = ["model", *(key for key in OPTIONAL if _differs(results, key))]
     rows = [[*(r.get(key, "") for key in origin), *(_cell(r, name) for name in metrics)] for r in results]
-    return tabulate(rows, headers=[*origin, *metrics], tablefmt=tablefmt, disable_numparse=True)
+    wide = tabulate(rows, headers=[*origin, *metrics], tablefmt=tablefmt, disable_numparse=True)
+    if tablefmt != "simple" or terminal.fits(wide):
+        return wide
+    if len(results) == 1:
+        return _by_metric(results[0], metrics)
+    return terminal.stacked([*origin, *metrics], rows, len(origin))
+
+
+def _by_metric(result: Result, metrics: Sequence[str]) -> str:
+    """A line for each metric, under the model's name."""
+    bounds, chance = result.get("ci95") or {}, result.get("chance") or {}
+    rows = []
+    for name in metrics:
+        scale = _scale(name)
+        span = "–".join(f"{scale * bound:.1f}" for bound in bounds.get(name, ()))
+        guessed = f"{scale * chance[name]:.1f}" if name in chance else ""
+        rows.append([name, f"{scale * result['metrics'][name]:.1f}", span, guessed])
+    heads = [result["model"][-terminal.WIDTH // 2 :], "", "95 %", "chance"]
+    kept = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
+    shown = [[row[i] for i in kept] for row in rows]
+    return tabulate(shown, headers=[heads[i] for i in kept], tablefmt="simple", disable_numparse=True)
 
 
 def details(results: Sequence[Result], tablefmt: str = "simple") -> str:
@@ -132,14 +154,17 @@ def details(results: Sequence[Result], tablefmt: str = "simple") -> str:
         if len(rows) > 1:
             names = list(rows[0]["metrics"])
             cells = [[row["category"], f"{row['n']:,}", *(_cell(row, name) for name in names)] for row in rows[:SHOWN]]
-            lines = tabulate(cells, headers=["category", "n", *names], tablefmt=tablefmt, disable_numparse=True)
+            heads = ["category", "n", *names]
+            lines = tabulate(cells, headers=heads, tablefmt=tablefmt, disable_numparse=True)
+            if tablefmt == "simple" and not terminal.fits(lines):
+                lines = terminal.stacked(heads, cells, 2)
             rest = f"\n… and {len(rows) - SHOWN:,} categories more (--json has them)" if len(rows) > SHOWN else ""
             blocks.append(f"{result['dataset']}, by category:\n{lines}{rest}")
         ties = {name: count for name, count in (result.get("ties") or {}).items() if count}
         if ties:
             counted = ", ".join(f"{name} {count:,}" for name, count in ties.items())
-            blocks.append(f"{result['dataset']}: ties, which are no answers: {counted}")
-        blocks += [f"{result['dataset']}: {note}" for note in result.get("notes") or []]
+            blocks.append(terminal.wrapped(f"{result['dataset']}: ties, which are no answers: {counted}", "  "))
+        blocks += [terminal.wrapped(f"{result['dataset']}: {note}", "  ") for note in result.get("notes") or []]
     reasons: dict[str, list[str]] = {}
     for item, reason in (one for result in results for one in result.get("skipped") or []):
         reasons.setdefault(reason, []).append(str(item))
@@ -172,10 +197,15 @@ def _cell(result: Mapping[str, Any], name: str) -> str:
     value, bounds = result["metrics"].get(name), (result.get("ci95") or {}).get(name)
     if value is None:
         return "–"
-    scale = 1 if name.endswith("rank") else 100
+    scale = _scale(name)
     text = f"{scale * value:.1f}"
     text += f" [{scale * bounds[0]:.1f}, {scale * bounds[1]:.1f}]" if bounds else ""
     return text + (f", chance {scale * result['chance'][name]:.1f}" if name in (result.get("chance") or {}) else "")
+
+
+def _scale(name: str) -> int:
+    """Ranks are given as they are, shares in percent."""
+    return 1 if name.endswith("rank") else 100
 
 
 def _plain(value: Any) -> Any:

@@ -146,7 +146,7 @@ def score(
     return {
         "metrics": metrics,
         "ci95": ci95,
-        "chance": _chance(found, k),
+        "chance": chance(found.images, found.image_of, k),
         "n": n,
         "definition": DEFINITION,
         "bootstrap": bootstrap,
@@ -154,18 +154,21 @@ def score(
     }
 
 
-def _chance(found: Ranks, k: Sequence[int]) -> dict[str, float]:
-    """Recall of a random order: k of n images; and that one of an image's c captions is among k of m."""
-    own = np.unique(found.image_of, return_counts=True)[1]
-    captions, chance = len(found.image_of), {}
+def chance(images: int, image_of: np.ndarray, k: Sequence[int]) -> dict[str, float]:
+    """Recall of a random order: k of n images; and that one of an image's c captions is among k of m.
+
+    image_of: int [m], of `images` images the one that each caption describes.
+    """
+    own = np.unique(image_of, return_counts=True)[1]
+    captions, found = len(image_of), {}
     for j in k:
         drawn = min(j, captions)
         others = captions - own[:, None] - np.arange(drawn)
         none = (np.maximum(others, 0) / (captions - np.arange(drawn))).prod(axis=1)
-        chance[f"image_retrieval_recall@{j}"] = min(1.0, j / found.images)
-        chance[f"text_retrieval_recall@{j}"] = float(1 - none.mean())
-        chance[f"mean_recall@{j}"] = (min(1.0, j / found.images) + float(1 - none.mean())) / 2
-    return chance
+        found[f"image_retrieval_recall@{j}"] = min(1.0, j / images)
+        found[f"text_retrieval_recall@{j}"] = float(1 - none.mean())
+        found[f"mean_recall@{j}"] = (min(1.0, j / images) + float(1 - none.mean())) / 2
+    return found
 
 
 def _check_cutoffs(k: Sequence[int]) -> None:

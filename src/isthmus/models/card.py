@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.encoder_record import EncoderRecord, modalities_of
+from isthmus.data.feature_pairs import SIDES
 from isthmus.files import write_atomic
 from isthmus.models.ledger import rows as ledger_rows
 from isthmus.version import __version__
@@ -25,7 +26,7 @@ are loaded from where they come from, and checked by fingerprint.
 ```python
 import isthmus as ist
 model = ist.DualEncoder.from_pretrained("path/to/this/folder")
-model.encode_image(["cat.jpg"]); model.encode_text(["a cat"])
+{example}
 ```
 
 ## Encoders
@@ -64,6 +65,7 @@ def write_card(
     text = TEMPLATE.format(
         version=__version__,
         encoders="\n".join(_encoder_rows(records)),
+        example=_example(modalities_of(records)),
         width=width,
         parameters=sum(p.numel() for p in parameters),
         scale=scale,
@@ -74,10 +76,19 @@ def write_card(
     write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
+def _example(modalities: tuple[str, ...]) -> str:
+    """How the model is called: items of ours as they look, of other modalities by a file's name."""
+    items = {"image": "cat.jpg", "text": "a cat"}
+    if modalities == SIDES:
+        return "; ".join(f'model.encode_{side}(["{items[side]}"])' for side in SIDES)
+    named = [(one, items.get(one, f"file of {one}")) for one in modalities]
+    return "; ".join(f'model.encode("{modality}", ["{item}"])' for modality, item in named)
+
+
 def _encoder_rows(records: dict[str, list[EncoderRecord]]) -> list[str]:
     return [
         f"| {modality} | `{r['uri']}` | {r['width']} | `{r['fingerprint'][:12]}` | {r.get('licence') or 'unknown'} |"
-        for modality, listed in records.items()
+        for modality, listed in zip(modalities_of(records), records.values(), strict=True)
         for r in listed
     ]
 

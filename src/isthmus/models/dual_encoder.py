@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.encoder_record import EncoderRecord, modalities_of
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.images import decode
 from isthmus.data.matrix import Computed, Matrix, rows, rows_at_once
@@ -22,6 +23,7 @@ from isthmus.encoders import Encoder
 from isthmus.encoders.pictures import encode_each, reason
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate
+from isthmus.modality import Modality, spec_of
 from isthmus.models.card import write_card
 from isthmus.models.outputs import quantize, shorten
 from isthmus.models.pretrained import is_uri, pretrained_parts
@@ -52,6 +54,7 @@ class DualEncoder(nn.Module):
         records: `{"image": [...], "text": [...]}`, one record per encoder (uri, fingerprint, width, ...);
             several encoders of one modality stand side by side, in this order.
         encoders: the loaded encoders in the same order, or None for a model over cached features alone.
+        lazy: load encoders that are not given when they are first needed.
         summary: what the training run reported; kept in `config.json` and shown in the model card.
         width: keep only so many dimensions, the first ones; None: all (see `truncate`).
     """
@@ -69,12 +72,13 @@ class DualEncoder(nn.Module):
         encoders: dict[str, list[Encoder]] | None = None,
         summary: dict[str, Any] | None = None,
         width: int | None = None,
+        lazy: bool = False,
     ) -> None:
         super().__init__()
         self.image_projector, self.text_projector = image_projector.eval(), text_projector.eval()
         self.scale, self.bias = float(scale), bias
         self.records, self.summary = records, summary or {}
-        self.encoders = encoders or {}
+        self.encoders, self.lazy = encoders or {}, lazy
         if width is not None and not 1 <= width <= image_projector.width:
             raise UsageError(f"width={width}: this model has 1 to {image_projector.width} dimensions.")
         self._width = width
@@ -103,7 +107,23 @@ class DualEncoder(nn.Module):
             encoders=self.encoders,
             summary=self.summary,
             width=width,
+            lazy=self.lazy,
         )
+
+    def with_encoders(self, **encoders: Encoder | Sequence[Encoder]) -> DualEncoder:
+        """This model with these encoders, `image=` and `text=`, one or several side by side: Python functions
+        (`isthmus.encoders.from_callable`) have to be given again. Weights are shared.
+
+        Raises `InputError` for encoders other than those it was trained on, `UsageError` for a side there is not.
+        """
+        for side in encoders:
+            self.projector(side)
+        given = {side: [one] if isinstance(one, Encoder) else list(one) for side, one in encoders.items()}
+        for side, loaded in given.items():
+            check_encoders(loaded, self.records[side])
+        model = copy(self)
+        model.encoders = self.encoders | given
+        return model
 
     def encode_image(
         self,
@@ -120,6 +140,8 @@ class DualEncoder(nn.Module):
             >>> skipped = []
             >>> emb = model.encode_image(paths, skipped=skipped)  # a row for every path; those of `skipped` are NaN
 
+        Of a model whose first modality is another one: paths, bytes or decoded items of it (see `encode`).
+
         width: the first so many dimensions alone, normalised again. precision: "int8" or "binary" for fewer bytes
         (`isthmus.models.outputs.quantize`, which also says how to compare them). skipped: a list, to which (row,
         reason) of every image that cannot be used is added; its row is NaN, and 0 in fewer bytes.
@@ -127,10 +149,9 @@ class DualEncoder(nn.Module):
         Raises `InputError` for the first image that cannot be used, and names it, unless there is `skipped`;
         `UsageError` for a width or precision that does not exist.
         """
-        items = _as_list(images)
-        self._check_loaded("image")
+        items = self._listed(SIDES[0], images)
+        self._loaded(SIDES[0])
         out = np.full((len(items), self.width), np.nan, np.float32)
-
         refused: list[tuple[int, str]] = []
 
         def refuse(row: int, error: Exception) -> None:
@@ -140,8 +161,8 @@ class DualEncoder(nn.Module):
 
         some = encode_each(
             len(items),
-            lambda row: _open_image(items[row]),
-            lambda pictures: self._encode("image", pictures, batch_size),
+            lambda row: self._read(SIDES[0], items[row]),
+            lambda pictures: self._encode(SIDES[0], pictures, batch_size),
             refuse,
             batch_size,
         )
@@ -161,11 +182,52 @@ class DualEncoder(nn.Module):
         precision: str = "float32",
     ) -> Any:
         """Strings to [N, d] float32, L2-normalised; width and precision as in `encode_image`."""
-        return _finished(self._encode("text", _as_list(texts), batch_size), width, precision, as_tensor)
+        items = [self._read_named(SIDES[1], item) for item in self._listed(SIDES[1], texts)]
+        return _finished(self._encode(SIDES[1], items, batch_size), width, precision, as_tensor)
+
+    def encode(self, modality: Modality, items: Any, **options: Any) -> Any:
+        """Items of one of the two modalities that the model joins to [N, d]; options as of `encode_image`.
+
+        Raises `UsageError` for a modality that it does not take.
+        """
+        return getattr(self, f"encode_{self.side_of(modality)}")(items, **options)
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the first side, called image here, and the second, called text, take."""
+        return modalities_of({side: self.records[side] for side in SIDES})
+
+    def side_of(self, modality: Modality) -> str:
+        """The side that takes a modality. Raises `UsageError` where none does."""
+        if modality not in self.modalities:
+            raise UsageError(
+                f"no side for {modality}: this model joins {' and '.join(self.modalities)}."
+                + did_you_mean(modality, self.modalities)
+            )
+        return SIDES[self.modalities.index(modality)]
+
+    def _listed(self, side: str, items: Any) -> list[Any]:
+        """Items of a side as a list; an array is one picture, or one item of a further modality."""
+        single = self.modalities[SIDES.index(side)] not in SIDES and getattr(items, "ndim", None)
+        return [items] if single else _as_list(items)
+
+    def _read(self, side: str, item: Any) -> Any:
+        """An item as the encoders of a side take it: paths and encoded bytes are decoded as pairs are."""
+        modality = self.modalities[SIDES.index(side)]
+        read: Any = decode if modality == SIDES[0] else spec_of(modality).decode
+        coded = isinstance(item, str | os.PathLike | bytes | bytearray | memoryview | dict)
+        return read(cell_bytes(item)) if coded and read is not None else item
+
+    def _read_named(self, side: str, item: Any) -> Any:
+        """`_read`; an `InputError` names a file that is bad."""
+        try:
+            return self._read(side, item)
+        except (InputError, ValueError, OSError) as error:
+            named = isinstance(item, str | os.PathLike) and str(item) not in str(error)
+            raise InputError(f"{item}: {error}" if named else str(error)) from None
 
     def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
-        self._check_loaded(modality)
-        encoders, out = self.encoders[modality], np.empty((len(items), self.width), np.float32)
+        encoders, out = self._loaded(modality), np.empty((len(items), self.width), np.float32)
         some = 4 * rows_at_once(sum(encoder.width for encoder in encoders))  # tokens of all would not fit
         for start in range(0, len(items), some):
             chosen = items[start : start + some]
@@ -173,12 +235,20 @@ class DualEncoder(nn.Module):
             out[start : start + some] = self.project(modality, np.concatenate(features, axis=1))
         return out
 
-    def _check_loaded(self, modality: str) -> None:
+    def _loaded(self, modality: str) -> list[Encoder]:
+        """The encoders of a side, loaded if they may be. Raises `InputError` where there is none, or none to be had."""
         if modality not in self.encoders:
-            raise InputError(
-                f"This model was loaded without its {modality} encoder: load it with "
-                "DualEncoder.from_pretrained(path), or project cached features with project()."
-            )
+            if not self.records[modality]:
+                raise InputError(f"This model was trained on arrays and has no {modality} encoder: use project().")
+            if not self.lazy:
+                raise InputError(
+                    f"This model was loaded without its {modality} encoder: load it with "
+                    "DualEncoder.from_pretrained(path), or project cached features with project()."
+                )
+            loaded = load_encoders_of({modality: self.records[modality]})[modality]
+            check_encoders(loaded, self.records[modality])
+            self.encoders[modality] = loaded
+        return self.encoders[modality]
 
     def project(self, modality: str, features: Any, *, batch_size: int = 8192, as_tensor: bool = False) -> Any:
         """Cached encoder features [N, D] to the joint space: [N, d] float32, L2-normalised in fp32."""
@@ -242,6 +312,18 @@ class DualEncoder(nn.Module):
             summary=self.summary,
         )
 
+    def __repr__(self) -> str:
+        """What is joined, how wide, and how it was trained; the modules are `image_projector` and `text_projector`."""
+        rows = [
+            f"{side}: {', '.join(one['uri'] for one in listed) or 'arrays'} "
+            f"({sum(self.projector(side).parts):,} → {self.width:,})"
+            for side, listed in self.records.items()
+        ]
+        told = self.summary.get("recipe", {}).get("name") if isinstance(self.summary.get("recipe"), dict) else None
+        rows += [f"trained by the recipe {told!r} on {self.summary.get('pairs', 0):,} pairs"] if told else []
+        rows.append(f"scale {self.scale:.3g}" + ("" if self.bias is None else f", bias {self.bias:.3g}"))
+        return "DualEncoder\n  " + "\n  ".join(rows)
+
     def describe(self) -> str:
         """A description in one line."""
         return f"projectors to {self.width} dimensions, scale {self.scale:.3g}"
@@ -269,7 +351,8 @@ class DualEncoder(nn.Module):
             path: folder that `save_pretrained` (or `isthmus train`) wrote; or the URI of a pretrained dual encoder,
                 such as `hf:openai/clip-vit-base-patch32` (see `isthmus.models.pretrained`).
             load: False leaves the encoders unloaded, for work on cached features.
-            encoders: `{"image": [...], "text": [...]}`, if they are loaded already, or are callables.
+            encoders: `{"image": [...], "text": [...]}`, if they are loaded already, or are callables; a side that is
+                not named is loaded when it is first needed.
             device: where encoders and projectors run; default the GPU when there is one.
             trust_remote_code: run code that comes with the encoders. A saved model does not carry this permission, even
                 if it was given for training.
@@ -300,6 +383,7 @@ class DualEncoder(nn.Module):
             encoders=encoders,
             summary=config.get("summary"),
             width=saved_width(path, config, projectors["image"].width),
+            lazy=load,
         )
         model._load_strictly(weights, path / WEIGHTS)
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -322,11 +406,6 @@ def _as_list(items: Any) -> list[Any]:
     if single or getattr(items, "ndim", 0) in (2, 3):  # an array or tensor of one picture
         return [items]
     return list(items)
-
-
-def _open_image(item: Any) -> Any:
-    """Paths and encoded bytes are decoded as pairs are; PIL images, arrays and tensors pass as they are."""
-    return item if isinstance(item, Image.Image) or hasattr(item, "ndim") else decode(cell_bytes(item))
 
 
 def _place(items: list[Any], row: int) -> str:

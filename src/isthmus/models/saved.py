@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isthmus.data.encoder_record import EncoderRecord, check_count
+from isthmus.data.encoder_record import EncoderRecord, check_count, modalities_of
 from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder, load_recorded
 from isthmus.encoders.limits import check_limits
@@ -43,6 +44,10 @@ def write_model(
     own: further fields of this kind of model, at the configuration's top level. card: writes the README.
     Raises `InputError` for a full disk or a read-only folder.
     """
+    for side, listed in records.items():
+        if functions := callables_of(listed):
+            told = f"{path}: its {side} encoder {', '.join(functions)} is {FUNCTION} {how_it_comes_back(side)}"
+            warnings.warn(told, stacklevel=3)
     with replaced_together(path) as aside:
         write_tensors(aside / WEIGHTS, weights)
         named = {} if kind == DUAL else {"kind": kind}
@@ -54,7 +59,13 @@ def write_model(
 
 
 def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder]]:
-    """The encoders that a model names, by modality; options as for `load_encoder`."""
+    """The encoders that a model names, by side; options as for `load_encoder`.
+
+    Raises `InputError` for Python functions, which no file holds, and what `load_encoder` raises.
+    """
+    for side, listed in records.items():
+        if functions := callables_of(listed):
+            raise InputError(f"The {side} encoder {', '.join(functions)} is {FUNCTION} {how_it_comes_back(side)}")
     kinds = dict(zip(records, modalities_of(records), strict=True))
     return {
         side: load_recorded([one["uri"] for one in listed], modality=kinds[side], **options)
@@ -62,9 +73,21 @@ def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder
     }
 
 
-def modalities_of(records: Records) -> tuple[str, ...]:
-    """The modality of each side, from its encoders; without it, the name of the side."""
-    return tuple(listed[0].get("modality", side) if listed else side for side, listed in records.items())
+def callables_of(records: Sequence[EncoderRecord]) -> list[str]:
+    """The names of encoders that are Python functions."""
+    return [one["uri"] for one in records if one["uri"].startswith("callable:")]
+
+
+FUNCTION = "a Python function, which no file holds."
+
+
+def how_it_comes_back(side: str) -> str:
+    """What to write for a model over a function."""
+    return (
+        f"Give it: DualEncoder.from_pretrained(path, encoders={{{side!r}: [isthmus.encoders.from_callable(function, "
+        f"{side!r}, fingerprint)]}}), with the fingerprint it was embedded with; or load=False and "
+        "model.with_encoders(…)."
+    )
 
 
 def check_encoders(loaded: Sequence[Encoder], records: Sequence[EncoderRecord]) -> None:

@@ -54,7 +54,7 @@ def render_page(package: str, template: str, *, command: str, **context: Any) ->
     environment = Environment(
         loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "points": _points, "picture": _data_uri, "duration": duration}
+    environment.filters |= {"percent": _percent, "points": _points, "picture": data_uri, "duration": duration}
     return environment.get_template(template).render(command=command, version=__version__, **context)
 
 
@@ -98,7 +98,7 @@ def _points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
-def _data_uri(picture: Picture, side: int = THUMBNAIL) -> str:
+def data_uri(picture: Picture, side: int = THUMBNAIL) -> str:
     """The picture as a WebP of at most `side` pixels inside a URI."""
     image = picture.image.convert("RGB")
     image.thumbnail((side, side), Image.Resampling.LANCZOS)

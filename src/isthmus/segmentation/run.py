@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from isthmus.data.images import decode
-from isthmus.data.sources import read_file
+from isthmus.data.sources import read_file, to_png
+from isthmus.encoders.images import to_pil
 from isthmus.errors import InputError, UsageError, caught
 from isthmus.files import write_atomic
 from isthmus.metrics.zeroshot import Templates, load_templates
@@ -22,7 +23,7 @@ from isthmus.segmentation.labels import Segmenter
 from isthmus.segmentation.overlay import overlay
 
 
-@dataclass
+@dataclass(repr=False)
 class Segmented:
     """The result of `segment`. labels: uint8 [H, W], the number of each pixel's class."""
 
@@ -39,6 +40,14 @@ class Segmented:
             found[name] += share
         return found
 
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.shares.items())
+        return f"Segmented({self.image.width} × {self.image.height}: {shares})"
+
+    def _repr_png_(self) -> bytes:
+        """The overlay, in a notebook."""
+        return to_png(self.overlay())
+
     def overlay(self) -> Image.Image:
         """The picture, and beside it the same under the colours of its classes, with a legend."""
         return overlay(self.image, self.labels, self.classes)
@@ -46,7 +55,7 @@ class Segmented:
 
 def segment(
     model: DualEncoder | str | Path,
-    image: str | Path | Image.Image,
+    image: str | Path | Image.Image | np.ndarray,
     classes: Sequence[str],
     *,
     templates: str | Path | Templates = "default",
@@ -73,7 +82,7 @@ def segment(
 
     Args:
         model: a `DualEncoder`, its folder, or the URI of a pretrained one; its image encoder has to give tokens.
-        image: the path of an image file, or a picture.
+        image: the path of an image file, or a picture: PIL, or an array uint8 [H, W, 3].
         classes: a name each, or several separated by `;`, of which the nearest counts.
         templates: prompts with a `{}` slot, a file of them, or the name of a packaged set.
         size, window, stride, threshold, attention, alone, cls: see `isthmus.segmentation.Segmenter`.
@@ -86,7 +95,7 @@ def segment(
         InputError: an image that cannot be read.
     """
     _check(out, mask)
-    picture = _opened(image) if isinstance(image, str | Path) else image
+    picture = _opened(image) if isinstance(image, str | Path) else to_pil(image)
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
     if isinstance(model, str | Path):
         model = DualEncoder.from_pretrained(model, device=device, trust_remote_code=trust_remote_code)

@@ -20,7 +20,7 @@ from isthmus.data.splits import normalise_split
 from isthmus.embedding import embed
 from isthmus.embedding.networks import by_network
 from isthmus.encoders import Encoder, load_encoders
-from isthmus.encoders.modality import Modality
+from isthmus.encoders.modality import Modality, spec_of
 from isthmus.encoders.uri import EncoderURI, gives_tokens
 from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.selection.cost import Cost, measure_cost
@@ -29,7 +29,7 @@ from isthmus.store.joining import choose_ids, join, read_ids
 from isthmus.store.opening import open_pairs, open_source
 
 BATCH = 8  # images per forward pass: on a CPU, larger batches exceed its caches
-COST_ITEMS = dict(zip(SIDES, (16, 128), strict=True))
+COST_FILES, COST_TEXTS = 16, 128
 Log = Callable[[str], None]
 
 
@@ -37,6 +37,7 @@ Log = Callable[[str], None]
 class Candidate:
     """One encoder with one layer and pooling.
 
+    modality: the side of pairs that it is compared on, `SIDES`, whatever its items are.
     name: its URI, or the name of an array. matrix: features of all images [N, D], or of all captions [M, D].
     record: as a store keeps it. cost: None if only its features are known.
     """
@@ -76,10 +77,10 @@ class Candidates:
 
 def check_any(encoders: Mapping[Modality, Sequence[Any]], failed: Sequence[Mapping[str, str]]) -> None:
     """Raise `InputError`, with the reasons, if a modality has no encoder left."""
-    for modality in SIDES:
-        if not encoders[modality]:
-            why = "; ".join(f"{one['encoder']}: {one['reason']}" for one in failed if one["modality"] == modality)
-            raise InputError(f"No {modality} encoder can be used. {why or 'None was named.'}")
+    for side in SIDES:
+        if not encoders[side]:
+            why = "; ".join(f"{one['encoder']}: {one['reason']}" for one in failed if one["modality"] == side)
+            raise InputError(f"No {side} encoder can be used. {why or 'None was named.'}")
 
 
 def pairs_of(part: FeaturePairs, image: Candidate, text: Candidate) -> FeaturePairs:
@@ -129,17 +130,18 @@ def from_store(
     *,
     only: Any = None,
     costs: Mapping[str, Cost] | None = None,
+    modalities: tuple[Modality, Modality] = SIDES,
 ) -> Candidates:
     """The named encoders of a store (URI or fingerprint; `layer=*` names every layer), or all of them.
 
-    source: a store, or its folder. costs: by fingerprint, where the encoders are at hand.
+    source: a store, or its folder. modalities: of the two sides. costs: by fingerprint, where the encoders are at hand.
     """
     store = open_source(source)
     if not isinstance(store, Store):
         raise UsageError("Arrays to select among come by name, {name: [n, width]}, for images and for texts.")
     failed: list[dict[str, str]] = []
-    listed: dict[Modality, list[Candidate]] = {side: [] for side in SIDES}
-    for modality, wanted in zip(SIDES, (image, text), strict=True):
+    listed: dict[str, list[Candidate]] = {side: [] for side in SIDES}
+    for side, modality, wanted in zip(SIDES, modalities, (image, text), strict=True):
         records = store.pooled(modality)
         uris = Counter(record["uri"] for record in records)
         for fingerprint in _named(wanted, records):
@@ -149,12 +151,12 @@ def from_store(
                 cost = (costs or {}).get(fingerprint) or Cost(licence=features.record.get("licence"))
                 uri = features.record["uri"]
                 name = uri if uris[uri] == 1 else features.record["fingerprint"][:12]  # the store accepts both as names
-                listed[modality].append(Candidate(name, modality, features, features.parts, features.record, cost))
+                listed[side].append(Candidate(name, side, features, features.parts, features.record, cost))
             except InputError as error:
-                failed.append(_failure(fingerprint, modality, error))
+                failed.append(_failure(fingerprint, side, error))
     check_any(listed, failed)
-    first: Any = [listed[modality][0].matrix for modality in SIDES]
-    frame = _numbered(join(store.path, store.tables(), *first))
+    first: Any = [listed[side][0].matrix for side in SIDES]
+    frame = _numbered(join(store.path, store.tables(modalities), *first))
     return Candidates(frame if only is None else choose_ids(frame, only), listed, failed, store=store.path)
 
 
@@ -193,30 +195,27 @@ def from_pairs(
     only: Any = None,
     limit: int | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
     log: Log = lambda _line: None,
+    modalities: tuple[Modality, Modality] = SIDES,
     **options: Any,
 ) -> Candidates:
     """Embed pairs by every encoder into `store`, running each network once, and open it; test pairs are not used.
 
+    image, text: the encoders of the two sides, of `modalities`.
     An encoder that cannot be loaded, or fails on the way, is listed in `failed`; the others go on.
     """
     pairs = open_pairs(pairs)
     pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
     failed: list[dict[str, str]] = []
-    encoders = {m: loaded(given, m, failed, **options) for m, given in zip(SIDES, (image, text), strict=True)}
+    encoders = load_sides((image, text), modalities, failed, **options)
     check_any(encoders, failed)
     skipped = _embed_all(pairs, encoders, store, failed, progress, log)
     check_any(encoders, failed)
     opened = open_store(store)
-    prints = {m: [view.fingerprint for view in views] for m, views in encoders.items()}
-    found = from_store(
-        opened,
-        prints["image"],
-        prints["text"],
-        only=pairs.images["id"].to_pylist(),
-        costs=_costs(pairs, encoders, opened, log),
-    )
+    prints = [[view.fingerprint for view in encoders[side]] for side in SIDES]
+    costs = _costs(pairs, encoders, opened, log)
+    found = from_store(opened, *prints, only=pairs.samples, costs=costs, modalities=modalities)
     found.failed, found.skipped = failed + found.failed, skipped
     return found
 
@@ -246,9 +245,18 @@ def first_ids(ids: Sequence[str], limit: int | None, seed: int) -> list[str]:
     return list(ids) if limit is None else sorted(ids, key=order)[:limit]
 
 
-def loaded(
-    given: Sequence[str | Encoder], modality: Modality, failed: list[dict[str, str]], **options: Any
-) -> list[Encoder]:
+def load_sides(
+    given: Sequence[Sequence[str | Encoder]],
+    modalities: tuple[Modality, Modality],
+    failed: list[dict[str, str]],
+    **options: Any,
+) -> dict[str, list[Encoder]]:
+    """The encoders of both sides; those that cannot be loaded are added to `failed`."""
+    both = zip(SIDES, given, modalities, strict=True)
+    return {side: loaded(listed, side, failed, modality=modality, **options) for side, listed, modality in both}
+
+
+def loaded(given: Sequence[str | Encoder], side: str, failed: list[dict[str, str]], **options: Any) -> list[Encoder]:
     """Load encoders given by URI, network by network; others pass through. Those that fail are added to `failed`."""
     networks: dict[Any, list[str | Encoder]] = {}
     for one in given:
@@ -257,16 +265,16 @@ def loaded(
     views: dict[str, Encoder] = {}
     for listed in networks.values():
         try:
-            found = load_encoders(listed, modality=modality, **options)
+            found = load_encoders(listed, **options)
         except Exception as error:  # a model's own code may raise anything; the others continue
-            failed += [_failure(str(one), modality, error) for one in listed]
+            failed += [_failure(str(one), side, error) for one in listed]
             continue
         for view in found:
             try:
                 _check_pooled(view.pool)
                 views[view.fingerprint] = view
             except InputError as error:
-                failed.append(_failure(str(view.uri), modality, error))
+                failed.append(_failure(str(view.uri), side, error))
     return list(views.values())
 
 
@@ -275,35 +283,36 @@ def _embed_all(
     encoders: dict[Modality, list[Encoder]],
     store: Path,
     failed: list[dict[str, str]],
-    progress: bool,
+    progress: bool | None,
     log: Log,
 ) -> list[tuple[str, str]]:
     """Embed by all encoders in one run; if that fails, network by network, without those that fail.
 
     Returns what `embed` skipped.
     """
-    networks = {m: by_network(encoders[m]) for m in SIDES}
+    networks = {side: by_network(encoders[side]) for side in SIDES}
 
-    def attempt(image: list[Encoder], text: list[Encoder]) -> Exception | list[tuple[str, str]]:
+    def attempt(*sides: list[Encoder]) -> Exception | list[tuple[str, str]]:
+        named = [view for views in sides for view in views]
         try:
-            return embed(pairs, image, text, out=store, batch_size=BATCH, progress=progress).skipped
+            return embed(pairs, encoders=named, out=store, batch_size=BATCH, progress=progress).skipped
         except Exception as error:  # a model's own code may raise anything; the others continue
             return error
 
-    found = attempt(encoders["image"], encoders["text"])
+    found = attempt(*encoders.values())
     if not isinstance(found, Exception):
         return found
     log(f"embedding failed ({found}); one network at a time now")
-    tried = ((pair, attempt(*pair)) for pair in product(networks["image"], networks["text"]))
+    tried = ((pair, attempt(*pair)) for pair in product(*networks.values()))
     partner = next((pair for pair, result in tried if not isinstance(result, Exception)), None)
     if partner is None:
         raise found
-    for modality in SIDES:
-        for views in networks[modality]:
-            result = attempt(views, partner[1]) if modality == "image" else attempt(partner[0], views)
+    for side, other in zip(SIDES, reversed(partner), strict=True):
+        for views in networks[side]:
+            result = attempt(views, other)
             if isinstance(result, Exception):
-                failed += [_failure(str(view.uri), modality, result) for view in views]
-                encoders[modality] = [view for view in encoders[modality] if view not in views]
+                failed += [_failure(str(view.uri), side, result) for view in views]
+                encoders[side] = [view for view in encoders[side] if view not in views]
             else:
                 found = result
     assert not isinstance(found, Exception)
@@ -313,17 +322,23 @@ def _embed_all(
 def _costs(pairs: Pairs, encoders: Mapping[Modality, Sequence[Encoder]], store: Store, log: Log) -> dict[str, Cost]:
     """The cost of every view by fingerprint; each network is timed once, in the type it was embedded in."""
     types = {record["fingerprint"]: record.get("compute_dtype", "") for record in store.encoders}
-    items: dict[str, list[Any]] = {"text": pairs.captions["caption"][: COST_ITEMS["text"]].to_pylist(), "image": []}
-    readable = set(store.images["id"].to_pylist())
-    rows = [row for row, id in enumerate(pairs.images["id"].to_pylist()) if id in readable]
-    items["image"] = [pairs.decode(row) for row in rows[: COST_ITEMS["image"]]]
     costs: dict[str, Cost] = {}
-    for modality in SIDES:
-        for views in by_network(encoders[modality]):
+    for side in SIDES:
+        items = _some_items(pairs, encoders[side][0].modality, store)
+        for views in by_network(encoders[side]):
             log(f"time {views[0].uri}")
-            cost = measure_cost(views[0], items[modality], types.get(views[0].fingerprint, ""))
+            cost = measure_cost(views[0], items, types.get(views[0].fingerprint, ""))
             costs |= {view.fingerprint: cost for view in views}
     return costs
+
+
+def _some_items(pairs: Pairs, modality: Modality, store: Store) -> list[Any]:
+    """A few items that the store holds, so that they can be read; more of texts, which are quick."""
+    if spec_of(modality).decode is None:
+        return pairs.captions["caption"][:COST_TEXTS].to_pylist()
+    side, readable = pairs.side(modality), set(store.table(modality).column(0).to_pylist())
+    rows = [row for row, id in enumerate(side.images["id"].to_pylist()) if id in readable]
+    return [side.decode(row) for row in rows[:COST_FILES]]
 
 
 # --- shared -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.report import render_page, write_page
 from isthmus.selection import figures
 from isthmus.selection.scoring import LABELS
@@ -32,7 +33,8 @@ def render(selection: Mapping[str, Any]) -> str:
         "isthmus.selection",
         "report.html.j2",
         command=selection["command"],
-        selection=selection,
+        modalities=selection.get("modalities", SIDES),
+        told=selection,
         first=selection["pairs"][0],
         tied=[row for row in selection["pairs"][1:] if row["tied_with_first"]],
         rows=selection["pairs"][:ROWS],

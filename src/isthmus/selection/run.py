@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
-from tqdm import tqdm
 
 from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
@@ -21,9 +20,12 @@ from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
 from isthmus.embedding import plan as embedding_plan
 from isthmus.encoders import Encoder
+from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.files import read_cached, write_sealed
 from isthmus.owned import check_owned
+from isthmus.progress import progress_bar
+from isthmus.report import notebook, terminal
 from isthmus.report.page import on_top
 from isthmus.selection.candidates import (
     Candidate,
@@ -34,7 +36,7 @@ from isthmus.selection.candidates import (
     from_arrays,
     from_pairs,
     from_store,
-    loaded,
+    load_sides,
     pairs_of,
     wanted_ids,
 )
@@ -58,7 +60,7 @@ class Selection:
     pairs: one dictionary per encoder pair, best first (image, text, scores, cost, tied, pareto, …). encoders: by
     modality, one per candidate (name, width, layer, pool, network, cost, unimodal). agreement: by cheap score, its
     correlation with the probe. failed: encoders that could not be used. facts: n, config, seed, version, notes.
-    frame, candidates: what `feature_pairs` needs.
+    frame, candidates: what `feature_pairs` needs. out: the folder that it was written to.
     """
 
     pairs: list[dict[str, Any]]
@@ -67,6 +69,7 @@ class Selection:
     failed: list[dict[str, str]]
     facts: dict[str, Any]
     candidates: Candidates = field(repr=False)
+    out: str | None = None
 
     @property
     def best(self) -> dict[str, Any]:
@@ -93,12 +96,18 @@ class Selection:
     def __str__(self) -> str:
         return table(self)
 
+    def _repr_html_(self) -> str:
+        """The page inside the cell of a notebook."""
+        found = notebook.page(Path(self.out) / REPORT) if self.out else None
+        return found or f"<pre>{escape(str(self))}</pre>"
+
 
 def select(
     data: Pairs | Store | str | Path | None = None,
     image: Encoders | Mapping[str, np.ndarray] = (),
     text: Encoders | Mapping[str, np.ndarray] = (),
     *,
+    modalities: tuple[Modality, Modality] = SIDES,
     out: str | Path | None = None,
     only: str | Path | Sequence[str] | None = None,
     limit: int | None = None,
@@ -108,7 +117,7 @@ def select(
     seed: int = 0,
     device: str | None = None,
     trust_remote_code: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
     log: Log = lambda _line: None,
     command: str = "isthmus.select(…)",
     image_of: Sequence[int] | np.ndarray | None = None,
@@ -137,6 +146,7 @@ def select(
         data: pairs (see `read_pairs`), or a store. None where `image` and `text` are dictionaries of arrays.
         image, text: encoders or their URIs (`layer=*` for every layer); of a store, which of its encoders (default
             all); without `data`, features by name: {"dino": [N, D], …}.
+        modalities: which two are joined; the first stands in the place of the image, the second in that of the text.
         out: folder for select.json, report.html, the store (unless `data` is one) and the scores so far, with which a
             second run continues. Needed for pairs.
         only: ids to use. limit: use at most so many pairs, drawn by hash. Test pairs are never looked at.
@@ -166,7 +176,7 @@ def select(
         "splits": splits,
     }
     fields = {name: value for name, value in given.items() if value is not None}
-    chosen = {"only": only, "limit": limit, "seed": seed}
+    chosen = {"only": only, "limit": limit, "seed": seed, "modalities": tuple(modalities)}
     data = read_first(data, "required", columns=columns, images=images, split=split, pages=pages, range=range)
     candidates = gather(data, image, text, out, chosen, fields, progress, log, options)
     scorer = make_scorer(candidates.frame, seeds, bootstrap, sample, seed)
@@ -175,8 +185,11 @@ def select(
     encoders = {m: [_encoder_row(c, cache, scorer, log) for c in listed] for m, listed in candidates.encoders.items()}
     config = {"seeds": seeds, "bootstrap": bootstrap, "sample": sample, "limit": limit}
     selection = assemble(scored, encoders, candidates, scorer, config, command)
+    if tuple(modalities) != SIDES:
+        selection.facts["modalities"] = list(modalities)
     if out is not None:
         write(selection, Path(out))
+        selection.out = str(out)
     return selection
 
 
@@ -189,6 +202,7 @@ def plan(
     limit: int | None = None,
     seeds: int = 3,
     seed: int = 0,
+    modalities: tuple[Modality, Modality] = SIDES,
     columns: str | Columns | None = None,
     images: str | Path | None = None,
     split: str | None = None,
@@ -202,16 +216,16 @@ def plan(
     """
     data = read_first(data, "required", columns=columns, images=images, split=split, pages=pages, range=range)
     if holds_features(data):
-        stored = from_store(data, _listed(image), _listed(text))
+        stored = from_store(data, _listed(image), _listed(text), modalities=modalities)
         counts = [len(stored.encoders[m]) for m in SIDES]
         cost: dict[str, Any] = {"images": len(stored.frame)}
     else:
         pairs = open_pairs(data)
         pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
         failed: list[dict[str, str]] = []
-        views = [loaded(given, m, failed, **options) for m, given in zip(SIDES, (image, text), strict=True)]
+        views = list(load_sides((image, text), modalities, failed, **options).values())
         counts = [len(listed) for listed in views]
-        cost = asdict(embedding_plan(pairs, *views))
+        cost = asdict(embedding_plan(pairs, encoders=[view for listed in views for view in listed]))
         cost["failed"] = [f"{one['encoder']}: {one['reason']}" for one in failed]
     both = counts[0] * counts[1]
     return {
@@ -229,7 +243,7 @@ def gather(
     out: str | Path | None,
     chosen: dict[str, Any],
     fields: dict[str, Any],
-    progress: bool,
+    progress: bool | None,
     log: Log,
     options: dict[str, Any],
 ) -> Candidates:
@@ -239,7 +253,7 @@ def gather(
     elif fields:
         raise UsageError(f"{', '.join(fields)}: only for features that are given as arrays.")
     elif holds_features(data):
-        found = from_store(data, _listed(image), _listed(text))
+        found = from_store(data, _listed(image), _listed(text), modalities=chosen["modalities"])
     elif out is None:
         raise UsageError("select needs `out`, a folder: the features of the pairs are stored there.")
     else:
@@ -272,14 +286,14 @@ def make_scorer(frame: FeaturePairs, seeds: int, bootstrap: int, sample: int, se
 
 
 def score_all(
-    candidates: Candidates, scorer: PairScorer, cache: Cache, progress: bool
+    candidates: Candidates, scorer: PairScorer, cache: Cache, progress: bool | None
 ) -> dict[tuple[str, str], dict[str, Score]]:
     """Scores by (image, text). An encoder whose features cannot be compared is moved to `failed`."""
-    texts = [side for candidate in list(candidates.encoders["text"]) if (side := _side(candidate, candidates, scorer))]
+    images, seconds = (list(candidates.encoders[side]) for side in SIDES)
+    texts = [side for candidate in seconds if (side := _side(candidate, candidates, scorer))]
     check_any(candidates.encoders, candidates.failed)
     found: dict[tuple[str, str], dict[str, Score]] = {}
-    images = list(candidates.encoders["image"])
-    with tqdm(total=len(images) * len(texts), desc="encoder pairs", unit="pair", disable=not progress) as bar:
+    with progress_bar(progress, total=len(images) * len(texts), desc="encoder pairs", unit="pair") as bar:
         for candidate in images:
             image = _side(candidate, candidates, scorer)
             for text in texts if image else []:
@@ -376,12 +390,12 @@ def assemble(
     order = ranked([scored[name][main].value for name in names])
     names = [names[i] for i in order]
     info = {(m, row["name"]): row for m, rows in encoders.items() for row in rows}
-    costs = [cost_of(info["image", image], info["text", text]) for image, text in names]
+    costs = [cost_of(*(info[side, name] for side, name in zip(SIDES, both, strict=True))) for both in names]
     units = {unit for _, unit in costs}
     unit = units.pop() if len(units) == 1 else "width"
     prices = [
-        price if unit != "width" else float(info["image", i]["width"] + info["text", t]["width"])
-        for (price, _), (i, t) in zip(costs, names, strict=True)
+        price if unit != "width" else float(sum(info[m, name]["width"] for m, name in zip(SIDES, both, strict=True)))
+        for (price, _), both in zip(costs, names, strict=True)
     ]
     front = pareto([scored[name][main].value for name in names], prices)
     tied = tied_with_first([scored[name][main].replicates for name in names])
@@ -471,23 +485,27 @@ def write(selection: Selection, out: Path) -> None:
 
 def table(selection: Selection, most: int = 20) -> str:
     """The ranking as text."""
-    shown = [name for name in LABELS if name in selection.best["scores"]]
+    by = selection.facts["ranked_by"]
+    shown = [by, *(name for name in LABELS if name in selection.best["scores"] and name != by)]
     rows = []
     for row in selection.pairs[:most]:
         marks = ("=" if row["tied_with_first"] and row["rank"] > 1 else "") + ("*" if row["pareto"] else "")
         values = [row["scores"][name]["value"] for name in shown]
         texts = [f"{100 * v:.1f}" if "recall" in name else f"{v:.3f}" for name, v in zip(shown, values, strict=True)]
-        main = row["scores"][selection.facts["ranked_by"]]["ci95"]
+        main = row["scores"][by]["ci95"]
         span = f"{100 * main[0]:.1f}–{100 * main[1]:.1f}" if main else ""
-        rows.append([f"{row['rank']}{marks}", row["image"], row["text"], *texts, span])
-    heads = ["", "image encoder", "text encoder", *(LABELS[name] for name in shown)]
-    lines = [tabulate(rows, headers=[*heads, "95 %"], tablefmt="simple", disable_numparse=True)]
+        rows.append([f"{row['rank']}{marks}", row["image"], row["text"], texts[0], span, *texts[1:]])
+    first, second = selection.facts.get("modalities", SIDES)
+    heads = ["", f"{first} encoder", f"{second} encoder", LABELS[by], "95 %", *(LABELS[name] for name in shown[1:])]
+    narrow, others = terminal.narrowed(heads, rows, 3)
+    lines = [narrow, *([terminal.wrapped(f"also scored, see select.json: {'; '.join(others)}")] if others else [])]
     if len(selection.pairs) > most:
         lines.append(f"… and {len(selection.pairs) - most} more pairs")
-    lines.append(
-        f"ranked by {LABELS[selection.facts['ranked_by']]}; = ties with the first; * no other pair is better "
-        f"and cheaper ({selection.facts['cost_unit']})"
-    )
-    lines += selection.facts["notes"]
-    lines += [f"left out: {one['encoder']}: {one['reason']}" for one in selection.failed]
+    told = [
+        f"ranked by {LABELS[by]}; = ties with the first; * no other pair is better and cheaper "
+        f"({selection.facts['cost_unit']})",
+        *selection.facts["notes"],
+        *(f"left out: {one['encoder']}: {one['reason']}" for one in selection.failed),
+    ]
+    lines += [terminal.wrapped(one, "  ") for one in told]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.matrix import Chosen, Matrix, check_finite, evenly, rows
 from isthmus.selection.candidates import Candidate
 from isthmus.selection.cka import LinearKernel, RBFKernel
@@ -60,6 +60,6 @@ class EncoderSample:
 
 def item_features(candidate: Candidate, part: FeaturePairs) -> np.ndarray:
     """float32 [n, D] of the images of a part of the frame, or of the means of their captions."""
-    if candidate.modality == "image":
+    if candidate.modality == SIDES[0]:
         return rows(candidate.matrix, part.image[:, 0])
     return caption_means(Chosen(candidate.matrix, part.text[:, 0]), part.image_of, len(part))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.text import read_lines
 from isthmus.errors import InputError
 from isthmus.store.arrays import import_arrays
@@ -22,7 +23,7 @@ def import_folder(folder: str | Path, out: str | Path, *, model: str | None = No
     folder = Path(folder)
     if (folder / "metadata").is_dir():
         return import_clip_retrieval(folder, out, model=model)
-    arrays = [path if (path := folder / f"{name}.npy").is_file() else None for name in ("image", "text")]
+    arrays = [path if (path := folder / f"{name}.npy").is_file() else None for name in SIDES]
     if not any(arrays):
         raise InputError(f"{folder}: no clip-retrieval layout (metadata/, img_emb/, text_emb/), no image.npy.")
     ids, captions = (_lines(folder / f"{name}.txt") for name in ("ids", "captions"))

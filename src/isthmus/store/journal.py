@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.parquet import DAMAGE, read_columns
 from isthmus.errors import InputError
 from isthmus.files import atomic_path, read_json, sync_folder, write_json, writing
+from isthmus.modality import Modality
 from isthmus.store.disk import write_parquet
 
 FOLDER = "journal"
@@ -27,6 +29,11 @@ ENCODERS = "encoders.json"
 _PART = re.compile(r"part-(\d{6,})\.parquet")
 _SCHEMA = pa.schema({name: pa.string() for name in ("id", "content_hash", "reason", "signature")})
 Row = tuple[str, str | None, str | None, str | None]
+
+
+def noted_as(modality: Modality, id: str) -> str:
+    """The id under which the journal knows an item: an image by its own, others also by what they are."""
+    return id if modality == SIDES[0] else f"{modality}\0{id}"
 
 
 class Journal:
@@ -69,7 +76,7 @@ class Journal:
         """The ids recorded for these contents, the hash itself where there is none."""
         rows = [*self.rows().select(["content_hash", "id"]).to_pylist()]
         ids = {row["content_hash"]: row["id"] for row in rows} | {row[1]: row[0] for row in self._buffer}
-        return [ids.get(one, one) for one in hashes]
+        return [ids.get(one, one).rpartition("\0")[2] for one in hashes]
 
     def save_encoders(self, records: list[dict[str, Any]]) -> None:
         """Record the encoders whose features this run writes; `store.json` gets them when the run is finished."""
@@ -106,11 +113,12 @@ def recall(known: pa.Table, ids: Sequence[str], signatures: Sequence[str | None]
     return pa.table(kept, names=["content_hash", "reason"])
 
 
-def signed(images: pa.Table, known: pa.Table) -> pa.Table:
-    """`images` (id, content_hash, …) with the signature that `known` has for this content, otherwise null."""
+def signed(images: pa.Table, known: pa.Table, modality: Modality) -> pa.Table:
+    """Images (id, content_hash, …) or items with the signature that `known` has for this content, otherwise null."""
     if "signature" in images.column_names:
         return images
-    rows = _latest(known, images["id"])
+    ids = images["item_id" if "item_id" in images.column_names else "id"].to_pylist()
+    rows = _latest(known, pa.array([noted_as(modality, id) for id in ids], pa.string()))
     same = pc.fill_null(pc.equal(rows["content_hash"], images["content_hash"]), False)
     signatures = pc.if_else(same, rows["signature"], pa.scalar(None, pa.string()))
     return images.append_column("signature", signatures)

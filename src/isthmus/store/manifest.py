@@ -19,6 +19,7 @@ from isthmus.data.encoder_record import check_count
 from isthmus.data.parquet import DAMAGE, read_columns
 from isthmus.errors import InputError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
+from isthmus.modality import MODALITIES, table_of
 from isthmus.store.disk import write_parquet
 from isthmus.store.journal import ENCODERS
 from isthmus.store.journal import FOLDER as JOURNAL
@@ -27,7 +28,6 @@ from isthmus.store.shards import holds_states
 
 FORMAT, EXTENDED = FORMATS = ("isthmus-store/1", "isthmus-store/2")
 STORE_JSON = "store.json"
-TABLES = {"image": "images", "text": "captions"}  # of the other modalities, a table has the modality's name
 MODALITY = re.compile("[a-z][a-z0-9_]{0,31}")
 SCHEMAS = {
     "images": pa.schema({name: pa.string() for name in ("id", "content_hash", "group", "split", "label", "signature")}),
@@ -78,12 +78,12 @@ class Manifest:
 
     def table(self, modality: str) -> pa.Table:
         """The items of a modality; an empty table if the store has none."""
-        own = TABLES.get(modality)
-        return getattr(self, own) if own else self.others.get(modality, ITEMS.empty_table())
+        name = table_of(modality)
+        return getattr(self, name) if name in SCHEMAS else self.others.get(modality, ITEMS.empty_table())
 
     def modalities(self) -> list[str]:
         """Those that have tables."""
-        return [*TABLES, *sorted(self.others)]
+        return [*MODALITIES.own, *sorted(self.others)]
 
     def tables(self) -> dict[str, pa.Table]:
         """Every table by the name of its file."""

@@ -58,7 +58,8 @@ class Window:
     """Mapped blocks of one dtype as a single tensor, so that one call gathers from all of them.
 
     It spans all addresses from the first block to the end of the last and has a row at every element: row e is the
-    `width` elements from e on. Only rows within blocks are read; memory in between is not touched.
+    `width` elements from e on. Only rows within blocks are ever asked for, or the one at `zeros`, a block of its own
+    beside the mapped ones; memory in between is not touched.
     """
 
     def __init__(self, blocks: Sequence[MappedArray]) -> None:
@@ -66,11 +67,14 @@ class Window:
         dtype, self.width = blocks[0].dtype, blocks[0].shape[1]
         pairs = zip(self._storages, blocks, strict=True)
         first = np.array([storage.data_ptr() + block.offset for storage, block in pairs])
-        nbytes = first + [block.nbytes for block in blocks] - first.min()
-        memory = (ctypes.c_char * int(nbytes.max())).from_address(int(first.min()))
+        self._zeros = torch.zeros((self.width + 1) * dtype.itemsize, dtype=torch.uint8)
+        zeros = self._zeros.data_ptr() + (first[0] - self._zeros.data_ptr()) % dtype.itemsize  # aligned as the blocks
+        begin = min(first.min(), zeros)
+        ends = np.append(first + [block.nbytes for block in blocks], zeros + self.width * dtype.itemsize)
+        memory = (ctypes.c_char * int(ends.max() - begin)).from_address(int(begin))
         self._flat = torch.frombuffer(memory, dtype=getattr(torch, dtype.name))
         self.rows = self._flat.as_strided((len(self._flat) - self.width + 1, self.width), (1, 1))
-        self.first = (first - first.min()) // dtype.itemsize
+        self.first, self.zeros = (first - begin) // dtype.itemsize, (zeros - begin) // dtype.itemsize
 
     def gather(self, block: np.ndarray, row: np.ndarray, out: torch.Tensor) -> None:
         """Fill `out` [n, width] with row `row[i]` of block `block[i]`."""

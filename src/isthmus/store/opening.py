@@ -80,4 +80,6 @@ def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[
             f"{folder}: a selection among arrays, which are not stored; train `selection.feature_pairs()` in Python."
         )
     chosen = {side: named.get(side) or written["first_choice"][side] for side in written["first_choice"]}
+    if "modalities" in written:
+        chosen["modalities"] = tuple(written["modalities"])
     return folder / written["store"], named | chosen

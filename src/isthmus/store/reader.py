@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import pyarrow as pa
 
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
+from isthmus.data.frames import by_caption
 from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.modality import MODALITIES, table_of
 from isthmus.owned import check_owned
+from isthmus.report.notebook import rows
 from isthmus.store.joining import choose_ids, choose_split, join
 from isthmus.store.keys import KeyIndex, to_keys
-from isthmus.store.manifest import TABLES, is_store, is_unfinished, other_tables, read_store_json, read_table
+from isthmus.store.manifest import SCHEMAS, is_store, is_unfinished, other_tables, read_store_json, read_table
 from isthmus.store.matrix import FeatureMatrix, Rows
 from isthmus.store.shards import AnyShard, Shard, holds_states, open_shards
 from isthmus.store.states import StatesMatrix, backbone_uri
@@ -70,6 +74,18 @@ class Store:
         names = ", ".join(record["uri"] for record in self.encoders)
         return f"Store({str(self.path)!r}, {len(self):,} images, {self.captions.num_rows:,} captions; {names})"
 
+    def _repr_html_(self) -> str:
+        """What it holds, and its encoders in a table, in a notebook."""
+        named = [
+            (one.get("modality", ""), one["uri"], one.get("width", ""), one.get("licence")) for one in self.encoders
+        ]
+        counts = f"{len(self):,} images, {self.captions.num_rows:,} captions, {self.skipped.num_rows:,} skipped"
+        return f"<p>{escape(f'{self.path}: {counts}')}</p>" + rows(["modality", "encoder", "width", "licence"], named)
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame with a row per caption: id, caption, lang, split, label, group."""
+        return by_caption(self.images, self.captions)
+
     @cached_property
     def images(self) -> pa.Table:
         """id, content_hash, group, split, label, signature; one row per image."""
@@ -88,7 +104,7 @@ class Store:
     @cached_property
     def modalities(self) -> list[str]:
         """The modalities of items in the store: image, text, and others that have a table."""
-        return [*TABLES, *other_tables(self._described)]
+        return [*MODALITIES.own, *other_tables(self._described)]
 
     def table(self, modality: str) -> pa.Table:
         """The items of a modality: `images`, `captions`, or item_id, id, content_hash, group, split, label, signature.
@@ -97,8 +113,8 @@ class Store:
         """
         if modality not in self.modalities:
             raise UsageError(f"{self.path}: no modality {modality!r}." + did_you_mean(modality, self.modalities))
-        if modality in TABLES:
-            return getattr(self, TABLES[modality])
+        if (name := table_of(modality)) in SCHEMAS:
+            return getattr(self, name)
         if modality not in self._others:
             self._others[modality] = read_table(self.path, modality, self._described)
         return self._others[modality]
@@ -139,6 +155,8 @@ class Store:
     ) -> StatesMatrix:
         """The states of layers of one encoder, of the rows of `table(modality)`: sequences that are read on demand.
 
+        Layers of different widths or numbers of tokens come as a list, as the encoder itself gives them.
+
         Args:
             which: the encoder, by URI (layer and pool in it do not matter) or by the first digits of its
                 `backbone_key`; None if the store holds the states of one encoder of this modality.
@@ -147,7 +165,7 @@ class Store:
             partial: allow items without states; they are an `InputError` only when they are read.
 
         Raises:
-            UsageError: no such encoder or layer, none named although there are several, layers of different widths.
+            UsageError: no such encoder or layer, none named although there are several.
             InputError: a damaged or foreign shard, or contents without states (an interrupted run).
         """
         keys = to_keys(self.table(modality)["content_hash"].to_pylist())

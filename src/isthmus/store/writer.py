@@ -12,13 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.matrix import LARGEST
 from isthmus.data.ragged import Ragged
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import tidy
 from isthmus.locking import LOCK, alone
+from isthmus.modality import Modality
 from isthmus.owned import check_owned
-from isthmus.store.journal import Journal, Row, recall, signed
+from isthmus.store.journal import Journal, Row, noted_as, recall, signed
 from isthmus.store.keys import as_bytes, to_hashes, to_keys
 from isthmus.store.manifest import Manifest, check_modality, check_record, commit, is_store, read_manifest
 from isthmus.store.merging import merge, sample_ids
@@ -105,17 +107,19 @@ class StoreWriter:
         """The keys (16 bytes each) whose features by this encoder are done. Live: do not change it."""
         return self._stream(modality, fingerprint).known
 
-    def recall(self, ids: Sequence[str], signatures: Sequence[str | None]) -> pa.Table:
+    def recall(self, ids: Sequence[str], signatures: Sequence[str | None], modality: Modality = SIDES[0]) -> pa.Table:
         """Hashes or reasons of images whose signature has not changed, so that they need not be read again.
 
         Returns:
             content_hash and reason, one row per id; both null where the image must be read.
         """
-        return recall(self._recalled, ids, signatures)
+        return recall(self._recalled, [noted_as(modality, id) for id in ids], signatures)
 
-    def record_images(self, rows: Iterable[Row]) -> None:
-        """Note images just read: (id, content_hash or None, reason if skipped or None, signature or None)."""
-        self._journal.add(list(rows))
+    def record_images(self, rows: Iterable[Row], modality: Modality = SIDES[0]) -> None:
+        """Note images just read, or items of another modality: (id, content_hash or None, reason if skipped or None,
+        signature or None).
+        """
+        self._journal.add([(noted_as(modality, id), *told) for id, *told in rows])  # type: ignore[misc]
 
     def write(
         self,
@@ -181,11 +185,13 @@ class StoreWriter:
                 or ids that stand for other samples in the store (another image and other captions).
         """
         self.flush()
-        images = signed(images, _recalled(self._manifest, self._journal))
+        known = _recalled(self._manifest, self._journal)
+        images = signed(images, known, SIDES[0])
         for modality in others or {}:
             check_modality(modality, self.path)
+        others = {modality: signed(table, known, modality) for modality, table in (others or {}).items()}
         merged = merge(self._manifest, images, captions, skipped, others)
-        self._check_complete(sample_ids(images, others or {}), merged)
+        self._check_complete(sample_ids(images, others), merged)
         records = {(r["modality"], r["fingerprint"]): r for r in merged.encoders}
         records |= {owner: stream.record for owner, stream in self._streams.items()}
         merged.encoders = list(records.values())
@@ -221,5 +227,8 @@ def _may_write(root: Path) -> bool:
 
 def _recalled(manifest: Manifest, journal: Journal) -> pa.Table:
     """What finished runs (the table) and an unfinished one (the journal) know of each image."""
-    finished = manifest.images.select(["id", "content_hash", "signature"])
-    return pa.concat_tables([finished, journal.rows()], promote_options="default")
+    finished = [manifest.images.select(["id", "content_hash", "signature"])]
+    for modality, table in manifest.others.items():
+        ids = pa.array([noted_as(modality, id) for id in table["item_id"].to_pylist()], pa.string())
+        finished.append(table.select(["content_hash", "signature"]).add_column(0, "id", ids))
+    return pa.concat_tables([*finished, journal.rows()], promote_options="default")

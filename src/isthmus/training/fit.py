@@ -27,7 +27,7 @@ class Fitting:
     seed: int = 0
     resume: bool = True
     max_seconds: float | None = None
-    progress: bool = False
+    progress: bool | None = None
     log: Sequence[str] = ()
     device: str | None = None
     checkpoint_seconds: float = 60.0
@@ -50,7 +50,7 @@ def fit(objective: Objective, recipe: Recipe, how: Fitting, **stage: Any) -> Run
         run.start(how.resume, how.log)
         before = run.state.seconds
         total = run.recipe.optim.epochs * run.plan.items
-        with Progress(how.progress and run.processes.first, total, run.seen(), run.plan.unit) as shown:
+        with Progress(how.progress if run.processes.first else False, total, run.seen(), run.plan.unit) as shown:
             while not run.finished():
                 late = how.max_seconds is not None and time.monotonic() - began >= how.max_seconds
                 if run.processes.any(late or interrupt.pressed, run.device):

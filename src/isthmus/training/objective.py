@@ -64,6 +64,10 @@ class Objective(ABC):
     def validate(self) -> dict[str, float]:
         """Metrics on held-out data, `primary` among them; {} if nothing is held out."""
 
+    def chance(self) -> dict[str, float]:
+        """What guessing reaches of the metrics of `validate`, where that is known."""
+        return {}
+
     @abstractmethod
     def result(self) -> Any:
         """The result of training, from the module, which is in eval mode on the CPU."""

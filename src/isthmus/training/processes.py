@@ -59,6 +59,8 @@ class Processes:
 
     def numbers_of_first(self, numbers: dict[str, float], device: torch.device) -> dict[str, float]:
         """The first process's numbers, on all processes; names must be the same."""
+        if self.group is None:
+            return numbers  # MPS, which has no float64, is never one of several
         values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=device)
         self.as_first([values])
         return dict(zip(numbers, values.tolist(), strict=True))

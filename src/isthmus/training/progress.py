@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-from tqdm import tqdm
+from isthmus.progress import in_notebook, progress_bar, watched
 
 LINE_SECONDS = 10.0
 
 
 class Progress:
-    """A bar with items per second on a terminal; elsewhere a plain line every ten seconds; or nothing."""
+    """A bar with items per second on a terminal or in a notebook; elsewhere a line every ten seconds; or nothing."""
 
-    def __init__(self, shown: bool, total: int, done: int, unit: str = "pair") -> None:
-        bar = shown and sys.stderr.isatty()
-        self.lines, self.unit = shown and not bar, unit
+    def __init__(self, shown: bool | None, total: int, done: int, unit: str = "pair") -> None:
+        shown = in_notebook() if shown is None else shown
+        self.lines, self.unit = shown and not watched(), unit
         self.total, self.done = total, done
         self.start, self.last = (done, time.monotonic()), time.monotonic()
-        self.bar = tqdm(total=total, initial=done, unit=unit, unit_scale=True, disable=not bar)
+        self.bar = progress_bar(shown and watched(), total=total, initial=done, unit=unit, unit_scale=True)
 
     def advance(self, items: int, note: str) -> None:
         """`items` more are done; `note`: the latest loss and metric."""

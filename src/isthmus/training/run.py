@@ -324,6 +324,7 @@ class Run:
             "best_epoch": state.best.get("epoch"),
             "returned_epoch": state.best["epoch"] if self.best is not None else self.epoch,
             "validation": state.best if self.best is not None else state.metrics,
+            "chance": self.objective.chance(),
             "steps": state.step,
             **self.objective.counts(),
             "batch": self.plan.batch,

@@ -5,8 +5,9 @@ example:
   isthmus demo --out out/demo
   isthmus demo --limit 800 --out out/small
 
-Writes OUT/store, OUT/models, OUT/model (of the recipe `default`), OUT/results.json and OUT/report.html. Run
-again, it computes only what has changed.
+A first look comes within two minutes: OUT/first-look.png, and a search to try in OUT/first, a model of the first
+500 pictures. Then the whole: OUT/store, OUT/models, OUT/model (of the recipe `default`), OUT/results.json and
+OUT/report.html. Run again, it computes only what has changed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from isthmus.report.terminal import wrapped
     from isthmus_demo.pipeline import run_demo
     from isthmus_demo.results import text_table
 
@@ -38,13 +40,15 @@ def run(args: argparse.Namespace) -> int:
     report = demo.report
     common.say()
     common.say(text_table(report.results, report.chance))
-    common.say(
-        f"\nPercent, 95 % intervals below, on {report.splits['test']['images']:,} test pictures and "
+    told = (
+        f"Percent, 95 % intervals below, on {report.splits['test']['images']:,} test pictures and "
         f"{len(report.classes)} classes; {100 * report.captions_with_class:.1f} % of the training captions "
         "hold the name of a class."
     )
-    common.say(f"model: {args.out}/model    results: {args.out}/results.json    pictures: {args.out}/report.html")
-    common.print_skipped(f"{args.out}/store", demo.skipped)
+    common.say(f"\n{wrapped(told)}\n")
+    for what, name in (("model", "model"), ("results", "results.json"), ("pictures", "report.html")):
+        common.say(f"{what}: {args.out}/{name}")
+    common.print_skipped(demo.skipped, f"{args.out}/store/skipped.parquet")
     common.write_result(args, {"results": demo.records, "stages": dict(report.stages)})
     return 3 if demo.skipped else 0
 

@@ -20,6 +20,7 @@ from filelock import FileLock
 from isthmus.cache import cache_dir, in_reach
 from isthmus.encoders import hub
 from isthmus.encoders.base import Encoder
+from isthmus.encoders.listing import EncoderListing
 from isthmus.encoders.modality import Modality
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, OfflineError, UsageError, did_you_mean
@@ -129,6 +130,15 @@ def describe(name: str) -> dict[str, Any]:
         "note": wheel.note,
         "cached": cached,
     }
+
+
+def packaged() -> list[EncoderListing]:
+    """All of them, as `isthmus encoders` lists what a source packages."""
+    described = [describe(name) for name in WHEELS]
+    return [
+        EncoderListing(f"wheel:{one['name']}", one["bytes"], one["licence"], one["cached"], note=one["note"])
+        for one in described
+    ]
 
 
 def fetch(name: str) -> Path:

@@ -33,7 +33,7 @@ def cross_validate(
     bootstrap: int = 1000,
     max_seconds: float | None = None,
     device: str | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Result:
     """Retrieval by `folds` models, as `results.result` gives it; splits in the data are ignored.
 

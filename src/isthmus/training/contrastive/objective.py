@@ -19,7 +19,7 @@ from isthmus.training.contrastive.batches import Batches, fingerprint
 from isthmus.training.contrastive.joint import Joint, build_joint
 from isthmus.training.contrastive.locked_head import adapted, fixed_width
 from isthmus.training.contrastive.recipe import ContrastiveRecipe
-from isthmus.training.contrastive.validation import recalls
+from isthmus.training.contrastive.validation import guessed, recalls
 from isthmus.training.objective import Objective
 from isthmus.training.plan import Plan
 from isthmus.training.recipe import Recipe
@@ -89,6 +89,9 @@ class ContrastiveObjective(Objective):
             return {}
         image = project(self.module.image, self.val.image, self.device)
         return recalls(image, project(self.module.text, self.val.text, self.device), self.val)
+
+    def chance(self) -> dict[str, float]:
+        return {} if self.val is None else guessed(self.val)
 
     def facts(self) -> dict[str, Any]:
         return {"scale": self.module.scale().item(), "bias": self._bias()}

@@ -88,6 +88,7 @@ def _model(trained: Trained, pairs: FeaturePairs, locked: LockedTower | None, st
         records=records,
         summary={"recipe": trained.recipe, **trained.summary, **joined, "ledger": ledger},
         width=locked.cut if locked else None,
+        lazy=True,
     )
 
 

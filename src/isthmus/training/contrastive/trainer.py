@@ -51,7 +51,7 @@ def train_projectors(
     seed: int = 0,
     resume: bool = True,
     max_seconds: float | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     log: Sequence[str] = (),
     device: str | None = None,
     checkpoint_seconds: float = 60.0,
@@ -78,7 +78,7 @@ def train_projectors(
         resume: go on from the checkpoint in `out`; False starts anew.
         max_seconds: stop this call after this time. The schedule stays that of all epochs. The summary says where it
             stopped, and a later call continues from there.
-        progress: a bar on a terminal, plain lines elsewhere.
+        progress: a bar on a terminal or in a notebook, plain lines elsewhere; None: in a notebook alone.
         log: "tensorboard" and/or "wandb", besides the history; each is an extra.
         device: default: the GPU when there is one, else the CPU.
         frozen: "image" or "text": the features of this side are embeddings (unit rows) of an existing space, and only

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from isthmus.data.feature_pairs import FeaturePairs
-from isthmus.metrics.retrieval import retrieval
+from isthmus.metrics.retrieval import chance, retrieval
 
 CUTOFFS = (1, 5, 10)
 
@@ -15,3 +15,9 @@ def recalls(image: torch.Tensor, text: torch.Tensor, val: FeaturePairs) -> dict[
     metrics = retrieval(image, text, val.image_of, k=CUTOFFS, bootstrap=0)["metrics"]
     found = {f"val_recall@{k}": float(metrics[f"mean_recall@{k}"]) for k in CUTOFFS}
     return {"val_recall": sum(found.values()) / len(found), **found}
+
+
+def guessed(val: FeaturePairs) -> dict[str, float]:
+    """What a random order reaches of the recalls at a cut-off."""
+    found = chance(len(val), val.image_of, CUTOFFS)
+    return {f"val_recall@{k}": found[f"mean_recall@{k}"] for k in CUTOFFS}

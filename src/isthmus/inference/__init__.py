@@ -1,0 +1,1 @@
+"""A model at work on files: labels with probabilities, and embeddings."""
