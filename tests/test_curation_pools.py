@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import isthmus as ist
+from isthmus.cli import main
+from isthmus.curation.cleaning import Cleaning
 from isthmus.curation.encoding import Encoding, load_encoding
 from isthmus.curation.metadata import ids_as_text
 from isthmus.curation.pools import Pool, side_names
+from isthmus.curation.prototypes import Prototypes
 from isthmus.curation.sources import open_pool
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import InputError, UsageError
@@ -107,19 +111,96 @@ def test_ranges_cross_files(tmp_path: Path) -> None:
     assert pool.captions(np.array([6, 4, 5])) == ["caption 6", "caption 4", "caption 5"]
 
 
-@pytest.mark.parametrize("name", ["metadata/metadata_1.parquet", "text_emb/text_emb_1.npy"])
-def test_a_truncated_shard_is_named(tmp_path: Path, name: str) -> None:
-    folder = embeddings(tmp_path)
-    (folder / name).write_bytes((folder / name).read_bytes()[:-20])
-    with pytest.raises(InputError, match=Path(name).name):
-        open_pool(folder)
+def break_part(folder: Path, how: str) -> str:
+    """Damage partition 1 of three; returns what the reason must name."""
+    text, image = folder / "text_emb" / "text_emb_1.npy", folder / "img_emb" / "img_emb_1.npy"
+    metadata = folder / "metadata" / "metadata_1.parquet"
+    if how == "metadata":
+        metadata.write_bytes(metadata.read_bytes()[:-20])
+    elif how == "array":
+        text.write_bytes(text.read_bytes()[:-2])
+    elif how == "missing":
+        image.unlink()
+    elif how == "rows":
+        np.save(image, np.ones((4, 6), np.float16))
+        return r"img_emb_1\.npy: 4 rows, but metadata_1\.parquet has 3"
+    elif how == "width":
+        np.save(image, np.ones((3, 5), np.float16))
+        return r"image embeddings are 5 wide, those of most 6"
+    elif how == "column":
+        pq.write_table(pa.table({"caption": ["a", "b", "c"]}), metadata)
+        return "no column 'image_path'"
+    elif how == "row group":
+        whole = metadata.read_bytes()
+        metadata.write_bytes(whole[:4] + b"\xff" * 60 + whole[64:])
+        return "row group 0 cannot be read"
+    return {"metadata": r"metadata_1\.parquet", "array": r"text_emb_1\.npy", "missing": r"img_emb_1\.npy"}[how]
 
 
-def test_arrays_of_another_length_than_their_metadata_are_named(tmp_path: Path) -> None:
-    folder = embeddings(tmp_path)
+PARTS = ["metadata", "array", "missing", "rows", "width", "column", "row group"]
+
+
+@pytest.mark.parametrize("how", PARTS)
+def test_a_broken_partition_is_left_out_and_listed(tmp_path: Path, how: str) -> None:
+    folder = embeddings(tmp_path / "laion", (5, 3, 4), first_id=100)
+    said = break_part(folder, how)
+    found = ist.curate(folder, Prototypes(["x"], {"caption": np.ones((1, 6), np.float32)}, "x"), per_concept=99)
+    assert sorted(found.ids) == [str(100 + row) for row in (0, 1, 2, 3, 4, 8, 9, 10, 11)]
+    (skipped,) = found.manifest["skipped"]
+    assert skipped[0] == "metadata_1.parquet" and re.search(said, skipped[1])
+    captions = dict(zip(*(open_pool(folder).ids(np.array([0, 5])), ["caption 0", "caption 5"]), strict=True))
+    assert captions["100"] == "caption 0"
+    pool = open_pool(folder)
+    last = len(pool) - 1
+    assert (pool.ids(np.array([last])), pool.captions(np.array([last]))) == (["111"], ["caption 11"])
+    whole = np.load(folder / "text_emb" / "text_emb_2.npy").astype(np.float32)
+    assert np.array_equal(pool.features("caption", last - 3, last + 1), whole)
+    cleaned = ist.curate(folder, cleaning=Cleaning(dedup=("embedding",), near=1.0))
+    assert sorted(cleaned.ids) == sorted(found.ids)
+
+
+@pytest.mark.parametrize("how", PARTS)
+def test_a_broken_partition_ends_no_command(tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = embeddings(tmp_path / "laion", (5, 3, 4), first_id=100)
+    break_part(folder, how)
+    assert main(["import", str(folder), "--out", str(tmp_path / "store")]) == 3
+    assert "skipped metadata_1.parquet: " in capsys.readouterr().err
+    store = ist.open_store(tmp_path / "store")
+    assert len(store) == 9 and store.skipped["id"].to_pylist() == ["metadata_1.parquet"]
+    arguments = ["curate", str(folder), "--dedup", "embedding", "--near", "1", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 3
+    told = capsys.readouterr()
+    assert "9 pairs" in told.out and "skipped metadata_1.parquet: " in told.err
+
+
+def test_where_no_partition_is_left_the_first_is_named(tmp_path: Path) -> None:
+    folder = embeddings(tmp_path / "laion", (5,))
     np.save(folder / "img_emb" / "img_emb_0.npy", np.ones((4, 6), np.float16))
     with pytest.raises(InputError, match=r"img_emb_0\.npy: 4 rows, but .* 5"):
         open_pool(folder)
+
+
+def test_arrays_without_metadata_are_listed(tmp_path: Path) -> None:
+    folder = embeddings(tmp_path / "laion", (5, 3))
+    (folder / "metadata" / "metadata_1.parquet").unlink()
+    pool = open_pool(folder)
+    assert len(pool) == 5
+    assert {name for name, _ in pool.skipped} == {"text_emb_1.npy", "img_emb_1.npy"}  # type: ignore[attr-defined]
+
+
+def test_a_damaged_row_group_of_metadata_spoils_its_own_rows_alone(tmp_path: Path, encoding: Encoding) -> None:
+    rows = {"uid": [f"{n:04d}" for n in range(300)], "text": [f"a red square, take {n}" for n in range(300)]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet", row_group_size=100, use_dictionary=False)
+    whole = bytearray((tmp_path / "a.parquet").read_bytes())
+    told = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(1).column(1)
+    whole[told.data_page_offset : told.data_page_offset + 60] = b"\xff" * 60
+    (tmp_path / "a.parquet").write_bytes(whole)
+    pool = open_pool(tmp_path / "a.parquet", encoding)
+    read = np.isfinite(pool.features("caption", 0, 300)[:, 0])
+    assert read[:100].all() and not read[100:200].any() and read[200:].all()
+    assert pool.skipped[0][0] == "a.parquet" and pool.skipped[0][1].startswith("row group 1 cannot be read")  # type: ignore[attr-defined]
+    found = ist.curate(tmp_path / "a.parquet", ["a red square"], encoder=word_encoder(), per_concept=999)
+    assert sorted(found.ids) == rows["uid"][:100] + rows["uid"][200:] and len(found.manifest["skipped"]) == 1
 
 
 def test_laion_metadata_is_encoded_as_it_is_read(tmp_path: Path, encoding: Encoding) -> None:

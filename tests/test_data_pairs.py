@@ -18,7 +18,7 @@ from PIL import Image
 
 from isthmus.data.images import BadImage
 from isthmus.data.pairs import Pairs, pairs_from_lists, read_pairs
-from isthmus.data.sources import ParquetColumn
+from isthmus.data.sources import FileColumn
 from isthmus.errors import InputError
 
 
@@ -110,12 +110,12 @@ def test_row_groups_are_read_as_they_are_needed(tmp_path: Path) -> None:
     count = 40
     columns = {"image": [png(k) for k in range(count)], "caption": [f"c{k}" for k in range(count)]}
     pairs = read_pairs(parquet(tmp_path / "p.parquet", columns, row_group_size=3))
-    assert isinstance(pairs.reader, ParquetColumn)
+    assert isinstance(pairs.reader, FileColumn)
     assert not pairs.reader.kept
     order = np.random.default_rng(0).permutation(count).tolist()
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda row: shade(pairs, row), order)) == order
-    assert len(pairs.reader.kept) <= ParquetColumn.KEPT
+    assert len(pairs.reader.kept) <= FileColumn.KEPT
 
 
 def test_ids_stay_text(images: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import random
@@ -41,6 +42,7 @@ def write_tables(root: Path) -> None:
         for folder in ("csv", "csv/pictures", "json", "json/val2014", "parquet"):
             put(root / folder / f"{number}.jpg", png(number))
     put(root / "csv/pairs.csv", 'image,caption\n1.jpg,"one, red"\n2.jpg,two\n')
+    (root / "csv/pairs.csv.gz").write_bytes(gzip.compress((root / "csv/pairs.csv").read_bytes()))
     put(root / "csv/captions.txt", "image,caption\n1.jpg,one\n1.jpg,eins\n2.jpg,two\n2.jpg,zwei\n")
     put(root / "csv/train.csv", "filepath\ttitle\n1.jpg\tone\n2.jpg\ttwo\n")
     put(root / "csv/odd.csv", "nr,where,said\n1,1.jpg,one\n2,2.jpg,two\n")

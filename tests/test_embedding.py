@@ -207,3 +207,13 @@ def test_the_command_says_which_captions_are_cut(tmp_path: Path, capsys: pytest.
     said = f"2 of 4 captions are longer than the 16 tokens that hf:{bert} reads; they are cut."
     assert f"  note: {said}" in capsys.readouterr().err.splitlines()
     assert json.loads(told.read_text())["notes"] == [said]
+
+
+def test_a_dry_run_says_which_captions_would_be_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, bert = long_captions(tmp_path), save_bert(tmp_path / "bert")
+    arguments = ["embed", str(table), "--text-encoder", f"hf:{bert}", "--out", str(tmp_path / "store"), "--dry-run"]
+    assert main([*arguments, "--json", str(tmp_path / "plan.json")]) == 0
+    said = f"2 of 4 captions are longer than the 16 tokens that hf:{bert} reads; they are cut."
+    assert f"  note: {said}" in capsys.readouterr().err.splitlines()
+    assert json.loads((tmp_path / "plan.json").read_text())["notes"] == [said]
+    assert not (tmp_path / "store").exists()

@@ -20,6 +20,10 @@ class InputError(IsthmusError, ValueError):
     """The data, a store or a model cannot be used as it is. Names the file, the row and the remedy."""
 
 
+class BadFile(InputError):
+    """A file that is damaged, or not what its name says. If it is one of several, it is listed and the rest is read."""
+
+
 class UsageError(IsthmusError, ValueError):
     """A name, key or option that does not exist, or options that do not go together."""
 

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from isthmus.errors import InputError
+from isthmus.errors import BadFile, InputError
 
 
 def check_owned(folder: Path, names: Collection[str] | None = None) -> None:
@@ -45,7 +45,7 @@ def regular(path: str | os.PathLike[str], most: int | None = None) -> Path:
     """
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
-        raise InputError(f"{path}: {what_it_is(Path(path))}, not a file.")
+        raise BadFile(f"{path}: {what_it_is(Path(path))}, not a file.")
     if most is not None and found.st_size > most:
         raise InputError(f"{path}: {found.st_size:,} bytes, more than the {most:,} that such a file may have.")
     return Path(path)

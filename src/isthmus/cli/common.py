@@ -47,7 +47,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser, *, images: str | None
         group.add_argument(
             "--images", metavar="DIR", dest=images, help="the folder of a table's images, if not its own"
         )
-        group.add_argument("--split", metavar="NAME", help="only this split: train, val or test")
+    group.add_argument("--split", metavar="NAME", help="only this split: train, val or test")
     group.add_argument(
         "--range",
         metavar="LOW:HIGH",

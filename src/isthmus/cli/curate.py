@@ -88,11 +88,9 @@ def run(args: argparse.Namespace) -> int:
     from isthmus.curation.run import curate, plan
     from isthmus.errors import UsageError
 
-    if common.reading(args):
-        args.pool = common.read_printing_notes(args.pool, captions="optional", **common.reading(args))
     options = {name: getattr(args, name) for name in ("encoder", "per_concept", "keep", "sides", "seed")}
     options |= {"device": args.device, "trust_remote_code": args.trust_remote_code}
-    options |= {"templates": common.templates(args), "shots": args.shots}
+    options |= {"templates": common.templates(args), "shots": args.shots} | common.reading(args)
     options |= {"modalities": tuple(args.modalities)} if args.modalities else {}
     if args.dry_run:
         if args.concepts is None:

@@ -21,7 +21,7 @@ PRECISION = "of the forward pass; auto: bf16 where the processor has it and feat
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pairs", metavar="PAIRS")
-    parser.add_argument("--image-encoder", metavar="URI", nargs="+", action="extend")
+    parser.add_argument("--image-encoder", "--image", metavar="URI", nargs="+", action="extend")
     parser.add_argument("--text-encoder", metavar="URI", nargs="+", action="extend")
     parser.add_argument("--encoder", metavar="URI", nargs="+", action="extend", default=[], help="for its own modality")
     parser.add_argument("--out", metavar="STORE", required=True)
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         options |= {"only": args.only, "batch_size": args.batch_size}
         planned = plan(pairs, args.image_encoder, args.text_encoder, **options)
         common.say(planned)
+        common.print_notes(planned.notes)
         common.write_result(args, asdict(planned))
         return 0
     printed = pairs.notes

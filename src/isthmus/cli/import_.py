@@ -25,8 +25,10 @@ def run(args: argparse.Namespace) -> int:
     common.check_paths(args.folder)
     from isthmus.store import import_folder, open_store
 
-    import_folder(args.folder, args.out, model=args.model)
+    skipped = import_folder(args.folder, args.out, model=args.model)
     store = open_store(args.out)
     common.say(store)
-    common.write_result(args, {"store": args.out, "images": len(store), "captions": store.captions.num_rows})
-    return 0
+    counts = {"images": len(store), "captions": store.captions.num_rows}
+    common.write_result(args, {"store": args.out, **counts, "skipped": skipped})
+    common.print_skipped(skipped, f"{args.out}/skipped.parquet")
+    return 3 if skipped else 0

@@ -13,16 +13,16 @@ again to go on where it stopped. Test pairs are never looked at. Writes select.j
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
+from typing import Any
 
 from isthmus.cli import common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="PAIRS|STORE")
-    parser.add_argument("--image-encoders", metavar="URI", nargs="+", action="extend", default=[])
+    parser.add_argument("--image-encoders", "--image", metavar="URI", nargs="+", action="extend", default=[])
     parser.add_argument("--text-encoders", metavar="URI", nargs="+", action="extend", default=[])
     parser.add_argument(
         "--modalities", nargs=2, metavar=("A", "B"), help="encoders of which two: A's by --image-encoders (image text)"
@@ -44,10 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     common.check_paths(args.data, args.only, args.image_folder)
     from isthmus.selection.run import plan, select
+    from isthmus.store.opening import holds_features
 
-    if not os.path.isfile(os.path.join(args.data, "store.json")):
+    named: dict[str, Any] = {}
+    if holds_features(args.data):
+        named = common.reading(args)  # refused by name
+    else:
         args.data = common.read_printing_notes(args.data, **common.reading(args))
-    named = {"image": args.image_encoders, "text": args.text_encoders, "only": args.only, "limit": args.limit}
+    named |= {"image": args.image_encoders, "text": args.text_encoders, "only": args.only, "limit": args.limit}
     named |= {"seed": args.seed, "device": args.device, "trust_remote_code": args.trust_remote_code}
     named |= {"modalities": tuple(args.modalities)} if args.modalities else {}
     if args.dry_run:

@@ -7,18 +7,16 @@ any order, which is all that resuming and sharding need.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from isthmus.data.encoder_record import EncoderRecord
-from isthmus.data.images import BadImage
 from isthmus.data.matrix import Computed, Matrix, evenly, rows
 from isthmus.data.pairs import Pairs
+from isthmus.encoders.pictures import encode_each
 from isthmus.errors import InputError, UsageError
 
 PoolSide = Literal["caption", "image"]
@@ -137,24 +135,27 @@ class RowNumbers(Sequence[str]):
         return str(row)
 
 
-def encoded(items: Sequence[Any] | Pairs, encode: Any) -> Computed:
-    """Features [n, width] of texts or pictures, encoded when they are read; NaN for an unreadable one."""
-    read = partial(decoded, items) if isinstance(items, Pairs) else items.__getitem__
+def encoded(
+    items: Sequence[Any] | Pairs, encode: Any, refuse: Callable[[int, Exception], Any] = lambda row, error: None
+) -> Computed:
+    """Features [n, width] of texts or pictures, encoded when they are read; NaN for a picture that cannot be used.
+
+    refuse: gets the row and the error of such a picture, each time it is read.
+    """
 
     def gather(index: np.ndarray) -> np.ndarray:
         out = np.full((len(index), encode.width), np.nan, np.float32)
-        found = [(place, item) for place, row in enumerate(index.tolist()) if (item := read(row)) is not None]
-        if found:
-            out[[place for place, _ in found]] = encode([item for _, item in found])
+        if not isinstance(items, Pairs):
+            return encode([items[row] for row in index.tolist()]) if len(index) else out
+        rows = index.tolist()
+        some = encode_each(
+            len(rows), lambda place: items.decode(rows[place]), encode, lambda place, error: refuse(rows[place], error)
+        )
+        for places, features in some:
+            out[places] = features
         return out
 
     return Computed((len(items), encode.width), gather)
-
-
-def decoded(pairs: Pairs, row: int) -> Any:
-    """The picture of a row; None for one that cannot be read."""
-    with suppress(BadImage):
-        return pairs.decode(row)
 
 
 def digest(names: Sequence[str], matrices: dict[PoolSide, Matrix]) -> str:

@@ -26,6 +26,7 @@ from isthmus.curation.prototypes import KINDS, SHOTS, Prototypes, image_side, ma
 from isthmus.curation.scan import ConceptScorer, nearest_counts, scan, tiles
 from isthmus.curation.sources import open_pool
 from isthmus.curation.topk import TopK, buffer_bytes
+from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import SIDES as MODALITIES
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs
@@ -34,7 +35,7 @@ from isthmus.encoders.base import Encoder
 from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, UsageError
 from isthmus.files import writing
-from isthmus.store.opening import holds_features
+from isthmus.store.opening import holds_features, read_first
 from isthmus.store.reader import Store
 
 PER_CONCEPT = 2000  # freeze-align's quota, and its K = 25 times that
@@ -65,6 +66,10 @@ def curate(
     progress: bool | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    columns: str | Columns | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
 ) -> Curated:
     """Choose pairs by concept: the best rows of each, rarest concept first, each pair once.
 
@@ -102,6 +107,8 @@ def curate(
         engine: "local", or "ray": parts of the pool on the workers of a Ray cluster, which open it by its path.
         seed: of clusters, shots, balance and mixing.
         device, trust_remote_code: for loading encoders.
+        columns, split, pages, range: of reading pairs, as in `read_pairs`: the pool, or `images` where the pool holds
+            features.
 
     Raises:
         InputError: a pool, concepts or encoder that cannot be used; nothing reaches the floor.
@@ -112,6 +119,7 @@ def curate(
     check_engine(engine)
     if per_concept < 1 or (keep is not None and keep < 1):
         raise UsageError(f"per_concept={per_concept}, keep={keep}: each is at least 1.")
+    pool, images = _read(pool, images, {"columns": columns, "split": split, "pages": pages, "range": range})
     encoding = load_encoding(encoder, _texts_second(modalities), **options)
     sources = parse_sources(mix)
     opened = open_pool(pool, encoding)
@@ -135,11 +143,8 @@ def curate(
         seed=seed,
     )
     scorer = ConceptScorer({side: prototypes.sides[side] for side in chosen_sides}, combine)
-    where = _Where(
-        engine,
-        partial(_reopened, pool, encoder, encoding.modalities, options),
-        Path(out) if out is not None and resume else None,
-    )
+    reopen = partial(_reopened, pool, encoder, encoding.modalities, options)
+    where = _Where(engine, reopen, Path(out) if out is not None and resume else None)
     top = _scanned(opened, scorer, choices, cleaned, where, progress)
     selection, repeated = _assigned(opened, top, choices)
     result = by_concept(opened, prototypes, choices, top, selection)
@@ -161,12 +166,17 @@ def plan(
     templates: str | Path | Sequence[str] = "default",
     shots: int = SHOTS,
     seed: int = 0,
+    columns: str | Columns | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """What `curate` with the same arguments would do: rows, concepts, sides, most of the memory, time of the pass.
 
     Makes the prototypes and scores a few tiles, so that errors show here already; writes nothing.
     """
+    pool, _ = _read(pool, None, {"columns": columns, "split": split, "pages": pages, "range": range})
     encoding = load_encoding(encoder, _texts_second(modalities), **options)
     opened = open_pool(pool, encoding)
     encoding = _completed(opened, concepts, encoding, sides, options)
@@ -189,6 +199,13 @@ def plan(
         "scoring_seconds": round(seconds, 1),
         "notes": prototypes.notes,
     }
+
+
+def _read(pool: Any, images: Any, reading: dict[str, Any]) -> tuple[Any, Any]:
+    """Pool and pictures; what of them is to be read as `reading` says is pairs then."""
+    if images is not None and holds_features(pool):
+        return pool, read_first(images, **reading)
+    return read_first(pool, **reading), images
 
 
 def _prototypes(

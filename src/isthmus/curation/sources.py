@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from isthmus.data.matrix import Matrix
 from isthmus.data.pairs import Pairs
 from isthmus.data.tables import is_frame
 from isthmus.data.text import read_lines
+from isthmus.encoders.pictures import reason
 from isthmus.errors import InputError
 from isthmus.store.arrays import open_npy
 from isthmus.store.opening import holds_features, open_source
@@ -95,11 +97,12 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
         described = described.having(described.images.filter(pc.is_in(described.images["sample"], pa.array(ids))))
         owners = described.samples
     owner = np.array([position[id] for id in owners], np.int64)
+    skipped = list(pairs.skipped)
     matrices: dict[PoolSide, Matrix] = {}
     if encoding.text is not None and len(described):
         matrices["caption"] = encoded(described, encoding.text)
     if encoding.image is not None:
-        matrices["image"] = encoded(side, encoding.image)
+        matrices["image"] = encoded(side, encoding.image, partial(_list, skipped, ids))
     if not matrices:
         raise InputError(f"{pairs.path}: pairs without features; name an encoder for them (--encoder URI).")
     if not len(described):
@@ -116,8 +119,15 @@ def _from_pairs(pairs: Pairs, encoding: Encoding) -> MatrixPool:
         fingerprint=digest([*ids, *captions, encoding.name], {}),
         opened=pairs if encoding.modalities == MODALITIES else None,
         notes=pairs.notes,
-        skipped=pairs.skipped,
+        skipped=skipped,
     )
+
+
+def _list(skipped: list[tuple[str, str]], ids: list[str], row: int, error: Exception) -> None:
+    """Note a picture that cannot be used, once."""
+    entry = (ids[row], reason(error))
+    if entry not in skipped:
+        skipped.append(entry)
 
 
 def _lines(path: Path) -> list[str] | None:

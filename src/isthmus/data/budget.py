@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-PICTURE_BYTES = 2**30  # of all pictures that this process is decoding
+PICTURE_BYTES = 2**30  # of all pictures that this process is decoding or preprocessing
 BATCH_BYTES = 2**28  # of the decoded pictures of one batch, before they are resized
 PIXEL_BYTES = 12  # bytes per pixel at most: decoded, with transparency, on white, as RGB
 MAX_SCANS = 16  # of a progressive JPEG of any size
@@ -26,18 +26,26 @@ class Budget:
 
     def __init__(self, size: int) -> None:
         self.size, self.taken = size, 0
-        self._changed = threading.Condition()
+        self._changed, self._own = threading.Condition(), threading.local()
 
     @contextmanager
     def taking(self, nbytes: int) -> Iterator[None]:
-        """Hold `nbytes` for a while. A request for more than the total waits until it is alone."""
+        """Hold `nbytes`; more than there are in all are held by one thread alone.
+
+        A thread that holds some already takes no more: two that wait for each other would wait forever.
+        """
+        if getattr(self._own, "holds", False):
+            yield
+            return
         nbytes = min(nbytes, self.size)
         with self._changed:
             self._changed.wait_for(lambda: self.taken + nbytes <= self.size)
             self.taken += nbytes
+        self._own.holds = True
         try:
             yield
         finally:
+            self._own.holds = False
             with self._changed:
                 self.taken -= nbytes
                 self._changed.notify_all()
@@ -51,10 +59,14 @@ def decoding_bytes(image: Image.Image) -> int:
     return PIXEL_BYTES * image.width * image.height
 
 
-def resized_bytes(image: Image.Image) -> int:
-    """Bytes of a decoded picture on its way into an encoder: as decoded, and resized in floats by its shorter side."""
+def resized_bytes(image: Image.Image, side: int = USUAL_SIDE, padded: bool = False) -> int:
+    """What a decoded picture takes on its way into an encoder: as it is, and resized in floats by its shorter side.
+
+    side: pixels of the encoder's input. padded: whether it is made a square before, as large as its longer side.
+    """
     aspect = max(image.size) / max(1, min(image.size))
-    return 3 * image.width * image.height + int(PIXEL_BYTES * aspect * USUAL_SIDE**2)
+    square = PIXEL_BYTES * max(image.size) ** 2 if padded else 0
+    return 3 * image.width * image.height + int(PIXEL_BYTES * aspect * side**2) + square
 
 
 def excess(image: Image.Image, data: bytes, max_pixels: int) -> str | None:
@@ -70,11 +82,15 @@ def excess(image: Image.Image, data: bytes, max_pixels: int) -> str | None:
     return None
 
 
-def too_long(image: Image.Image) -> str | None:
-    """Why a picture is too long for an encoder that resizes its shorter side; None if it is not."""
-    if max(image.size) <= MAX_ASPECT * min(image.size):
-        return None
-    return f"{image.width} × {image.height} pixels: one side is more than {MAX_ASPECT} times the other."
+def too_much(image: Image.Image, side: int = USUAL_SIDE, padded: bool = False) -> str | None:
+    """Why a picture is no input of an encoder of this size; None where it is one. See `resized_bytes`."""
+    shape = f"{image.width} × {image.height} pixels"
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        return f"{shape}: one side is more than {MAX_ASPECT} times the other."
+    grown = resized_bytes(image, side, padded) - 3 * image.width * image.height
+    if grown > PICTURE_BYTES:
+        return f"{shape}: made ready for this encoder, it takes {grown:,} bytes, more than {PICTURE_BYTES:,}."
+    return None
 
 
 def _number(value: Any) -> int:

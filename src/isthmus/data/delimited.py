@@ -12,8 +12,8 @@ from typing import Any
 from isthmus.data.cells import is_inline
 from isthmus.data.columns import SPELLINGS, TABLE_FIELDS, Columns
 from isthmus.data.gathering import Gathered, GatheredRow
-from isthmus.data.text import MAX_LINE, iter_lines
-from isthmus.errors import InputError
+from isthmus.data.text import MAX_LINE, bare_name, iter_lines
+from isthmus.errors import BadFile, InputError
 
 MARKS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 KNOWN = {*TABLE_FIELDS, *(one for several in SPELLINGS.values() for one in several)}
@@ -54,7 +54,7 @@ class Delimited:
         self.skipped: list[tuple[str, str]] = []
         self.lines = iter_lines(path)
         before, first = next(((n, line) for n, line in enumerate(self.lines) if line.strip()), (0, ""))
-        usual = "\t" if path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else ","
+        usual = "\t" if bare_name(path).endswith((".tsv", ".tab")) else ","
         stated = re.fullmatch(r"sep=(.)\s*", first)  # Excel's own line
         first = next(self.lines, "") if stated else first
         self.before = before + bool(stated)  # lines that the rows are numbered after
@@ -92,7 +92,7 @@ class Delimited:
             line = self.before + self.reader.line_num + 1
             alone = "new-line character" in str(error)
             hint = " Its lines seem to end in CR alone, not LF: convert them." if alone else ""
-            raise InputError(f"{self.path}: line {line} or the next cannot be read as CSV ({error}).{hint}") from None
+            raise BadFile(f"{self.path}: line {line} or the next cannot be read as CSV ({error}).{hint}") from None
 
     def records(self) -> Iterator[tuple[int, GatheredRow]]:
         """(line number, cells by column) of every row."""

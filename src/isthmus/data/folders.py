@@ -15,12 +15,14 @@ from isthmus.data.delimited import Delimited, read_delimited
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.gathering import Gathered
 from isthmus.data.images import EXTENSIONS, FOREIGN
+from isthmus.data.parquet import DAMAGE
 from isthmus.data.records import Placed, encodable
-from isthmus.data.sources import Folders, ImageColumn
+from isthmus.data.sources import Folders, ImageColumn, open_table
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.text import json_lines, parse_json, read_text
 from isthmus.errors import InputError
 from isthmus.modality import Modality, others
+from isthmus.owned import what_it_is
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of Hugging Face's imagefolder
 SIDECARS = (".txt", ".caption", ".json")  # captions of an image of the same stem, the first that is there
@@ -83,6 +85,8 @@ def _entries(found: Survey, inside: str) -> tuple[list[str], list[str]]:
             (linked if entry.is_symlink() else real).append(f"{name}/")
         elif entry.is_symlink() and not os.path.exists(entry.path):
             found.skipped.append((name, "a link that leads nowhere."))
+        elif not entry.is_file():
+            found.skipped.append((name, f"{what_it_is(Path(os.path.realpath(entry.path)))}, not a file."))
         else:
             found.files.append(name)
     return real, linked
@@ -134,17 +138,17 @@ def _names_images(path: Path) -> bool:
         if path.suffix == ".csv":
             names: Any = Delimited(path).names
         elif path.suffix == ".parquet":
-            names = tables.pq.read_schema(path).names
+            names = open_table(path).schema.names
         else:
             names = next(json_lines(path), (0, {}))[1]
-    except (InputError, tables.pa.ArrowException, OSError, RuntimeError):
+    except (InputError, *DAMAGE):
         return True  # and reading it reports what is wrong with it
     return bool({"image", "file_name", *others()} & {*names})
 
 
 def _read_metadata(found: Survey, listed: list[str], into: Gathered) -> None:
     """Hugging Face's imagefolder: tables named `metadata` beside the images, here or in the folder of each split."""
-    readers = {".jsonl": read_json_lines, ".csv": read_delimited, ".parquet": tables.read_parquet}
+    readers = {".jsonl": read_json_lines, ".csv": read_delimited, ".parquet": tables.read_file_of_columns}
     for name in listed:
         path, inside = found.folder / name, name.rpartition("/")[0]
         split = next((part for part in inside.lower().split("/") if part in SYNONYMS), None)

@@ -105,22 +105,24 @@ class Gathered:
         cells: list[Any] = []
         first, within = self.first, self.reading.within
         beside, parts = _Beside(self, folders), _parts_of(self.intake.modality)
-        for number, fields in records:
-            here = f"{where} {number}"
-            image = _image(fields.get("image"))
-            reason = _refusal(image, self.intake.modality)
-            if reason:
-                self.intake.skip(text(fields.get("id"), here, "id") or here, reason)
-                continue
-            part, path = _part(parts, fields), _path(image)
-            known = None if path is None else f"{within}{path}{part or ''}"
-            told: Any = {"image": known, "part": part, "beside": beside.placed(here, fields)}
-            if self.intake.add(
-                here, fields, default_id=known or f"{within}{number}", source=first + len(cells), **told
-            ):
-                cells.append(image)
-        self.sources.append(_cells(cells, folders))
-        beside.finish()
+        try:
+            for number, fields in records:
+                here = f"{where} {number}"
+                image = _image(fields.get("image"))
+                reason = _refusal(image, self.intake.modality)
+                if reason:
+                    self.intake.skip(text(fields.get("id"), here, "id") or here, reason)
+                    continue
+                part, path = _part(parts, fields), _path(image)
+                known = None if path is None else f"{within}{path}{part or ''}"
+                told: Any = {"image": known, "part": part, "beside": beside.placed(here, fields)}
+                if self.intake.add(
+                    here, fields, default_id=known or f"{within}{number}", source=first + len(cells), **told
+                ):
+                    cells.append(image)
+        finally:  # also where a file breaks off: whoever goes on with others keeps what was read
+            self.sources.append(_cells(cells, folders))
+            beside.finish()
 
     def numbered(
         self,
@@ -136,12 +138,14 @@ class Gathered:
         """
         first = self.first
         beside, parts = _Beside(self, source.folders, stored), _parts_of(self.intake.modality)
-        for row, fields in records:
-            here, id = f"{where} {begin + row}", f"{self.reading.within}{begin + row}"
-            told: Any = {"part": _part(parts, fields), "beside": beside.placed(here, fields, row)}
-            self.intake.add(here, fields, default_id=id, source=first + row, **told)
-        self.sources.append(source)
-        beside.finish()
+        try:
+            for row, fields in records:
+                here, id = f"{where} {begin + row}", f"{self.reading.within}{begin + row}"
+                told: Any = {"part": _part(parts, fields), "beside": beside.placed(here, fields, row)}
+                self.intake.add(here, fields, default_id=id, source=first + row, **told)
+        finally:  # as in `rows`
+            self.sources.append(source)
+            beside.finish()
 
 
 class _Beside:

@@ -28,13 +28,15 @@ from isthmus.data.pages import with_pages
 from isthmus.data.records import CaptionRule, Intake
 from isthmus.data.sources import ImageSource, Items
 from isthmus.data.splits import normalise_split
-from isthmus.errors import InputError, UsageError
+from isthmus.data.text import PACKED, bare_name, packing
+from isthmus.errors import BadFile, InputError, UsageError
 from isthmus.modality import Modality, spec_of, table_of
+from isthmus.owned import what_it_is
 from isthmus.report.notebook import grid
 from isthmus.report.page import Picture
 
 READERS: dict[str, Callable[[Path, Gathered], None]] = {
-    ".parquet": tables.read_parquet,
+    ".parquet": tables.read_file_of_columns,
     ".csv": read_delimited,
     ".tsv": read_delimited,
     ".tab": read_delimited,
@@ -42,12 +44,11 @@ READERS: dict[str, Callable[[Path, Gathered], None]] = {
     ".ndjson": read_json_lines,
     ".jsonlines": read_json_lines,
     ".json": read_json_file,
-    ".arrow": tables.read_arrow_table,
-    ".feather": tables.read_arrow_table,
+    ".arrow": tables.read_file_of_columns,
+    ".feather": tables.read_file_of_columns,
     ".txt": read_text_table,
     ".token": read_text_table,
 }
-BINARY = (tables.read_parquet, tables.read_arrow_table)  # not read from .gz
 READING = ("columns", "images", "pages", "range")  # options that apply only while reading
 GRID = 12  # pictures that a notebook shows
 REMARKS = 1_000  # most images that are counted for one remark
@@ -345,7 +346,8 @@ def as_pairs(data: Any, **reading: Any) -> Pairs:
     given = [name for name, value in reading.items() if value is not None and name in READING]
     if given:
         raise UsageError(f"{', '.join(given)}: options of reading pairs, but these are read already.")
-    return data
+    split = reading.get("split")
+    return data if split is None else data.filter(split=split)
 
 
 def pairs_from_lists(
@@ -401,19 +403,29 @@ def _read(path: str, into: Gathered) -> None:
     else:
         for file in files:
             inside = file.parent.relative_to(root).as_posix()
-            _read_file(file, into.of(within="" if inside == "." else f"{inside}/", split=tables.split_of(file, root)))
+            part = into.of(within="" if inside == "." else f"{inside}/", split=tables.split_of(file, root))
+            try:
+                _read_file(file, part)
+            except BadFile as error:  # this one and, where it broke in its midst, the rest of it
+                into.intake.skip(file.relative_to(root).as_posix(), str(error))
     return None
 
 
 def _read_file(path: Path, into: Gathered) -> None:
-    name = path.name.lower().removesuffix(".gz")
+    if not path.is_file():
+        raise InputError(f"{path}: {what_it_is(path)}, not a file.")
+    name, packed = bare_name(path), packing(path)
     reader = READERS.get(Path(name).suffix)
-    if name.endswith(".tar") and name == path.name.lower():
+    if name.endswith(".tar") and not packed:
         webdataset.read_tars({path.stem: path}, into, webdataset.class_list(path.parent, into))
     elif name.endswith((".tar", ".tgz")):
-        raise InputError(f"{path}: a compressed tar cannot be read in place. Use gunzip on it.")
-    elif reader is None or (name != path.name.lower() and reader in BINARY):
+        raise InputError(f"{path}: a compressed tar cannot be read in place. Unpack it (gunzip).")
+    elif packed and reader is tables.read_file_of_columns:
+        raise InputError(f"{path}: only text is read packed. Unpack it; {Path(name).suffix} packs its columns itself.")
+    elif reader is None:
         known = ", ".join([*READERS, ".tar"])
-        raise InputError(f"{path}: not a table of pairs. Those are {known} files, or a folder.")
+        raise InputError(
+            f"{path}: not a table of pairs. Those are {known} files, texts also as {', '.join(PACKED)}, or a folder."
+        )
     else:
         reader(path, into)

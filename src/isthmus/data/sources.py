@@ -8,7 +8,7 @@ import stat
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from isthmus.data.arrow import ArrowTable
 from isthmus.data.cells import FETCH, base64_picture, is_inline, is_url
 from isthmus.data.images import MAX_BYTES, BadImage, from_array, to_rgb, upright
-from isthmus.data.parquet import open_parquet, row_group
+from isthmus.data.parquet import ParquetTable
 from isthmus.errors import InputError
 
 # Usual folders of data sets for images, beside the list that names them.
@@ -137,7 +138,7 @@ def _check_bytes(size: int) -> None:
 
 
 class ImageColumn:
-    """A column in memory or memory-mapped: paths, or Hugging Face's Arrow files."""
+    """A column in memory: paths."""
 
     def __init__(self, cells: pa.Array | pa.ChunkedArray, folders: Folders) -> None:
         self.cells, self.folders = cells, folders
@@ -153,46 +154,80 @@ class ImageColumn:
         return file_signature(self.folders.path(cell)) if isinstance(cell, str) and not is_inline(cell) else None
 
 
-class ParquetColumn:
-    """A column of a Parquet file, read by row group; the last few row groups stay in memory."""
+class TableFile(Protocol):
+    """A file of columns, in parts (row groups of Parquet, batches of Arrow): `ParquetTable`, `ArrowTable`."""
+
+    path: Path
+    schema: pa.Schema
+    starts: list[int]
+
+    def __len__(self) -> int: ...
+
+    def slices(self, columns: Sequence[str], rows: int = 1024) -> Iterator[pa.RecordBatch]: ...
+
+    def group(self, number: int, column: str) -> pa.ChunkedArray: ...
+
+    def first_value(self, column: str) -> Any: ...
+
+
+ARROW = (".arrow", ".feather")
+
+
+def is_file_of_columns(path: Path) -> bool:
+    """Whether a file is, by its name, one that `open_table` opens."""
+    return path.suffix.lower() in (".parquet", *ARROW)
+
+
+def open_table(path: Path) -> TableFile:
+    """A file of columns by its name: Arrow, or Parquet. Raises as `ParquetTable` and `ArrowTable` do."""
+    return ArrowTable(path) if path.suffix.lower() in ARROW else ParquetTable(path)
+
+
+class FileColumn:
+    """A column of a file of columns, read part by part; the last few parts stay in memory."""
 
     KEPT = 3
 
     def __init__(self, path: Path, column: str, folders: Folders | None = None) -> None:
         self.path, self.column, self.folders = path, column, folders or Folders.beside(path)
-        self.file, self._plain = open_parquet(path, nested=True), open_parquet(path)
-        groups = range(self.file.num_row_groups)
-        sizes = [self.file.metadata.row_group(group).num_rows for group in groups]
-        self.starts: list[int] = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
+        self.table = open_table(path)
         self.kept: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
-        self.lock = threading.Lock()  # a ParquetFile is not made for several readers
+        self.lock = threading.Lock()  # a file is not made for several readers
 
     def __len__(self) -> int:
-        return self.starts[-1]
+        return len(self.table)
 
-    def __reduce__(self) -> tuple[type[ParquetColumn], tuple[Path, str, Folders]]:
+    def __reduce__(self) -> tuple[type[FileColumn], tuple[Path, str, Folders]]:
         """In another process the file is opened again, because neither it nor the lock can be pickled."""
-        return ParquetColumn, (self.path, self.column, self.folders)
+        return FileColumn, (self.path, self.column, self.folders)
 
     def read(self, index: int) -> bytes:
-        group = bisect_right(self.starts, index) - 1
+        number = bisect_right(self.table.starts, index) - 1
         with self.lock:
-            cells = self._row_group(group)
-        return cell_bytes(cells[index - self.starts[group]].as_py(), self.folders)
+            cells = self._part(number)
+        return cell_bytes(cells[index - self.table.starts[number]].as_py(), self.folders)
+
+    def filled(self) -> Iterator[bool]:
+        """Whether each row holds anything, without decoding any."""
+        for number in range(len(self.table.starts) - 1):
+            for cells in self._part(number).chunks:
+                parts = cells.flatten() if pa.types.is_struct(cells.type) else [cells]
+                there = [part.is_valid().to_numpy(zero_copy_only=False) for part in parts]
+                yield from np.logical_or.reduce(there).tolist()
 
     def signature(self, index: int) -> str | None:
-        return None  # the cell may be a path as well as bytes, and reading a table again is cheap
+        return None  # the cell holds the picture, and reading a table again is cheap
 
-    def _row_group(self, group: int) -> pa.ChunkedArray:
-        if group not in self.kept:
+    def _part(self, number: int) -> pa.ChunkedArray:
+        if number not in self.kept:
             try:
-                self.kept[group] = row_group((self.file, self._plain), group, self.column)
+                self.kept[number] = self.table.group(number, self.column)
             except (OSError, ValueError, RuntimeError, MemoryError, pa.ArrowException) as error:
-                raise BadImage(f"{self.path}: row group {group} cannot be read ({error}).") from None
+                raise BadImage(f"{self.path}: row group {number} cannot be read ({error}).") from None
             if len(self.kept) > self.KEPT:
                 self.kept.popitem(last=False)
-        self.kept.move_to_end(group)
-        return self.kept[group]
+        self.kept.move_to_end(number)
+        return self.kept[number]
 
 
 class TarMembers:

@@ -10,16 +10,16 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from isthmus.data.arrow import ArrowTable
 from isthmus.data.cells import is_inline
 from isthmus.data.columns import Columns
 from isthmus.data.gathering import Gathered, GatheredRow, is_path
-from isthmus.data.parquet import FEW_ROWS, open_parquet, slices
+from isthmus.data.parquet import DAMAGE, is_text, value_type
 from isthmus.data.records import MAX_CAPTION, Intake
-from isthmus.data.sources import ImageColumn, ParquetColumn
+from isthmus.data.sources import ARROW, FileColumn, ImageColumn, TableFile, open_table
 from isthmus.data.splits import SYNONYMS
-from isthmus.errors import InputError
+from isthmus.errors import BadFile, InputError
 from isthmus.files import read_json
 from isthmus.modality import others
 
@@ -27,17 +27,16 @@ BATCH = 1024  # rows of a Parquet table in memory as Python objects
 MAX_CELL = 4 * MAX_CAPTION  # bytes
 
 
-def read_parquet(path: Path, into: Gathered) -> None:
-    """A Parquet table. Images given as bytes stay in the file until they are read."""
+def read_file_of_columns(path: Path, into: Gathered) -> None:
+    """A Parquet, Arrow or Feather file. Images given as bytes stay in the file until they are read."""
     try:
-        _parquet(path, into)
-    except (
-        pa.ArrowException,
-        OSError,
-        RuntimeError,
-        UnicodeDecodeError,
-    ) as error:  # text that is not UTF-8 fails only when it is taken
-        raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
+        _file(path, into)
+    except DAMAGE as error:
+        raise BadFile(f"{path}: cannot be read as {_kind(path)} ({error}).") from None
+
+
+def _kind(path: Path) -> str:
+    return "an Arrow stream" if path.suffix.lower() in ARROW else "Parquet"
 
 
 def read_parts(paths: Sequence[Path], folder: Path, into: Gathered) -> None:
@@ -50,8 +49,8 @@ def read_parts(paths: Sequence[Path], folder: Path, into: Gathered) -> None:
     for path in paths:
         part = into.of(split=split_of(path, folder))
         try:
-            _parquet(path, part, path.relative_to(folder).with_suffix("").as_posix())
-        except (pa.ArrowException, OSError, RuntimeError, UnicodeDecodeError) as error:
+            _file(path, part, path.relative_to(folder).with_suffix("").as_posix())
+        except (BadFile, *DAMAGE) as error:
             into.intake.skip(path.relative_to(folder).as_posix(), f"cannot be read as Parquet ({error}).")
         into.notes += [note.replace(str(path), str(folder)) for note in part.notes[len(into.notes) :]]
     into.notes = notes + list(dict.fromkeys(into.notes))
@@ -64,23 +63,22 @@ def split_of(path: Path, folder: Path) -> str | None:
     return next((word for word in words if word in SYNONYMS), None)
 
 
-def _parquet(path: Path, into: Gathered, part: str = "") -> None:
-    """One file. part: its name, where it is one of several: then damage in the middle of it is listed."""
-    file = open_parquet(path)
-    schema, reading = file.schema_arrow, into.reading
-    columns, notes = into.find_columns(path, schema.names)
+def _file(path: Path, into: Gathered, part: str = "") -> None:
+    """One file. part: its name, where it is one of several: then damage that shows only in its midst is listed."""
+    table, reading = open_table(path), into.reading
+    columns, notes = into.find_columns(path, table.schema.names)
     into.notes += notes
     image = columns["image"]
     in_file = {name: columns[name] for name in ("image", *others()) if name in columns}
-    in_file = {name: column for name, column in in_file.items() if _holds_pictures(path, file, column)}
+    in_file = {name: column for name, column in in_file.items() if _holds_pictures(table, column)}
     fields = {name: column for name, column in columns.items() if name not in in_file}
-    rows: Iterator[Any] = enumerate(into.fields(record, columns) for record in _records(path, schema, fields))
+    rows: Iterator[Any] = enumerate(into.fields(record, columns) for record in _records(table, fields))
     if part:
         rows = _until_damaged(rows, into.intake, part)
     if in_file:
         within = f"{part}/" if part else reading.within
-        stored = {name: ParquetColumn(path, column, into.places(path)) for name, column in in_file.items()}
-        first = stored.pop("image", None) or ParquetColumn(path, image, into.places(path))
+        stored = {name: FileColumn(path, column, into.places(path)) for name, column in in_file.items()}
+        first = stored.pop("image", None) or FileColumn(path, image, into.places(path))
         into.of(within=within).numbered(f"{path}: row", rows, first, stored)
     else:
         folder = part.rpartition("/")[0]
@@ -91,20 +89,20 @@ def _until_damaged(records: Iterator[Any], intake: Intake, name: str) -> Iterato
     """The rows before any damage; the damage is listed."""
     try:
         yield from records
-    except (pa.ArrowException, OSError, RuntimeError, UnicodeDecodeError) as error:
+    except (BadFile, *DAMAGE) as error:
         intake.skip(name, f"the rest of it cannot be read ({error}).")
 
 
-def _records(path: Path, schema: pa.Schema, fields: Columns) -> Iterator[GatheredRow]:
+def _records(table: TableFile, fields: Columns) -> Iterator[GatheredRow]:
     """The rows. Texts are read as dictionaries: a text that the file holds once must not fill the memory."""
     columns = list(dict.fromkeys(fields.values()))
-    classes = class_names(schema, fields)
-    for batch in slices(path, columns, BATCH) if columns else ():
+    classes = class_names(table.schema, fields)
+    for batch in table.slices(columns, BATCH) if columns else ():
         for name in columns:
-            _check_lengths(path, name, batch[name])
+            _check_lengths(table.path, name, batch[name])
         yield from (named_label(record, classes, fields) for record in batch.to_pylist())
     if not columns:  # nothing but images
-        yield from ({} for _ in range(open_parquet(path).metadata.num_rows))
+        yield from ({} for _ in range(len(table)))
 
 
 def _check_lengths(path: Path, name: str, column: pa.Array) -> None:
@@ -119,31 +117,39 @@ def _check_lengths(path: Path, name: str, column: pa.Array) -> None:
 
 
 def read_saved_dataset(folder: Path, into: Gathered) -> None:
-    """What `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote: Arrow files, memory-mapped.
+    """What `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote: Arrow files, memory-mapped; a damaged one is
+    listed, and rows are numbered on without it.
 
     The splits of a `DatasetDict` become the split of their rows, unless there is a `split` column.
     """
     notes: dict[str, None] = {}
     for split, file in saved_files(folder):
-        table = read_arrow(file)
-        columns, remarks = into.find_columns(file, table.column_names)
-        _saved_part(folder, file, table, columns, into.of(split=split))
-        notes |= dict.fromkeys(remark.replace(str(file), str(folder)) for remark in remarks)
+        name = file.relative_to(folder).as_posix()
+        try:
+            table = ArrowTable(file)
+            columns, remarks = into.find_columns(file, table.schema.names)
+            _saved_part(folder, name, table, columns, into.of(split=split))
+            notes |= dict.fromkeys(remark.replace(str(file), str(folder)) for remark in remarks)
+        except (BadFile, *DAMAGE) as error:
+            into.intake.skip(name, f"cannot be read as an Arrow stream ({error}).")
     into.notes += notes
 
 
-def _saved_part(folder: Path, file: Path, table: pa.Table, columns: Columns, into: Gathered) -> None:
-    kept = {name: columns[name] for name in ("image", *others()) if name in columns}
-    for column in kept.values():
-        _holds_bytes(file, table.schema.field(column).type, column)
-    fields = {name: column for name, column in columns.items() if name not in kept}
-    classes = class_names(table.schema, fields)
-    chosen = table.select(list(dict.fromkeys(fields.values())))
-    rows = (record for batch in chosen.to_batches() for record in batch.to_pylist())
-    records = rows if fields else ({} for _ in range(len(table)))
-    named = enumerate(into.fields(named_label(record, classes, fields), fields) for record in records)
-    sources = {name: ImageColumn(table[column], into.places(file)) for name, column in kept.items()}
-    into.numbered(f"{folder}: row", named, sources.pop("image"), sources, begin=into.first)
+def _saved_part(folder: Path, name: str, table: ArrowTable, columns: Columns, into: Gathered) -> None:
+    kept = {field: columns[field] for field in ("image", *others()) if field in columns}
+    sources = {field: _saved_column(table, column, into) for field, column in kept.items()}
+    fields = {field: column for field, column in columns.items() if field not in kept}
+    records = enumerate(into.fields(record, fields) for record in _records(table, fields))
+    rows = _until_damaged(records, into.intake, name)
+    into.numbered(f"{folder}: row", rows, sources.pop("image"), sources, begin=into.first)
+
+
+def _saved_column(table: ArrowTable, column: str, into: Gathered) -> FileColumn | ImageColumn:
+    """A column of pictures, which stay in the file, or of paths."""
+    if _holds_bytes(table.path, table.schema.field(column).type, column):
+        return FileColumn(table.path, column, into.places(table.path))
+    paths = [path for part in table.slices([column]) for path in part.column(0).to_pylist()]
+    return ImageColumn(pa.array(paths, pa.large_string()), into.places(table.path))
 
 
 def saved_files(folder: Path) -> list[tuple[str | None, Path]]:
@@ -158,24 +164,6 @@ def saved_files(folder: Path) -> list[tuple[str | None, Path]]:
         return found
     except (KeyError, TypeError):
         raise InputError(f"{index}: does not say which files belong to the saved dataset.") from None
-
-
-def read_arrow(path: Path) -> pa.Table:
-    """An Arrow file (stream or file format, Feather), memory-mapped and checked."""
-    try:
-        data = pa.memory_map(str(path))
-        opened = pa.ipc.open_file if data.read(6) == b"ARROW1" else pa.ipc.open_stream
-        data.seek(0)
-        table = opened(data).read_all()
-        table.validate(full=True)  # trusting the sizes in a damaged file would end the process
-        return table
-    except (pa.ArrowException, OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be read as an Arrow stream ({error}).") from None
-
-
-def read_arrow_table(path: Path, into: Gathered) -> None:
-    """An Arrow or Feather file."""
-    read_frame(read_arrow(path), into, path)
 
 
 class Frame(Protocol):
@@ -193,11 +181,11 @@ def is_frame(data: Any) -> bool:
     )
 
 
-def read_frame(data: Any, into: Gathered, path: Path | None = None) -> None:
-    """A table in memory, or of the file `path`. Paths are relative to that, else to the working folder."""
+def read_frame(data: Any, into: Gathered) -> None:
+    """A table in memory. Paths are relative to the working folder."""
     if hasattr(data, "features") and hasattr(data, "with_format"):  # a datasets.Dataset
         data = data.with_format("arrow")[:].replace_schema_metadata(data.features.arrow_schema.metadata)
-    _read_rows(path or Path("table"), *_frame_rows(data), data.schema if isinstance(data, pa.Table) else None, into)
+    _read_rows(Path("table"), *_frame_rows(data), data.schema if isinstance(data, pa.Table) else None, into)
 
 
 def read_list(items: Sequence[Any], into: Gathered) -> None:
@@ -239,19 +227,9 @@ def _frame_rows(data: Any) -> tuple[list[str], Iterator[GatheredRow]]:
     return names, (dict(zip(names, row, strict=True)) for row in data.itertuples(index=False, name=None))
 
 
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds texts, in any of Arrow's ways."""
-    kind = _value_type(kind)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
 def _holds_bytes(path: Path, kind: pa.DataType, column: str) -> bool:
     """Whether a column holds the pictures themselves (bytes, Hugging Face's bytes and path, one in a list)."""
-    value = _value_type(kind)
+    value = value_type(kind)
     if is_text(value):
         return False
     if pa.types.is_binary(value) or pa.types.is_large_binary(value) or pa.types.is_binary_view(value):
@@ -268,18 +246,16 @@ def _holds_bytes(path: Path, kind: pa.DataType, column: str) -> bool:
     raise InputError(f"{path}: column `{column}` holds {kind}; it must hold paths or the bytes of files.")
 
 
-def _holds_pictures(path: Path, file: pq.ParquetFile, column: str) -> bool:
-    """Whether a column holds pictures, which stay in the file, and not paths; the first value that is not null decides.
+def _holds_pictures(table: TableFile, column: str) -> bool:
+    """Whether a column holds pictures, which stay in the file, and not paths; the first that is not null tells.
 
     Some writers leave paths as bytes, others pictures as text (base64).
     """
-    kind = file.schema_arrow.field(column).type
-    binary = _holds_bytes(path, kind, column)
-    if pa.types.is_nested(_value_type(kind)):
+    kind = table.schema.field(column).type
+    binary = _holds_bytes(table.path, kind, column)
+    if pa.types.is_nested(value_type(kind)):
         return binary
-    groups = range(file.num_row_groups)  # one by one: a later one may be damaged
-    parts = (part for group in groups for part in file.iter_batches(FEW_ROWS, row_groups=[group], columns=[column]))
-    cell = next((cells[0].as_py() for part in parts if len(cells := part[0].drop_null())), None)
+    cell = table.first_value(column)
     if cell is None or not binary:
         return binary if cell is None else is_inline(cell)
     return not (0 < len(cell) < 4096 and is_path(cell))

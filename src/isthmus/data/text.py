@@ -1,53 +1,100 @@
 """Text files, read in one way everywhere: UTF-8 with or without a byte-order mark, lines that end at LF or CRLF.
 
-Python's `str.splitlines` also breaks at eight other characters, which occur in captions and names, so it is not used. A
-line with white space alone is blank. Blank lines are ignored, except inside a list whose lines are identified by number
-(`read_lines`).
+Python's `str.splitlines` also breaks at eight other characters, which captions and names hold: it is used nowhere.
+A line is blank where it holds white space alone. Blank lines count for nothing, except inside a list whose lines
+belong to something by their number (`read_lines`). Packed files (.gz, .bz2, .zst) are unpacked as they are read.
 """
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from isthmus.errors import InputError
+from isthmus.errors import BadFile, InputError
+from isthmus.owned import regular
 
 MAX_FILE = 1024**3  # bytes of a file that is read whole
 MAX_LINE = 256 * 1024**2  # bytes of a line of a table, which may hold a picture in base64
+FREE_UNPACKED = 2**22  # bytes that a packed file of any size may hold
+MAX_UNPACKED = 50  # bytes for a byte of a packed file; captions are packed to a third or a tenth
 WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # marks of encodings that are no UTF-8
 BOM = b"\xef\xbb\xbf"
 
 
+def _zstd(path: Path) -> Any:
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+
+
+PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".zst": _zstd}
+
+
+def bare_name(path: str | os.PathLike[str]) -> str:
+    """A file's name in small letters, without the ending that says how it is packed."""
+    name = os.path.basename(os.fspath(path)).lower()
+    return name.removesuffix(packing(name) or "")
+
+
+def packing(path: str | os.PathLike[str]) -> str | None:
+    """The ending that says how a file is packed; None where it is not."""
+    return next((ending for ending in PACKED if os.fspath(path).lower().endswith(ending)), None)
+
+
+@contextmanager
+def unpacked(path: str | os.PathLike[str]) -> Iterator[tuple[Any, int]]:
+    """A text file that is open for reading bytes, and how many there may be. Only files: a pipe would not end.
+
+    Raises `InputError` for what is no file, `BadFile` for one that cannot be read, also in its midst.
+    """
+    ending = packing(path)
+    try:
+        file = regular(path)
+        most = FREE_UNPACKED + MAX_UNPACKED * file.stat().st_size if ending else 2**63
+        with PACKED[ending](file) if ending else open(file, "rb") as opened:
+            yield opened, most
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise BadFile(f"{path}: cannot be read as text ({error}).") from None
+
+
 def read_text(path: str | os.PathLike[str], most: int = MAX_FILE) -> str:
-    """A whole text file (`.gz`: unpacked), without its byte-order mark; line ends are left as they are.
+    """A whole text file, without its byte-order mark; line ends are left as they are.
 
     Raises `InputError`, naming the file and the byte, for one that cannot be read, is too large or no UTF-8.
     """
-    try:
-        with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
-            data = file.read(most + 1)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read as text ({error}).") from None
+    with unpacked(path) as (file, bound):
+        data = file.read(min(most, bound) + 1)
+    if len(data) > bound:
+        raise _bomb(path, bound)
     if len(data) > most:
         raise InputError(f"{path}: more than {most:,} bytes, too many for a text that is read whole.")
     return decode_text(data, f"{path}")
 
 
+def _bomb(path: Any, bound: int) -> BadFile:
+    return BadFile(f"{path}: unpacked, it has more than {bound:,} bytes, too many for so small a file. Unpack it.")
+
+
 def decode_text(data: bytes, where: str) -> str:
     """UTF-8 without its byte-order mark. Raises `InputError` that begins with `where`."""
     if data[:2] in WIDE:
-        raise InputError(f"{where} is {WIDE[data[:2]]}, not UTF-8. Save it as UTF-8 (iconv -f UTF-16 -t UTF-8).")
+        raise BadFile(f"{where} is {WIDE[data[:2]]}, not UTF-8. Save it as UTF-8 (iconv -f UTF-16 -t UTF-8).")
     try:
         return data.removeprefix(BOM).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 ({error}). Save it as UTF-8 (iconv -f LATIN1 -t UTF-8).") from None
+        raise BadFile(f"{where} is not UTF-8 ({error}). Save it as UTF-8 (iconv -f LATIN1 -t UTF-8).") from None
 
 
 def split_lines(text: str) -> list[str]:
@@ -73,10 +120,14 @@ def iter_lines(path: str | os.PathLike[str]) -> Iterator[str]:
 
     Raises `InputError`, naming the line, for one that is longer than `MAX_LINE` or no UTF-8.
     """
-    with open(path, "rb") as file:
-        for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+    with unpacked(path) as (file, bound):
+        longest, read = min(MAX_LINE, bound), 0
+        for number, raw in enumerate(iter(lambda: file.readline(longest + 1), b""), 1):
+            read += len(raw)
+            if read > bound:
+                raise _bomb(path, bound)
             if len(raw) > MAX_LINE:
-                raise InputError(f"{path}: line {number} has more than {MAX_LINE:,} bytes.")
+                raise BadFile(f"{path}: line {number} has more than {MAX_LINE:,} bytes.")
             yield decode_text(raw, f"{path}: line {number}") if number == 1 else _decoded(raw, path, number)
 
 
@@ -84,7 +135,7 @@ def _decoded(raw: bytes, path: str | os.PathLike[str], number: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: line {number} is not UTF-8 ({error}). Save it as UTF-8.") from None
+        raise BadFile(f"{path}: line {number} is not UTF-8 ({error}). Save it as UTF-8.") from None
 
 
 def parse_json(text: str) -> Any:
@@ -108,7 +159,7 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
         try:
             record = parse_json(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: line {number} cannot be read as JSON ({error}).") from None
+            raise BadFile(f"{path}: line {number} cannot be read as JSON ({error}).") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}: line {number} is not a JSON object, {{…}}.")
         yield number, record
@@ -121,4 +172,4 @@ def read_json_strictly(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
+        raise BadFile(f"{path}: cannot be read as JSON ({error}).") from None

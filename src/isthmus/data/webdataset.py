@@ -18,7 +18,8 @@ from isthmus.data.sources import TarMembers
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.tar_end import check_end
 from isthmus.data.text import decode_text, parse_json, read_entries, read_lines
-from isthmus.errors import InputError
+from isthmus.errors import BadFile, InputError
+from isthmus.owned import regular
 
 MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # WebDataset's rule: the first dot of a name ends the key
 MAX_TEXT = 16 * 1024**2
@@ -43,7 +44,7 @@ def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None
     for number, (shard, path) in enumerate(shards.items()):
         split = SYNONYMS.get(PurePosixPath(shard).parent.name.lower()) or into.reading.split
         try:
-            with open(path, "rb") as file:
+            with open(regular(path), "rb") as file:
                 known = len(into.intake.skipped)
                 samples = _samples(into.intake, shard, path, file)
                 if not samples and len(into.intake.skipped) == known:
@@ -53,7 +54,7 @@ def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None
                     members += [(number, *one) for one in found[:1]]
                     extra = [name for name in sample if f".{name}" in EXTENSIONS][1:]
                     notes += [f"{path}: of {key}, {name} is not used." for name in extra if found]
-        except OSError as error:
+        except (OSError, BadFile) as error:
             into.intake.skip(shard, f"{path} cannot be read ({error}).")
     into.notes += notes[:SHOWN]
     if len(notes) > SHOWN:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from isthmus.data.budget import BATCH_BYTES, resized_bytes, too_long
+from isthmus.data.budget import BATCH_BYTES, resized_bytes
 from isthmus.data.images import OUT_OF_MEMORY, BadImage
 from isthmus.data.pairs import Pairs
 from isthmus.data.ragged import Ragged, join_ragged
@@ -71,8 +71,9 @@ def encode_unit(
         for batch in prepared:
             result.bad += batch.bad
             for n, chosen, inputs in batch.inputs:
-                parts[n].append(networks[n].encode(inputs))
-                rows[n] += chosen
+                for kept, features in _encoded(networks[n], unit, chosen, inputs, result.bad):
+                    parts[n].append(features)
+                    rows[n] += kept
             tick(batch.items)
     for network, chosen, batches in zip(networks, rows, parts, strict=True):
         result.fresh += len(chosen)
@@ -80,6 +81,43 @@ def encode_unit(
             owned = view.modality, view.fingerprint
             result.features.append((*owned, unit.keys[chosen], _joined(features)))
     return result
+
+
+def _encoded(
+    network: Network, unit: Unit, chosen: list[int], inputs: Any, bad: list[tuple[int, str]]
+) -> list[tuple[list[int], list[np.ndarray | Ragged]]]:
+    """(positions, features by view) of one batch; images that the network fails on by themselves are added to `bad`.
+
+    If it fails on every one of several, the network is at fault, and its error is raised; so is one of a text.
+    """
+    try:
+        return [(chosen, network.encode(inputs))]
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(unit.items[chosen[0]], str) or isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        if len(chosen) == 1:
+            bad.append((int(unit.items[chosen[0]]), f"cannot be encoded: {_in_words(error)}"))
+            return []
+        failed: list[tuple[int, str]] = []
+        each = [
+            found
+            for row, position in enumerate(chosen)
+            for found in _encoded(network, unit, [position], _row(inputs, row, len(chosen)), failed)
+        ]
+        if not each:
+            raise
+        bad += failed
+        return each
+
+
+def _row(inputs: Any, row: int, count: int) -> Any:
+    """The inputs of one item of a batch of `count`."""
+    batched = {name: hasattr(value, "__len__") and len(value) == count for name, value in inputs.items()}
+    return {name: value[row : row + 1] if batched[name] else value for name, value in inputs.items()}
+
+
+def _in_words(error: Exception) -> str:
+    return OUT_OF_MEMORY if isinstance(error, MemoryError) else " ".join(str(error).split()) or type(error).__name__
 
 
 def _joined(batches: Sequence[Any]) -> np.ndarray | Ragged:
@@ -137,14 +175,13 @@ def _prepared(
     """(positions, tensors) of these items; an image that fails is identified and added to `bad`."""
     try:
         return [(chosen, network.prepare([ready[i] for i in chosen]))]
-    except IsthmusError:  # an error of the encoder, independent of the picture
-        raise
     except Exception as error:
-        if isinstance(unit.items[chosen[0]], str):
+        of_encoder = isinstance(error, IsthmusError) and not isinstance(error, BadImage)  # whatever the picture
+        if of_encoder or isinstance(unit.items[chosen[0]], str):
             raise
         if len(chosen) == 1:
-            said = OUT_OF_MEMORY if isinstance(error, MemoryError) else " ".join(str(error).split())
-            bad.append((int(unit.items[chosen[0]]), f"cannot be preprocessed: {said or type(error).__name__}"))
+            why = error.reason if isinstance(error, BadImage) else f"cannot be preprocessed: {_in_words(error)}"
+            bad.append((int(unit.items[chosen[0]]), why))
             return []
     return [part for i in chosen for part in _prepared(network, unit, [i], ready, bad)]
 
@@ -182,10 +219,7 @@ def _item(pairs: Pairs, unit: Unit, i: int) -> Any:
     data = pairs.read_bytes(int(item))
     if pairs.content_hash(data, int(item)) != unit.keys[i].tobytes().hex():
         raise BadImage("changed while it was being embedded; run the same command again.")
-    picture = pairs.picture(int(item), data)
-    if isinstance(picture, Image.Image) and (reason := too_long(picture)):
-        raise BadImage(reason)
-    return picture
+    return pairs.picture(int(item), data)
 
 
 def in_order(

@@ -13,10 +13,11 @@ from isthmus.data.feature_pairs import SIDES
 from isthmus.data.pairs import Pairs
 from isthmus.data.ragged import Ragged
 from isthmus.data.tables import Frame
-from isthmus.embedding.networks import by_network, load_all, states_bytes
+from isthmus.embedding.networks import by_network, load_all, preparable, states_bytes
 from isthmus.embedding.run import TEXT, chosen_pairs, readable
 from isthmus.embedding.work_plan import caption_batches, image_batches, unit_items
 from isthmus.encoders import Encoder, encode_views
+from isthmus.encoders.lengths import cut_notes
 from isthmus.encoders.uri import STATES
 
 IMAGE = SIDES[0]
@@ -32,6 +33,7 @@ class EmbedPlan:
     others: counts of items of further modalities.
     memory: bytes of weights, of one image batch's pixels and of one unit's features, of all encoders together.
     seconds: from a timed sample of up to 32 images and 256 captions per network, decoding included.
+    notes: how many captions each text encoder cuts at its limit.
     """
 
     images: int
@@ -43,6 +45,7 @@ class EmbedPlan:
     seconds: float
     estimated: list[str] = field(default_factory=list)
     others: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = {"images": self.images} if self.images or not self.others else {}
@@ -100,7 +103,9 @@ def plan(
     images = len(pairs.side(IMAGE)) if IMAGE in pairs.modalities else 0
     rows = images, pairs.captions.num_rows, len(distinct)
     others = {m: len(pairs.side(m)) for m in pairs.modalities if m != IMAGE}
-    return EmbedPlan(*rows, sum(stored.values()), stored, memory, seconds, estimated, others)
+    readers = [views[0] for views in by_network(sides.get(TEXT, []))]
+    notes = cut_notes(readers, pairs.captions["caption"].to_pylist())
+    return EmbedPlan(*rows, sum(stored.values()), stored, memory, seconds, estimated, others, notes)
 
 
 def _sampled(views: list[Encoder], pairs: Pairs, captions: list[str], batch_size: int | None) -> _Sample:
@@ -109,11 +114,12 @@ def _sampled(views: list[Encoder], pairs: Pairs, captions: list[str], batch_size
     of_files = modality != TEXT
     started, most = time.perf_counter(), 0
     found: dict[str, list[int]] = {view.fingerprint: [] for view in views if view.pool == STATES}
-    items = readable(pairs.side(modality), range(32)) if of_files else sorted(captions[:256], key=len)
+    some = preparable(views[0], readable(pairs.side(modality), range(32))) if of_files else []
+    items = some if of_files else sorted(captions[:256], key=len)
     device = views[0].device
     ends = image_batches(len(items), batch_size, device) if of_files else caption_batches(items, batch_size)
     for start, stop in pairwise([0, *ends.tolist()]):
-        inputs = views[0].preprocess(items[start:stop])
+        inputs = views[0].prepare(items[start:stop])
         for view, features in zip(views, encode_views(views, inputs), strict=True):
             if isinstance(features, Ragged):
                 found[view.fingerprint] += features.lengths.tolist()

@@ -31,7 +31,7 @@ class Network:
 
     def prepare(self, items: Sequence[Any]) -> Inputs:
         """The inputs of one batch of decoded images, or of captions, which are padded to the longest of them."""
-        return self.views[0].preprocess(items)
+        return self.views[0].prepare(items)
 
     def encode(self, inputs: Inputs) -> list[np.ndarray | Ragged]:
         """Features of one batch by every view, float32 [n, width_i] each, or sequences of states."""
@@ -64,6 +64,17 @@ def load_all(image: Any, text: Any, encoders: Any = (), **options: Any) -> dict[
     return found
 
 
+def preparable(view: Encoder, items: list[Any]) -> list[Any]:
+    """The items that an encoder can preprocess: a sample must not fail because of one picture."""
+    if view.modality != "image":
+        return items
+    try:
+        view.prepare(items)
+        return items
+    except Exception:  # whatever a library raises on a strange picture; the run will list it
+        return [one for item in items for one in preparable(view, [item])] if len(items) > 1 else []
+
+
 def states_bytes(views: Sequence[Encoder]) -> int:
     """Bytes in float32 of the states of one item, at most, of all views that give them; 0 where none does."""
     return sum(4 * view.width * (view.most_tokens or MOST_TOKENS) for view in views if view.pool == STATES)
@@ -90,10 +101,10 @@ def choose_autocast(
     fast = {"compute_dtype": "bfloat16 autocast"}
     if precision == "bf16":
         return torch.bfloat16, fast
-    items = sample()
+    items = preparable(views[0], sample())
     if not items:
         return None, {}
-    inputs = views[0].preprocess(items)
+    inputs = views[0].prepare(items)
     both = zip(encode_views(views, inputs), encode_views(views, inputs, torch.bfloat16), strict=True)
     cosine = min(_least_cosine(_rows(exact), _rows(quick)) for exact, quick in both)
     if not cosine >= LEAST_COSINE:  # NaN included

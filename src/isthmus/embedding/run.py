@@ -18,7 +18,7 @@ from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
 from isthmus.embedding.content_index import Contents, captions_of, lacking
 from isthmus.embedding.engines import check_engine, encode_all, hash_all
-from isthmus.embedding.networks import Network, by_network, choose_autocast, load_all, states_bytes
+from isthmus.embedding.networks import Network, by_network, choose_autocast, load_all, preparable, states_bytes
 from isthmus.embedding.work_plan import caption_batches, cut, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
 from isthmus.encoders.lengths import cut_notes
@@ -171,7 +171,7 @@ def readable(pairs: Pairs, rows: Sequence[int]) -> list[Any]:
     """The images of these rows that can be decoded."""
     images = []
     for row in rows[: len(pairs)]:
-        with suppress(BadImage):
+        with suppress(BadImage, MemoryError):
             images.append(pairs.decode(row))
     return images
 
@@ -189,8 +189,11 @@ def _announced(
 
 def _cost(views: list[Encoder], sample: Callable[[], list[Any]]) -> list[dict[str, Any]]:
     """The cost of an item for the views of a network; callables are not called for it, because they may count calls."""
-    items = sample()[:COUNTED] if any(True for _ in views[0].network.parameters()) else []
-    cost = encoder_cost(views, items)
+    items = preparable(views[0], sample()[:COUNTED]) if any(True for _ in views[0].network.parameters()) else []
+    try:
+        cost = encoder_cost(views, items)
+    except (MemoryError, RuntimeError):  # of an image that the run will list, or of a network that fails there too
+        cost = encoder_cost(views, [])
     return [{"uri": str(view.uri), "fingerprint": view.fingerprint, **cost} for view in views]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from isthmus.data.budget import PICTURES, USUAL_SIDE, resized_bytes, too_much
 from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.images import BadImage
 from isthmus.data.ragged import Ragged
 from isthmus.encoders.fingerprint import digest, view_fingerprint
 from isthmus.encoders.modality import MODALITIES, Modality, ModalitySpec, spec_of
@@ -65,6 +69,8 @@ class Encoder:
     licence: str | None = None
     revision: str | None = None
     rate_hz: float | None = None
+    side = USUAL_SIDE  # pixels of a picture as the network sees it, if it were a square
+    pads = False  # whether its preprocessing may make a picture a square first
     cls_last = False  # whether the token that represents a whole text is its last
 
     def __init__(
@@ -96,6 +102,19 @@ class Encoder:
     def spec(self) -> ModalitySpec:
         """The specification of the encoder's modality."""
         return spec_of(self.modality)
+
+    def prepare(self, items: Sequence[Any]) -> Inputs:
+        """`preprocess`, within the budget that all pictures of the process share.
+
+        Raises `BadImage` for one that would become too much in this encoder (`isthmus.data.budget.too_much`).
+        """
+        items = self.spec.read(items)
+        pictures = [item for item in items if isinstance(item, Image.Image)]
+        for picture in pictures:
+            if reason := too_much(picture, self.side, self.pads):
+                raise BadImage(reason)
+        with PICTURES.taking(sum(resized_bytes(picture, self.side, self.pads) for picture in pictures)):
+            return self.preprocess(items)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
         """Images (PIL, or tensors [3, H, W]) or strings to the tensors of a batch, on the CPU.
@@ -134,7 +153,7 @@ class Encoder:
             order.sort(key=lengths.__getitem__)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            features[rows] = encode_views([self], self.preprocess([items[i] for i in rows]))[0]
+            features[rows] = encode_views([self], self.prepare([items[i] for i in rows]))[0]
         return features
 
     def states(
@@ -156,7 +175,7 @@ class Encoder:
         if not chosen or (None in chosen and not self._token_width):
             raise UsageError(f"{self.uri}: {'gives no tokens' if chosen else 'name at least one layer'}.")
         places = [layer if layer is None else self._resolve_layer(layer) for layer in chosen]
-        inputs = dict(items) if isinstance(items, Mapping) else self.preprocess(items)
+        inputs = dict(items) if isinstance(items, Mapping) else self.prepare(items)
         output = self.run(inputs, layers=any(place is not None for place in places), autocast=autocast)
         found = [output.tokens if place is None else output.layers[place] for place in places]
         return States.of(found, output.mask, rate_hz=self.rate_hz, prefix=output.prefix)  # type: ignore[arg-type]
@@ -280,7 +299,8 @@ class Encoder:
     def _measure(self) -> None:
         """Learn the widths from one small forward pass, so that no source has to state them."""
         try:
-            output = self.run(self.preprocess([self.spec.probe()]), layers=True)
+            inputs = self.preprocess([self.spec.probe()])
+            output = self.run(inputs, layers=True)
             pair = self.run(self.preprocess([self.spec.probe(), self.spec.probe()]), layers=True)
         except (RuntimeError, AssertionError, ValueError) as error:
             if self.uri.size is None:
@@ -292,6 +312,8 @@ class Encoder:
                 f"{self.uri}: gives other features each time it encodes the same {self.modality}, so they cannot"
                 " be compared: its network or its preprocessing is random."
             )
+        values = [value.numel() for value in inputs.values() if isinstance(value, Tensor) and value.is_floating_point()]
+        self.side = max(self.side, math.ceil(math.sqrt(max(values, default=0) / 3)))
         self._layer_widths = [layer.shape[-1] for layer in output.layers]
         self._token_width = 0 if output.tokens is None else output.tokens.shape[-1]
         self._pooled_width = None if output.pooled is None else output.pooled.shape[-1]

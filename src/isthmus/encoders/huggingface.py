@@ -107,6 +107,7 @@ class HFImageEncoder(Encoder):
         trust_remote_code: bool,
     ) -> None:
         self.processor, settings = load_processor(folder, uri, trust_remote_code)
+        self.pads = bool(getattr(self.processor, "do_pad", False))
         takes = inspect.signature(network.forward).parameters
         self._needed = [
             name for name, one in takes.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.images import BadImage
+from isthmus.encoders.pictures import encode_each, reason
 from isthmus.errors import InputError
 from isthmus.evaluation.datasets.questions import NONE, Question, QuestionImage, Questions
 from isthmus.evaluation.inputs import Given, opened
@@ -146,21 +146,18 @@ def score(
 def _encode_pictures(
     model: Any, pictures: Sequence[QuestionImage], batch_size: int
 ) -> tuple[dict[QuestionImage, int], list[np.ndarray], dict[QuestionImage, str]]:
-    """The row of each picture, the embeddings, and why the other pictures could not be read."""
-    row: dict[QuestionImage, int] = {}
+    """The row of each picture, their embeddings, and why the others could not be read."""
     bad: dict[QuestionImage, str] = {}
-    embeddings = []
-    for start in range(0, len(pictures), batch_size):
-        loaded = []
-        for picture in pictures[start : start + batch_size]:
-            try:
-                loaded.append(picture.load())
-                row[picture] = len(row)
-            except BadImage as error:
-                bad[picture] = error.reason
-        if loaded:
-            embeddings.append(model.encode_image(loaded, batch_size=batch_size))
-    return row, embeddings, bad
+    some = encode_each(
+        len(pictures),
+        lambda row: pictures[row].load(),
+        lambda loaded: model.encode_image(loaded, batch_size=batch_size),
+        lambda row, error: bad.__setitem__(pictures[row], reason(error)),
+        batch_size,
+    )
+    found = list(some)
+    kept = [number for rows, _ in found for number in rows]
+    return {pictures[number]: row for row, number in enumerate(kept)}, [embedded for _, embedded in found], bad
 
 
 def _choose(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -> dict[str, QuestionTally]:

@@ -23,7 +23,6 @@ from isthmus.evaluation.inputs import (
     label_classes,
     named,
     opened,
-    read_first,
 )
 from isthmus.evaluation.pages.diagnosis import write_report
 from isthmus.evaluation.tasks import Prompts, task
@@ -35,7 +34,7 @@ from isthmus.metrics.results import Result, result
 from isthmus.metrics.scores import group_vector
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store import Store
-from isthmus.store.opening import holds_features
+from isthmus.store.opening import holds_features, read_first
 
 SPREAD = 20_000  # rows on which uniformity is measured, which compares all with all
 
@@ -99,7 +98,8 @@ def diagnose(
     if against is not None:
         found.audit = audit(model, data, against, split=split, ids=embedded.image_ids, near=near)
         _novelty(found, embedded, resampling)
-    plain = found.to_dict() | {"definition": DEFINITION, "skipped": embedded.skipped, **resampling}
+    about = {"definition": DEFINITION, "skipped": embedded.skipped, "notes": embedded.notes}
+    plain = found.to_dict() | about | resampling
     written = result(plain, dataset=named(data), model=name, task="diagnose")
     if report is not None:
         write_report(found, written, Path(report))

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from isthmus.data.columns import Columns
-from isthmus.evaluation.inputs import Given, read_first
+from isthmus.evaluation.inputs import Given
 from isthmus.evaluation.labelled import Labelled
 from isthmus.evaluation.probes import DRAWS, Correct, Probed, frozen_and_projected
 from isthmus.evaluation.tasks import task
 from isthmus.metrics.nearest import top_k
 from isthmus.metrics.results import Result
 from isthmus.metrics.scores import unit_rows
+from isthmus.store.opening import read_first
 
 SHOTS = (1, 2, 4, 8, 16)
 

@@ -13,11 +13,11 @@ import numpy as np
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.folders import readable
 from isthmus.data.groups import by_appearance, whole_groups
-from isthmus.data.images import BadImage
 from isthmus.data.labels import check_classes, class_names
 from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
-from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.encoders.pictures import encode_each, reason
+from isthmus.errors import InputError, did_you_mean
 from isthmus.evaluation.labelled import stored_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.modality import spec_of, table_of
@@ -25,7 +25,7 @@ from isthmus.models.dual_encoder import DualEncoder
 from isthmus.progress import progress_bar, watched
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids, read_ids
-from isthmus.store.opening import holds_features, open_pairs, open_source
+from isthmus.store.opening import open_source
 
 Data = FeaturePairs | Pairs | Frame | str | Path  # what most tasks take; a store by its folder
 
@@ -78,19 +78,6 @@ class Embedded:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     class_folders: list[str] = field(default_factory=list)
-
-
-def read_first(data: Any, **reading: Any) -> Any:
-    """`data` as it is, or read as pairs if options of `read_pairs` are given (`columns`, `images`, …).
-
-    Raises `UsageError` for such options of a store or arrays.
-    """
-    given = {name: value for name, value in reading.items() if value is not None}
-    if not given:
-        return data
-    if holds_features(data):
-        raise UsageError(f"{named(data)}: holds features: {', '.join(given)} are for reading pairs.")
-    return open_pairs(data, captions="optional", **given)
 
 
 def embed_for_evaluation(
@@ -235,23 +222,30 @@ def embed_items(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embed
     """
     ids = pairs.images["id"].to_pylist()
     found = EmbeddedItems(np.zeros((0, model.width), np.float32), [], [], [])
+    hashes: dict[int, str] = {}
+
+    def read(row: int) -> Any:
+        data = pairs.read_bytes(row)
+        hashes[row] = pairs.content_hash(data, row)
+        return pairs.picture(row, data)
+
+    some = encode_each(
+        len(ids),
+        read,
+        lambda items: model.encode(pairs.modality, items, batch_size=batch_size),
+        lambda row, error: found.skipped.append((ids[row], reason(error))),
+        batch_size,
+    )
     embeddings = []
-    for start in progress_bar(watched(), range(0, len(ids), batch_size), desc="items", unit="batch", leave=False):
-        items = []
-        for index in range(start, min(start + batch_size, len(ids))):
-            try:
-                data = pairs.read_bytes(index)
-                items.append(pairs.picture(index, data))
-                found.kept.append(index)
-                found.hashes.append(pairs.content_hash(data, index))
-            except BadImage as error:
-                found.skipped.append((ids[index], error.reason))
-        if items:
-            embeddings.append(model.encode(pairs.modality, items, batch_size=batch_size))
+    with progress_bar(watched(), total=len(ids), desc="items", unit="item", leave=False) as bar:
+        for rows, embedded in some:
+            found.kept += rows
+            embeddings.append(embedded)
+            bar.update(len(rows))
     if not embeddings:
         kind = table_of(pairs.modality)
         raise InputError(f"None of the {len(ids):,} {kind} could be read; the first: {found.skipped[:1]}.")
-    found.emb = np.concatenate(embeddings)
+    found.emb, found.hashes = np.concatenate(embeddings), [hashes[row] for row in found.kept]
     return found
 
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isthmus.data.columns import Columns
-from isthmus.evaluation.inputs import Given, read_first
+from isthmus.evaluation.inputs import Given
 from isthmus.evaluation.labelled import Labelled
 from isthmus.evaluation.probes import Correct, Probed, frozen_and_projected
 from isthmus.evaluation.tasks import task
 from isthmus.metrics.probing import KS, knn_correct
 from isthmus.metrics.results import Result
+from isthmus.store.opening import read_first
 
 
 @task(primary="knn_acc1@10")

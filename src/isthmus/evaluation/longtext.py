@@ -19,13 +19,13 @@ from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.datasets.dci import read_dci
 from isthmus.evaluation.datasets.docci import read_docci
 from isthmus.evaluation.datasets.urban1k import read_urban1k
-from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened, read_first
+from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened
 from isthmus.evaluation.retrieval import COLUMNS
 from isthmus.evaluation.tasks import task
 from isthmus.metrics.results import Result, result
 from isthmus.metrics.retrieval import Ranks, ranks, retrieval
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.store.opening import holds_features
+from isthmus.store.opening import holds_features, read_first
 
 CUTS = (16, 32, 64, 77, 128, 256, 512, 1024, 2048)  # 77 is what CLIP reads
 FEWEST = 20  # captions in a bin of lengths
@@ -83,7 +83,7 @@ def longtext(
         results.append(result(found, dataset=named(data), model=name, task="zeroshot_retrieval"))
     last = results[-1]
     last["by_length"] = by_length(ranks(embedded.image, text, embedded.image_of), lengths)
-    last["skipped"], last["notes"] = embedded.skipped, _notes(model, lengths, longest)
+    last["skipped"], last["notes"] = embedded.skipped, embedded.notes + _notes(model, lengths, longest)
     if report is not None:
         from isthmus.evaluation.pages.longtext import write_report
 

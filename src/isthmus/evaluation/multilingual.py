@@ -21,7 +21,7 @@ from isthmus.evaluation.datasets.languages import CaptionsByLanguage
 from isthmus.evaluation.datasets.multi30k import read_multi30k
 from isthmus.evaluation.datasets.xm3600 import read_xm3600
 from isthmus.evaluation.datasets.xtd10 import read_xtd10
-from isthmus.evaluation.inputs import Data, Embedded, Given, embed_for_evaluation, named, opened, read_first
+from isthmus.evaluation.inputs import Data, Embedded, Given, embed_for_evaluation, named, opened
 from isthmus.evaluation.longtext import without_features
 from isthmus.evaluation.retrieval import COLUMNS as RETRIEVAL
 from isthmus.evaluation.tasks import task
@@ -30,6 +30,7 @@ from isthmus.files import read_json
 from isthmus.metrics.results import Result, result
 from isthmus.metrics.retrieval import retrieval
 from isthmus.metrics.zeroshot import class_embeddings, zeroshot
+from isthmus.store.opening import read_first
 
 UNNAMED = "en"  # the language of captions without one, as in CLIP_benchmark
 UNREADABLE = 0.5  # share of unknown tokens above which a language is refused
@@ -105,6 +106,7 @@ def multilingual(
         raise InputError(refused[0][1])
     if not results:
         raise InputError(f"{named(data)}: no captions in any language, and no class names (--classes) either.")
+    results[0]["notes"] = embedded.notes + results[0]["notes"]
     results[-1]["skipped"] = [*embedded.skipped, *refused]
     return results
 

@@ -35,7 +35,7 @@ DEFINITION = (
 )
 Correct = dict[str, np.ndarray]  # metric -> share of right answers of each test image, float64 [m]
 Probed = FeaturePairs | Pairs | Frame | str | Path
-Sides = tuple[Labelled, Labelled, list[tuple[str, str]]]  # train, test, skipped
+Sides = tuple[Labelled, Labelled, list[tuple[str, str]], list[str]]  # train, test, skipped, remarks
 
 
 def frozen_and_projected(
@@ -52,7 +52,7 @@ def frozen_and_projected(
     model, name = opened(model, encoders=not holds_features(data))
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
-        train, test, left_out = _sides(model, data, split, folder)
+        train, test, left_out, remarks = _sides(model, data, split, folder)
     for part in (train, test):
         check_classes([str(label) for label in np.unique(part.labels)], named(data), read=False)
     frozen = answer(train, test)
@@ -68,6 +68,7 @@ def frozen_and_projected(
         metrics, ci95 = _accuracies(correct, test.groups, bootstrap, seed)
         found = {"metrics": metrics, "ci95": ci95, "features": features, **shared}
         results.append(result(found, dataset=named(data), model=name, task=task))
+    results[0]["notes"] = remarks
     results[-1] |= {"projected_minus_frozen": compared, "notes": [_in_words(compared)], "skipped": []}
     return results
 
@@ -103,15 +104,17 @@ def _sides(model: DualEncoder, data: Probed, split: str, out: Path) -> Sides:
     if isinstance(data, FeaturePairs) or (isinstance(data, str | Path) and holds_features(data)):
         pairs_of = data if isinstance(data, FeaturePairs) else stored_pairs(model, open_store(data))
         train, test = map(from_features, _parts(pairs_of, split))
-        return train, test, []
-    pairs = {part: _labelled_pairs(data, part) for part in ("train", split)}
+        return train, test, [], []
+    read = {part: _labelled_pairs(data, part) for part in ("train", split)}
+    pairs = {part: some for part, (some, _) in read.items()}
     path = Path(named(data))
     if {*pairs["train"].images["id"].to_pylist()} & {*pairs[split].images["id"].to_pylist()}:
         raise InputError(f"{named(data)}: has no split train apart from {split}; a probe must not test on what it saw.")
     store = out / "features" / canonical(path.stem if path.is_file() else path.name)
     stores = {part: embedded(model, some, store) for part, some in pairs.items()}
     train, test = (from_store(model, some, stores[split]) for some in pairs.values())
-    return train, test, [item for part, some in pairs.items() for item in skipped(some, stores[part])]
+    remarks = dict.fromkeys(note for some, notes in read.values() for note in (*notes, *some.notes))
+    return train, test, [item for part, some in pairs.items() for item in skipped(some, stores[part])], list(remarks)
 
 
 def _parts(data: FeaturePairs, split: str) -> tuple[FeaturePairs, FeaturePairs]:
@@ -123,8 +126,8 @@ def _parts(data: FeaturePairs, split: str) -> tuple[FeaturePairs, FeaturePairs]:
     return data.subset(name == "train"), data.subset(name == split)
 
 
-def _labelled_pairs(data: Any, split: str) -> Pairs:
-    """The images of one split; captions are dropped, so that they are not encoded in vain."""
+def _labelled_pairs(data: Any, split: str) -> tuple[Pairs, list[str]]:
+    """The images of one split, without captions, which would be encoded for nothing; remarks on the set."""
     path = Path(data) if isinstance(data, str | Path) else None
     if path is not None and path.is_dir():
         inside = sorted(child.parent.name for child in path.glob(f"*/{CLASSES}"))
@@ -133,7 +136,7 @@ def _labelled_pairs(data: Any, split: str) -> Pairs:
         one = open_set(canonical(path.name), path, split)
         if one.task != "zeroshot_classification":
             raise InputError(f"{path}: a set for retrieval; a probe needs labels.")
-        return one.pairs
+        return one.pairs, one.notes
     pairs = data if isinstance(data, Pairs) else read_pairs(data, captions="optional")
     pairs = pairs.filter(split=split)
-    return pairs.having(pairs.images, pairs.captions.slice(0, 0))
+    return pairs.having(pairs.images, pairs.captions.slice(0, 0)), []

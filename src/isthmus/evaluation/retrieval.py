@@ -9,12 +9,12 @@ from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import UsageError
-from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened, read_first
+from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened
 from isthmus.evaluation.protocols import find_protocol
 from isthmus.evaluation.tasks import task
 from isthmus.metrics.results import Result, result
 from isthmus.metrics.retrieval import retrieval as rank
-from isthmus.store.opening import holds_features
+from isthmus.store.opening import holds_features, read_first
 
 COLUMNS = (
     *("image_retrieval_recall@1", "text_retrieval_recall@1"),

@@ -11,8 +11,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from isthmus.data.images import BadImage
-from isthmus.errors import InputError
+from isthmus.encoders.pictures import reason
+from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.inputs import Given, named, opened
 from isthmus.evaluation.protocols import find_protocol
 from isthmus.evaluation.tasks import Prompts, task
@@ -208,11 +208,14 @@ def segmentation(
     for index in progress_bar(watched(), range(len(masked)), unit="image"):
         try:
             image = masked.image(index)
-        except BadImage as error:
-            skipped.append((masked.ids[index], error.reason))
+            scores = segmenter.scores(image)
+            labels = segmenter.labels(scores, image.height, image.width)
+        except UsageError:
+            raise
+        except Exception as error:  # of a library too, whatever it may be, or for want of memory
+            skipped.append((masked.ids[index], reason(error)))
             continue
-        scores = segmenter.scores(image)
-        tally.add(masked.mask(index, image.size), segmenter.labels(scores, image.height, image.width), scores)
+        tally.add(masked.mask(index, image.size), labels, scores)
         rows.append(index)
     if not rows:
         raise InputError(f"None of the {len(masked):,} images could be read; the first: {skipped[:1]}.")

@@ -16,12 +16,12 @@ from isthmus.evaluation.inputs import (
     match_labels,
     named,
     opened,
-    read_first,
     zeroshot_labels,
 )
 from isthmus.evaluation.tasks import Prompts, task
 from isthmus.metrics.results import Result, result
 from isthmus.metrics.zeroshot import load_templates
+from isthmus.store.opening import read_first
 
 COLUMNS = ("acc1", "acc5", "mean_per_class_recall")
 

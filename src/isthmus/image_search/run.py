@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -11,6 +12,7 @@ import pyarrow as pa
 from PIL import Image
 from tabulate import tabulate
 
+from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.frames import as_pandas
 from isthmus.data.pairs import Pairs, read_pairs
@@ -26,7 +28,7 @@ from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report import Picture, notebook
 from isthmus.report.contact_sheet import check_image_name, contact_sheet
 from isthmus.store import Store, open_store
-from isthmus.store.opening import holds_features
+from isthmus.store.opening import holds_features, read_first
 
 
 class Hit(TypedDict):
@@ -96,6 +98,11 @@ def search(
     *,
     k: int = 20,
     out: str | Path | None = None,
+    columns: str | Columns | None = None,
+    image_folder: str | Path | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> SearchResult:
@@ -118,6 +125,7 @@ def search(
             looks like a path begins with a space.
         k: how many images, at most.
         out: also write a contact sheet there, which needs the pictures: not of a store.
+        columns, image_folder, split, pages, range: of reading pairs, as in `read_pairs`, whose `images` is the folder.
         device, trust_remote_code: for loading a model that is given by its folder or URI.
 
     Raises:
@@ -125,6 +133,7 @@ def search(
         InputError: images that cannot be used, or a query that looks like a path and is no file.
     """
     images = images.path if isinstance(images, Store) else images
+    images = read_first(images, columns=columns, images=image_folder, split=split, pages=pages, range=range)
     cached = holds_features(images)
     _check(k, out, images, cached)
     query = to_pil(query) if isinstance(query, np.ndarray) else query

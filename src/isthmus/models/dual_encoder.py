@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,8 +17,10 @@ from isthmus.data.encoder_record import EncoderRecord, modalities_of
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.images import decode
 from isthmus.data.matrix import Computed, Matrix, rows, rows_at_once
+from isthmus.data.records import MAX_NAME
 from isthmus.data.sources import cell_bytes
 from isthmus.encoders import Encoder
+from isthmus.encoders.pictures import encode_each, reason
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate
 from isthmus.modality import Modality, spec_of
@@ -131,19 +133,44 @@ class DualEncoder(nn.Module):
         as_tensor: bool = False,
         width: int | None = None,
         precision: str = "float32",
+        skipped: list[tuple[int, str]] | None = None,
     ) -> Any:
         """Paths, PIL images, encoded bytes, arrays [H, W, 3] or tensors [3, H, W] to [N, d] float32, L2-normalised.
+
+            >>> skipped = []
+            >>> emb = model.encode_image(paths, skipped=skipped)  # a row for every path; those of `skipped` are NaN
 
         Of a model whose first modality is another one: paths, bytes or decoded items of it (see `encode`).
 
         width: the first so many dimensions alone, normalised again. precision: "int8" or "binary" for fewer bytes
-        (`isthmus.models.outputs.quantize`, which also says how to compare them).
+        (`isthmus.models.outputs.quantize`, which also says how to compare them). skipped: a list, to which (row,
+        reason) of every image that cannot be used is added; its row is NaN, and 0 in fewer bytes.
 
-        Raises `InputError` for an image that cannot be read (and names it), `UsageError` for a width or precision
-        that does not exist.
+        Raises `InputError` for the first image that cannot be used, and names it, unless there is `skipped`;
+        `UsageError` for a width or precision that does not exist.
         """
-        items = self._opened(SIDES[0], images)
-        return _finished(self._encode(SIDES[0], items, batch_size), width, precision, as_tensor)
+        items = self._listed(SIDES[0], images)
+        self._loaded(SIDES[0])
+        out = np.full((len(items), self.width), np.nan, np.float32)
+        refused: list[tuple[int, str]] = []
+
+        def refuse(row: int, error: Exception) -> None:
+            if skipped is None:
+                raise InputError(f"{_place(items, row)}{reason(error)}") from error
+            refused.append((row, reason(error)))
+
+        some = encode_each(
+            len(items),
+            lambda row: self._read(SIDES[0], items[row]),
+            lambda pictures: self._encode(SIDES[0], pictures, batch_size),
+            refuse,
+            batch_size,
+        )
+        for places, embedded in some:
+            out[places] = embedded
+        if skipped is not None:
+            skipped += sorted(refused)
+        return _finished(out, width, precision, as_tensor)
 
     def encode_text(
         self,
@@ -155,7 +182,7 @@ class DualEncoder(nn.Module):
         precision: str = "float32",
     ) -> Any:
         """Strings to [N, d] float32, L2-normalised; width and precision as in `encode_image`."""
-        items = self._opened(SIDES[1], texts)
+        items = [self._read_named(SIDES[1], item) for item in self._listed(SIDES[1], texts)]
         return _finished(self._encode(SIDES[1], items, batch_size), width, precision, as_tensor)
 
     def encode(self, modality: Modality, items: Any, **options: Any) -> Any:
@@ -179,16 +206,25 @@ class DualEncoder(nn.Module):
             )
         return SIDES[self.modalities.index(modality)]
 
-    def _opened(self, side: str, items: Any) -> list[Any]:
-        """Items as the encoders of a side take them: files of its modality are read and decoded."""
+    def _listed(self, side: str, items: Any) -> list[Any]:
+        """Items of a side as a list; an array is one picture, or one item of a further modality."""
+        single = self.modalities[SIDES.index(side)] not in SIDES and getattr(items, "ndim", None)
+        return [items] if single else _as_list(items)
+
+    def _read(self, side: str, item: Any) -> Any:
+        """An item as the encoders of a side take it: paths and encoded bytes are decoded as pairs are."""
         modality = self.modalities[SIDES.index(side)]
-        spec = spec_of(modality)
-        if spec.decode is None:
-            return _as_list(items)
-        if modality == SIDES[0]:
-            return [_open_image(item) for item in _as_list(items)]
-        listed = _as_list(items) if not getattr(items, "ndim", 0) else [items]
-        return [_open(item, lambda item: spec.decode(cell_bytes(item))) for item in listed]  # type: ignore[misc]
+        read: Any = decode if modality == SIDES[0] else spec_of(modality).decode
+        coded = isinstance(item, str | os.PathLike | bytes | bytearray | memoryview | dict)
+        return read(cell_bytes(item)) if coded and read is not None else item
+
+    def _read_named(self, side: str, item: Any) -> Any:
+        """`_read`; an `InputError` names a file that is bad."""
+        try:
+            return self._read(side, item)
+        except (InputError, ValueError, OSError) as error:
+            named = isinstance(item, str | os.PathLike) and str(item) not in str(error)
+            raise InputError(f"{item}: {error}" if named else str(error)) from None
 
     def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
         encoders, out = self._loaded(modality), np.empty((len(items), self.width), np.float32)
@@ -360,7 +396,8 @@ class DualEncoder(nn.Module):
 
 
 def _finished(emb: np.ndarray, width: int | None, precision: str, as_tensor: bool) -> Any:
-    codes = quantize(shorten(emb, width), precision)
+    emb = shorten(emb, width)
+    codes = quantize(emb if precision == "float32" else np.nan_to_num(emb), precision)
     return torch.from_numpy(codes) if as_tensor else codes
 
 
@@ -371,17 +408,9 @@ def _as_list(items: Any) -> list[Any]:
     return list(items)
 
 
-def _open_image(item: Any) -> Any:
-    """Paths and encoded bytes are decoded as pairs are; PIL images, arrays and tensors pass as they are."""
-    return item if isinstance(item, Image.Image) else _open(item, lambda item: decode(cell_bytes(item)))
-
-
-def _open(item: Any, read: Callable[[Any], Any]) -> Any:
-    """What `read` makes of a path or bytes; whatever else is decoded already. `InputError` names a file that is bad."""
-    if not isinstance(item, str | os.PathLike | bytes | bytearray | memoryview | dict):
-        return item
-    try:
-        return read(item)
-    except (InputError, ValueError, OSError) as error:
-        named = isinstance(item, str | os.PathLike) and str(item) not in str(error)
-        raise InputError(f"{item}: {error}" if named else str(error)) from None
+def _place(items: list[Any], row: int) -> str:
+    """How a message about an image begins: with its path, or its number if there are several."""
+    item = items[row]
+    if isinstance(item, str | os.PathLike) and len(str(item)) < MAX_NAME:
+        return f"{item}: "
+    return f"image {row}: " if len(items) > 1 else ""

@@ -47,7 +47,7 @@ def encoder_cost(views: Sequence[Encoder], items: Sequence[Any]) -> dict[str, An
 
     with FlopCounterMode(display=False) as counter:
         for item in items:
-            encode_views(list(views), views[0].preprocess([item]))
+            encode_views(list(views), views[0].prepare([item]))
     return {"parameters": parameters, "flops_per_item": counter.get_total_flops() // len(items) or None}
 
 

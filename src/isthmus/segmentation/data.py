@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from isthmus.data.cells import plain
@@ -18,9 +18,9 @@ from isthmus.data.groups import whole_groups
 from isthmus.data.images import BadImage, decode_mask
 from isthmus.data.labels import class_names
 from isthmus.data.pairs import Pairs, read_pairs
-from isthmus.data.parquet import slices
-from isthmus.data.tables import is_text
-from isthmus.data.text import json_lines
+from isthmus.data.parquet import is_text
+from isthmus.data.sources import FileColumn, TableFile, is_file_of_columns, open_table, read_file
+from isthmus.data.text import bare_name, json_lines
 from isthmus.errors import InputError
 
 IGNORE = 255  # a pixel that belongs to no class and does not count
@@ -110,7 +110,7 @@ def _folder(path: Path) -> tuple[Pairs, list[tuple[str, Callable[[], bytes]]]]:
     for id, file in zip(pairs.images["id"].to_pylist(), files, strict=True):
         if not file.is_file():
             raise InputError(f"{path / 'images' / id}: its mask {file} is missing. Add it, or take the image away.")
-    return pairs, [(str(file), file.read_bytes) for file in files]
+    return pairs, [(str(file), partial(read_file, file)) for file in files]
 
 
 def _table(path: Path, split: str | None) -> tuple[Pairs, list[tuple[str, Callable[[], bytes]]]]:
@@ -119,44 +119,58 @@ def _table(path: Path, split: str | None) -> tuple[Pairs, list[tuple[str, Callab
     masks: list[tuple[str, Callable[[], bytes]]] = []
     for id in pairs.images["id"].to_pylist():
         cell = cells.get(id)
-        if isinstance(cell, dict):  # as Hugging Face datasets write images
-            cell = cell.get("bytes") or cell.get("path")
         if not cell:
             raise InputError(f"{path}: image {id!r} has no mask. Fill the column `mask`, or leave the row out.")
-        if isinstance(cell, bytes):
-            masks.append((f"{path}: mask of {id!r}", lambda data=cell: data))  # type: ignore[misc]
+        if callable(cell):
+            masks.append((f"{path}: mask of {id!r}", cell))
         elif (file := path.parent / cell).is_file():
-            masks.append((str(file), file.read_bytes))
+            masks.append((str(file), partial(read_file, file)))
         else:
             raise InputError(f"{path}: image {id!r}: its mask {file} is missing.")
     return pairs, masks
 
 
 def _mask_cells(path: Path) -> dict[str, Any]:
-    """The values of column `mask`, by image id: bytes, or a path relative to the table."""
+    """What column `mask` holds, by the image's id: what reads bytes, or a path relative to the table."""
     cells: dict[str, Any] = {}
     names, records = _records(path)
     if "mask" not in names:
         raise InputError(f"{path}: has no column `mask`: {LAYOUT}.")
     columns, _ = find_columns(path, names, "optional")
+    kept = _kept_masks(path)
     for row, record in enumerate(records):
         image = record.get(columns["image"])
         id = record.get(columns["id"]) if "id" in columns else None
-        cells[str(id or (image if isinstance(image, str) else row))] = plain(record.get("mask"))
+        cells[str(id or (image if isinstance(image, str) else row))] = kept[row] if kept else plain(record.get("mask"))
     return cells
+
+
+def _kept_masks(path: Path) -> list[Any]:
+    """What reads the mask of each row, None where there is none, of a file of columns that holds masks as pictures."""
+    if not is_file_of_columns(path) or is_text(open_table(path).schema.field("mask").type):
+        return []
+    column = FileColumn(path, "mask")
+    return [partial(column.read, row) if there else None for row, there in enumerate(column.filled())]
 
 
 def _records(path: Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
     """The columns, and the rows without pictures in them; `read_pairs` has read the table before."""
-    if path.suffix.lower() == ".parquet":
-        schema = pq.read_schema(path)
-        texts = [field.name for field in schema if is_text(field.type) or field.name in ("id", "uid", "mask")]
-        return schema.names, (row for part in slices(path, texts) for row in part.to_pylist())
-    if path.suffix.lower() in (".csv", ".tsv"):
-        table = Delimited(path)
-        return table.names, (record for _, record in table.records())
+    if is_file_of_columns(path):
+        table = open_table(path)
+        texts = [field.name for field in table.schema if is_text(field.type) or field.name in ("id", "uid")]
+        return table.schema.names, _rows(table, texts)
+    if bare_name(path).endswith((".csv", ".tsv", ".tab")):
+        lines = Delimited(path)
+        return lines.names, (record for _, record in lines.records())
     rows = [record for _, record in json_lines(path)]
     return list({name: None for row in rows for name in row}), iter(rows)
+
+
+def _rows(table: TableFile, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for part in table.slices(columns) if columns else ():
+        yield from part.to_pylist()
+    if not columns:
+        yield from ({} for _ in range(len(table)))
 
 
 def _classes(given: str | Path | Sequence[str]) -> list[str]:

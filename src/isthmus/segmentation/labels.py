@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from isthmus.data.images import BadImage
 from isthmus.encoders.images import to_pil
 from isthmus.errors import UsageError
 from isthmus.metrics.zeroshot import Templates, class_embeddings
@@ -21,7 +22,8 @@ from isthmus.segmentation.data import BACKGROUND
 from isthmus.segmentation.dense import FILTERS, DenseEncoder, Normalise, Resample
 
 WINDOWS_AT_ONCE = 8
-NUMBERS_AT_ONCE = 64_000_000  # scores per pixel and class in memory at a time
+SLID_BYTES = 2**32  # of the scores of one image on which windows slide
+NUMBERS_AT_ONCE = 64_000_000  # of scores per pixel and class, in memory at a time
 
 
 class Segmenter:
@@ -121,6 +123,10 @@ class Segmenter:
         if self.longest is not None and factor * max(image.size) > self.longest:
             factor, least = self.longest / max(image.size), 1
         width, height = (max(least, round(edge * factor)) for edge in image.size)
+        taken = 4 * len(self.classes) * width * height
+        if taken > SLID_BYTES:
+            shape = f"{image.width} × {image.height} pixels, {width} × {height} as windows slide on them"
+            raise BadImage(f"{shape}: their scores take {taken:,} bytes, more than {SLID_BYTES:,}.")
         resized = image.resize((width, height), self.filter)
         tall, wide = min(window, height), min(window, width)
         corners = list(product(_steps(height, tall, self.stride), _steps(width, wide, self.stride)))

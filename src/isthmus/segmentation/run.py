@@ -13,7 +13,7 @@ from PIL import Image
 from isthmus.data.images import decode
 from isthmus.data.sources import read_file, to_png
 from isthmus.encoders.images import to_pil
-from isthmus.errors import InputError, UsageError
+from isthmus.errors import InputError, UsageError, caught
 from isthmus.files import write_atomic
 from isthmus.metrics.zeroshot import Templates, load_templates
 from isthmus.models.dual_encoder import DualEncoder
@@ -111,7 +111,8 @@ def segment(
         alone=alone,
         cls=cls,
     )
-    found = Segmented(list(classes), segmenter(picture), picture)
+    with caught(image if isinstance(image, str | Path) else "the picture", "cannot be segmented"):
+        found = Segmented(list(classes), segmenter(picture), picture)
     if out is not None:
         write_atomic(out, found.overlay().save)
     if mask is not None:

@@ -30,7 +30,7 @@ def measure_cost(encoder: Encoder, items: Sequence[Any], compute_dtype: str = ""
     the last one, because the whole network runs.
     """
     autocast = torch.bfloat16 if compute_dtype == "bfloat16 autocast" else None
-    batches = [encoder.preprocess(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
+    batches = [encoder.prepare(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
     seconds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()

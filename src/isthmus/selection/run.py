@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.matrix import evenly
 from isthmus.data.pairs import Pairs
@@ -44,7 +45,7 @@ from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE, Pair
 from isthmus.selection.sides import EncoderSample
 from isthmus.store import Store
 from isthmus.store.joining import choose_ids
-from isthmus.store.opening import SELECTION, holds_features, open_pairs
+from isthmus.store.opening import SELECTION, holds_features, open_pairs, read_first
 from isthmus.version import __version__
 
 REPORT = "report.html"
@@ -125,6 +126,11 @@ def select(
     captions: Sequence[str] | None = None,
     labels: Sequence[str | None] | None = None,
     splits: Sequence[str | None] | None = None,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
 ) -> Selection:
     """Rank encoder pairs before anything is trained.
 
@@ -149,7 +155,8 @@ def select(
         sample: images that training-free scores are computed on, at most; 5,000 as freeze-align.
         seed: of the validation split, the draws and the first probe.
         image_of, ids, groups, captions, labels, splits: with arrays alone, as `FeaturePairs.from_arrays` takes them.
-        progress, log, command: for progress output and the page.
+        progress, log, command: of what is printed meanwhile and written into the page.
+        columns, images, split, pages, range: of reading pairs, as in `read_pairs`.
 
     Returns a `Selection`; `print` shows its table. An encoder that fails is listed in `.failed`; the others continue.
 
@@ -170,6 +177,7 @@ def select(
     }
     fields = {name: value for name, value in given.items() if value is not None}
     chosen = {"only": only, "limit": limit, "seed": seed, "modalities": tuple(modalities)}
+    data = read_first(data, "required", columns=columns, images=images, split=split, pages=pages, range=range)
     candidates = gather(data, image, text, out, chosen, fields, progress, log, options)
     scorer = make_scorer(candidates.frame, seeds, bootstrap, sample, seed)
     cache = Cache(None if out is None else Path(out) / "scores", scorer)
@@ -195,12 +203,18 @@ def plan(
     seeds: int = 3,
     seed: int = 0,
     modalities: tuple[Modality, Modality] = SIDES,
+    columns: str | Columns | None = None,
+    images: str | Path | None = None,
+    split: str | None = None,
+    pages: str | int | None = None,
+    range: str | Sequence[float] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """What `select` with the same arguments would do: pairs, encoders, and what embedding them would cost.
 
     Loads the encoders and encodes a small sample; writes nothing.
     """
+    data = read_first(data, "required", columns=columns, images=images, split=split, pages=pages, range=range)
     if holds_features(data):
         stored = from_store(data, _listed(image), _listed(text), modalities=modalities)
         counts = [len(stored.encoders[m]) for m in SIDES]

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from isthmus.data.matrix import as_matrix
-from isthmus.errors import InputError, UsageError
+from isthmus.errors import BadFile, InputError, UsageError
+from isthmus.owned import regular
 from isthmus.store.blocks import MappedArray
 from isthmus.store.keys import text_hash, to_keys
 from isthmus.store.manifest import is_store, read_manifest
@@ -72,7 +73,9 @@ def open_npy(path: str | Path) -> MappedArray:
         InputError: unreadable, truncated, pickled, or not such an array.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(regular(path), mmap_mode="r", allow_pickle=False)
+    except BadFile:
+        raise
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a NumPy file that can be read without pickle ({error}).") from None
     if not isinstance(array, np.memmap):

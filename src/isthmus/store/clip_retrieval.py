@@ -8,14 +8,16 @@ https://github.com/rom1504/clip-retrieval, clip_inference/writer.py.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from isthmus.data.parquet import DAMAGE, ParquetTable, read_columns
 from isthmus.errors import InputError
 from isthmus.files import atomic_path
 from isthmus.store.arrays import CHUNK, caption_table, content_hashes, open_npy, write_rows
@@ -31,30 +33,48 @@ _EMBEDDINGS = {"image": "img_emb", "text": "text_emb"}
 _OURS = ("content_hash", "group", "split", "label")  # columns that our own export adds
 
 
-def import_clip_retrieval(folder: str | Path, out: str | Path, *, model: str | None = None) -> None:
-    """Import `folder` into the store `out`. The id of an image is its `image_path`; a path that is on several rows is
-    one image with several captions.
+@dataclass(frozen=True)
+class Partition:
+    """One partition. number: its digits, as in the names of its files. blocks: by modality, its arrays."""
+
+    folder: Path
+    number: str
+    rows: int
+    blocks: dict[str, MappedArray]
+
+    @property
+    def metadata(self) -> Path:
+        return self.folder / "metadata" / f"metadata_{self.number}.parquet"
+
+
+def import_clip_retrieval(folder: str | Path, out: str | Path, *, model: str | None = None) -> list[tuple[str, str]]:
+    """Import `folder` into the store `out`. The id of an image is its `image_path`; a path that stands on
+    several rows is one image with several captions.
 
     Args:
         model: the name of the CLIP model that made the embeddings, if known; it becomes the encoders'
             identity.
 
+    Returns:
+        (file, reason) of the partitions that cannot be used: damaged, or of another length or width than their
+        metadata or the others. The store lists them too.
+
     Raises:
-        InputError: partitions or numbers of rows that do not match, a missing column, a path with different embeddings,
-            pickled or damaged arrays, NaN or infinity.
+        InputError: no partition that can be used, a path that stands for different embeddings, NaN or infinity.
     """
     folder = Path(folder)
-    counts = partitions(folder)
-    metadata = pa.concat_tables([_metadata(folder, k, out) for k in counts], promote_options="default")
-    blocks = {
-        modality: [embedding_block(folder, name, k, rows) for k, rows in counts.items()]
-        for modality, name in _EMBEDDINGS.items()
-        if (folder / name).is_dir()
-    }
-    if not blocks:
-        raise InputError(f"{folder}: neither img_emb/ nor text_emb/.")
-    for modality, found in blocks.items():
-        _same_width(modality, found)
+    parts, skipped = open_partitions(folder)
+    tables = []
+    for part in list(parts):
+        try:
+            tables.append(_metadata(part.metadata, out))
+        except InputError as error:
+            skipped.append((part.metadata.name, str(error)))
+            parts.remove(part)
+    if not parts:
+        raise InputError(skipped[0][1])
+    metadata = pa.concat_tables(tables, promote_options="default")
+    blocks = {modality: [part.blocks[modality] for part in parts] for modality in parts[0].blocks}
     paths = metadata["image_path"].to_pylist()
     hashes = metadata["content_hash"].to_pylist()
     first = _first_rows(paths)
@@ -68,7 +88,8 @@ def import_clip_retrieval(folder: str | Path, out: str | Path, *, model: str | N
         if "text" in blocks:
             texts = captions["content_hash"].to_pylist()
             write_rows(writer, "text", model, [block.map() for block in blocks["text"]], texts)
-        writer.finish(images, captions)
+        writer.finish(images, captions, skipped)
+    return skipped
 
 
 def export_clip_retrieval(
@@ -117,55 +138,83 @@ def export_clip_retrieval(
     return len(captions)
 
 
-def partitions(folder: Path) -> dict[str, int]:
-    """The number of rows of each partition, by the digits in its name, in numeric order."""
-    paths = [(m[1], p) for p in folder.glob("metadata/*.parquet") if (m := re.fullmatch(r"metadata_(\d+)", p.stem))]
-    if not paths:
+def open_partitions(folder: Path) -> tuple[list[Partition], list[tuple[str, str]]]:
+    """The partitions in numeric order, and (file, reason) of those that cannot be used.
+
+    Raises `InputError` where there are none, or none can be used.
+    """
+    modalities = {modality: name for modality, name in _EMBEDDINGS.items() if (folder / name).is_dir()}
+    numbers = _numbers(folder, "metadata", "parquet")
+    if not numbers:
         raise InputError(f"{folder}: no metadata/metadata_*.parquet; clip-retrieval writes it with the embeddings.")
-    return {k: _row_count(path) for k, path in sorted(paths, key=lambda one: int(one[0]))}
+    if not modalities:
+        raise InputError(f"{folder}: neither img_emb/ nor text_emb/.")
+    parts: list[Partition] = []
+    skipped: list[tuple[str, str]] = []
+    for number in numbers:
+        try:
+            parts.append(_partition(folder, number, modalities))
+        except InputError as error:
+            skipped.append((f"metadata_{number}.parquet", str(error)))
+    usual = Counter(_widths(part) for part in parts).most_common(1)
+    for part in [part for part in parts if _widths(part) != usual[0][0]]:
+        parts.remove(part)
+        skipped.append((part.metadata.name, _odd_width(part, dict(usual[0][0]))))
+    for name in modalities.values():
+        alone = [number for number in _numbers(folder, name, "npy") if number not in numbers]
+        skipped += [(f"{name}_{number}.npy", f"no metadata_{number}.parquet belongs to it.") for number in alone]
+    if not parts:
+        raise InputError(skipped[0][1])
+    return parts, skipped
 
 
-def _row_count(path: Path) -> int:
+def _numbers(folder: Path, name: str, ending: str) -> list[str]:
+    """The digits in the names of one kind of files, in numeric order."""
+    matches = [re.fullmatch(rf"{name}_(\d+)", path.stem) for path in folder.glob(f"{name}/*.{ending}")]
+    return sorted((match[1] for match in matches if match), key=int)
+
+
+def _partition(folder: Path, number: str, modalities: dict[str, str]) -> Partition:
+    path = folder / "metadata" / f"metadata_{number}.parquet"
     try:
-        return pq.read_metadata(path).num_rows
-    except (OSError, pa.ArrowException) as error:
+        table = ParquetTable(path)
+    except DAMAGE as error:
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
+    if "image_path" not in table.schema.names:
+        raise InputError(f"{path}: no column 'image_path'; it has {', '.join(table.schema.names)}.")
+    blocks = {modality: open_npy(folder / name / f"{name}_{number}.npy") for modality, name in modalities.items()}
+    for block in blocks.values():
+        if block.shape[0] != len(table):
+            raise InputError(f"{block.path}: {block.shape[0]:,} rows, but {path.name} has {len(table):,}.")
+    return Partition(folder, number, len(table), blocks)
 
 
-def _metadata(folder: Path, k: str, out: str | Path) -> pa.Table:
+def _widths(part: Partition) -> tuple[tuple[str, int], ...]:
+    return tuple((modality, block.shape[1]) for modality, block in part.blocks.items())
+
+
+def _odd_width(part: Partition, usual: dict[str, int]) -> str:
+    modality, block = next((m, block) for m, block in part.blocks.items() if block.shape[1] != usual[m])
+    return f"{block.path}: {modality} embeddings are {block.shape[1]} wide, those of most {usual[modality]}."
+
+
+def _metadata(path: Path, out: str | Path) -> pa.Table:
     """image_path, caption and our own columns of one partition, as strings."""
-    path = folder / "metadata" / f"metadata_{k}.parquet"
+    wanted = ("image_path", "caption", "caption_id", "lang", *_OURS)
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        table = read_columns(path, wanted)
+        if table["image_path"].null_count:
+            raise InputError(f"{path}: image_path holds nulls, but it is the id of each image.")
+        texts = {name: pa.large_string() if name == "caption" else pa.string() for name in wanted}
+        table = pa.table({name: table[name].cast(texts[name]) for name in wanted if name in table.column_names})
+    except DAMAGE as error:
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
-    if "image_path" not in table.column_names:
-        raise InputError(f"{path}: no column 'image_path'; it has {', '.join(table.column_names)}.")
-    if table["image_path"].null_count:
-        raise InputError(f"{path}: image_path holds nulls, but it is the id of each image.")
-    wanted = [c for c in ("image_path", "caption", "caption_id", "lang", *_OURS) if c in table.column_names]
-    table = pa.table({c: table[c].cast(pa.large_string() if c == "caption" else pa.string()) for c in wanted})
-    if "content_hash" not in wanted:
+    if "content_hash" not in table.column_names:
         hashes = content_hashes(out, table["image_path"].to_pylist())
         table = table.append_column("content_hash", pa.array(hashes, pa.string()))
     if not pc.all(pc.match_substring_regex(table["content_hash"], HASH_PATTERN), min_count=0).as_py():
         raise InputError(f"{path}: a content_hash is not 32 hex digits.")
     return table
-
-
-def embedding_block(folder: Path, name: str, k: str, rows: int) -> MappedArray:
-    path = folder / name / f"{name}_{k}.npy"
-    block = open_npy(path)
-    if block.shape[0] != rows:
-        raise InputError(f"{path}: {block.shape[0]:,} rows, but metadata_{k}.parquet has {rows:,}.")
-    return block
-
-
-def _same_width(modality: str, blocks: Sequence[MappedArray]) -> None:
-    for block in blocks:
-        if block.shape[1] != blocks[0].shape[1]:
-            widths = f"{block.shape[1]} wide, but {blocks[0].path.name} is {blocks[0].shape[1]} wide"
-            raise InputError(f"{block.path}: {modality} embeddings are {widths}.")
 
 
 def _first_rows(paths: Sequence[str]) -> np.ndarray:

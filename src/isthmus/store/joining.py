@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.groups import whole_groups
 from isthmus.data.matrix import take
+from isthmus.data.parquet import DAMAGE, read_columns
 from isthmus.data.records import text
 from isthmus.data.splits import SPLITS
 from isthmus.errors import InputError, UsageError, did_you_mean
@@ -131,8 +131,8 @@ def read_ids(only: str | Path | Sequence[str]) -> list[str]:
         return [str(one) for one in only]
     path = locate(Path(only).parent, Path(only).name)
     try:
-        column = "id" if "id" in (names := pq.read_schema(path).names) or "uid" not in names else "uid"
-        table = pq.read_table(path, columns=[column], page_checksum_verification=True)
-        return [text(one, f"{only}: row {row}", "id") or "" for row, one in enumerate(table[column].to_pylist())]
-    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
+        table = read_columns(path, ["id", "uid"])
+        column = table["id" if "id" in table.column_names or "uid" not in table.column_names else "uid"]
+        return [text(one, f"{only}: row {row}", "id") or "" for row, one in enumerate(column.to_pylist())]
+    except (KeyError, *DAMAGE) as error:
         raise InputError(f"{only}: no column `id` can be read from it ({error}).") from None

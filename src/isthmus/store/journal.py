@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from isthmus.data.feature_pairs import SIDES
+from isthmus.data.parquet import DAMAGE, read_columns
 from isthmus.errors import InputError
 from isthmus.files import atomic_path, read_json, sync_folder, write_json, writing
 from isthmus.modality import Modality
@@ -66,8 +66,8 @@ class Journal:
         for name in self._names():
             if _PART.fullmatch(name):
                 try:
-                    parts.append(pq.read_table(self.folder / name, page_checksum_verification=True).cast(_SCHEMA))
-                except (OSError, ValueError, pa.ArrowException):
+                    parts.append(read_columns(self.folder / name, _SCHEMA.names).cast(_SCHEMA))
+                except (KeyError, ValueError, *DAMAGE):
                     with writing(self.folder / name):
                         (self.folder / name).unlink()
         return pa.concat_tables([_SCHEMA.empty_table(), *parts])

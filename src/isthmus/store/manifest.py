@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from isthmus.data.encoder_record import check_count
+from isthmus.data.parquet import DAMAGE, read_columns
 from isthmus.errors import InputError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
 from isthmus.modality import MODALITIES, table_of
@@ -174,10 +174,10 @@ def read_table(root: Path, name: str, described: dict[str, Any]) -> pa.Table:
                 f"{path}: damaged, or changed since isthmus wrote it. Restore it from a copy, or delete {STORE_JSON} "
                 "and run the same `isthmus embed` again: features are kept."
             )
-        table = conform(pq.read_table(path), name, path)
+        table = conform(read_columns(path, schema_of(name).names), name, path)
     except FileNotFoundError:
         raise InputError(f"{path}: missing. `isthmus doctor {root}` says what can be saved.") from None
-    except (OSError, pa.ArrowException) as error:
+    except (KeyError, *DAMAGE) as error:  # KeyError: a column that stands there twice
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from None
     rows = described["tables"][name]["rows"]
     if table.num_rows != rows:

@@ -50,6 +50,20 @@ def open_pairs(source: Any, captions: CaptionRule = "required", **options: Any) 
     return as_pairs(source, captions=captions, **options)
 
 
+def read_first(source: Any, captions: CaptionRule = "optional", **reading: Any) -> Any:
+    """`source` as it is, or read as pairs if options of `read_pairs` are given (`columns`, `images`, …).
+
+    Raises `UsageError` for such options of a store or arrays.
+    """
+    given = {name: value for name, value in reading.items() if value is not None}
+    if not given:
+        return source
+    if holds_features(source):
+        name = source if isinstance(source, str | Path) else getattr(source, "path", "arrays")
+        raise UsageError(f"{name}: holds features: {', '.join(given)} are for reading pairs.")
+    return open_pairs(source, captions, **given)
+
+
 def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The store and the encoders of a selection's first choice; encoders in `named` take precedence.
 

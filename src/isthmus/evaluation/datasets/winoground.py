@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from isthmus.data.parquet import slices
-from isthmus.data.sources import ParquetColumn
+from isthmus.data.parquet import DAMAGE, ParquetTable
+from isthmus.data.sources import FileColumn
 from isthmus.errors import InputError
 from isthmus.evaluation.datasets.questions import (
     Files,
@@ -44,29 +44,20 @@ def read_winoground(root: str | Path, images: str | Path | None = None) -> Quest
 
 
 def _winoground_parquet(path: Path) -> Iterator[Question]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        names = pq.read_schema(path).names
-        columns = [name for name in ("id", "tag", "secondary_tag", "collapsed_tag") if name in names]
-        parts = slices(path, [*columns, "caption_0", "caption_1"])
+        table = ParquetTable(path)
+        columns = [name for name in ("id", "tag", "secondary_tag", "collapsed_tag") if name in table.schema.names]
+        parts = table.slices([*columns, "caption_0", "caption_1"])
         rows = [row for part in parts for row in part.to_pylist()]
-        given = [_filled(path, column) for column in ("image_0", "image_1")]
-        sources = [ParquetColumn(path, column) for column in ("image_0", "image_1")]
-    except (pa.ArrowException, OSError, KeyError) as error:
+        sources = [FileColumn(path, column) for column in ("image_0", "image_1")]
+        given = [list(source.filled()) for source in sources]
+    except (KeyError, *DAMAGE) as error:
         raise InputError(f"{path}: cannot be read as Winoground's Parquet ({error}).") from None
     for i, row in enumerate(rows):
         place = f"{path}: row {i}"
         captions = both(row, ("caption_0", "caption_1"), place, "captions")
         both({f"image_{k}": given[k][i] for k in (0, 1)}, ("image_0", "image_1"), place, "images")
         yield _winoground(row, tuple(QuestionImage(source, i) for source in sources), captions, default=str(i))
-
-
-def _filled(path: Path, column: str) -> list[bool]:
-    """Whether each row of a column of images holds an image; nothing is decoded."""
-    batches = slices(path, [column], 64)
-    return [cell is not None and cell != {"bytes": None, "path": None} for b in batches for cell in b[0].to_pylist()]
 
 
 def _winoground(

@@ -74,7 +74,7 @@ class PixelFeatures(OnDemand):
     def _prepare(self, index: list[int], seeds: list[int | None]) -> Any:
         images = [self._image(row) for row in index]
         if self._whole is None:
-            return self.encoder.preprocess(images)
+            return self.encoder.prepare(images)
         drawn = zip(images, seeds, strict=True)
         return self._whole([random_crop(image, seed or 0, self._whole.side) for image, seed in drawn])
 
