@@ -24,16 +24,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from emoji import build as build_emoji
 from PIL import Image
-from suite_data import CLOTHES, NUMBERS, fashion_arrays
 from sklearn.datasets import load_digits
 
 import isthmus as ist
 import isthmus_demo
+from emoji import build as build_emoji
 from isthmus.data import FeaturePairs
 from isthmus.files import write_json
 from isthmus.metrics.retrieval import ranks
+from suite_data import CLOTHES, NUMBERS, fashion_arrays
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "ranking_study.json"

@@ -56,7 +56,8 @@ RECIPES = ("cca", "linear", "freeze-align-pooled", "sail", "default")
 # Both run as benchmarks/recipe_study.py tuned them on 4,000 pairs, and are named so.
 SCALED = {
     "freeze-align-pooled": "optim.epochs=30 optim.batch=512 optim.warmup=0.1 optim.weight_decay=0.1",
-    "sail": "optim.epochs=30 optim.batch=1024 optim.lr=1e-4 optim.weight_decay=0.01 loss.bias='auto' loss.normalize='batch'",
+    "sail": "optim.epochs=30 optim.batch=1024 optim.lr=1e-4 optim.weight_decay=0.01 loss.bias='auto'"
+    " loss.normalize='batch'",
 }
 NAMES = {
     "freeze-align-pooled": "freeze-align, schedule scaled to the data",
