@@ -96,8 +96,7 @@ class Cleaned:
             found["leaks"] = leaking.table(self.leaks, self.pairs.ids)
         if self.groups is not None:
             found["duplicates"] = self.groups.table(self.pairs.ids)
-            if self.groups.doubtful:
-                found["doubtful"] = self.groups.doubtful_table(self.pairs.ids)
+            found["doubtful"] = self.groups.doubtful_table(self.pairs.ids)
         return found
 
 

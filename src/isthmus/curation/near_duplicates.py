@@ -105,7 +105,7 @@ def _same_in_detail(left: Collection, a: int, right: Collection, b: int) -> bool
 
 
 def local_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """The greatest difference of two thumbnails [24, 24, 3] in any place of 2 × 2 pixels: of the mean colour, of one."""
+    """The greatest difference of thumbnails [24, 24, 3] in any place of 2 × 2 pixels: of the colours' mean, of one."""
     places = np.abs(a - b).reshape(DETAIL // 2, 2, DETAIL // 2, 2, 3).mean(axis=(1, 3))
     return float(places.mean(axis=2).max()), float(places.max())
 
