@@ -50,17 +50,22 @@ def build(root: Path) -> Path:
 
 
 def fashion_mnist(folder: Path) -> None:
-    members = _debian_package(folder.parent)
     for split, stem in (("train", "train"), ("test", "t10k")):
-        labels = np.frombuffer(gzip.decompress(members[f"{stem}-labels-idx1-ubyte.gz"]), np.uint8, offset=8)
-        pixels = np.frombuffer(gzip.decompress(members[f"{stem}-images-idx3-ubyte.gz"]), np.uint8, offset=16)
-        chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:PER_CLASS] for c in range(10)]))
-        images = pixels.reshape(-1, 28, 28)[chosen]
-        items = zip(images, labels[chosen].tolist(), strict=True)
+        images, labels = fashion_arrays(folder.parent, stem)
+        items = zip(images, labels.tolist(), strict=True)
         _write_split(folder, split, ({"png": _png(image), "cls": b"%d" % number} for image, number in items))
     _write_names(
         folder, CLOTHES, ["a photo of a {c}.", "a black and white photo of a {c}.", "{c}, a piece of clothing."]
     )
+
+
+def fashion_arrays(cache: Path, stem: str = "t10k") -> tuple[np.ndarray, np.ndarray]:
+    """Pictures uint8 [n, 28, 28] and classes [n] of Fashion-MNIST's test ("t10k") or training part."""
+    members = _debian_package(cache)
+    labels = np.frombuffer(gzip.decompress(members[f"{stem}-labels-idx1-ubyte.gz"]), np.uint8, offset=8)
+    pixels = np.frombuffer(gzip.decompress(members[f"{stem}-images-idx3-ubyte.gz"]), np.uint8, offset=16)
+    chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:PER_CLASS] for c in range(10)]))
+    return pixels.reshape(-1, 28, 28)[chosen], labels[chosen]
 
 
 def digits(folder: Path) -> None:

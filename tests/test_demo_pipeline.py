@@ -102,7 +102,7 @@ def test_it_leaves_a_model_results_and_a_page(finished) -> None:
 
 def test_results_are_what_clip_benchmark_writes_two_for_each_recipe(finished) -> None:
     records = json.loads((finished[1] / "results.json").read_text())
-    assert [r["pretrained"] for r in records[::2]] == list(pipeline.RECIPES)
+    assert [r["pretrained"] for r in records[::2]] == [pipeline.NAMES.get(one, one) for one in pipeline.RECIPES]
     assert {r["task"] for r in records} == {"zeroshot_retrieval", "zeroshot_classification"}
     for r in records:
         assert {"dataset", "model", "pretrained", "task", "metrics", "language"} <= r.keys()
@@ -122,6 +122,21 @@ def test_a_closed_form_says_so(finished) -> None:
     cca = finished[2].report.results[0]
     assert (cca.training, cca.planned) == ("closed form", 0)
     assert len(cca.curve.recall) == 1
+
+
+def test_published_recipes_have_a_schedule_for_the_data_and_are_named_so(finished) -> None:
+    _, out, demo = finished
+    rows = {row.recipe: row for row in demo.report.results}
+    sail = rows["SAIL, schedule scaled to the data"]
+    assert "freeze-align, schedule scaled to the data" in rows
+    summary = DualEncoder.from_pretrained(out / "models" / "sail", load=False).summary
+    assert summary["recipe"]["optim"]["lr"] == 1e-4 and sail.planned == 30
+    assert max(json.loads(line).get("lr", 0) for line in history(out, "sail")) > 5e-5
+    assert "SAIL, schedule scaled to the data" in (out / "report.html").read_text()
+
+
+def history(out: Path, recipe: str) -> list[str]:
+    return (out / "models" / recipe / "history.jsonl").read_text().splitlines()
 
 
 def stamps(out: Path) -> dict[str, int]:

@@ -269,6 +269,22 @@ def test_what_no_class_is_probable_for_is_background() -> None:
     assert (found[:, :3] == 0).all() and (found[:, 13:] == 3).all()
 
 
+def test_one_class_beside_the_background_is_found_where_it_is_and_nowhere_else() -> None:
+    image, _ = flag("red", "blue", width=16)
+    for classes, red in ((["background", "red"], 1), (["red", "background"], 0)):
+        found = Segmenter(colour_model(), classes, ["{}"], threshold=0.9, size=32)(image)
+        assert (found[:, :12] == red).all() and (found[:, 20:] == 1 - red).all()
+
+
+def test_one_class_is_as_probable_as_a_softmax_with_the_surroundings_says() -> None:
+    image, _ = flag("red", "blue", width=16)
+    segmenter = Segmenter(colour_model(), ["background", "red"], ["{}"], threshold=0.5, size=32)
+    scores = segmenter.scores(image)
+    label, probability = segmenter.classify(scores, *scores.shape[1:])
+    np.testing.assert_allclose(probability, (10 * scores).softmax(dim=0)[1].numpy(), atol=1e-5)
+    assert (label == 1).all()
+
+
 def test_of_several_names_the_nearest_counts() -> None:
     image, _ = flag("red", "green", "blue", width=16, height=48)
     found = Segmenter(colour_model(), ["blue; red", "green"], ["{}"], size=48)(image)

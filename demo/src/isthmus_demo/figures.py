@@ -37,7 +37,7 @@ def training_curves(results: Sequence[SystemResult]) -> Figure:
     by_time.set_ylim(0)
     for axes in (by_time, by_epoch):
         axes.grid(color=INK, alpha=0.12, linewidth=0.7)
-    figure.legend(loc="outside upper center", ncols=len(results), frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 

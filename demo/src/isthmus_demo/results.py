@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 from tabulate import tabulate
 
 from isthmus.report import terminal
 
 Interval = Sequence[float]
+NAME = 22  # columns of a recipe's name in the terminal
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ def text_table(results: Sequence[SystemResult], chance: Mapping[str, float]) -> 
     one for each group of columns that fits a terminal.
     """
     columns = shown(results)
-    told = [[r.recipe, f"{r.seconds:.0f} s", r.training] for r in results]
+    told = [[fill(r.recipe, NAME), f"{r.seconds:.0f} s", r.training] for r in results]
     headers = [f"{c.group}\n{c.heading}" for c in columns]
-    rows = [[r.recipe, *(_cell(r, column.metric) for column in columns)] for r in results]
+    rows = [[fill(r.recipe, NAME), *(_cell(r, column.metric) for column in columns)] for r in results]
     rows.append(["chance", *(f"{100 * chance[column.metric]:.2f}" for column in columns)])
     trained = tabulate(
         told, headers=["recipe", "trained", "how far"], disable_numparse=True, maxcolwidths=[None, None, 46]

@@ -69,7 +69,11 @@ def _add_cleaning_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-leaks", action="store_true", help="report pairs that are also in evaluation sets, but keep them"
     )
     group.add_argument(
-        "--dedup", choices=["exact", "phash", "embedding"], nargs="+", default=[], help="keep one of each"
+        "--dedup",
+        choices=["exact", "phash", "phash-loose", "embedding"],
+        nargs="+",
+        default=[],
+        help="keep one of each; phash keeps drawings that differ in some place apart, phash-loose does not",
     )
     group.add_argument("--near", type=float, default=0.95, metavar="S", help="least cosine of near-duplicates (0.95)")
     group.add_argument(

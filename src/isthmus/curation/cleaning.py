@@ -30,9 +30,9 @@ class Cleaning:
     """What to clean. Steps, in this order: filters, leaks, duplicates, balance; each works on what the step before
     left.
 
-    dedup: "exact", "phash", "embedding". near: least cosine of near-duplicates' features. against: evaluation sets
-    (pairs, stores; their test split where they have one). keep_leaks: only report them. balance: metadata entries,
-    a list or a file; t: see `isthmus.curation.balance`.
+    dedup: "exact", "phash", "phash-loose", "embedding". near: least cosine of near-duplicates' features. against: sets
+    to evaluate on (pairs, stores; their test split where they have one). keep_leaks: only report them. balance:
+    metadata entries, a list or a file; t: see `isthmus.curation.balance`.
     """
 
     filters: Filters = field(default_factory=Filters)
@@ -88,7 +88,7 @@ class Cleaned:
         return [one for one in self.balanced.because if one is not None] if self.balanced else []
 
     def tables(self) -> dict[str, pa.Table]:
-        """`rejected.parquet`, `duplicates.parquet`, `leaks.parquet`: those of the steps that ran."""
+        """`rejected.parquet`, `duplicates.parquet`, `doubtful.parquet`, `leaks.parquet`: those of the steps that ran."""
         schema = pa.schema({name: pa.string() for name in ("id", "caption", "reason")})
         rows = [dict(zip(schema.names, row, strict=True)) for row in self.rejected]
         found = {"rejected": pa.Table.from_pylist(rows, schema=schema)}
@@ -96,6 +96,7 @@ class Cleaned:
             found["leaks"] = leaking.table(self.leaks, self.pairs.ids)
         if self.groups is not None:
             found["duplicates"] = self.groups.table(self.pairs.ids)
+            found["doubtful"] = self.groups.doubtful_table(self.pairs.ids)
         return found
 
 
@@ -184,6 +185,7 @@ def _deduplicate(state: Cleaned, cleaning: Cleaning) -> None:
     members = state.groups.members()
     state.counts["duplicate_groups"] = len(members)
     state.counts["duplicates"] = sum(map(len, members)) - len(members)
+    state.counts["doubtful_pairs"] = len(state.groups.doubtful)
 
 
 def _balance(state: Cleaned, cleaning: Cleaning, seed: int) -> None:
@@ -211,6 +213,8 @@ def summary(counts: dict[str, Any]) -> str:
         parts.append(f"{counts['leaked']:,} pairs that are also in evaluation sets")
     if "duplicates" in counts:
         parts.append(f"{counts['duplicates']:,} duplicates in {counts['duplicate_groups']:,} groups")
+    if counts.get("doubtful_pairs"):
+        parts.append(f"{counts['doubtful_pairs']:,} doubtful pairs kept apart (doubtful.parquet)")
     if "balance" in counts:
         parts.append(f"{counts['balance']['dropped']:,} captions thinned at t = {counts['balance']['t']:,}")
     return "; ".join(parts) + f"; {counts['left']:,} captions left."

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,21 @@ from isthmus.store.reader import Store
 HASH_SIDE = 16  # 256 bits: flat drawings collide on the usual 64
 THUMBNAIL = 8  # side in pixels of the thumbnail whose colours are compared
 CHUNK = 65_536
+FEW_COLOURS, FLAT = 4, 0.42  # so few of 4,096 colours cover so much of a drawing; of a colour photograph less
+DETAIL = 24  # pixels a side of the thumbnail by which drawings are told apart
+DETAILS_HELD = 4096
 
 
 @dataclass(frozen=True)
 class ImageSignature:
-    """One picture: hash of its bytes, size in pixels, perceptual hash [256] of ±1, thumbnail [192] of 0 … 255."""
+    """One picture: hash of its bytes, size in pixels, perceptual hash [256] of ±1, thumbnail [192] of 0 … 255, and
+    whether it is a drawing: few colours cover it, as they do a photograph without colour."""
 
     content: str
     size: tuple[int, int]
     bits: np.ndarray
     colours: np.ndarray
+    drawing: bool
 
 
 @dataclass
@@ -64,10 +69,28 @@ class Collection:
         """The signature of every picture, read once; the error if it cannot be used; None if there is no picture."""
         if self.pictures is None:
             return [None] * len(self)
-        pictures = self.pictures
-        row = {name: number for number, name in enumerate(pictures.images["id"].to_pylist())}
+        pictures, row = self.pictures, self._row
         with ThreadPoolExecutor(THREADS) as pool:
             return list(in_order(pool, lambda name: _look(pictures, row.get(name)), self._wanted(), ahead=8 * THREADS))
+
+    @cached_property
+    def _row(self) -> dict[str | None, int]:
+        assert self.pictures is not None
+        return {name: number for number, name in enumerate(self.pictures.images["id"].to_pylist())}
+
+    @cached_property
+    def detail(self) -> Callable[[int], np.ndarray]:
+        """Of a picture that was looked at, by its row: a thumbnail int16 [24, 24, 3] that shows a digit. Read again,
+        as only pictures that seem alike are asked for."""
+        pictures = self.pictures
+        assert pictures is not None
+
+        @lru_cache(DETAILS_HELD)
+        def read(row: int) -> np.ndarray:
+            small = pictures.decode(self._row[self.ids[row]]).resize((DETAIL, DETAIL), Image.Resampling.BOX)
+            return np.asarray(small).astype(np.int16)
+
+        return read
 
     def _wanted(self) -> list[str | None]:
         """The ids; None for pairs that may not be chosen."""
@@ -182,7 +205,14 @@ def _look(pictures: Pairs, row: int | None) -> ImageSignature | BadImage | None:
         image = pictures.picture(row, data)
     except BadImage as error:
         return error
-    return ImageSignature(pictures.content_hash(data, row), image.size, *_perceived(image))
+    return ImageSignature(pictures.content_hash(data, row), image.size, *_perceived(image), is_drawing(image))
+
+
+def is_drawing(image: Image.Image) -> bool:
+    """Whether `FEW_COLOURS` of the 4,096 colours of 4 bits a channel cover `FLAT` of an RGB picture."""
+    pixels = np.asarray(image.resize((128, 128), Image.Resampling.NEAREST)).reshape(-1, 3) >> 4
+    colours = np.bincount(pixels.astype(np.int64) @ (256, 16, 1), minlength=4096)
+    return bool(np.sort(colours)[-FEW_COLOURS:].sum() >= FLAT * len(pixels))
 
 
 def _perceived(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from isthmus.curation.near_duplicates import METHODS, NEAR, Links, alike, check_
 from isthmus.data.groups import connected
 
 EDGES_HELD = 2**22  # links in memory before they are folded into their components
+DOUBTFUL_HELD = 2**20  # doubtful pairs that are listed; a pool of icons may have many more
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,15 @@ class DuplicateGroups:
 
     group: int64 [n], the lowest row of each pair's group (its own if it has no duplicate). kept: bool [n].
     how [n] and similarity float32 [n]: the closest link of a pair to another one of its group; None, NaN without.
+    doubtful: (row, row, similarity) of pairs that look alike and differ in some place, as drawings of another digit or
+    colour do, closest first: they are not in one group.
     """
 
     group: np.ndarray
     kept: np.ndarray
     how: list[str | None]
     similarity: np.ndarray
+    doubtful: list[tuple[int, int, float]] = field(default_factory=list)
 
     def members(self) -> list[np.ndarray]:
         """Rows of each group of two or more, the kept one first; largest group first."""
@@ -47,23 +51,39 @@ class DuplicateGroups:
             }
         )
 
+    def doubtful_table(self, ids: Sequence[str]) -> pa.Table:
+        """The doubtful pairs: id, other, similarity."""
+        return pa.table(
+            {
+                "id": pa.array([ids[a] for a, _, _ in self.doubtful], pa.string()),
+                "other": pa.array([ids[b] for _, b, _ in self.doubtful], pa.string()),
+                "similarity": pa.array([similarity for _, _, similarity in self.doubtful], pa.float32()),
+            }
+        )
+
 
 def find_duplicates(
     pairs: Collection, rows: np.ndarray, methods: Sequence[str], *, near: float = NEAR
 ) -> DuplicateGroups:
     """Group the pairs `rows` (int64) of a collection whose images are duplicates of each other.
 
-    methods: "exact" (bytes), "phash" (perceptual hash), "embedding" (cosine of features at least `near`). One of each
-    group is kept: the one whose longest caption has the most words, of equals the one with the lowest id. The rule
-    depends on the pairs alone, not on their order.
+    methods: "exact" (bytes), "phash" (perceptual hash; drawings must agree in every place), "phash-loose" (drawings as
+    photographs), "embedding" (cosine of features at least `near`). One of each group is kept: the one whose longest
+    caption has the most words, of equals the one with the lowest id. The rule depends on the pairs alone, not on their
+    order.
     """
     union = _Union(len(pairs))
+    doubtful: list[tuple[int, int, float]] = []
     for method in check_methods(methods):
         for links in alike(method, pairs, rows, near=near):
-            union.add(links)
+            if not links.doubtful:
+                union.add(links)
+            elif len(doubtful) < DOUBTFUL_HELD:
+                doubtful += zip(links.a.tolist(), links.b.tolist(), links.similarity.tolist(), strict=True)
     group = union.groups()
+    apart = sorted((one for one in doubtful if group[one[0]] != group[one[1]]), key=lambda one: (-one[2], one[:2]))
     how = [METHODS[number] if number < len(METHODS) else None for number in union.how.tolist()]
-    return DuplicateGroups(group, _kept(pairs, group), how, union.similarity)
+    return DuplicateGroups(group, _kept(pairs, group), how, union.similarity, apart)
 
 
 class _Union:

@@ -54,6 +54,8 @@ def find_leaks(
 def _by_image(pairs: Collection, rows: np.ndarray, one: Collection, method: str, near: float) -> list[Leak]:
     best: dict[int, tuple[float, str]] = {}
     for links in alike(method, pairs, rows, one, near=near):
+        if links.doubtful:
+            continue
         for row, match, similarity in zip(links.a.tolist(), links.b.tolist(), links.similarity.tolist(), strict=True):
             name = one.ids[match]
             old = best.get(row)

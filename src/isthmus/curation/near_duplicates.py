@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from isthmus.curation.collection import Collection, ImageSignature
+from isthmus.curation.collection import DETAIL, Collection, ImageSignature
 from isthmus.data.matrix import Chosen
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.metrics.nearest import pairs_above
 
 METHODS = ("exact", "phash", "embedding")
+LOOSE = "phash-loose"  # drawings are compared as photographs are: what `phash` was at first
 NEAR = 0.95  # cosine of near-duplicates' features
 BITS = 26  # bits of the 256 of the perceptual hash that may differ: a tenth
 HELD_BYTES = 2**30
 COLOURS = 24.0  # of 255, greatest mean difference of thumbnails: pHash sees no colour and little of flat drawings
+# Levels of 255 that drawings may differ by in any place: on average of the three colours, and in one of them. Copies of
+# emoji (JPEG, WebP, half the size) differ by less, emoji of another digit, colour or face by more: benchmarks/emoji.py.
+LOCAL, LOCAL_COLOUR = 28.0, 50.0
 
 
 @dataclass(frozen=True)
 class Links:
-    """Pairs of rows that are alike: a, b int64 [k], how alike float32 [k] (1: the same), and by which method."""
+    """Pairs of rows that are alike: a, b int64 [k], how alike float32 [k] (1: the same), and by which method.
+
+    doubtful: they differ in some place, as drawings of another digit or colour do: no duplicates.
+    """
 
     how: str
     a: np.ndarray
     b: np.ndarray
     similarity: np.ndarray
+    doubtful: bool = False
 
 
 def check_methods(methods: Any) -> tuple[str, ...]:
     """UsageError for a method that does not exist."""
+    known = ("exact", "phash", LOOSE, "embedding")
     for method in methods:
-        if method not in METHODS:
-            raise UsageError(f"dedup={method!r}: exact, phash or embedding." + did_you_mean(method, METHODS))
-    return tuple(method for method in METHODS if method in methods)
+        if method not in known:
+            raise UsageError(f"dedup={method!r}: one of {', '.join(known)}." + did_you_mean(method, known))
+    return tuple(method for method in known if method in methods)
 
 
 def available(method: str, *collections: Collection) -> str | None:
@@ -43,7 +52,7 @@ def available(method: str, *collections: Collection) -> str | None:
     for one in collections:
         if method == "exact" and one.hashes is None and one.pictures is None:
             return f"{one.name}: neither content hashes nor pictures; name the pictures (--images)."
-        if method == "phash" and one.pictures is None:
+        if method in ("phash", LOOSE) and one.pictures is None:
             return f"{one.name}: no pictures to compare; name them (--images)."
         if method == "embedding" and one.features is None:
             return f"{one.name}: no image features of the pool's encoder."
@@ -53,7 +62,7 @@ def available(method: str, *collections: Collection) -> str | None:
 def alike(
     method: str, left: Collection, rows: np.ndarray, right: Collection | None = None, *, near: float = NEAR
 ) -> Iterator[Links]:
-    """Pairs of images that are alike by one method, part by part.
+    """Pairs of images that are alike by one method, part by part; by "phash" doubtful ones too.
 
     rows: int64, the pairs of `left` to compare, with each other (each pair of rows once) or with all of `right`.
     Raises InputError where the method cannot be used.
@@ -66,10 +75,39 @@ def alike(
         others = np.flatnonzero(right.usable)
     if not len(rows) or not len(others):
         return
-    find = {"exact": _exact, "phash": _perceptual, "embedding": _embedded}[method]
+    find = {"exact": _exact, "phash": _perceptual, LOOSE: _perceptual, "embedding": _embedded}[method]
     for a, b, similarity in find(left, rows, right, others, near):
-        if len(a):
-            yield Links(method, rows[a], others[b], similarity)
+        if not len(a):
+            continue
+        links = Links("phash" if method == LOOSE else method, rows[a], others[b], similarity)
+        yield from _parted(links, left, left if right is None else right) if method == "phash" else [links]
+
+
+def _parted(links: Links, left: Collection, right: Collection) -> Iterator[Links]:
+    """Links of which a drawing is part, apart where the two differ in some place."""
+    same = np.array(
+        [_same_in_detail(left, a, right, b) for a, b in zip(links.a.tolist(), links.b.tolist(), strict=True)]
+    )
+    for some in (same, ~same):
+        if some.any():
+            yield replace(
+                links, a=links.a[some], b=links.b[some], similarity=links.similarity[some], doubtful=not same[some][0]
+            )
+
+
+def _same_in_detail(left: Collection, a: int, right: Collection, b: int) -> bool:
+    one, other = left.looks[a], right.looks[b]
+    assert isinstance(one, ImageSignature) and isinstance(other, ImageSignature)
+    if one.content == other.content or not (one.drawing or other.drawing):
+        return True
+    apart, colour = local_difference(left.detail(a), right.detail(b))
+    return apart <= LOCAL and colour <= LOCAL_COLOUR
+
+
+def local_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """The greatest difference of thumbnails [24, 24, 3] in any place of 2 × 2 pixels: of the colours' mean, of one."""
+    places = np.abs(a - b).reshape(DETAIL // 2, 2, DETAIL // 2, 2, 3).mean(axis=(1, 3))
+    return float(places.mean(axis=2).max()), float(places.max())
 
 
 def _exact(left: Collection, rows: np.ndarray, right: Collection | None, others: np.ndarray, near: float) -> Any:

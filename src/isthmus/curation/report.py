@@ -74,6 +74,7 @@ def write_report(
         short=result.short,
         cleaning=cleaned and cleaned.counts,
         groups=_groups(cleaned, shelf) if cleaned and cleaned.groups else [],
+        doubtful=_doubtful(cleaned, shelf) if cleaned and cleaned.groups else [],
         leaks=_leaks(cleaned, shelf) if cleaned and cleaned.leaks else [],
         **(_choice(result, *chosen, shelf) if chosen else {"histogram": "", "even": {}, "empty": {}, "samples": []}),
     )
@@ -109,6 +110,14 @@ def _groups(cleaned: Cleaned, shelf: _Shelf | None) -> list[tuple[int, list[Memb
             row.append(_member(cleaned.pairs, pair, mark, shelf))
         shown.append((len(part), row))
     return shown
+
+
+def _doubtful(cleaned: Cleaned, shelf: _Shelf | None) -> list[list[Member]]:
+    """Some pairs that look alike and were kept apart, the closest first."""
+    assert cleaned.groups is not None
+    found = cleaned.groups.doubtful
+    some = np.unique(np.linspace(0, len(found) - 1, min(SHOWN, len(found))).round().astype(np.int64)).tolist()
+    return [[_member(cleaned.pairs, row, f"phash {found[at][2]:.2f}", shelf) for row in found[at][:2]] for at in some]
 
 
 def _leaks(cleaned: Cleaned, shelf: _Shelf | None) -> list[list[Member]]:

@@ -21,6 +21,7 @@ from isthmus.segmentation.attention import Alone
 from isthmus.segmentation.data import BACKGROUND
 from isthmus.segmentation.dense import FILTERS, DenseEncoder, Normalise, Resample
 
+SURROUNDINGS = ("background", "plain background", "texture", "empty area")  # what a class alone is compared with
 WINDOWS_AT_ONCE = 8
 SLID_BYTES = 2**32  # of the scores of one image on which windows slide
 NUMBERS_AT_ONCE = 64_000_000  # of scores per pixel and class, in memory at a time
@@ -38,7 +39,8 @@ class Segmenter:
             the whole image at once, made square.
         stride: pixels from window to window; default half a window.
         threshold: if no class has at least this probability (softmax of the model's logits over the classes), the pixel
-            is `background`, which must then be among the classes and whose text is not used.
+            is `background`, which must then be among the classes. Its text is not used, except beside one class alone,
+            whose softmax would be 1 everywhere: there `SURROUNDINGS` stand for it.
         longest: pixels that the image's longer side has at most, where a window slides; default any.
         attention, alone, cls, resample, normalise: see `DenseEncoder`.
 
@@ -71,7 +73,9 @@ class Segmenter:
         self.stride = stride or max(1, (window or self.size) // 2)
         self._check(size, stride)
         self.background = self.classes.index(BACKGROUND) if threshold is not None else None
-        named = [(i, name) for i, one in enumerate(classes) if i != self.background for name in _names(one)]
+        self.single = self.background is not None and len(self.classes) == 2
+        instead = {self.background: SURROUNDINGS if self.single else ()}
+        named = [(i, name) for i, one in enumerate(classes) for name in instead.get(i, _names(one))]
         self.class_of = torch.tensor([i for i, _ in named])
         texts = class_embeddings(model.encode_text, [name for _, name in named], templates)
         self.texts = torch.from_numpy(texts).to(next(model.parameters()).device)
@@ -91,7 +95,7 @@ class Segmenter:
         """Cosines to every class, float32 [C, h, w]; h and w are those of patches (with windows: of pixels of the
         resized image).
 
-        The background class of a threshold has −∞.
+        The background class of a threshold has −∞, except beside one class alone.
         """
         image = to_pil(image)
         return self._whole(image) if self.window is None else self._slid(image, self.window)
@@ -99,11 +103,17 @@ class Segmenter:
     def classify(self, scores: Tensor, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """The class with the greatest of `scores`, uint8, and its probability, float32: both [height, width].
 
-        Scores are interpolated, some classes at a time. The background class of a threshold is not among them.
+        Scores are interpolated, some classes at a time. The background class of a threshold is not among them; beside
+        one class alone its texts take part in the softmax.
         """
         best = torch.full((height, width), -torch.inf)
         label = torch.zeros((height, width), dtype=torch.uint8)
         total = torch.full((height, width), -torch.inf)
+        if self.single:
+            total = (
+                self.scale
+                * F.interpolate(scores[None, self.background, None], size=(height, width), mode="bilinear")[0, 0]
+            )
         kept = torch.tensor([i for i in range(len(scores)) if i != self.background])
         for some in kept.split(max(1, NUMBERS_AT_ONCE // (height * width))):
             fine = F.interpolate(scores[some][None], size=(height, width), mode="bilinear")[0]
