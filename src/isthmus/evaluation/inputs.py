@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import numpy as np
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.folders import readable
 from isthmus.data.groups import by_appearance, whole_groups
-from isthmus.data.images import BadImage
 from isthmus.data.labels import check_classes, class_names
 from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
 from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.evaluation.exposure import Exposure
 from isthmus.evaluation.labelled import stored_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.modality import spec_of, table_of
@@ -66,6 +67,7 @@ class Embedded:
     image: [n, d] and text: [m, d] float32, L2-normalised. image_of: [m] row of each caption's image.
     groups: [n] near-duplicates (`whole_groups`), the unit of every bootstrap, numbered by first appearance.
     labels: class names by image, or None. class_folders: where labels are those of folders, these, sorted.
+    seen: what a result says of the items that the model has seen (`Exposure.report`).
     """
 
     image: np.ndarray
@@ -78,6 +80,7 @@ class Embedded:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     class_folders: list[str] = field(default_factory=list)
+    seen: dict[str, Any] = field(default_factory=dict)
 
 
 def read_first(data: Any, **reading: Any) -> Any:
@@ -100,6 +103,7 @@ def embed_for_evaluation(
     split: str | None = None,
     only: str | Path | Sequence[str] | None = None,
     seed: int = 0,
+    unseen: bool = False,
 ) -> Embedded:
     """`data` as embeddings of `model`.
 
@@ -109,11 +113,13 @@ def embed_for_evaluation(
         split: only these pairs ("train", "val" or "test"); None means all.
         only: only these ids, or those in the `id` column of a Parquet file.
         seed: of the validation split, where the data names none.
+        unseen: only what neither trained nor validated the model.
 
     Raises:
         InputError: no pairs left, or a store without the model's encoders.
     """
-    return embed_chosen(model, chosen_data(model, data, split=split, only=only, seed=seed))
+    exposure = Exposure(model, named(data), unseen)
+    return embed_chosen(model, chosen_data(model, data, split=split, only=only, seed=seed), exposure)
 
 
 def chosen_data(
@@ -129,9 +135,14 @@ def chosen_data(
     return opened if only is None else _chosen(opened, only)
 
 
-def embed_chosen(model: DualEncoder, data: FeaturePairs | Pairs) -> Embedded:
-    """The result of `chosen_data`, embedded."""
-    return _from_features(model, data) if isinstance(data, FeaturePairs) else _from_pairs(model, data)
+def embed_chosen(model: DualEncoder, data: FeaturePairs | Pairs, exposure: Exposure) -> Embedded:
+    """The result of `chosen_data`, embedded, without what `exposure` leaves out."""
+    if isinstance(data, FeaturePairs):
+        found = _from_features(model, exposure.rest(data))
+    else:
+        found = _from_pairs(model, data, exposure)
+    found.seen = exposure.report()
+    return found
 
 
 def zeroshot_labels(
@@ -227,27 +238,29 @@ class EmbeddedItems:
     skipped: list[tuple[str, str]]
 
 
-def embed_items(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> EmbeddedItems:
+def embed_items(
+    model: DualEncoder,
+    pairs: Pairs,
+    exposure: Exposure | None = None,
+    counterparts: Container[str] = (),
+    batch_size: int = 32,
+) -> EmbeddedItems:
     """The images of pairs, or what stands in their place, go through the model in batches.
 
-    An unreadable one is listed. Raises `InputError` where none can be read, `UsageError` for a modality that the model
-    does not take.
+    An unreadable one is listed. exposure, counterparts: what is left out (`Exposure.readable`). Raises `InputError`
+    where none can be read, `UsageError` for a modality that the model does not take.
     """
     ids = pairs.images["id"].to_pylist()
     found = EmbeddedItems(np.zeros((0, model.width), np.float32), [], [], [])
     embeddings = []
-    for start in progress_bar(watched(), range(0, len(ids), batch_size), desc="items", unit="batch", leave=False):
-        items = []
-        for index in range(start, min(start + batch_size, len(ids))):
-            try:
-                data = pairs.read_bytes(index)
-                items.append(pairs.picture(index, data))
-                found.kept.append(index)
-                found.hashes.append(pairs.content_hash(data, index))
-            except BadImage as error:
-                found.skipped.append((ids[index], error.reason))
-        if items:
-            embeddings.append(model.encode(pairs.modality, items, batch_size=batch_size))
+    exposure = exposure or Exposure(None, "")
+    readable: Iterator[Any] = exposure.readable(pairs, found.skipped, counterparts)
+    readable = iter(progress_bar(watched(), readable, total=len(ids), desc="items", unit="item", leave=False))
+    while batch := list(islice(readable, batch_size)):
+        found.kept += [row for row, _, _ in batch]
+        found.hashes += [content for _, content, _ in batch]
+        embeddings.append(model.encode(pairs.modality, [item for _, _, item in batch], batch_size=batch_size))
+    exposure.check(len(embeddings))
     if not embeddings:
         kind = table_of(pairs.modality)
         raise InputError(f"None of the {len(ids):,} {kind} could be read; the first: {found.skipped[:1]}.")
@@ -255,11 +268,11 @@ def embed_items(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embed
     return found
 
 
-def _from_pairs(model: DualEncoder, pairs: Pairs) -> Embedded:
+def _from_pairs(model: DualEncoder, pairs: Pairs, exposure: Exposure) -> Embedded:
     """Both sides of pairs; of an item that cannot be read its counterparts are left out too."""
     first, second = model.modalities
     side = pairs.side(first)
-    found = embed_items(model, side)
+    found = embed_items(model, side, exposure, exposure.counterparts(pairs, second))
     samples = [side.samples[index] for index in found.kept]
     row_of = {sample: row for row, sample in enumerate(samples)}
     if len(row_of) < len(samples):

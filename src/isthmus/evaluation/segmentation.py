@@ -11,8 +11,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from isthmus.data.images import BadImage
 from isthmus.errors import InputError
+from isthmus.evaluation.exposure import Exposure
 from isthmus.evaluation.inputs import Given, named, opened
 from isthmus.evaluation.protocols import find_protocol
 from isthmus.evaluation.tasks import Prompts, task
@@ -173,6 +173,7 @@ def segmentation(
     alone: Literal["attention", "residual"] | None = None,
     cls: bool = True,
     protocol: str | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
@@ -197,6 +198,7 @@ def segmentation(
 
     masked = data if isinstance(data, MaskedImages) else read_masked_images(data, classes, split=split)
     model, name = opened(model)
+    exposure = Exposure(model, named(data), unseen, captions=False)
     given: dict[str, Any] = {"size": size, "window": window, "stride": stride, "threshold": threshold}
     given |= {"attention": attention, "alone": alone, "cls": cls, "templates": templates}
     preset = find_protocol(protocol)
@@ -205,19 +207,21 @@ def segmentation(
     prompts = load_templates(templates) if isinstance(templates, str | Path) else templates
     segmenter = Segmenter(model, masked.classes, prompts, **options)
     tally, rows, skipped = PixelTally(masked.classes), [], list(masked.pairs.skipped)
-    for index in progress_bar(watched(), range(len(masked)), unit="image"):
-        try:
-            image = masked.image(index)
-        except BadImage as error:
-            skipped.append((masked.ids[index], error.reason))
-            continue
+    readable = exposure.readable(masked.pairs, skipped)
+    for index, _, image in progress_bar(watched(), readable, total=len(masked), unit="image"):
         scores = segmenter.scores(image)
         tally.add(masked.mask(index, image.size), segmenter.labels(scores, image.height, image.width), scores)
         rows.append(index)
+    exposure.check(len(rows))
     if not rows:
         raise InputError(f"None of the {len(masked):,} images could be read; the first: {skipped[:1]}.")
     found = tally.scores(groups=masked.groups[rows], bootstrap=bootstrap, seed=seed)
-    found |= {"classes": masked.classes, "templates": prompts, "options": options, "skipped": skipped}
+    found |= exposure.report() | {
+        "classes": masked.classes,
+        "templates": prompts,
+        "options": options,
+        "skipped": skipped,
+    }
     found["notes"] = [*masked.pairs.notes, *(preset.remarks() if preset else [])]
     return result(found, dataset=named(data), model=name, task="zeroshot_segmentation")
 
