@@ -91,14 +91,16 @@ def run(args: argparse.Namespace) -> int:
             common.say(common.lines(model.summary))
         done = "  (already done: the same as before)" if before and before == _weights(args.out) else ""
         common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model.kind)}")
-        if model.summary["pairs"] < SMALL and not args.folds and not args.init and not args.pixels:
-            note = (
-                f"  note: {model.summary['pairs']:,} pairs train this, fewer than {SMALL:,}: a test split of them says "
-                "little. --folds 5 tests on every pair, by models that never saw it."
-            )
-            common.say(common.wrapped(note), error=True)
+        _say_few(args, model.summary.get("pairs", SMALL))
         common.write_result(args, {"model": args.out, **model.summary})
     return 0
+
+
+def _say_few(args: argparse.Namespace, pairs: int) -> None:
+    """Name --folds for a small table, where it can be used."""
+    if pairs < SMALL and not (args.folds or args.init or args.pixels):
+        few = f"  note: {pairs:,} pairs train this, fewer than {SMALL:,}: a test split of so few says little. "
+        common.say(common.wrapped(f"{few}--folds 5 tests every pair by models that never saw it."), error=True)
 
 
 def _weights(out: str) -> str | None:
