@@ -345,4 +345,4 @@ def test_copies_are_pairs_of_pictures_on_the_page(toy: tuple[Path, Path, Path], 
     assert found["seen"]["n"]["exact"] == model.seen.counts()["train"]["image"]
     text = page.read_text()
     assert 'class="warning"' in text and "144 of 192 pictures" in text
-    assert text.count("data:image/webp") == 12
+    assert text.count("data:image/webp") == 24

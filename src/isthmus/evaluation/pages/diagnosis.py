@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from isthmus.curation.leaks import Leak
     from isthmus.evaluation.diagnosis.audit import Audit
 
-SHOWN = 6  # seen images with their matches
+SHOWN = 12  # seen images with their matches
 TITLES = {
     "image_retrieval": "captions search for their image",
     "text_retrieval": "images search for their caption",
