@@ -70,5 +70,5 @@ def test_an_unknown_task_is_named() -> None:
 
 
 def test_an_option_that_the_task_does_not_take_is_named() -> None:
-    with pytest.raises(UsageError, match=r"no 'classes': it takes split, only, .*, protocol, bootstrap, seed"):
+    with pytest.raises(UsageError, match=r"no 'classes': it takes split, only, .*, protocol, unseen, bootstrap, seed"):
         ist.evaluate("model", "retrieval", "data", classes=["cat"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -19,6 +20,7 @@ from isthmus.embedding import embed as _embed
 from isthmus.encoders import Encoder, load_encoder
 from isthmus.errors import UsageError
 from isthmus.evaluation.datasets.questions import Questions
+from isthmus.evaluation.exposure import SeenWarning
 from isthmus.evaluation.inputs import Data, Saved
 from isthmus.evaluation.shown import shown
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
@@ -74,6 +76,8 @@ def embed(
     trust_remote_code: bool = False,
     engine: Literal["local", "ray"] = "local",
     states_dtype: Literal["float16", "int8"] = "float16",
+    test: float | None = None,
+    seed: int = 0,
     progress: bool | None = None,
     columns: str | Columns | None = None,
     images: str | Path | None = None,
@@ -106,6 +110,8 @@ def embed(
         trust_remote_code=trust_remote_code,
         engine=engine,
         states_dtype=states_dtype,
+        test=test,
+        seed=seed,
         progress=progress,
         columns=columns,
         images=images,
@@ -130,6 +136,7 @@ def train(
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
     modalities: tuple[str, str] | None = None,
+    remember: bool = True,
     seed: int = 0,
     max_seconds: float | None = None,
     resume: bool = True,
@@ -164,6 +171,8 @@ def train(
             side's encoder joins its space. Its features must be those of the model's own encoder.
         modalities: of the store, which two are joined; default image and text. Wherever arguments and the model say
             image, the first is meant; wherever they say text, the second.
+        remember: keep eight bytes of the hash of each item that trains and validates with the model, so that
+            evaluation can say which of its items are new.
         seed: of the order of samples, initial weights, dropout and the validation split.
         max_seconds: stop after this time; the model's summary says at which epoch.
         resume: continue from a checkpoint in `out`.
@@ -178,8 +187,8 @@ def train(
     choices = load_recipe(recipe, overrides)
     folder = None if out is None else Path(out)
     how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
-    chosen = {"image": image, "text": text, "pixels": pixels, "only": only, "val": val, "init": init, "freeze": freeze}
-    chosen |= {"modalities": modalities}
+    chosen: dict[str, Any] = {"image": image, "text": text, "pixels": pixels, "only": only, "val": val, "init": init}
+    chosen |= {"freeze": freeze, "modalities": modalities, "remember": None if remember else False}
     return _objective(choices).train(store, choices, how, **_given(choices, chosen))
 
 
@@ -352,7 +361,8 @@ def evaluate(
     Returns:
         A `Result`, CLIP_benchmark's dictionary: dataset, model, pretrained, task, metrics, language, and our additions
         (ci95, n, definition, skipped, seed); a list of them where a task gives several. Printed, they are the table of
-        `isthmus eval`; `to_pandas()` makes a data frame of them.
+        `isthmus eval`; `to_pandas()` makes a data frame of them. `seen_items` counts what trained or validated the
+        model, of which a `SeenWarning` warns; `unseen=True` leaves it out.
 
     Raises:
         UsageError: an unknown task, split or set of templates, or an option that the task does not take.
@@ -362,4 +372,7 @@ def evaluate(
     given = Saved(model, device, trust_remote_code) if isinstance(model, str | Path) else model
     run = find_task(task)
     found = run(given, data.path if isinstance(data, Store) else data, **options)
+    for one in found if isinstance(found, list) else [found]:
+        for text in one.get("warnings", []):
+            warnings.warn(f"{one['dataset']}: {text}", SeenWarning, stacklevel=2)
     return shown(found, run.columns, options.get("report"))  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,11 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069
 def say(text: Any = "", *, error: bool = False) -> None:
     """Print a text. Control characters in it, from captions or ids, are escaped: they could act on the terminal."""
     print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def wrapped(text: str) -> str:
+    """A remark in lines of 80 columns."""
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def printable(text: str) -> str:

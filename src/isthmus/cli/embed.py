@@ -2,7 +2,7 @@
 
 example:
   isthmus embed captions.parquet --image-encoder 'hf:facebook/dinov2-large?pool=cls+mean' \\
-                --text-encoder st:sentence-transformers/all-roberta-large-v1 --out store/
+                --text-encoder st:sentence-transformers/all-roberta-large-v1 --out store/ --test 0.2
 
 With `?layer=4,8,12&pool=states` the states of these layers are stored, sequences of tokens.
 Run it again to go on where it stopped. PAIRS is a Parquet, CSV or JSONL table with `image` and `caption` columns, a
@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", metavar="URI", nargs="+", action="extend", default=[], help="for its own modality")
     parser.add_argument("--out", metavar="STORE", required=True)
     parser.add_argument("--only", metavar="PARQUET", help="embed only the ids in this file")
+    parser.add_argument(
+        "--test", type=float, metavar="SHARE", help="hold out this share of the images as split test, in whole groups"
+    )
     parser.add_argument("--batch-size", type=int, help="items per forward pass (default: what the device does fast)")
     parser.add_argument("--max-skip", type=float, default=0.01, help="largest share of unreadable images (0.01)")
     parser.add_argument("--max-pixels", type=int, default=100_000_000, help="skip larger images (100 million)")
@@ -72,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         max_pixels=args.max_pixels,
         precision=args.precision,
         engine=args.engine,
+        test=args.test,
+        seed=args.seed,
         progress=True,
         **options,
     )

@@ -21,6 +21,7 @@ import argparse
 from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings
 
 from isthmus.cli import common
 from isthmus.errors import UsageError
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("DATA is missing: pairs, a store, or what the task reads.")
     common.check_paths(args.model, *args.beside, *data, *_paths(args))
     from isthmus.api import evaluate
+    from isthmus.evaluation.exposure import SeenWarning, told
     from isthmus.evaluation.tasks import check_options, find_task
     from isthmus.metrics.results import details, table
 
@@ -88,13 +90,18 @@ def run(args: argparse.Namespace) -> int:
     results = []
     for model, one in product([args.model, *args.beside], data):
         loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
-        found = evaluate(model, args.task, one, **loading, **given)
+        with catch_warnings(action="ignore", category=SeenWarning):  # said below the table, where it is read
+            found = evaluate(model, args.task, one, **loading, **given)
         results += found if isinstance(found, list) else [found]
     for found in results if printed else ():
         found["notes"] = [note for note in found["notes"] if note not in printed]
     common.say(table(results, find_task(args.task).columns))
     if below := details(results):
         common.say("\n" + below)
+    for line in told(results):
+        common.say(common.wrapped(line))
+    for warning in dict.fromkeys(f"{one['dataset']}: {text}" for one in results for text in one.get("warnings", [])):
+        common.say(common.wrapped(f"WARNING: {warning}"), error=True)
     common.write_result(args, results[0] if len(results) == 1 else results)
     return 3 if any(result.get("skipped") for result in results) else 0
 

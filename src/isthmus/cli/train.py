@@ -21,6 +21,7 @@ from typing import Any
 from isthmus.cli import common
 from isthmus.errors import UsageError
 
+SMALL = 1_000  # pairs: below, a test split is too small to say much
 NOT_OF_FOLDS = ("init", "freeze", "pixels")
 
 
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--freeze", metavar="SIDE", help="the side to keep, image or text; the other side's encoder is trained to match"
     )
     parser.add_argument("--folds", type=int, metavar="K", help="cross-validate first: for fewer than about 1,000 pairs")
+    parser.add_argument("--forget-items", action="store_true", help="keep no hashes of what trained it in the model")
     parser.add_argument("--out", metavar="MODEL", required=True)
     parser.add_argument("--max-seconds", type=float, help="stop after this time")
     parser.add_argument("--log", choices=["tensorboard", "wandb"], help="also log there (needs the extra of that name)")
@@ -78,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     model = train(
         args.store,
         out=args.out,
+        remember=not args.forget_items,
         max_seconds=args.max_seconds,
         log=[args.log] if args.log else [],
         progress=True,
@@ -88,8 +91,16 @@ def run(args: argparse.Namespace) -> int:
             common.say(common.lines(model.summary))
         done = "  (already done: the same as before)" if before and before == _weights(args.out) else ""
         common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model.kind)}")
+        _say_few(args, model.summary.get("pairs", SMALL))
         common.write_result(args, {"model": args.out, **model.summary})
     return 0
+
+
+def _say_few(args: argparse.Namespace, pairs: int) -> None:
+    """Name --folds for a small table, where it can be used."""
+    if pairs < SMALL and not (args.folds or args.init or args.pixels):
+        few = f"  note: {pairs:,} pairs train this, fewer than {SMALL:,}: a test split of so few says little. "
+        common.say(common.wrapped(f"{few}--folds 5 tests every pair by models that never saw it."), error=True)
 
 
 def _weights(out: str) -> str | None:

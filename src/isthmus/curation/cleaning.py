@@ -88,7 +88,7 @@ class Cleaned:
         return [one for one in self.balanced.because if one is not None] if self.balanced else []
 
     def tables(self) -> dict[str, pa.Table]:
-        """`rejected.parquet`, `duplicates.parquet`, `doubtful.parquet`, `leaks.parquet`: those of the steps that ran."""
+        """`rejected`, `duplicates`, `doubtful` and `leaks.parquet`: those of the steps that ran."""
         schema = pa.schema({name: pa.string() for name in ("id", "caption", "reason")})
         rows = [dict(zip(schema.names, row, strict=True)) for row in self.rejected]
         found = {"rejected": pa.Table.from_pylist(rows, schema=schema)}

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from isthmus.curation.collection import Collection
 from isthmus.curation.near_duplicates import METHODS, NEAR, alike, available
+from isthmus.data.contents import LEAST_WORDS
 
-LEAST_WORDS = 4  # captions of fewer words are equal by chance ("a dog")
 CAPTION = "caption"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from isthmus.data.contents import KEY_BYTES, items_of_keys, items_of_rows, items_of_texts
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.frames import as_pandas
 from isthmus.data.groups import components, whole_groups
@@ -30,6 +31,8 @@ class FeaturePairs:
     bootstrap_group: int64 [N], the user's groups (near-duplicates) with equal images joined, else each image
                      on its own: the units that splits and bootstraps keep together.
     image_parts:     widths of the encoders' parts, side by side: sum = Dx; text_parts likewise.
+    image_items:     uint64 [N], what each image is remembered by (`isthmus.data.contents`), where its content is known;
+                     text_items [M] likewise. `items` gives them in any case.
     """
 
     image: Matrix
@@ -46,6 +49,8 @@ class FeaturePairs:
     lang: list[str | None] | None = None
     labels: list[str | None] | None = None
     splits: list[str | None] | None = None
+    image_items: np.ndarray | None = None
+    text_items: np.ndarray | None = None
     image_encoder: list[EncoderRecord] = dataclasses.field(default_factory=list)
     text_encoder: list[EncoderRecord] = dataclasses.field(default_factory=list)
 
@@ -73,6 +78,19 @@ class FeaturePairs:
         """The modality of a side: from its encoders' records, otherwise the name of the side."""
         return next((record["modality"] for record in self.records[side] if "modality" in record), side)
 
+    def items(self, side: str) -> np.ndarray:
+        """What the items of a side are remembered by, uint64 [n]: content, else their texts, else their features."""
+        held = getattr(self, f"{side}_items")
+        if held is not None:
+            return held
+        texts = self.captions if side == SIDES[1] else None
+        return items_of_rows(getattr(self, side)) if texts is None else items_of_texts(texts)
+
+    def identified(self) -> FeaturePairs:
+        """The same pairs, whose items are known whatever becomes of their features."""
+        image_items, text_items = (self.items(side) for side in SIDES)
+        return dataclasses.replace(self, image_items=image_items, text_items=text_items)
+
     @classmethod
     def from_arrays(
         cls,
@@ -98,6 +116,7 @@ class FeaturePairs:
         others of this class.
         Raises `InputError` naming the row where features or lengths are wrong.
         """
+        image_items, text_items = _items(image_keys), _items(text_keys)
         image, text = as_matrix(image), as_matrix(text)
         n, m = (_length(name, matrix) for name, matrix in zip(SIDES, (image, text), strict=True))
         owner = _owners(image_of, n, m)
@@ -122,6 +141,8 @@ class FeaturePairs:
             image_parts=fields.pop("image_parts", None) or [image.shape[1]],
             text_parts=fields.pop("text_parts", None) or [text.shape[1]],
             captions=None if captions is None else list(captions),
+            image_items=image_items,
+            text_items=text_items,
             **fields,
         )
         pairs._check_parts()
@@ -145,6 +166,8 @@ class FeaturePairs:
             image_group=self.image_group[index],
             text_group=self.text_group[kept],
             bootstrap_group=self.bootstrap_group[index],
+            image_items=None if self.image_items is None else self.image_items[index],
+            text_items=None if self.text_items is None else self.text_items[kept],
             **{name: _take(getattr(self, name), index) for name in ("image_ids", "labels", "splits")},
             **{name: _take(getattr(self, name), kept) for name in ("caption_ids", "captions", "lang")},
         )
@@ -211,6 +234,12 @@ def _distinct(name: str, values: Sequence[str]) -> list[str]:
             raise InputError(f"{name}: {value!r} is in rows {seen[value]} and {row}; ids must differ.")
         seen[value] = row
     return list(seen)
+
+
+def _items(keys: Any) -> np.ndarray | None:
+    """Of content keys, uint8 [n, 16]; nothing else that makes items equal says what they are to other data."""
+    contents = isinstance(keys, np.ndarray) and keys.dtype == np.uint8 and keys.shape[1:] == (KEY_BYTES,)
+    return items_of_keys(keys) if contents else None
 
 
 def _keys(keys: Any, count: int) -> np.ndarray:

@@ -234,7 +234,8 @@ class Pairs:
         rows = pc.equal(self.images["split"], normalise_split(split)).fill_null(False)
         if not pc.any(rows).as_py():
             there = ", ".join(sorted(set(self.images["split"].drop_null().to_pylist())))
-            raise InputError(f"{self.path}: no image of split {split!r}; splits are: {there or 'none'}.")
+            remedy = "" if there else " `isthmus embed --test 0.2` makes a store that has one: evaluate on that."
+            raise InputError(f"{self.path}: no image of split {split!r}; splits are: {there or 'none'}.{remedy}")
         return self._where(rows)
 
     def _where(self, rows: pa.ChunkedArray) -> Pairs:

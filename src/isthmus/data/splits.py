@@ -65,5 +65,18 @@ def validation_groups(groups: Sequence[str], *, seed: int = 0) -> set[str]:
     return chosen
 
 
+def test_groups(sizes: dict[str, int], wanted: int, *, seed: int = 0) -> set[str]:
+    """The groups that test, of those of these sizes (images by name): at most `wanted` images in all.
+
+    The first ones in the order of hash(seed, group) that still have room, so that a group too large stays in training.
+    """
+    chosen: set[str] = set()
+    for group in sorted(sizes, key=lambda group: (_hash(seed, f"test:{group}"), group)):
+        if sizes[group] <= wanted:
+            chosen.add(group)
+            wanted -= sizes[group]
+    return chosen
+
+
 def _hash(seed: int, group: str) -> bytes:
     return hashlib.blake2b(f"{seed}:{group}".encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -23,7 +23,7 @@ class Contents:
     """
 
     def __init__(self, pairs: Pairs, writer: StoreWriter) -> None:
-        self._pairs, self._writer = pairs, writer
+        self.pairs, self._writer = pairs, writer
         self.ids: list[str] = pairs.images["id"].to_pylist()
         self._signatures = pairs.signatures()
         recalled = writer.recall(self.ids, self._signatures, pairs.modality)
@@ -61,16 +61,16 @@ class Contents:
     def table(self) -> pa.Table:
         """The store's table of these: usable ones only, each with its content hash."""
         usable = [None if why else content for content, why in zip(self.hashes, self.reasons, strict=True)]
-        found = self._pairs.images.select(["id", "group", "split", "label"])
+        found = self.pairs.images.select(["id", "group", "split", "label"])
         found = found.append_column("content_hash", pa.array(usable, pa.string()))
-        if self._pairs.modality != SIDES[0]:
+        if self.pairs.modality != SIDES[0]:
             found = found.rename_columns({"id": "item_id"})
-            found = found.append_column("id", pa.array(self._pairs.samples, pa.string()))
+            found = found.append_column("id", pa.array(self.pairs.samples, pa.string()))
         return found.filter(pc.is_valid(found["content_hash"]))
 
     def _record(self, row: int) -> None:
         told = (self.ids[row], self.hashes[row], self.reasons[row], self._signatures[row])
-        self._writer.record_images([told], self._pairs.modality)
+        self._writer.record_images([told], self.pairs.modality)
 
 
 def lacking(keys: np.ndarray, done: list[set[bytes]], without: Set[bytes] = frozenset()) -> np.ndarray:

@@ -18,6 +18,7 @@ from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
 from isthmus.embedding.content_index import Contents, captions_of, lacking
 from isthmus.embedding.engines import check_engine, encode_all, hash_all
+from isthmus.embedding.held_out import check_share, with_kept_splits, with_test_split
 from isthmus.embedding.networks import Network, by_network, choose_autocast, load_all, preparable, states_bytes
 from isthmus.embedding.work_plan import caption_batches, cut, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
@@ -83,6 +84,8 @@ def embed(
     trust_remote_code: bool = False,
     engine: str = "local",
     states_dtype: str = "float16",
+    test: float | None = None,
+    seed: int = 0,
     progress: bool | None = None,
     **reading: Any,
 ) -> EmbedReport:
@@ -108,17 +111,21 @@ def embed(
         engine: "local", or "ray": the workers of a Ray cluster, which read the images by the same paths. On
             machines of one type, with the same number of threads, the store is the same byte for byte.
         states_dtype: what states are stored in: "float16", or "int8" with a scale for each token.
+        test: hold out about this share of the images as the split test, whole groups at a time: no picture and no
+            caption is on both sides (`isthmus.embedding.held_out`). For pairs that name no test split.
+        seed: of the choice of these.
         progress: bars; None: in a notebook alone.
         reading: how pairs are read, if they are not `Pairs` yet: `columns`, `images`, `split`, `pages`, `range`.
 
     Raises:
-        InputError: nothing to embed, or more than `max_skip` of the pairs were skipped (the store is
-            complete without them and `skipped.parquet` lists them).
+        InputError: nothing to embed, pairs that name a test split although `test` is given, or more than `max_skip`
+            of the pairs were skipped (the store is complete without them and `skipped.parquet` lists them).
     """
     check_engine(engine)
     if states_dtype not in STATES_DTYPES:
         raise UsageError(f"states_dtype={states_dtype!r}: float16 or int8." + did_you_mean(states_dtype, STATES_DTYPES))
     pairs = chosen_pairs(pairs, only, max_pixels=max_pixels, **reading)
+    check_share(test, pairs)
     options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
     sides = load_all(image, text, encoders, **options)
     samples = {modality: sampled(pairs, modality) for modality in sides}
@@ -139,6 +146,7 @@ def embed(
             for modality, listed in networks.items()
         }
         run.hash_items()
+        run.split(test, seed)
         for modality in run.sides:
             run.encode_items(modality, networks.get(modality, []))
         run.encode_captions(networks.get(TEXT, []))
@@ -227,6 +235,17 @@ class _Run:
                 for found in hash_all(self.engine, self.sides[modality], chunks):
                     contents.learn(found)
                     bar.update(len(found))
+
+    def split(self, test: float | None, seed: int) -> None:
+        """Hold out a test split if one is asked for; otherwise keep the one that the store has."""
+        contents, before = self.contents.get(SIDES[0]), self.writer.tables
+        if contents is None:
+            return
+        if test is None:
+            contents.pairs, notes = with_kept_splits(contents.pairs, before)
+        else:
+            contents.pairs, notes = with_test_split(contents.pairs, contents.hashes, before, test, seed)
+        self.notes += notes
 
     def encode_items(self, modality: Modality, networks: list[Network]) -> None:
         if not networks:

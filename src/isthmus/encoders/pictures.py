@@ -22,9 +22,9 @@ def encode_each(
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """(rows, features [n, D]) of `count` pictures, in order, up to `batch_size` at a time.
 
-    read: gives the picture of a row. encode: takes pictures. refuse: gets the row and the error of one that cannot
-    be read or encoded, whatever a library raises, MemoryError too (see `reason`); a batch that fails is gone through
-    one by one. A `UsageError` passes: it is of no picture.
+    read: gives the picture of a row, None to leave it out. encode: takes pictures. refuse: gets the row and the error
+    of one that cannot be read or encoded, whatever a library raises, MemoryError too (see `reason`); a batch that fails
+    is gone through one by one. A `UsageError` passes: it is of no picture.
     """
     rows: list[int] = []
     pictures: list[Any] = []
@@ -36,6 +36,8 @@ def encode_each(
             raise
         except Exception as error:
             refuse(row, error)
+            continue
+        if picture is None:
             continue
         rows.append(row)
         pictures.append(picture)

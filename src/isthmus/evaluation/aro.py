@@ -18,6 +18,7 @@ def aro(
     data: str | Path | Questions,
     *,
     images: str | Path | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -25,4 +26,4 @@ def aro(
 
     ARO's published numbers for relations and attributes are means over categories.
     """
-    return evaluate_set(model, read_aro, data, images, bootstrap, seed)
+    return evaluate_set(model, read_aro, data, images, unseen, bootstrap, seed)

@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.contents import items_of_hashes, items_of_texts
+from isthmus.data.images import content_hash
 from isthmus.encoders.pictures import encode_each, reason
 from isthmus.errors import InputError
 from isthmus.evaluation.datasets.questions import NONE, Question, QuestionImage, Questions
+from isthmus.evaluation.exposure import Exposure
 from isthmus.evaluation.inputs import Given, opened
 from isthmus.metrics.bootstrap import replicates, share_interval
 from isthmus.metrics.results import Result, result
@@ -67,6 +70,7 @@ def evaluate_set(
     read: Callable[[str | Path, str | Path | None], Questions],
     data: str | Path | Questions,
     images: str | Path | None,
+    unseen: bool,
     bootstrap: int,
     seed: int,
 ) -> list[Result]:
@@ -75,44 +79,58 @@ def evaluate_set(
     model, called = opened(model)
     results = []
     for dataset, some in questions.items():
-        found = compositional(model, some, bootstrap=bootstrap, seed=seed)
+        exposure = Exposure(model, dataset, unseen)
+        found = compositional(model, some, exposure=exposure, bootstrap=bootstrap, seed=seed)
         results.append(result(found, dataset=dataset, model=called, task="image_caption_selection"))
     return results
 
 
-def compositional(model: Any, questions: Sequence[Question], *, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+def compositional(
+    model: Any,
+    questions: Sequence[Question],
+    *,
+    exposure: Exposure | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Evaluate a model on questions of one kind: all with one image or all with two.
+
+    exposure: which of them the model has seen, and whether those are left out.
 
     Returns {"metrics", "chance", "ci95", "ties", "per_category", "n", "definition", "skipped", …}. Raises
     InputError where no question's images can be read; single ones are listed in `skipped` and left out, with
     the sets they are part of.
     """
-    scores, skipped = question_scores(model, questions)
-    return score(questions, scores, bootstrap=bootstrap, seed=seed) | {"skipped": skipped}
+    exposure = exposure or Exposure(model, "the questions")
+    scores, skipped = question_scores(model, questions, exposure)
+    found = score(questions, scores, bootstrap=bootstrap, seed=seed)
+    return found | exposure.report() | {"skipped": skipped}
 
 
 def question_scores(
-    model: Any, questions: Sequence[Question], batch_size: int = 32
+    model: Any, questions: Sequence[Question], exposure: Exposure, batch_size: int = 32
 ) -> tuple[list[np.ndarray | None], list[tuple[str, str]]]:
-    """Cosines float32 [captions, images] of each question, None where an image cannot be read; (id, why) of those.
+    """Cosines float32 [captions, images] of each question, None where an image cannot be read, or where `exposure`
+    leaves it out; (id, why) of the former.
 
     Every picture and caption is encoded once, however many questions it is in. Sums in float64 and rounding make equal
     pictures or captions tie exactly, as in retrieval.
     """
     pictures = list(dict.fromkeys(picture for question in questions for picture in question.images))
     captions = list(dict.fromkeys(caption for question in questions for caption in question.captions))
-    row, emb, bad = _encode_pictures(model, pictures, batch_size)
+    row, emb, bad, contents = _encode_pictures(model, pictures, batch_size)
     unreadable = [next((bad[p] for p in question.images if p in bad), None) for question in questions]
     skipped = [(q.id, reason) for q, reason in zip(questions, unreadable, strict=True) if reason]
     if len(skipped) == len(questions):
         why = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise InputError(f"None of the {len(questions):,} questions can be used{why}")
+    asked = _asked(questions, row, exposure.pictures(items_of_hashes(contents)), exposure)
     image = unit_rows(np.concatenate(emb), "image embeddings")
     text = unit_rows(model.encode_text(captions), "text embeddings")
     line = {caption: i for i, caption in enumerate(captions)}
     scores = [
-        None if reason else (text[[line[c] for c in q.captions]] @ image[[row[p] for p in q.images]].T).float().numpy()
-        for q, reason in zip(questions, unreadable, strict=True)
+        (text[[line[c] for c in q.captions]] @ image[[row[p] for p in q.images]].T).float().numpy() if one else None
+        for q, one in zip(questions, asked, strict=True)
     ]
     return scores, skipped
 
@@ -143,21 +161,47 @@ def score(
     }
 
 
+def _asked(
+    questions: Sequence[Question], row: dict[QuestionImage, int], seen: np.ndarray, exposure: Exposure
+) -> list[bool]:
+    """Which questions are evaluated: those whose pictures could be read, but for what `exposure` leaves out.
+
+    row: of each picture that could be read; seen: bool by row. Of captions, those that are right are looked at.
+    """
+    right = [question.captions[: len(question.images)] for question in questions]
+    captions = list(dict.fromkeys(caption for some in right for caption in some))
+    known = dict(zip(captions, exposure.captions(items_of_texts(captions), captions).tolist(), strict=True))
+    asked = np.array([all(picture in row for picture in question.images) for question in questions])
+    by_picture = np.array([any(p in row and seen[row[p]] for p in question.images) for question in questions])
+    by_caption = np.array([any(known[caption] for caption in some) for some in right])
+    asked[asked] = exposure.keep(by_picture[asked], by_caption[asked])
+    exposure.check(int(asked.sum()))
+    return asked.tolist()
+
+
 def _encode_pictures(
     model: Any, pictures: Sequence[QuestionImage], batch_size: int
-) -> tuple[dict[QuestionImage, int], list[np.ndarray], dict[QuestionImage, str]]:
-    """The row of each picture, their embeddings, and why the others could not be read."""
+) -> tuple[dict[QuestionImage, int], list[np.ndarray], dict[QuestionImage, str], list[str]]:
+    """The row of each picture, their embeddings, why the others could not be read, and content hashes by row."""
+    hashes: dict[int, str] = {}
     bad: dict[QuestionImage, str] = {}
+
+    def read(number: int) -> Any:
+        data = pictures[number].read()
+        hashes[number] = content_hash(data)
+        return pictures[number].load(data)
+
     some = encode_each(
         len(pictures),
-        lambda row: pictures[row].load(),
+        read,
         lambda loaded: model.encode_image(loaded, batch_size=batch_size),
-        lambda row, error: bad.__setitem__(pictures[row], reason(error)),
+        lambda number, error: bad.__setitem__(pictures[number], reason(error)),
         batch_size,
     )
     found = list(some)
-    kept = [number for rows, _ in found for number in rows]
-    return {pictures[number]: row for row, number in enumerate(kept)}, [embedded for _, embedded in found], bad
+    kept = [number for numbers, _ in found for number in numbers]
+    rows = {pictures[number]: row for row, number in enumerate(kept)}
+    return rows, [embedded for _, embedded in found], bad, [hashes[number] for number in kept]
 
 
 def _choose(questions: Sequence[Question], scores: Sequence[np.ndarray | None]) -> dict[str, QuestionTally]:

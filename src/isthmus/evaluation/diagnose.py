@@ -68,6 +68,7 @@ def diagnose(
     images: str | Path | None = None,
     pages: str | int | None = None,
     range: str | Sequence[float] | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
@@ -77,7 +78,8 @@ def diagnose(
     alone needs only for `classes` and `templates`.
 
     Args:
-        against: the training data, pairs or a store: evaluated images that are also in them are counted.
+        against: pairs or a store that the model was trained from: evaluated images that are also among those of them
+            that trained the model are counted.
         precision: the share of right answers wanted of the threshold below which the model abstains (0.9).
         k: of the k-occurrences (10).
         near: the least cosine, of encoder features, at which an image counts as one of the training data's (0.95).
@@ -86,7 +88,7 @@ def diagnose(
     _check(precision, k, near, against)
     cached = holds_features(data) and (against is None or holds_features(against))
     model, name = opened(model, encoders=not cached or classes is not None or templates is not None)
-    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
+    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed, unseen=unseen)
     if len(embedded.text) < 2 or len(embedded.image) < 2:
         raise InputError("A diagnosis needs at least two images and two captions.")
     found = Findings(embedded, k=k, precision=precision)
@@ -99,7 +101,7 @@ def diagnose(
         found.audit = audit(model, data, against, split=split, ids=embedded.image_ids, near=near)
         _novelty(found, embedded, resampling)
     about = {"definition": DEFINITION, "skipped": embedded.skipped, "notes": embedded.notes}
-    plain = found.to_dict() | about | resampling
+    plain = found.to_dict() | embedded.seen | about | resampling
     written = result(plain, dataset=named(data), model=name, task="diagnose")
     if report is not None:
         write_report(found, written, Path(report))

@@ -32,6 +32,7 @@ def fewshot(
     images: str | Path | None = None,
     pages: str | int | None = None,
     range: str | Sequence[float] | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -49,7 +50,7 @@ def fewshot(
     def answer(train: Labelled, test: Labelled) -> Correct:
         return {f"fewshot_acc1@{k}": _few(train, test, k, seed) for k in shots}
 
-    return frozen_and_projected("fewshot", answer, model, data, split, out, bootstrap, seed)
+    return frozen_and_projected("fewshot", answer, model, data, split, out, unseen, bootstrap, seed)
 
 
 def _few(train: Labelled, test: Labelled, k: int, seed: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
 from isthmus.encoders.pictures import encode_each, reason
 from isthmus.errors import InputError, did_you_mean
+from isthmus.evaluation.exposure import Exposure
 from isthmus.evaluation.labelled import stored_pairs
 from isthmus.metrics.zeroshot import Templates, class_embeddings, load_templates, zeroshot
 from isthmus.modality import spec_of, table_of
@@ -66,6 +67,7 @@ class Embedded:
     image: [n, d] and text: [m, d] float32, L2-normalised. image_of: [m] row of each caption's image.
     groups: [n] near-duplicates (`whole_groups`), the unit of every bootstrap, numbered by first appearance.
     labels: class names by image, or None. class_folders: where labels are those of folders, these, sorted.
+    seen: what a result says of the items that the model has seen (`Exposure.report`).
     """
 
     image: np.ndarray
@@ -78,6 +80,7 @@ class Embedded:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     class_folders: list[str] = field(default_factory=list)
+    seen: dict[str, Any] = field(default_factory=dict)
 
 
 def embed_for_evaluation(
@@ -87,6 +90,7 @@ def embed_for_evaluation(
     split: str | None = None,
     only: str | Path | Sequence[str] | None = None,
     seed: int = 0,
+    unseen: bool = False,
 ) -> Embedded:
     """`data` as embeddings of `model`.
 
@@ -96,11 +100,13 @@ def embed_for_evaluation(
         split: only these pairs ("train", "val" or "test"); None means all.
         only: only these ids, or those in the `id` column of a Parquet file.
         seed: of the validation split, where the data names none.
+        unseen: only what neither trained nor validated the model.
 
     Raises:
         InputError: no pairs left, or a store without the model's encoders.
     """
-    return embed_chosen(model, chosen_data(model, data, split=split, only=only, seed=seed))
+    exposure = Exposure(model, named(data), unseen)
+    return embed_chosen(model, chosen_data(model, data, split=split, only=only, seed=seed), exposure)
 
 
 def chosen_data(
@@ -116,9 +122,14 @@ def chosen_data(
     return opened if only is None else _chosen(opened, only)
 
 
-def embed_chosen(model: DualEncoder, data: FeaturePairs | Pairs) -> Embedded:
-    """The result of `chosen_data`, embedded."""
-    return _from_features(model, data) if isinstance(data, FeaturePairs) else _from_pairs(model, data)
+def embed_chosen(model: DualEncoder, data: FeaturePairs | Pairs, exposure: Exposure) -> Embedded:
+    """The result of `chosen_data`, embedded, without what `exposure` leaves out."""
+    if isinstance(data, FeaturePairs):
+        found = _from_features(model, exposure.rest(data))
+    else:
+        found = _from_pairs(model, data, exposure)
+    found.seen = exposure.report()
+    return found
 
 
 def zeroshot_labels(
@@ -214,20 +225,26 @@ class EmbeddedItems:
     skipped: list[tuple[str, str]]
 
 
-def embed_items(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> EmbeddedItems:
+def embed_items(
+    model: DualEncoder,
+    pairs: Pairs,
+    exposure: Exposure | None = None,
+    counterparts: Container[str] = (),
+    batch_size: int = 32,
+) -> EmbeddedItems:
     """The images of pairs, or what stands in their place, go through the model in batches.
 
-    An unreadable one is listed. Raises `InputError` where none can be read, `UsageError` for a modality that the model
-    does not take.
+    An unreadable one is listed. exposure, counterparts: what is left out (`Exposure.picture`). Raises `InputError`
+    where none can be read, `UsageError` for a modality that the model does not take.
     """
-    ids = pairs.images["id"].to_pylist()
+    ids, samples = pairs.images["id"].to_pylist(), pairs.samples
+    exposure = exposure or Exposure(None, "")
     found = EmbeddedItems(np.zeros((0, model.width), np.float32), [], [], [])
     hashes: dict[int, str] = {}
 
     def read(row: int) -> Any:
-        data = pairs.read_bytes(row)
-        hashes[row] = pairs.content_hash(data, row)
-        return pairs.picture(row, data)
+        hashes[row], picture = exposure.picture(pairs, row, samples[row] in counterparts)
+        return picture
 
     some = encode_each(
         len(ids),
@@ -242,6 +259,7 @@ def embed_items(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embed
             found.kept += rows
             embeddings.append(embedded)
             bar.update(len(rows))
+    exposure.check(len(embeddings))
     if not embeddings:
         kind = table_of(pairs.modality)
         raise InputError(f"None of the {len(ids):,} {kind} could be read; the first: {found.skipped[:1]}.")
@@ -249,11 +267,11 @@ def embed_items(model: DualEncoder, pairs: Pairs, batch_size: int = 32) -> Embed
     return found
 
 
-def _from_pairs(model: DualEncoder, pairs: Pairs) -> Embedded:
+def _from_pairs(model: DualEncoder, pairs: Pairs, exposure: Exposure) -> Embedded:
     """Both sides of pairs; of an item that cannot be read its counterparts are left out too."""
     first, second = model.modalities
     side = pairs.side(first)
-    found = embed_items(model, side)
+    found = embed_items(model, side, exposure, exposure.counterparts(pairs, second))
     samples = [side.samples[index] for index in found.kept]
     row_of = {sample: row for row, sample in enumerate(samples)}
     if len(row_of) < len(samples):

@@ -26,6 +26,7 @@ def knn(
     images: str | Path | None = None,
     pages: str | int | None = None,
     range: str | Sequence[float] | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -44,4 +45,4 @@ def knn(
         found = knn_correct(train.features, train.labels, test.features, test.labels, ks=ks)
         return {f"knn_acc1@{k}": right for k, right in found.items()}
 
-    return frozen_and_projected("knn", answer, model, data, split, out, bootstrap, seed)
+    return frozen_and_projected("knn", answer, model, data, split, out, unseen, bootstrap, seed)

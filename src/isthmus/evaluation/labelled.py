@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.contents import items_of_hashes
 from isthmus.data.encoder_record import modalities_of
-from isthmus.data.feature_pairs import FeaturePairs
+from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.groups import by_appearance
 from isthmus.data.matrix import rows
 from isthmus.data.pairs import Pairs
@@ -22,11 +23,19 @@ from isthmus.store.joining import image_groups, regrouped
 
 @dataclass(frozen=True)
 class Labelled:
-    """Frozen features float32 [n, D] of images, their labels [n] and groups of near-duplicates [n]."""
+    """Frozen features float32 [n, D] of images, their labels [n] and groups of near-duplicates [n].
+
+    items: uint64 [n], what the images are remembered by.
+    """
 
     features: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
+    items: np.ndarray
+
+    def where(self, kept: np.ndarray) -> Labelled:
+        """These rows, bool [n]."""
+        return Labelled(self.features[kept], self.labels[kept], self.groups[kept], self.items[kept])
 
 
 def embedded(model: DualEncoder, pairs: Pairs, path: Path) -> Store:
@@ -45,7 +54,8 @@ def from_store(model: DualEncoder, pairs: Pairs, store: Store) -> Labelled:
     images = store.images.take(index)
     features = store.features("image", fingerprints(model, "image"))
     labels = np.array([label_of[ids[row]] for row in index])
-    return Labelled(features.gather(index), labels, image_groups(images))
+    items = items_of_hashes(images["content_hash"].to_pylist())
+    return Labelled(features.gather(index), labels, image_groups(images), items)
 
 
 def from_features(pairs: FeaturePairs) -> Labelled:
@@ -55,7 +65,9 @@ def from_features(pairs: FeaturePairs) -> Labelled:
         raise InputError("None of the images has a label.")
     labels: Any = pairs.labels
     groups = by_appearance(pairs.bootstrap_group[index])
-    return Labelled(rows(pairs.image, index), np.array([labels[row] for row in index]), groups)
+    return Labelled(
+        rows(pairs.image, index), np.array([labels[row] for row in index]), groups, pairs.items(SIDES[0])[index]
+    )
 
 
 def fingerprints(model: DualEncoder, modality: str) -> list[str]:

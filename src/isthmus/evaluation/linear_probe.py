@@ -26,6 +26,7 @@ def linear_probe(
     images: str | Path | None = None,
     pages: str | int | None = None,
     range: str | Sequence[float] | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -43,4 +44,4 @@ def linear_probe(
         sides = (train.features, train.labels, test.features, test.labels)
         return {"lp_acc1": linear_probe_correct(*sides, groups=train.groups, seed=seed)}
 
-    return frozen_and_projected("linear_probe", answer, model, data, split, out, bootstrap, seed)
+    return frozen_and_projected("linear_probe", answer, model, data, split, out, unseen, bootstrap, seed)

@@ -43,6 +43,7 @@ def longtext(
     images: str | Path | None = None,
     pages: str | int | None = None,
     range: str | Sequence[float] | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -68,7 +69,7 @@ def longtext(
         pairs = source if split is None else source.filter(split=split)
     else:
         pairs = read_longtext(source, split=split)
-    embedded = embed_for_evaluation(model, pairs)
+    embedded = embed_for_evaluation(model, pairs, unseen=unseen)
     captions = embedded.captions or []
     if not captions:
         raise InputError(f"{named(data)}: there are no captions.")
@@ -79,7 +80,7 @@ def longtext(
         text = cut_at(model, cut).encode_text(captions)
         groups = embedded.groups
         found = retrieval(embedded.image, text, embedded.image_of, groups=groups, bootstrap=bootstrap, seed=seed)
-        found |= {"max_tokens": cut, "truncated": int((lengths > cut).sum())}
+        found |= embedded.seen | {"max_tokens": cut, "truncated": int((lengths > cut).sum())}
         results.append(result(found, dataset=named(data), model=name, task="zeroshot_retrieval"))
     last = results[-1]
     last["by_length"] = by_length(ranks(embedded.image, text, embedded.image_of), lengths)

@@ -19,6 +19,7 @@ def mmvp(
     data: str | Path | Questions,
     *,
     images: str | Path | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -26,7 +27,7 @@ def mmvp(
 
     A pair is right if both statements find their image: Winoground's image score. Text and group score are given too.
     """
-    results = evaluate_set(model, read_mmvp, data, images, bootstrap, seed)
+    results = evaluate_set(model, read_mmvp, data, images, unseen, bootstrap, seed)
     for found in results:
         _rename(found, "image_score", "pair_accuracy")
     return results

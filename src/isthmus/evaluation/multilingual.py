@@ -52,6 +52,7 @@ def multilingual(
     columns: str | Columns | None = None,
     pages: str | int | None = None,
     range: str | Sequence[float] | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -80,7 +81,7 @@ def multilingual(
     namings = _namings(classes)
     there = sorted({lang or UNNAMED for lang in pairs.captions["lang"].unique().to_pylist()} | set(namings))
     _check_languages(languages or (), there, named(data))
-    embedded = embed_for_evaluation(model, pairs)
+    embedded = embed_for_evaluation(model, pairs, unseen=unseen)
     kept = pairs.captions.filter(pc.is_in(pairs.captions["id"], pa.array(embedded.image_ids)))
     langs = np.array([lang or UNNAMED for lang in kept["lang"].to_pylist()], object)
     origin = {"dataset": named(data), "model": name}
@@ -100,7 +101,7 @@ def multilingual(
         found = [("zeroshot_retrieval", _retrieve(embedded, rows, options))] if len(rows) else []
         if lang in namings:
             found.append(("zeroshot_classification", _classify(model, embedded, namings[lang], options)))
-        notes = {"reading": facts, "notes": [note] if (note := _note(lang, facts)) else []}
+        notes = embedded.seen | {"reading": facts, "notes": [note] if (note := _note(lang, facts)) else []}
         results += [result(one | notes, task=task, language=lang, **origin) for task, one in found]
     if refused and (languages or not results):
         raise InputError(refused[0][1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from isthmus.data.labels import check_classes
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.data.tables import Frame
 from isthmus.errors import InputError
+from isthmus.evaluation.exposure import Exposure
 from isthmus.evaluation.inputs import Given, named, opened
 from isthmus.evaluation.labelled import Labelled, embedded, from_features, from_store, skipped, stored_pairs
 from isthmus.evaluation.suite.sets import CLASSES, canonical, open_set
@@ -45,14 +47,17 @@ def frozen_and_projected(
     data: Probed,
     split: str,
     out: str | Path | None,
+    unseen: bool,
     bootstrap: int,
     seed: int,
 ) -> list[Result]:
     """A result for each kind of features; the second compares them."""
     model, name = opened(model, encoders=not holds_features(data))
+    exposure = Exposure(model, named(data), unseen)
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
         train, test, left_out, remarks = _sides(model, data, split, folder)
+    test = exposure.unseen_of(test)
     for part in (train, test):
         check_classes([str(label) for label in np.unique(part.labels)], named(data), read=False)
     frozen = answer(train, test)
@@ -63,6 +68,7 @@ def frozen_and_projected(
         for metric in frozen
     }
     shared = {"n": counts, "definition": DEFINITION, "bootstrap": bootstrap, "seed": seed, "skipped": left_out}
+    shared |= exposure.report()
     results = []
     for features, correct in (("frozen", frozen), ("projected", projected)):
         metrics, ci95 = _accuracies(correct, test.groups, bootstrap, seed)
@@ -74,7 +80,7 @@ def frozen_and_projected(
 
 
 def _projected(model: DualEncoder, images: Labelled) -> Labelled:
-    return Labelled(model.project("image", images.features), images.labels, images.groups)
+    return dataclasses.replace(images, features=model.project("image", images.features))
 
 
 def _accuracies(

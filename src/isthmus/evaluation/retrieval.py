@@ -34,6 +34,7 @@ def retrieval(
     pages: str | int | None = None,
     range: str | Sequence[float] | None = None,
     protocol: str | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
@@ -51,9 +52,10 @@ def retrieval(
                 "protocol: changes captions, but those of a store are encoded already; give the pairs instead."
             )
         data = preset.prepared(data if isinstance(data, Pairs) else read_pairs(data))
-    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed)
+    embedded = embed_for_evaluation(model, data, split=split, only=only, seed=seed, unseen=unseen)
     found = rank(
         embedded.image, embedded.text, embedded.image_of, groups=embedded.groups, bootstrap=bootstrap, seed=seed
     )
-    found |= {"skipped": embedded.skipped, "notes": [*embedded.notes, *(preset.remarks() if preset else [])]}
+    found |= embedded.seen | {"skipped": embedded.skipped}
+    found |= {"notes": [*embedded.notes, *(preset.remarks() if preset else [])]}
     return result(found, dataset=named(source), model=name, task="zeroshot_retrieval")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isthmus.encoders.pictures import reason
 from isthmus.errors import InputError, UsageError
+from isthmus.evaluation.exposure import Exposure
 from isthmus.evaluation.inputs import Given, named, opened
 from isthmus.evaluation.protocols import find_protocol
 from isthmus.evaluation.tasks import Prompts, task
@@ -173,6 +174,7 @@ def segmentation(
     alone: Literal["attention", "residual"] | None = None,
     cls: bool = True,
     protocol: str | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Result:
@@ -197,6 +199,7 @@ def segmentation(
 
     masked = data if isinstance(data, MaskedImages) else read_masked_images(data, classes, split=split)
     model, name = opened(model)
+    exposure = Exposure(model, named(data), unseen, captions=False)
     given: dict[str, Any] = {"size": size, "window": window, "stride": stride, "threshold": threshold}
     given |= {"attention": attention, "alone": alone, "cls": cls, "templates": templates}
     preset = find_protocol(protocol)
@@ -207,7 +210,9 @@ def segmentation(
     tally, rows, skipped = PixelTally(masked.classes), [], list(masked.pairs.skipped)
     for index in progress_bar(watched(), range(len(masked)), unit="image"):
         try:
-            image = masked.image(index)
+            image = exposure.picture(masked.pairs, index)[1]
+            if image is None:
+                continue
             scores = segmenter.scores(image)
             labels = segmenter.labels(scores, image.height, image.width)
         except UsageError:
@@ -217,10 +222,16 @@ def segmentation(
             continue
         tally.add(masked.mask(index, image.size), labels, scores)
         rows.append(index)
+    exposure.check(len(rows))
     if not rows:
         raise InputError(f"None of the {len(masked):,} images could be read; the first: {skipped[:1]}.")
     found = tally.scores(groups=masked.groups[rows], bootstrap=bootstrap, seed=seed)
-    found |= {"classes": masked.classes, "templates": prompts, "options": options, "skipped": skipped}
+    found |= exposure.report() | {
+        "classes": masked.classes,
+        "templates": prompts,
+        "options": options,
+        "skipped": skipped,
+    }
     found["notes"] = [*masked.pairs.notes, *(preset.remarks() if preset else [])]
     return result(found, dataset=named(data), model=name, task="zeroshot_segmentation")
 

@@ -18,8 +18,9 @@ def sugarcrepe(
     data: str | Path | Questions,
     *,
     images: str | Path | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
     """Accuracy on each of SugarCrepe's files."""
-    return evaluate_set(model, read_sugarcrepe, data, images, bootstrap, seed)
+    return evaluate_set(model, read_sugarcrepe, data, images, unseen, bootstrap, seed)

@@ -71,6 +71,7 @@ SHARED = {
     "pages": "pages of a TIFF to read: all, or the N-th (the first)",
     "range": "black and white level of grey with more than 8 bits: 0:4095 for 12 bits in 16",
     "report": "also write an HTML page with plots there",
+    "unseen": "only what neither trained nor validated the model",
     "bootstrap": "resamples of groups behind the 95 % intervals, 0 for none (1,000)",
     "seed": "seed of everything random (0)",
 }

@@ -18,8 +18,9 @@ def whatsup(
     data: str | Path | Questions,
     *,
     images: str | Path | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
     """Accuracy on those of What's Up's six sets that are there."""
-    return evaluate_set(model, read_whatsup, data, images, bootstrap, seed)
+    return evaluate_set(model, read_whatsup, data, images, unseen, bootstrap, seed)

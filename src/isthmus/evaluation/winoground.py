@@ -18,8 +18,9 @@ def winoground(
     data: str | Path | Questions,
     *,
     images: str | Path | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
     """Text, image, group and matching score on Winoground, with a line per tag."""
-    return evaluate_set(model, read_winoground, data, images, bootstrap, seed)
+    return evaluate_set(model, read_winoground, data, images, unseen, bootstrap, seed)

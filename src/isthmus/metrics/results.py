@@ -60,6 +60,8 @@ class Result(TypedDict, total=False):
     reliability: dict[str, list[dict[str, Any]]]
     abstain: dict[str, dict[str, Any]]
     seen: dict[str, Any]
+    seen_items: dict[str, Any] | None  # of the items asked about, how many trained or validated the model
+    warnings: list[str]
     options: dict[str, Any]
     folds: list[float]
     key: str  # for results that `suite` keeps: a hash of what it was computed from

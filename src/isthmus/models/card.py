@@ -11,6 +11,7 @@ from isthmus.data.encoder_record import EncoderRecord, modalities_of
 from isthmus.data.feature_pairs import SIDES
 from isthmus.files import write_atomic
 from isthmus.models.ledger import rows as ledger_rows
+from isthmus.models.seen import SEEN, SeenItems
 from isthmus.version import __version__
 
 TEMPLATE = """\
@@ -42,6 +43,9 @@ Joint space: {width} dimensions; {parameters:,} trained parameters; scale {scale
 ## Training
 {training}
 
+## What it has seen
+{seen}
+
 ## Compute and bytes
 {ledger}
 """
@@ -56,6 +60,7 @@ def write_card(
     scale: float,
     bias: float | None,
     summary: dict[str, Any],
+    seen: SeenItems | None = None,
 ) -> None:
     """Write `README.md` for a model; all numbers come from the model and its training summary.
 
@@ -71,6 +76,7 @@ def write_card(
         scale=scale,
         bias="" if bias is None else f", bias {bias:.2f}",
         training="\n".join(_summary_rows(summary)) or "No summary was recorded.",
+        seen=_seen(seen),
         ledger=_ledger(summary.get("ledger"), sum(p.nbytes for p in parameters)),
     )
     write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
@@ -97,6 +103,20 @@ NOTE = """
 Items, seconds and operations of features are those of the passes that wrote the whole store, of which training may have
 used a part; encoders that ran side by side share their seconds. Operations are torch's count of products and
 convolutions, two per multiply-add. Not in it: the encoders' own pretraining, closed forms, evaluation."""
+
+
+REMEMBERED = """
+`{file}` holds eight bytes of the hash of each of these, so that evaluation says which of its items are new. No picture
+and no caption can be read from it; but who has a picture, or guesses a caption letter for letter, can ask whether it
+was there. `isthmus train --forget-items` leaves the file out. What trained the frozen encoders is not in it."""
+
+
+def _seen(seen: SeenItems | None) -> str:
+    if seen is None:
+        return "The model does not remember which items trained it."
+    roles = {"train": "trained it", "val": "validated it"}
+    rows = [f"| {modality} | {role} | {n:,} |" for r, role in roles.items() for modality, n in seen.counts()[r].items()]
+    return "\n".join(["| items of | which | distinct |", "|---|---|---|", *rows, REMEMBERED.format(file=SEEN)])
 
 
 def _ledger(ledger: Any, weight_bytes: int) -> str:

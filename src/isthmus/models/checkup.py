@@ -51,6 +51,11 @@ def _doctor_model(path: Path, **options: Any) -> list[Finding]:
     except InputError as error:
         return [_finding(False, str(error), "Copy the model again or train it again.")]
     findings = [_finding(True, f"{path}: {model.describe()}")]
+    try:
+        if getattr(model, "seen", None) is not None:
+            model.seen.counts()
+    except InputError as error:
+        findings.append(_finding(False, str(error), "Copy the model again or train it again."))
     named = [(one.get("modality", side), one) for side, listed in model.records.items() for one in listed]
     return findings + [_doctor_encoder(modality, one, **options) for modality, one in named]
 

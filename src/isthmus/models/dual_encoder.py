@@ -36,10 +36,12 @@ from isthmus.models.saved import (
     load_encoders_of,
     read_config,
     read_weights,
+    saved_seen,
     saved_width,
     take_number,
     write_model,
 )
+from isthmus.models.seen import SeenItems
 from isthmus.projectors import Head
 from isthmus.projectors.projector import project
 
@@ -57,6 +59,7 @@ class DualEncoder(nn.Module):
         lazy: load encoders that are not given when they are first needed.
         summary: what the training run reported; kept in `config.json` and shown in the model card.
         width: keep only so many dimensions, the first ones; None: all (see `truncate`).
+        seen: the items that trained and validated it, saved with it; None: it does not remember them.
     """
 
     kind: ClassVar[str] = DUAL
@@ -73,12 +76,13 @@ class DualEncoder(nn.Module):
         summary: dict[str, Any] | None = None,
         width: int | None = None,
         lazy: bool = False,
+        seen: SeenItems | None = None,
     ) -> None:
         super().__init__()
         self.image_projector, self.text_projector = image_projector.eval(), text_projector.eval()
         self.scale, self.bias = float(scale), bias
         self.records, self.summary = records, summary or {}
-        self.encoders, self.lazy = encoders or {}, lazy
+        self.encoders, self.lazy, self.seen = encoders or {}, lazy, seen
         if width is not None and not 1 <= width <= image_projector.width:
             raise UsageError(f"width={width}: this model has 1 to {image_projector.width} dimensions.")
         self._width = width
@@ -108,6 +112,7 @@ class DualEncoder(nn.Module):
             summary=self.summary,
             width=width,
             lazy=self.lazy,
+            seen=self.seen,
         )
 
     def with_encoders(self, **encoders: Encoder | Sequence[Encoder]) -> DualEncoder:
@@ -283,7 +288,7 @@ class DualEncoder(nn.Module):
     # --- saving and loading -------------------------------------------------------------------------------
 
     def save_pretrained(self, path: str | Path) -> Path:
-        """Write `config.json`, `model.safetensors` (projectors and temperature only) and `README.md`.
+        """Write `config.json`, `model.safetensors` (projectors and temperature only), `README.md`, `seen.safetensors`.
 
         They replace a model that is there all at once. The encoders are referenced by URI, revision and
         fingerprint, never copied. Raises `InputError` for a full disk or a read-only folder.
@@ -299,6 +304,7 @@ class DualEncoder(nn.Module):
             summary=self.summary,
             own=own,
             card=self._write_card,
+            seen=self.seen,
         )
 
     def _write_card(self, file: Path) -> None:
@@ -310,6 +316,7 @@ class DualEncoder(nn.Module):
             scale=self.scale,
             bias=self.bias,
             summary=self.summary,
+            seen=self.seen,
         )
 
     def __repr__(self) -> str:
@@ -384,6 +391,7 @@ class DualEncoder(nn.Module):
             summary=config.get("summary"),
             width=saved_width(path, config, projectors["image"].width),
             lazy=load,
+            seen=saved_seen(path, config),
         )
         model._load_strictly(weights, path / WEIGHTS)
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -16,7 +16,8 @@ from isthmus.encoders import Encoder, load_recorded
 from isthmus.encoders.limits import check_limits
 from isthmus.encoders.modality import spec_of
 from isthmus.errors import InputError, UsageError
-from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
+from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed, writing
+from isthmus.models.seen import SEEN, SeenItems
 from isthmus.projectors import Head, from_config
 from isthmus.version import __version__
 from isthmus.weights import read_tensors, write_tensors
@@ -37,11 +38,13 @@ def write_model(
     summary: dict[str, Any],
     own: dict[str, Any],
     card: Callable[[Path], None],
+    seen: SeenItems | None = None,
 ) -> Path:
-    """Write `config.json`, `model.safetensors` and `README.md`; they replace a model that is there all at once.
+    """Write `config.json`, `model.safetensors`, `README.md`, `seen.safetensors`; they replace a model all at once.
 
     records: the encoders are referenced by URI, revision and fingerprint, never copied. weights: what was trained.
     own: further fields of this kind of model, at the configuration's top level. card: writes the README.
+    seen: what trained the model; None: no such file is left there.
     Raises `InputError` for a full disk or a read-only folder.
     """
     for side, listed in records.items():
@@ -52,9 +55,15 @@ def write_model(
         write_tensors(aside / WEIGHTS, weights)
         named = {} if kind == DUAL else {"kind": kind}
         config = {"format": FORMAT, "isthmus": __version__, **named, "encoders": records, **own}
+        if seen is not None:
+            write_tensors(aside / SEEN, seen.tensors())
+            config["seen"] = file_digest(aside / SEEN, DIGEST_BYTES)
         digest = file_digest(aside / WEIGHTS, DIGEST_BYTES)
         write_sealed(aside / CONFIG, {**config, "weights": digest, "summary": summary})
         card(aside / "README.md")
+    if seen is None:
+        with writing(path):
+            (path / SEEN).unlink(missing_ok=True)
     return path
 
 
@@ -148,6 +157,11 @@ def _read(path: Path) -> dict[str, Any]:
             f"format {FORMAT}. Upgrade isthmus."
         )
     return config
+
+
+def saved_seen(path: Path, config: dict[str, Any]) -> SeenItems | None:
+    """What a model remembers of its training; None where it does not."""
+    return SeenItems.at(locate(path, SEEN), str(config["seen"])) if "seen" in config else None
 
 
 def saved_width(path: Path, config: dict[str, Any], whole: int) -> int | None:

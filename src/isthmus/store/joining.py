@@ -24,6 +24,11 @@ from isthmus.store.keys import to_keys
 if TYPE_CHECKING:
     from isthmus.store.matrix import FeatureMatrix
 
+HOLD_OUT = (
+    " Run the same `isthmus embed` again with --test 0.2, which encodes nothing twice, and train on what is left; with "
+    "few pairs `isthmus train --folds 5` tests on all of them."
+)
+
 
 def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: FeatureMatrix) -> FeaturePairs:
     """Everything in the store at `path` as pairs: a row per item of the first of `tables`, one per item of the second.
@@ -112,7 +117,8 @@ def choose_split(pairs: FeaturePairs, split: str, seed: int) -> FeaturePairs:
         raise UsageError(f"Unknown split {split!r}." + did_you_mean(split, SPLITS))
     found = pairs.split(seed=seed)
     if split not in found:
-        raise InputError(f"No image is in the {split} split; there is {' and '.join(found)}.")
+        there = " and ".join(f"{name} ({len(part):,} images)" for name, part in found.items())
+        raise InputError(f"No image is in the {split} split; there is {there}.{HOLD_OUT if split == 'test' else ''}")
     return found[split]
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from isthmus.data.contents import KEY_BYTES
 from isthmus.data.images import content_hash
 
-KEY_BYTES = 16
 HASH_PATTERN = r"^[0-9a-f]{32}$"
 
 

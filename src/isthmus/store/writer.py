@@ -98,6 +98,11 @@ class StoreWriter:
         started = {(r["modality"], r["fingerprint"]): r for r in self._journal.encoders()}
         self._journal.save_encoders(list({**started, owner: record}.values()))
 
+    @property
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """The images and the captions that earlier runs stored."""
+        return self._manifest.images, self._manifest.captions
+
     def fingerprints(self, modality: str) -> list[str]:
         """Fingerprints of the encoders of which the store, or an unfinished run, has features."""
         records = [*self._manifest.encoders, *self._journal.encoders()]

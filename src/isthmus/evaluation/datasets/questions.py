@@ -32,9 +32,13 @@ class QuestionImage:
     index: int
     box: Box | None = None
 
-    def load(self) -> Image.Image:
-        """The picture as 8-bit RGB. Raises `BadImage`."""
-        image = decode(self.source.read(self.index))
+    def read(self) -> bytes:
+        """The file of the whole image. Raises `BadImage`."""
+        return self.source.read(self.index)
+
+    def load(self, data: bytes | None = None) -> Image.Image:
+        """The picture as 8-bit RGB; data: what `read` gave, if it was called. Raises `BadImage`."""
+        image = decode(self.read() if data is None else data)
         if self.box is None:
             return image
         left, top, width, height = self.box

@@ -11,8 +11,11 @@ import numpy as np
 from isthmus.curation.collection import Collection, ImageSpace, of_evaluation
 from isthmus.curation.encoding import Encoding, side_by_side
 from isthmus.curation.leaks import Leak, find_leaks
+from isthmus.data.contents import items_of_hashes
+from isthmus.data.encoder_record import modalities_of
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.errors import UsageError
+from isthmus.evaluation.exposure import TRAINED, content_of
 from isthmus.metrics.bootstrap import estimate
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.store.opening import open_source
@@ -44,18 +47,19 @@ class Audit:
 
 
 def audit(model: DualEncoder, data: Any, against: Any, *, split: str | None, ids: list[str], near: float) -> Audit:
-    """Compare the images `ids` of `data` with the training split of `against` (all of it where it names none).
+    """Compare the images `ids` of `data` with those of `against` that trained the model, and no others.
 
     By everything known of both sides: equal bytes, perceptual hash (where both are pairs with pictures; needs the extra
     `curate`), encoder features of a cosine of at least `near`, captions of four words or more.
     """
     space = _space(model)
-    evaluated, train = _collection(data, space, None), _collection(against, space, "train")
+    evaluated, train = _collection(data, space), _collection(against, space)
+    told = _training(model, train, against)
     wanted = set(ids)
     rows = np.array([row for row, name in enumerate(evaluated.ids) if name in wanted], np.int64)
     train.name = "train"
     leaks, notes = find_leaks(evaluated, rows, [train], near=near)
-    return Audit(evaluated, train, leaks, notes, len(rows))
+    return Audit(evaluated, train, leaks, told + notes, len(rows))
 
 
 def _space(model: DualEncoder) -> ImageSpace:
@@ -64,17 +68,37 @@ def _space(model: DualEncoder) -> ImageSpace:
     return ImageSpace(Encoding(image=side_by_side(model.encoders.get("image", []))), fingerprints)
 
 
-def _collection(source: Any, space: ImageSpace, split: str | None) -> Collection:
-    """All of `source`, or its `split` where it names splits."""
+def _collection(source: Any, space: ImageSpace) -> Collection:
+    """All of `source`."""
     opened = open_source(source)
     if isinstance(opened, FeaturePairs):
         raise UsageError("The audit compares pairs or stores with their ids; arrays cannot be compared.")
     found = of_evaluation(opened, space)
     found.usable = None
-    if split is not None:
-        splits = opened.images["split"].to_pylist()
-        found.usable = np.array([one == split for one in splits]) if split in splits else None
     return found
+
+
+def _training(model: DualEncoder, train: Collection, against: Any) -> list[str]:
+    """Let only those of `train` be usable that trained the model; what there is to say of it."""
+    named = f"{train.name}: "
+    if model.seen is None:
+        opened: Any = open_source(against)
+        splits = opened.images["split"].to_pylist()
+        train.usable = np.array([one == "train" for one in splits]) if "train" in splits else None
+        counted = "its training split counts as such" if "train" in splits else "all of it counts as training data"
+        return [f"{named}the model does not remember what trained it; {counted}."]
+    if train.hashes is None:
+        train.hashes = [content_of(train.pictures, row) if train.pictures else None for row in range(len(train))]
+    held = np.array([one is not None for one in train.hashes], bool)
+    items = items_of_hashes([one for one in train.hashes if one is not None])
+    train.usable = held.copy()
+    train.usable[held] = model.seen.roles(modalities_of(model.records)[0], items) == TRAINED
+    if not train.usable.any():
+        return [f"{named}none of its {len(train):,} pictures trained this model. Give what it was trained from."]
+    left_out = len(train) - int(train.usable.sum())
+    return (
+        [f"{named}{left_out:,} of its {len(train):,} pictures did not train this model: left out."] if left_out else []
+    )
 
 
 def recall_by_novelty(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isthmus.curation.near_duplicates import METHODS
 from isthmus.data.images import BadImage
 from isthmus.evaluation.diagnosis.findings import Findings
 from isthmus.evaluation.inputs import Embedded
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from isthmus.curation.leaks import Leak
     from isthmus.evaluation.diagnosis.audit import Audit
 
-SHOWN = 6  # seen images with their matches
+SHOWN = 12  # seen images with their matches
 TITLES = {
     "image_retrieval": "captions search for their image",
     "text_retrieval": "images search for their caption",
@@ -80,14 +81,16 @@ def _pictures(audit: Audit) -> list[dict[str, Any]]:
             closest[leak.row] = leak
     ranked = sorted(closest.values(), key=lambda leak: (-leak.similarity, leak.row))
     chosen = [ranked[row] for row in np.unique(np.linspace(0, len(ranked) - 1, SHOWN).astype(int))] if ranked else []
-    return [
-        {
-            "how": leak.how,
-            "similarity": leak.similarity,
-            "sides": [_side(audit.evaluated, audit.evaluated.ids[leak.row]), _side(audit.train, leak.match)],
-        }
-        for leak in chosen
-    ]
+    return [_beside(audit, leak) for leak in chosen]
+
+
+def _beside(audit: Audit, leak: Leak) -> dict[str, Any]:
+    """A copy and what it is a copy of. Of equal bytes one picture at hand is both."""
+    sides = [_side(audit.evaluated, audit.evaluated.ids[leak.row]), _side(audit.train, leak.match)]
+    if leak.how == METHODS[0]:
+        picture = sides[0]["picture"] or sides[1]["picture"]
+        sides = [side | {"picture": picture} for side in sides]
+    return {"how": leak.how, "similarity": leak.similarity, "sides": sides}
 
 
 def _side(one: Collection, name: str) -> dict[str, Any]:

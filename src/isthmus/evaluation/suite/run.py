@@ -14,6 +14,7 @@ import numpy as np
 from isthmus.encoders.fingerprint import digest, module_digest
 from isthmus.errors import InputError
 from isthmus.evaluation.datasets.registry import PUBLIC
+from isthmus.evaluation.exposure import Exposure
 from isthmus.evaluation.inputs import Given, opened
 from isthmus.evaluation.labelled import embedded, fingerprints, from_store, skipped, stored_pairs
 from isthmus.evaluation.protocols import Protocol, find_protocol
@@ -41,6 +42,7 @@ def suite(
     templates: Prompts | None = None,
     split: str | None = None,
     protocol: str | None = None,
+    unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[Result]:
@@ -69,7 +71,7 @@ def suite(
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory()))
         check_owned(folder, {"results", "features"})
-        runner = _Runner(model, name, folder, prompts, {"bootstrap": bootstrap, "seed": seed}, preset)
+        runner = _Runner(model, name, folder, prompts, {"bootstrap": bootstrap, "seed": seed}, preset, unseen)
         results = [runner.evaluate(one, path, split, only_sets is not None) for one, path in chosen.items()]
     return _without_odd(results, data, preset.remarks() if preset else [])
 
@@ -103,11 +105,14 @@ class _Runner:
         prompts: Any,
         options: dict[str, Any],
         protocol: Protocol | None = None,
+        unseen: bool = False,
     ) -> None:
         self.model, self.name, self.out, self.prompts, self.options = model, name, out, prompts, options
-        self.protocol = protocol
+        self.protocol, self.unseen = protocol, unseen
         projectors = [module_digest(head) for head in (model.image_projector, model.text_projector)]
-        self.identity = [projectors, [fingerprints(model, modality) for modality in model.records]]
+        self.identity: list[Any] = [projectors, [fingerprints(model, modality) for modality in model.records]]
+        if model.seen is not None:
+            self.identity += [model.seen.identity, unseen]
 
     def evaluate(self, name: str, path: Path | None, split: str | None, wanted: bool) -> Result:
         """The result of one set, from `out` where it is there; without metrics if the set cannot be opened.
@@ -153,7 +158,8 @@ class _Runner:
 
     def _classify(self, one: BenchmarkSet, templates: Templates) -> dict[str, Any]:
         store = self._store(one)
-        images = from_store(self.model, one.pairs, store)
+        exposure = Exposure(self.model, one.name, self.unseen)
+        images = exposure.unseen_of(from_store(self.model, one.pairs, store))
         rules: dict[str, Any] = {}
         if self.protocol is not None and isinstance(templates, Mapping):
             rules = {"padded": self.protocol.padded, "renormalise": self.protocol.renormalise}
@@ -171,14 +177,15 @@ class _Runner:
         )
         if len(one.classes) > MOST_CONFUSED:
             found.pop("confusion")
-        return found | {"classes": one.classes, "templates": templates, **_remarks(one, store)}
+        return found | {"classes": one.classes, "templates": templates, **exposure.report(), **_remarks(one, store)}
 
     def _retrieval(self, one: BenchmarkSet) -> dict[str, Any]:
         store = self._store(one)
-        pairs = stored_pairs(self.model, store, only=one.pairs.images["id"].to_pylist())
+        exposure = Exposure(self.model, one.name, self.unseen)
+        pairs = exposure.rest(stored_pairs(self.model, store, only=one.pairs.images["id"].to_pylist()))
         image, text = self.model.project("image", pairs.image), self.model.project("text", pairs.text)
         found = retrieval(image, text, pairs.image_of, groups=pairs.bootstrap_group, **self.options)
-        return found | _remarks(one, store)
+        return found | exposure.report() | _remarks(one, store)
 
 
 def _remarks(one: BenchmarkSet, store: Store) -> dict[str, Any]:

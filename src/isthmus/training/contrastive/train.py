@@ -11,6 +11,7 @@ from isthmus.data.pairs import Pairs
 from isthmus.errors import UsageError
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.ledger import model_ledger
+from isthmus.models.seen import SeenItems
 from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids
 from isthmus.store.opening import first_choice
@@ -38,6 +39,7 @@ def train(
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
     modalities: tuple[str, str] = SIDES,
+    remember: bool = True,
 ) -> DualEncoder:
     """Train two projectors and return the dual encoder, saved in `how.out`; arguments as for `isthmus.train`."""
     locked = _locked(init, freeze)
@@ -45,6 +47,8 @@ def train(
     pairs, val = _split(store, chosen, val, locked, pixels, choices.data.augment)
     trained = train_projectors(pairs, val, choices, frozen=locked.side if locked else None, **vars(how))
     model = _model(trained, pairs, locked, _folder(store))
+    if remember:
+        model.seen = SeenItems.of_pairs(pairs, val).joined(locked.model.seen if locked else None)
     if how.out is not None and Processes().first:
         model.save_pretrained(how.out)
     return model
@@ -112,7 +116,9 @@ def _split(
         if isinstance(store, FeaturePairs) and val is not None
         else _split_of(store, locked.choose(chosen) if locked else chosen)
     )
-    return (pairs, val) if locked is None else (locked.embedded(pairs), locked.embedded(val))  # type: ignore[return-value]
+    if locked is None:
+        return pairs, val
+    return locked.embedded(pairs.identified()), locked.embedded(val and val.identified())  # type: ignore[return-value]
 
 
 def _split_of(
