@@ -166,9 +166,10 @@ class DualEncoder(nn.Module):
         return getattr(self, f"encode_{self.side_of(modality)}")(items, **options)
 
     @property
-    def modalities(self) -> tuple[Modality, ...]:
+    def modalities(self) -> tuple[Modality, Modality]:
         """What the first side, called image here, and the second, called text, take."""
-        return modalities_of({side: self.records[side] for side in SIDES})
+        first, second = modalities_of({side: self.records[side] for side in SIDES})
+        return first, second
 
     def side_of(self, modality: Modality) -> str:
         """The side that takes a modality. Raises `UsageError` where none does."""
