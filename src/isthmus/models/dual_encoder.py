@@ -42,6 +42,9 @@ from isthmus.projectors import Head
 from isthmus.projectors.projector import project
 
 
+FILES = (str, os.PathLike, bytes, bytearray, memoryview, dict)  # what is decoded; anything else is an item already
+
+
 class DualEncoder(nn.Module):
     """A CLIP-like model over frozen encoders.
 
@@ -189,7 +192,7 @@ class DualEncoder(nn.Module):
         if modality == SIDES[0]:
             return [_open_image(item) for item in _as_list(items)]
         listed = _as_list(items) if not getattr(items, "ndim", 0) else [items]
-        return [_open(item, lambda item: spec.decode(cell_bytes(item))) for item in listed]  # type: ignore[misc]
+        return [_open(one, spec.decode) if isinstance(one, FILES) else one for one in listed]
 
     def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
         encoders, out = self._loaded(modality), np.empty((len(items), self.width), np.float32)
@@ -374,15 +377,13 @@ def _as_list(items: Any) -> list[Any]:
 
 def _open_image(item: Any) -> Any:
     """Paths and encoded bytes are decoded as pairs are; PIL images, arrays and tensors pass as they are."""
-    return item if isinstance(item, Image.Image) else _open(item, lambda item: decode(cell_bytes(item)))
+    return item if isinstance(item, Image.Image) or hasattr(item, "ndim") else _open(item, decode)
 
 
-def _open(item: Any, read: Callable[[Any], Any]) -> Any:
-    """What `read` makes of a path or bytes; whatever else is decoded already. `InputError` names a file that is bad."""
-    if not isinstance(item, str | os.PathLike | bytes | bytearray | memoryview | dict):
-        return item
+def _open(item: Any, decode_item: Callable[[bytes], Any]) -> Any:
+    """The item in a file or its bytes. Raises `InputError`, which names a file that is bad."""
     try:
-        return read(item)
+        return decode_item(cell_bytes(item))
     except (InputError, ValueError, OSError) as error:
         named = isinstance(item, str | os.PathLike) and str(item) not in str(error)
         raise InputError(f"{item}: {error}" if named else str(error)) from None
