@@ -41,7 +41,6 @@ from isthmus.models.saved import (
 from isthmus.projectors import Head
 from isthmus.projectors.projector import project
 
-
 FILES = (str, os.PathLike, bytes, bytearray, memoryview, dict)  # what is decoded; anything else is an item already
 
 
