@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -248,6 +249,22 @@ def test_bytes_in_parquet_and_several_signals_of_an_image(tmp_path):
     assert spoken.side("signal").images["id"].to_pylist() == ["0#0", "0#1", "1#0", "1#1"]
     store = ist.embed(spoken, encoders=["toy:thumbnails", "toy:frames"], out=tmp_path / "store")
     assert store.pairs(modalities=("image", "signal")).image_of.tolist() == [0, 0, 1, 1]
+
+
+def test_tars_hold_signals_alone_or_beside_images(tmp_path):
+    write_signals(tmp_path / "data", copies=1)
+    for name, endings in (("one", ("npy",)), ("two", ("png", "npy"))):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for k in range(3):
+                (tmp_path / f"data/{k:03d}.txt").write_text(f"tone {k}")
+                for ending in ("txt", *endings):
+                    tar.add(tmp_path / f"data/{k:03d}.{ending}", f"{k:03d}.{ending}")
+    alone, both = (read_pairs(tmp_path / f"{name}.tar") for name in ("one", "two"))
+    assert alone.modality == "signal" and alone.captions["caption"].to_pylist() == ["tone 0", "tone 1", "tone 2"]
+    assert both.modalities == ["image", "signal"] and both.side("signal").samples == ["two/000", "two/001", "two/002"]
+    for k in range(3):
+        np.testing.assert_array_equal(alone.decode(k), np.load(tmp_path / f"data/{k:03d}.npy"))
+        np.testing.assert_array_equal(both.side("signal").decode(k), alone.decode(k))
 
 
 def test_what_pairs_lack_and_what_does_not_fit_is_said(here, tmp_path):

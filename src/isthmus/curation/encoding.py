@@ -43,7 +43,7 @@ class Encoding:
     joint: bool = False
     name: str = ""
     model: DualEncoder | None = field(default=None, repr=False)
-    modalities: tuple[Modality, ...] = SIDES
+    modalities: tuple[Modality, Modality] = SIDES
 
     @property
     def of_texts(self) -> bool:
@@ -60,7 +60,7 @@ class Encoding:
         return matrix if self.model is None else self.model.projected(modality, matrix)
 
 
-def load_encoding(given: Any, modalities: tuple[Modality, ...] = SIDES, **options: Any) -> Encoding:
+def load_encoding(given: Any, modalities: tuple[Modality, Modality] = SIDES, **options: Any) -> Encoding:
     """The encoders given (None, one, or a list): a text and an image encoder, one model with both towers, or a dual
     encoder's folder.
 

@@ -261,11 +261,11 @@ class _Where:
     out: Path | None
 
 
-def _reopened(pool: Any, encoder: Any, modalities: tuple[Modality, ...], options: dict[str, Any]) -> Pool:
+def _reopened(pool: Any, encoder: Any, modalities: tuple[Modality, Modality], options: dict[str, Any]) -> Pool:
     return open_pool(pool.path if isinstance(pool, Store) else pool, load_encoding(encoder, modalities, **options))
 
 
-def _texts_second(modalities: Sequence[Modality]) -> tuple[Modality, ...]:
+def _texts_second(modalities: Sequence[Modality]) -> tuple[Modality, Modality]:
     """The two, texts in the place of the captions."""
     first, second = modalities
     return (second, first) if first == MODALITIES[1] else (first, second)

@@ -11,14 +11,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from isthmus.data.columns import SPELLINGS
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.gathering import Gathered
 from isthmus.data.images import EXTENSIONS, MAX_BYTES
-from isthmus.data.records import MAX_NAME, Intake, encodable
+from isthmus.data.records import MAX_NAME, Intake, Placed, encodable
 from isthmus.data.sources import TarMembers
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.tar_end import check_end
 from isthmus.data.text import decode_text, parse_json, read_entries, read_lines
 from isthmus.errors import BadFile, InputError
+from isthmus.modality import Modality, others
 from isthmus.owned import regular
 
 MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # WebDataset's rule: the first dot of a name ends the key
@@ -39,7 +41,7 @@ def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None
     the shard's folder if that is called train, val, test or the like. Links, devices, names that leave the archive,
     members that are there twice, too large or cut off go to `skipped`, and so do files that are not tars.
     """
-    members: list[tuple[int, int, int]] = []
+    items = _TarItems(into)
     notes: list[str] = []
     for number, (shard, path) in enumerate(shards.items()):
         split = SYNONYMS.get(PurePosixPath(shard).parent.name.lower()) or into.reading.split
@@ -50,8 +52,7 @@ def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None
                 if not samples and len(into.intake.skipped) == known:
                     notes.append(f"{path}: holds no samples.")
                 for key, sample in samples.items():
-                    found = _add(into, f"{shard}/{key}", f"{path}: {key}", file, sample, split, classes, len(members))
-                    members += [(number, *one) for one in found[:1]]
+                    found = _add(items, f"{shard}/{key}", f"{path}: {key}", file, sample, split, classes, number)
                     extra = [name for name in sample if f".{name}" in EXTENSIONS][1:]
                     notes += [f"{path}: of {key}, {name} is not used." for name in extra if found]
         except (OSError, BadFile) as error:
@@ -59,23 +60,61 @@ def read_tars(shards: dict[str, Path], into: Gathered, classes: list[str] | None
     into.notes += notes[:SHOWN]
     if len(notes) > SHOWN:
         into.notes.append(f"… and {len(notes) - SHOWN:,} remarks more of this kind.")
-    into.sources.append(TarMembers(list(shards.values()), members))
+    items.finish(list(shards.values()))
+
+
+class _TarItems:
+    """The members that are items, by modality, as they are found; images first, or whatever the first sample has."""
+
+    def __init__(self, into: Gathered) -> None:
+        self.into = into
+        self.endings = {SIDES[0]: EXTENSIONS, **{name: spec.endings for name, spec in others().items()}}
+        self.first = {name: into.first_beside(name) for name in self.endings}
+        self.members: dict[Modality, list[tuple[int, int, int]]] = {name: [] for name in self.endings}
+
+    def of(self, sample: TarSample) -> dict[Modality, tuple[int, int]]:
+        """Where the item of each modality is in a sample (offset, size), the first one of several."""
+        found: dict[Modality, tuple[int, int]] = {}
+        for name, endings in self.endings.items():
+            extension = next((one for one in sample if f".{_last(one)}" in endings), None)
+            if extension is not None:
+                found[name] = sample[extension]
+        return found
+
+    def place(self, modality: Modality, number: int, where: tuple[int, int]) -> Placed:
+        """Note an item of a further modality, in shard `number`."""
+        self.members[modality].append((number, *where))
+        return Placed(self.first[modality] + len(self.members[modality]) - 1)
+
+    def finish(self, shards: list[Path]) -> None:
+        first = self.into.intake.modality or SIDES[0]
+        self.into.sources.append(TarMembers(shards, self.members.pop(first)))
+        for name, members in self.members.items():
+            if members:
+                self.into.beside.setdefault(name, []).append(TarMembers(shards, members))
 
 
 def _add(
-    into: Gathered, id: str, place: str, file: BinaryIO, sample: TarSample, split: Any, classes: Any, source: int
-) -> list[tuple[int, int]]:
-    """Add one sample to the intake; returns the place of its image (offset, size), if it is used."""
-    image = next((extension for extension in sample if f".{_last(extension)}" in EXTENSIONS), None)
+    items: _TarItems, id: str, place: str, file: BinaryIO, sample: TarSample, split: Any, classes: Any, number: int
+) -> bool:
+    """Add one sample of shard `number` to the intake; whether it is used."""
+    intake, found = items.into.intake, items.of(sample)
     try:
         fields = {"split": split} | _fields(file, sample, classes)
     except ValueError as error:
-        into.intake.skip(id, str(error))
-        return []
-    if image is None:
-        into.intake.skip(id, f"no image among its members: {', '.join(sample)}.")
-        return []
-    return [sample[image]] if into.intake.add(place, fields, default_id=id, source=into.first + source) else []
+        intake.skip(id, str(error))
+        return False
+    first = intake.modality or next(iter(found), SIDES[0])
+    if first not in found:
+        intake.skip(id, f"no {first} among its members: {', '.join(sample)}.")
+        return False
+    intake.holds(first, place)
+    placed = {name: items.place(name, number, where) for name, where in found.items() if name != first}
+    source = items.into.first + len(items.members[first])
+    used = intake.add(place, fields, default_id=id, source=source, beside=placed)
+    if used:
+        items.members[first].append((number, *found[first]))
+    return used
 
 
 def shards_of(folder: Path, names: Sequence[str]) -> dict[str, Path]:

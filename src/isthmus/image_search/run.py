@@ -80,8 +80,8 @@ class SearchResult:
         return as_pandas(pa.Table.from_pylist([dict(hit) for hit in self.hits]))
 
     def _repr_html_(self) -> str:
-        """The pictures found, in a notebook; of a store's features the table."""
-        if self.pairs is None:
+        """The pictures found, in a notebook; without pictures the table."""
+        if self.pairs is None or not self.pictures:
             return notebook.rows(["score", "id"], [(f"{hit['score']:.3f}", hit["id"]) for hit in self.hits])
         row = {id: i for i, id in enumerate(self.pairs.images["id"].to_pylist())}
         shown = (Picture(self.pairs.decode(row[hit["id"]]), f"{hit['score']:.3f}\n{hit['id']}") for hit in self.hits)

@@ -45,6 +45,8 @@ from isthmus.models.seen import SeenItems
 from isthmus.projectors import Head
 from isthmus.projectors.projector import project
 
+FILES = (str, os.PathLike, bytes, bytearray, memoryview, dict)  # what is decoded; anything else is an item already
+
 
 class DualEncoder(nn.Module):
     """A CLIP-like model over frozen encoders.
@@ -198,9 +200,10 @@ class DualEncoder(nn.Module):
         return getattr(self, f"encode_{self.side_of(modality)}")(items, **options)
 
     @property
-    def modalities(self) -> tuple[Modality, ...]:
+    def modalities(self) -> tuple[Modality, Modality]:
         """What the first side, called image here, and the second, called text, take."""
-        return modalities_of({side: self.records[side] for side in SIDES})
+        first, second = modalities_of({side: self.records[side] for side in SIDES})
+        return first, second
 
     def side_of(self, modality: Modality) -> str:
         """The side that takes a modality. Raises `UsageError` where none does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -58,8 +59,8 @@ class Window:
     """Mapped blocks of one dtype as a single tensor, so that one call gathers from all of them.
 
     It spans all addresses from the first block to the end of the last and has a row at every element: row e is the
-    `width` elements from e on. Only rows within blocks are ever asked for, or the one at `zeros`, a block of its own
-    beside the mapped ones; memory in between is not touched.
+    `width` elements from e on. Only rows within blocks are read, and the one at `zeros`, which belongs to no block;
+    memory in between is not touched.
     """
 
     def __init__(self, blocks: Sequence[MappedArray]) -> None:
@@ -67,8 +68,11 @@ class Window:
         dtype, self.width = blocks[0].dtype, blocks[0].shape[1]
         pairs = zip(self._storages, blocks, strict=True)
         first = np.array([storage.data_ptr() + block.offset for storage, block in pairs])
-        self._zeros = torch.zeros((self.width + 1) * dtype.itemsize, dtype=torch.uint8)
-        zeros = self._zeros.data_ptr() + (first[0] - self._zeros.data_ptr()) % dtype.itemsize  # aligned as the blocks
+        self._zeros = np.frombuffer(
+            mmap.mmap(-1, (self.width + 1) * dtype.itemsize), np.uint8
+        )  # mapped near the blocks
+        zeros = self._zeros.ctypes.data
+        zeros += (first[0] - zeros) % dtype.itemsize  # aligned as they are
         begin = min(first.min(), zeros)
         ends = np.append(first + [block.nbytes for block in blocks], zeros + self.width * dtype.itemsize)
         memory = (ctypes.c_char * int(ends.max() - begin)).from_address(int(begin))
