@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,12 @@ def say(text: Any = "", *, error: bool = False) -> None:
 def printable(text: str) -> str:
     """`text` with control characters as `\\u001b`, which JSON reads as the same."""
     return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def prose(text: str) -> str:
+    """The paragraphs of a help text in lines of 79; what is indented, such as examples, stays as it is."""
+    paragraphs = text.strip().split("\n\n")
+    return "\n\n".join(one if "\n  " in one else textwrap.fill(one, 79, break_on_hyphens=False) for one in paragraphs)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
