@@ -27,6 +27,6 @@ def run(args: argparse.Namespace) -> int:
 
     import_folder(args.folder, args.out, model=args.model)
     store = open_store(args.out)
-    common.say(store)
+    common.say_folded(store)
     common.write_result(args, {"store": args.out, "images": len(store), "captions": store.captions.num_rows})
     return 0

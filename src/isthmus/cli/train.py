@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.dry_run:
         plan = training_plan(args.store, **options)
-        common.say(common.lines(plan))
+        common.say_folded(common.lines(plan))
         common.write_result(args, plan)
         return 0
     if args.folds:
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if Processes().first:
         if args.verbose:
-            common.say(common.lines(model.summary))
+            common.say_folded(common.lines(model.summary))
         done = "  (already done: the same as before)" if before and before == _weights(args.out) else ""
         common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model.kind)}")
         common.write_result(args, {"model": args.out, **model.summary})
@@ -143,4 +143,6 @@ def _cross_validate(args: argparse.Namespace, options: dict[str, Any]) -> None:
     write_json(Path(args.out) / "folds.json", found)
     common.say(table([found], COLUMNS))
     candidates = found["n"]["candidates"]
-    common.say(f"{args.folds} folds, every pair tested once, among {candidates:,.0f} images of its fold on average.")
+    common.say_folded(
+        f"{args.folds} folds, every pair tested once, among {candidates:,.0f} images of its fold on average."
+    )
