@@ -18,6 +18,7 @@ DATA is pairs (images run through the model), a store (its cached features), or 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             described = describe(name)
             summary = described.summary
             options |= {option.name: option for option in described.options if option.name not in options}
-        lines.append(f"  {name:<14}{summary}")
+        lines.append(textwrap.fill(f"  {name:<14}{summary}", 79, subsequent_indent=" " * 16))
     parser.epilog = "\n".join([parser.epilog or "", "", *lines])
     for option in options.values():  # of all tasks; `evaluate` refuses those of other tasks
         with suppress(argparse.ArgumentError):  # an option that all commands have, such as --seed
@@ -99,9 +100,9 @@ def run(args: argparse.Namespace) -> int:
     if below := details(results):
         common.say("\n" + below)
     for line in told(results):
-        common.say(common.wrapped(line))
+        common.say_folded(line)
     for warning in dict.fromkeys(f"{one['dataset']}: {text}" for one in results for text in one.get("warnings", [])):
-        common.say(common.wrapped(f"WARNING: {warning}"), error=True)
+        common.say_folded(f"WARNING: {warning}", error=True)
     common.write_result(args, results[0] if len(results) == 1 else results)
     return 3 if any(result.get("skipped") for result in results) else 0
 

@@ -223,7 +223,7 @@ class DualEncoder(nn.Module):
         """An item as the encoders of a side take it: paths and encoded bytes are decoded as pairs are."""
         modality = self.modalities[SIDES.index(side)]
         read: Any = decode if modality == SIDES[0] else spec_of(modality).decode
-        coded = isinstance(item, str | os.PathLike | bytes | bytearray | memoryview | dict)
+        coded = isinstance(item, FILES)
         return read(cell_bytes(item)) if coded and read is not None else item
 
     def _read_named(self, side: str, item: Any) -> Any:
