@@ -383,5 +383,5 @@ def _open(item: Any, read: Callable[[Any], Any]) -> Any:
     try:
         return read(item)
     except (InputError, ValueError, OSError) as error:
-        named = isinstance(item, str | os.PathLike) and str(item) not in str(error)
-        raise InputError(f"{item}: {error}" if named else str(error)) from None
+        name = os.fsdecode(item) if isinstance(item, str | os.PathLike) else ""
+        raise InputError(f"{name}: {error}" if name not in str(error) else str(error)) from None
