@@ -95,9 +95,9 @@ def _by_spelling(names: Sequence[str], found: Mapping[str, str]) -> dict[str, st
     for field in (*beside, "image", "captions", "caption", "id", "label", "split", "lang", "group"):
         there = {field} & {*found}
         if field.startswith("caption"):
-            told = {"caption", "captions"} & {*found, *guessed}
+            there = {"caption", "captions"} & {*found, *guessed}
         elif field == "image":
-            told |= {*beside} & {*found, *guessed}  # a `path` beside `audio` is hardly that of an image
+            there |= {*beside} & {*found, *guessed}  # a `path` beside `audio` is hardly that of an image
         for spelling in () if there else (field, *spellings.get(field, ())):
             column = by_letters.get(spelling)
             if column is not None and column not in taken:
