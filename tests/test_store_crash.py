@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -187,19 +189,25 @@ def test_a_repeated_id_is_refused(tmp_path, ids):
         writer.finish(*tables(ids, 0))
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch):
-    write(tmp_path, ["a", "b"])
-    before = snapshot(tmp_path)
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Inside, every file is cut after ten bytes; the error must say so."""
     real = Path.write_bytes
 
     def full(path: Path, data: bytes) -> int:
         real(path, data[:10])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match=r"No space left on device.*free some space"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=r"No space left on.*free some space"):
+        patch.setattr(Path, "write_bytes", full)
+        yield
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
+    write(tmp_path, ["a", "b"])
+    before = snapshot(tmp_path)
+    with full_disk():
         write(tmp_path, ["a", "b", "c"])
-    monkeypatch.undo()
     assert {name: data for name, data in snapshot(tmp_path).items() if "journal" not in name} == before
     write(tmp_path, ["a", "b", "c"])
     assert not bad(tmp_path) and len(open_store(tmp_path)) == 3
@@ -302,21 +310,13 @@ def test_doctor_names_what_does_not_belong(tmp_path):
     assert "images.parquet" in bad(tmp_path)[0]
 
 
-def test_states_survive_a_full_disk_and_an_unfinished_run(tmp_path, monkeypatch):
+def test_states_survive_a_full_disk_and_an_unfinished_run(tmp_path):
     embed(tmp_path / "whole", ["a", "b", "c"])
     store = tmp_path / "store"
     embed(store, ["a", "b"])
     before = snapshot(store)
-    real = Path.write_bytes
-
-    def full(path: Path, data: bytes) -> int:
-        real(path, data[:10])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match=r"No space left on device.*free some space"):
+    with full_disk():
         embed(store, ["a", "b", "c"])
-    monkeypatch.undo()
     assert {name: data for name, data in snapshot(store).items() if "journal" not in name} == before
     embed(store, ["a", "b", "c"], finish=False)
     assert open_store(store, verify=True).states("image").shape[0] == 2

@@ -146,7 +146,21 @@ def run_demo(
         images, texts = load(image, "image"), load([text], "text")
     features = TextFeatures(texts[0])
     if len(pairs) > 2 * first_look.PICTURES and not (out / first_look.SHEET).exists():
+<<<<<<< HEAD
         look_first(pairs, images, texts, features, out, seed, stages, progress)
+||||||| 4176a7a
+        with stages(f"embed {first_look.PICTURES} of {len(pairs):,} pictures for a first look"):
+            some = pairs.subset(pack.some_groups(pairs.images, first_look.PICTURES))
+            embed(some, images, texts, out=out / "store", progress=progress)
+            first = feature_splits(open_store(out / "store"), some, images, texts)
+            model = trained(
+                open_store(out / "store"), first, first_look.RECIPE, out / "first", seed, LEAST_SECONDS, log
+            )
+            log(first_look.show(out, model, pairs, first["test"], features))
+=======
+        with stages(f"embed {first_look.PICTURES} of {len(pairs):,} pictures for a first look"):
+            log(look_first(out, pairs, images, texts, features, seed, log, progress))
+>>>>>>> house
     with stages(f"embed {len(pairs):,} pictures and {len(pairs.captions):,} captions"):
         skipped = embed(pairs, images, texts, out=out / "store", progress=progress).skipped
     store = open_store(out / "store")
@@ -167,20 +181,46 @@ def run_demo(
         machine=machine(),
         data=pack.DESCRIPTION,
         encoders=[encoder.record() for encoder in (*images, *texts)],
-        splits={name: counts(split) for name, split in splits.items()},
         stages=stages.done,
         results=results(models, measured, out / "models", splits["test"], seed),
-        chance=chance(splits["test"], len(classes)),
-        captions_with_class=pack.share_with_class(splits["train"].captions or [], classes),
         max_seconds=max_seconds,
-        classes=classes,
         confusion=measured[MAIN].zeroshot["confusion"],
         searches=searches,
         mistakes=mistakes,
         scenes=scenes,
+        **facts(splits, classes),
     )
     write_report(report, out / "report.html")
     return Demo(report, records, skipped)
+
+
+def look_first(
+    out: Path,
+    pairs: Pairs,
+    images: list[Encoder],
+    texts: list[Encoder],
+    features: TextFeatures,
+    seed: int,
+    log: Say,
+    progress: bool,
+) -> str:
+    """Embed some of the pictures, train on them, and write the sheet; returns the line about it."""
+    some = pairs.subset(pack.some_groups(pairs.images, first_look.PICTURES))
+    embed(some, images, texts, out=out / "store", progress=progress)
+    store = open_store(out / "store")
+    first = feature_splits(store, some, images, texts)
+    model = trained(store, first, first_look.RECIPE, out / "first", seed, LEAST_SECONDS, log)
+    return first_look.show(out, model, pairs, first["test"], features)
+
+
+def facts(splits: Mapping[str, FeaturePairs], classes: list[str]) -> dict[str, Any]:
+    """The report's facts about the data."""
+    return {
+        "splits": {name: counts(split) for name, split in splits.items()},
+        "chance": chance(splits["test"], len(classes)),
+        "captions_with_class": pack.share_with_class(splits["train"].captions or [], classes),
+        "classes": classes,
+    }
 
 
 # --- data ---------------------------------------------------------------------------------------------------

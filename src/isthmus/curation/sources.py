@@ -56,8 +56,8 @@ def open_pool(source: Any, encoding: Encoding | None = None) -> Pool:
 
 def _from_features(source: Store | FeaturePairs, encoding: Encoding) -> MatrixPool:
     """Features as they are, or projected by a dual encoder; test images may not be chosen."""
-    chosen: Any = encoding.named()
-    pairs = source.pairs(modalities=encoding.modalities, **chosen) if isinstance(source, Store) else source
+    chosen: Any = {**encoding.named(), "modalities": encoding.modalities}
+    pairs = source.pairs(**chosen) if isinstance(source, Store) else source
     splits = np.array([split == "test" for split in pairs.splits or []])
     return MatrixPool(
         name=str(source.path) if isinstance(source, Store) else "features",

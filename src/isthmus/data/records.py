@@ -26,7 +26,7 @@ BESIDE = pa.schema([("sample", pa.string()), *IMAGES, ("part", pa.string())])
 class Placed(NamedTuple):
     """An item of a further modality in a row: its number in that modality's source, and which part of the file it is.
 
-    known: what tells whether another row of the sample has the same item (its path); None where that cannot be told.
+    known: identifies the item among rows of the sample (its path); None if unknown.
     """
 
     source: int
@@ -74,11 +74,11 @@ class Intake:
         part: str | None = None,
         beside: Mapping[Modality, Placed] | None = None,
     ) -> bool:
-        """One image, or more captions of one; whether `source` belongs to an image that was not there before.
+        """Add an image, or more captions of one; returns whether `source` belongs to a new image.
 
-        `place` names it in errors ("pairs.csv, line 3"); `source` is its number in the source; `image` what tells
-        whether another row of the same id is the same image (its path), None where that cannot be told; `part` which
-        part of its file it is. beside: the row's items of other modalities, with which it needs no caption.
+        `place` names it in errors ("pairs.csv, line 3"); `source` is its number in the source; `image` identifies
+        the image among rows of one id (its path), None if unknown; `part` which part of its file it is. beside: the
+        row's items of other modalities, with which it needs no caption.
         Raises `InputError` where the table is wrong as a whole (an id of two images, an unknown split, an id that
         is not text); a row that is merely unusable goes to `skipped`.
         """

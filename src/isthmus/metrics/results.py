@@ -124,7 +124,7 @@ def table(results: Sequence[Result], metrics: Sequence[str] = (), tablefmt: str 
     if not metrics:
         return "\n\n".join(_list(result, tablefmt) for result in results)
     origin = ["model", *(key for key in OPTIONAL if _differs(results, key))]
-    rows = [[*(r.get(key, "") for key in origin), *(_cell(r, name) for name in metrics)] for r in results]
+    rows = [[*(str(r.get(key, "")) for key in origin), *(_cell(r, name) for name in metrics)] for r in results]
     wide = tabulate(rows, headers=[*origin, *metrics], tablefmt=tablefmt, disable_numparse=True)
     if tablefmt != "simple" or terminal.fits(wide):
         return wide

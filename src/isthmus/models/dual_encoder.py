@@ -231,8 +231,8 @@ class DualEncoder(nn.Module):
         try:
             return self._read(side, item)
         except (InputError, ValueError, OSError) as error:
-            named = isinstance(item, str | os.PathLike) and str(item) not in str(error)
-            raise InputError(f"{item}: {error}" if named else str(error)) from None
+            name = os.fsdecode(item) if isinstance(item, str | os.PathLike) else ""
+            raise InputError(f"{name}: {error}" if name not in str(error) else str(error)) from None
 
     def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
         encoders, out = self._loaded(modality), np.empty((len(items), self.width), np.float32)
