@@ -1,0 +1,70 @@
+"""Make the reports of docs/gallery.md on some of the demo's pictures, and photograph them with a headless Chromium.
+
+python docs/gallery.py --out out/gallery          # goes on where it stopped; the pictures go to docs/gallery/
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+import isthmus as ist
+import isthmus_demo
+
+EVERY = 16  # of the demo's pictures
+IMAGE = "wheel:efficientnet-lite0?layer=*&pool=mean"
+TEXT = "wheel:minilm-l6"
+CONCEPTS = ("bird", "flower", "sign", "musical instrument", "house", "fruit", "unicorn")
+PICTURES = Path(__file__).with_name("gallery")
+COLOURS, WIDTH = 64, 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/gallery"))
+    parser.add_argument("--browser", default="chromium")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    make(options.out)
+    PICTURES.mkdir(exist_ok=True)
+    for name, height in (("selection", 1500), ("curation", 1700), ("diagnosis", 1700)):
+        photograph(options.browser, options.out / f"{name}.html", height)
+    shrink(Image.open(options.out / "search.png"), "search")
+
+
+def make(out: Path) -> None:
+    """The pages of select, curate and diagnose, and a contact sheet, below `out`."""
+    pairs = ist.read_pairs(isthmus_demo.PAIRS)
+    some = pairs.subset(pairs.images["id"].to_pylist()[::EVERY])
+    store = ist.embed(some, IMAGE, TEXT, out=out / "store", progress=True)
+    chosen = ist.select(store, out=out / "choice", seeds=0, bootstrap=200)
+    view = str(chosen.best["image"])
+    (out / "selection.html").write_bytes((out / "choice" / "report.html").read_bytes())
+    ist.curate(store, CONCEPTS, encoder=[view, TEXT], sides="both", per_concept=8, images=some, out=out / "curated")
+    (out / "curation.html").write_bytes((out / "curated" / "report.html").read_bytes())
+    model = ist.train(store, recipe="cca", image=view, out=out / "model")
+    ist.evaluate(model, "diagnose", some, against=some, report=str(out / "diagnosis.html"), bootstrap=200)
+    ist.search(model, some, "a musical instrument", k=16, out=out / "search.png")
+
+
+def photograph(browser: str, page: Path, height: int) -> None:
+    """The upper part of a page, `height` pixels of it, in docs/gallery/."""
+    target = page.with_suffix(".png").resolve()
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={WIDTH},{height}"]
+    command = [browser, *options, f"--screenshot={target}", page.resolve().as_uri()]
+    subprocess.run(command, check=True, stdout=sys.stderr, stderr=subprocess.DEVNULL, timeout=120)
+    shrink(Image.open(target), page.stem)
+
+
+def shrink(picture: Image.Image, name: str) -> None:
+    """A picture of few colours, which a page of text and drawings has anyway."""
+    few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    few.save(PICTURES / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
