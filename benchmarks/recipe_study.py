@@ -292,16 +292,8 @@ Written by `benchmarks/recipe_study.py --render` from `benchmarks/results/recipe
 ## What to do
 
 - Take `default`. Below about 1,000 pairs `cca` alone ties with it and takes a second ([little data](little-data.md)).
-<<<<<<< HEAD
-- Do not run a paper's recipe as published on a few thousand pairs: its schedule is made for millions, and ends before it
-  has learned anything. `tuned` below shows what it can do when its schedule fits.
-||||||| cacab2c
-- Do not run a paper's recipe as published on a few thousand pairs: its schedule is made for millions, and ends before it has
-  learned anything. `tuned` below shows what it can do when its schedule fits.
-=======
 - Do not run a paper's recipe as published on a few thousand pairs: its schedule is made for millions, and ends before
   anything is learned. `tuned` below shows what it can do with a schedule that fits.
->>>>>>> site
 - Look for gains in encoders first: the recipes differ less than [encoders do](selection.md).
 
 ## Why

@@ -191,21 +191,9 @@ TEXT = """# Many data sets, probes, and small data
 
 ## What to do
 
-<<<<<<< HEAD
-- Ask a model about pictures like those that it was trained on; on others it is near chance until captions cover them.
-||||||| cacab2c
-- Ask a model about pictures like those that it was trained on; on others it is near chance until its captions cover them.
-=======
 - Use a model on pictures like those it was trained on; on others it is near chance until its captions cover them.
->>>>>>> site
 - Compare names with templates on your own classes: which is better depends on the set.
-<<<<<<< HEAD
-- Expect the projector to keep what the encoder knew about your kind of picture, and such few-shot classes to gain.
-||||||| cacab2c
-- Expect the projector to keep what the encoder knew about your kind of picture, and few-shot classes of that kind to gain.
-=======
 - Expect the projector to keep what the encoder knew about your kind of picture, and few-shot classes of it to gain.
->>>>>>> site
 - Below about 1,000 pairs, estimate by `--folds`, and name groups.
 
 ## Why

@@ -236,16 +236,8 @@ Written by `benchmarks/token_study.py --render` from `benchmarks/results/token_s
 
 ## What to do
 
-<<<<<<< HEAD
-- Stay with pooled features (`pool=cls+mean`): at a few thousand pairs tokens gave no measurable gain,
-  for up to 130 times the bytes of an image.
-||||||| cacab2c
-- Stay with pooled features (`pool=cls+mean`): at a few thousand pairs tokens brought nothing that could be told from nothing,
-  for up to 130 times the bytes of an image.
-=======
 - Stay with pooled features (`pool=cls+mean`): at a few thousand pairs tokens brought no measurable gain, for up to 130
   times the bytes of an image.
->>>>>>> site
 - Train longer before you train on tokens: that did help.
 - Take tokens for segmentation, or to run [freeze-align](recipes/freeze-align.md) as published, on many more pairs.
 

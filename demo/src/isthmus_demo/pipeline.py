@@ -146,21 +146,8 @@ def run_demo(
         images, texts = load(image, "image"), load([text], "text")
     features = TextFeatures(texts[0])
     if len(pairs) > 2 * first_look.PICTURES and not (out / first_look.SHEET).exists():
-<<<<<<< HEAD
-        look_first(pairs, images, texts, features, out, seed, stages, progress)
-||||||| 4176a7a
-        with stages(f"embed {first_look.PICTURES} of {len(pairs):,} pictures for a first look"):
-            some = pairs.subset(pack.some_groups(pairs.images, first_look.PICTURES))
-            embed(some, images, texts, out=out / "store", progress=progress)
-            first = feature_splits(open_store(out / "store"), some, images, texts)
-            model = trained(
-                open_store(out / "store"), first, first_look.RECIPE, out / "first", seed, LEAST_SECONDS, log
-            )
-            log(first_look.show(out, model, pairs, first["test"], features))
-=======
         with stages(f"embed {first_look.PICTURES} of {len(pairs):,} pictures for a first look"):
             log(look_first(out, pairs, images, texts, features, seed, log, progress))
->>>>>>> house
     with stages(f"embed {len(pairs):,} pictures and {len(pairs.captions):,} captions"):
         skipped = embed(pairs, images, texts, out=out / "store", progress=progress).skipped
     store = open_store(out / "store")
