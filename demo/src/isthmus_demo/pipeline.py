@@ -146,7 +146,8 @@ def run_demo(
         images, texts = load(image, "image"), load([text], "text")
     features = TextFeatures(texts[0])
     if len(pairs) > 2 * first_look.PICTURES and not (out / first_look.SHEET).exists():
-        look_first(pairs, images, texts, features, out, seed, stages, progress)
+        with stages(f"embed {first_look.PICTURES} of {len(pairs):,} pictures for a first look"):
+            log(look_first(out, pairs, images, texts, features, seed, log, progress))
     with stages(f"embed {len(pairs):,} pictures and {len(pairs.captions):,} captions"):
         skipped = embed(pairs, images, texts, out=out / "store", progress=progress).skipped
     store = open_store(out / "store")
