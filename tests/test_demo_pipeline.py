@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from isthmus.encoders import from_callable
 from isthmus.errors import InputError
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus_demo import pipeline
+from isthmus_demo import first_look, pipeline
 
 COLOURS = ("red", "green", "blue", "black", "orange")
 SHAPES = ("ellipse", "rectangle")
@@ -98,6 +98,26 @@ def test_it_leaves_a_model_results_and_a_page(finished) -> None:
     assert model.summary["recipe"]["name"] == "default"
     assert model.summary["pairs"] == demo.report.splits["train"]["images"]
     assert not demo.skipped
+
+
+def test_a_first_look_comes_before_the_whole_which_embeds_only_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Image.Image] = []
+    monkeypatch.setattr(first_look, "PICTURES", 50)
+    monkeypatch.setitem(globals(), "see", lambda images, see=see: seen.extend(images) or see(images))
+    out = tmp_path / "out"
+    _, lines = run(make_pairs(tmp_path / "pairs.parquet"), out)
+    with Image.open(out / first_look.SHEET) as sheet:
+        assert sheet.width > 500
+    told = next(line for line in lines if first_look.SHEET in line)
+    assert lines.index(told) < next(n for n, line in enumerate(lines) if "embed 150 pictures" in line)
+    assert f"isthmus search {out / 'first'} {out / 'store'}" in told
+    model = DualEncoder.from_pretrained(out / "first", load=False)
+    assert model.summary["pairs"] < 50 and model.summary["recipe"]["name"] == "cca"
+    probes = 1  # to learn the width of the encoder's features
+    assert len(seen) == 150 + probes
+    assert not any("first look" in line for line in run(tmp_path / "pairs.parquet", out)[1])
 
 
 def test_results_are_what_clip_benchmark_writes_two_for_each_recipe(finished) -> None:

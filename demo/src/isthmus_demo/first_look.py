@@ -12,7 +12,7 @@ from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report.contact_sheet import contact_sheet
 from isthmus_demo.measure import TextFeatures, best_images
 
-PICTURES = 500  # of the slice: embedded in about a minute on two cores
+PICTURES = 800  # of the slice
 RECIPE = "cca"  # a second or two
 QUERY, HITS = "a flower", 10
 SHEET = "first-look.png"

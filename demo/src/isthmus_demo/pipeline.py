@@ -146,14 +146,7 @@ def run_demo(
         images, texts = load(image, "image"), load([text], "text")
     features = TextFeatures(texts[0])
     if len(pairs) > 2 * first_look.PICTURES and not (out / first_look.SHEET).exists():
-        with stages(f"embed {first_look.PICTURES} of {len(pairs):,} pictures for a first look"):
-            some = pairs.subset(pack.some_groups(pairs.images, first_look.PICTURES))
-            embed(some, images, texts, out=out / "store", progress=progress)
-            first = feature_splits(open_store(out / "store"), some, images, texts)
-            model = trained(
-                open_store(out / "store"), first, first_look.RECIPE, out / "first", seed, LEAST_SECONDS, log
-            )
-            log(first_look.show(out, model, pairs, first["test"], features))
+        look_first(pairs, images, texts, features, out, seed, stages, progress)
     with stages(f"embed {len(pairs):,} pictures and {len(pairs.captions):,} captions"):
         skipped = embed(pairs, images, texts, out=out / "store", progress=progress).skipped
     store = open_store(out / "store")
@@ -231,6 +224,26 @@ def counts(pairs: FeaturePairs) -> dict[str, int]:
 
 
 # --- training -----------------------------------------------------------------------------------------------
+
+
+def look_first(
+    pairs: Pairs,
+    images: Sequence[Encoder],
+    texts: Sequence[Encoder],
+    features: TextFeatures,
+    out: Path,
+    seed: int,
+    stages: Stages,
+    progress: bool,
+) -> None:
+    """A slice of the pictures embedded into the store, a model of them in `first/`, and what it finds."""
+    some = pairs.subset(pack.some_groups(pairs.images, first_look.PICTURES))
+    with stages(f"for a first look, embed {len(some):,} of {len(pairs):,} pictures"):
+        embed(some, images, texts, out=out / "store", progress=progress)
+    store = open_store(out / "store")
+    splits = feature_splits(store, some, images, texts)
+    model = trained(store, splits, first_look.RECIPE, out / "first", seed, LEAST_SECONDS, stages.log)
+    stages.log(first_look.show(out, model, pairs, splits["test"], features))
 
 
 def train_all(

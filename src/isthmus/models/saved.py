@@ -47,10 +47,8 @@ def write_model(
     seen: what trained the model; None: no such file is left there.
     Raises `InputError` for a full disk or a read-only folder.
     """
-    for side, listed in records.items():
-        if functions := callables_of(listed):
-            told = f"{path}: its {side} encoder {', '.join(functions)} is {FUNCTION} {how_it_comes_back(side)}"
-            warnings.warn(told, stacklevel=3)
+    if told := over_functions(records):
+        warnings.warn(f"{path}: {told}", stacklevel=3)
     with replaced_together(path) as aside:
         write_tensors(aside / WEIGHTS, weights)
         named = {} if kind == DUAL else {"kind": kind}
@@ -70,11 +68,10 @@ def write_model(
 def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder]]:
     """The encoders that a model names, by side; options as for `load_encoder`.
 
-    Raises `InputError` for Python functions, which no file holds, and what `load_encoder` raises.
+    Raises `InputError` for Python functions, and what `load_encoder` raises.
     """
-    for side, listed in records.items():
-        if functions := callables_of(listed):
-            raise InputError(f"The {side} encoder {', '.join(functions)} is {FUNCTION} {how_it_comes_back(side)}")
+    if told := over_functions(records):
+        raise InputError(told)
     kinds = dict(zip(records, modalities_of(records), strict=True))
     return {
         side: load_recorded([one["uri"] for one in listed], modality=kinds[side], **options)
@@ -82,19 +79,19 @@ def load_encoders_of(records: Records, **options: Any) -> dict[str, list[Encoder
     }
 
 
-def callables_of(records: Sequence[EncoderRecord]) -> list[str]:
-    """The names of encoders that are Python functions."""
-    return [one["uri"] for one in records if one["uri"].startswith("callable:")]
-
-
-FUNCTION = "a Python function, which no file holds."
-
-
-def how_it_comes_back(side: str) -> str:
-    """What to write for a model over a function."""
+def over_functions(records: Records) -> str:
+    """Which encoders are Python functions, and how a model over them comes back; empty where none is."""
+    found = {
+        side: [one["uri"] for one in listed if one["uri"].startswith("callable:")] for side, listed in records.items()
+    }
+    functions = {side: uris for side, uris in found.items() if uris}
+    if not functions:
+        return ""
+    which = " and ".join(f"{side} encoder {', '.join(uris)}" for side, uris in functions.items())
+    given = ", ".join(f"{side!r}: [from_callable(…)]" for side in functions)
     return (
-        f"Give it: DualEncoder.from_pretrained(path, encoders={{{side!r}: [isthmus.encoders.from_callable(function, "
-        f"{side!r}, fingerprint)]}}), with the fingerprint it was embedded with; or load=False and "
+        f"{which}: Python functions, which no file holds. To load the model, give them: DualEncoder.from_pretrained("
+        f"path, encoders={{{given}}}), with the fingerprints they were embedded with; in memory, "
         "model.with_encoders(…)."
     )
 

@@ -5,8 +5,8 @@ example:
   isthmus demo --out out/demo
   isthmus demo --limit 800 --out out/small
 
-A first look comes within two minutes: OUT/first-look.png, and a search to try in OUT/first, a model of the first
-500 pictures. Then the whole: OUT/store, OUT/models, OUT/model (of the recipe `default`), OUT/results.json and
+A first look comes within two minutes: OUT/first-look.png, and a search to try in OUT/first, a model of some
+800 pictures. Then the whole: OUT/store, OUT/models, OUT/model (of the recipe `default`), OUT/results.json and
 OUT/report.html. Run again, it computes only what has changed.
 """
 
