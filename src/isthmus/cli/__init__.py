@@ -59,8 +59,8 @@ def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
             help=summary.rstrip(".").replace("%", "%%"),
-            description=summary,
-            epilog=details.strip(),
+            description=common.prose(summary),
+            epilog=common.prose(details),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             add_help=False,
         )

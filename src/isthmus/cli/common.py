@@ -35,6 +35,12 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def prose(text: str) -> str:
+    """The paragraphs of a help text in lines of 79; what is indented, such as examples, stays as it is."""
+    paragraphs = text.strip().split("\n\n")
+    return "\n\n".join(one if "\n  " in one else textwrap.fill(one, 79, break_on_hyphens=False) for one in paragraphs)
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """--json and --seed: common to every command that computes something."""
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON ('-': standard output)")

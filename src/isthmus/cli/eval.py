@@ -18,6 +18,7 @@ DATA is pairs (images run through the model), a store (its cached features), or 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             described = describe(name)
             summary = described.summary
             options |= {option.name: option for option in described.options if option.name not in options}
-        lines.append(f"  {name:<14}{summary}")
+        lines.append(textwrap.fill(f"  {name:<14}{summary}", 79, subsequent_indent=" " * 16))
     parser.epilog = "\n".join([parser.epilog or "", "", *lines])
     for option in options.values():  # of all tasks; `evaluate` refuses those of other tasks
         with suppress(argparse.ArgumentError):  # an option that all commands have, such as --seed

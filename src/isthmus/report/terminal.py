@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from tabulate import tabulate
 
 WIDTH = 80  # columns
 KEY = 30  # columns of a name before it goes on in the next line
 
-Cells = Sequence[Sequence[str]]
+Cells = Sequence[Sequence[Any]]
 
 
 def fits(text: str) -> bool:
