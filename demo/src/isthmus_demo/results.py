@@ -75,7 +75,8 @@ def text_table(results: Sequence[SystemResult], chance: Mapping[str, float]) -> 
     """
     columns = shown(results)
     told = [[fill(r.recipe, NAME), f"{r.seconds:.0f} s", r.training] for r in results]
-    headers = [f"{c.group}\n{c.heading}" for c in columns]
+    groups = [c.group.replace("→ ", "→\n").replace("zero-", "zero-\n") for c in columns]
+    headers = [f"{group}\n{c.heading}" for group, c in zip(groups, columns, strict=True)]
     rows = [[fill(r.recipe, NAME), *(_cell(r, column.metric) for column in columns)] for r in results]
     rows.append(["chance", *(f"{100 * chance[column.metric]:.2f}" for column in columns)])
     trained = tabulate(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 from isthmus.errors import InputError
 
+WIDTH = 80  # columns of a terminal
 # C0 controls except tab and line feed, C1 controls, surrogates, and marks that change the direction of text.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -25,9 +26,15 @@ def say(text: Any = "", *, error: bool = False) -> None:
     print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
 
 
-def wrapped(text: str) -> str:
-    """A remark in lines of 80 columns."""
-    return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+def say_folded(text: Any, *, error: bool = False) -> None:
+    """Print prose. On a terminal a long line continues below, indented; elsewhere it stays one line, for searching."""
+    lines, stream = str(text).splitlines(), sys.stderr if error else sys.stdout
+    say("\n".join(map(_folded, lines) if stream.isatty() else lines), error=error)
+
+
+def _folded(line: str) -> str:
+    indent = " " * (2 + len(line) - len(line.lstrip()))
+    return textwrap.fill(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def printable(text: str) -> str:
@@ -89,7 +96,7 @@ def print_notes(notes: list[str], printed: list[str] | None = None) -> None:
     """Print remarks, other than those that were `printed` already."""
     for note in notes:
         if note not in (printed or []):
-            say(f"  note: {note}", error=True)
+            say_folded(f"  note: {note}", error=True)
 
 
 def check_paths(*paths: str | None) -> None:
@@ -211,7 +218,7 @@ def write_result(args: argparse.Namespace, result: Any) -> None:
 def print_skipped(skipped: Sequence[tuple[str, str]], listed: str | None = None) -> None:
     """The first few skipped items, all where no file has them `listed`."""
     for item, reason in skipped[:5] if listed else skipped:
-        say(f"  skipped {item}: {reason}", error=True)
+        say_folded(f"  skipped {item}: {reason}", error=True)
     if listed and len(skipped) > 5:
         say(f"  … and {len(skipped) - 5:,} more in {listed}", error=True)
 

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         if args.concepts is None:
             raise UsageError("--dry-run plans a choice by concept: name them (--concepts).")
         planned = plan(args.pool, args.concepts, **options)
-        common.say(common.lines(planned))
+        common.say_folded(common.lines(planned))
         common.write_result(args, planned)
         return 0
     result = curate(
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         progress=common.progress_wanted(),
         **options,
     )
-    common.say(result)
+    common.say_folded(result)
     common.say(f"report: {args.out}/report.html")
     common.write_result(args, {"out": args.out, **result.manifest})
     skipped = result.manifest["skipped"]

@@ -28,6 +28,6 @@ def run(args: argparse.Namespace) -> int:
     bad = [finding for finding in findings if not finding["ok"]]
     for finding in findings:
         remedy = "" if finding["ok"] else f" → {finding['remedy']}"
-        common.say(f"{'ok ' if finding['ok'] else 'BAD'} {finding['what']}{remedy}")
+        common.say_folded(f"{'ok ' if finding['ok'] else 'BAD'} {finding['what']}{remedy}")
     common.write_result(args, {"path": args.path, "findings": findings})
     return 1 if bad else 0

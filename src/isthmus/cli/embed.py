@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         options |= {"only": args.only, "batch_size": args.batch_size}
         planned = plan(pairs, args.image_encoder, args.text_encoder, **options)
-        common.say(planned)
+        common.say_folded(planned)
         common.print_notes(planned.notes)
         common.write_result(args, asdict(planned))
         return 0
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         progress=True,
         **options,
     )
-    common.say(report)
+    common.say_folded(report)
     common.print_notes(report.notes, printed)
     common.print_skipped(report.skipped, f"{report.store}/skipped.parquet")
     common.write_result(args, asdict(report))

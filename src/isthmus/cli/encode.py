@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     )
     rows, width = found.embeddings.shape
     written = [str(path) for path in found.save(args.out)]
-    common.say(f"{rows:,} rows of {width} dimensions, float32 of length 1: {', '.join(written)}")
+    common.say_folded(f"{rows:,} rows of {width} dimensions, float32 of length 1: {', '.join(written)}")
     common.print_notes(found.notes, printed)
     common.print_skipped(found.skipped, written[-1])
     common.write_result(args, {"rows": rows, "width": width, "files": written, "skipped": dict(found.skipped)})

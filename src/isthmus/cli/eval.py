@@ -100,9 +100,9 @@ def run(args: argparse.Namespace) -> int:
     if below := details(results):
         common.say("\n" + below)
     for line in told(results):
-        common.say(common.wrapped(line))
+        common.say_folded(line)
     for warning in dict.fromkeys(f"{one['dataset']}: {text}" for one in results for text in one.get("warnings", [])):
-        common.say(common.wrapped(f"WARNING: {warning}"), error=True)
+        common.say_folded(f"WARNING: {warning}", error=True)
     common.write_result(args, results[0] if len(results) == 1 else results)
     return 3 if any(result.get("skipped") for result in results) else 0
 

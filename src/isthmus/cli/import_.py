@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     skipped = import_folder(args.folder, args.out, model=args.model)
     store = open_store(args.out)
-    common.say(store)
+    common.say_folded(store)
     counts = {"images": len(store), "captions": store.captions.num_rows}
     common.write_result(args, {"store": args.out, **counts, "skipped": skipped})
     common.print_skipped(skipped, f"{args.out}/skipped.parquet")

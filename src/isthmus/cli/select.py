@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     named |= {"modalities": tuple(args.modalities)} if args.modalities else {}
     if args.dry_run:
         planned = plan(args.data, seeds=args.seeds, **named)
-        common.say(common.lines(planned))
+        common.say_folded(common.lines(planned))
         common.write_result(args, planned)
         return 0
     found = select(
@@ -71,6 +71,6 @@ def run(args: argparse.Namespace) -> int:
         **named,
     )
     common.say(found)
-    common.say(f"report: {args.out}/report.html; the first choice: isthmus train {args.out} --out MODEL")
+    common.say_folded(f"report: {args.out}/report.html; the first choice: isthmus train {args.out} --out MODEL")
     common.write_result(args, found.to_dict())
     return 3 if found.failed or found.candidates.skipped else 0

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.dry_run:
         plan = training_plan(args.store, **options)
-        common.say(common.lines(plan))
+        common.say_folded(common.lines(plan))
         common.write_result(args, plan)
         return 0
     if args.folds:
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if Processes().first:
         if args.verbose:
-            common.say(common.lines(model.summary))
+            common.say_folded(common.lines(model.summary))
         done = "  (already done: the same as before)" if before and before == _weights(args.out) else ""
         common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model.kind)}")
         _say_few(args, model.summary.get("pairs", SMALL))
@@ -100,7 +100,7 @@ def _say_few(args: argparse.Namespace, pairs: int) -> None:
     """Name --folds for a small table, where it can be used."""
     if pairs < SMALL and not (args.folds or args.init or args.pixels):
         few = f"  note: {pairs:,} pairs train this, fewer than {SMALL:,}: a test split of so few says little. "
-        common.say(common.wrapped(f"{few}--folds 5 tests every pair by models that never saw it."), error=True)
+        common.say_folded(f"{few}--folds 5 tests every pair by models that never saw it.", error=True)
 
 
 def _weights(out: str) -> str | None:
@@ -154,4 +154,6 @@ def _cross_validate(args: argparse.Namespace, options: dict[str, Any]) -> None:
     write_json(Path(args.out) / "folds.json", found)
     common.say(table([found], COLUMNS))
     candidates = found["n"]["candidates"]
-    common.say(f"{args.folds} folds, every pair tested once, among {candidates:,.0f} images of its fold on average.")
+    common.say_folded(
+        f"{args.folds} folds, every pair tested once, among {candidates:,.0f} images of its fold on average."
+    )

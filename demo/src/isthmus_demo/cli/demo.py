@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from isthmus.report.terminal import wrapped
     from isthmus_demo.pipeline import run_demo
     from isthmus_demo.results import text_table
 
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         f"{len(report.classes)} classes; {100 * report.captions_with_class:.1f} % of the training captions "
         "hold the name of a class."
     )
-    common.say(f"\n{wrapped(told)}\n")
+    common.say_folded(f"\n{told}\n")
     for what, name in (("model", "model"), ("results", "results.json"), ("pictures", "report.html")):
         common.say(f"{what}: {args.out}/{name}")
     common.print_skipped(demo.skipped, f"{args.out}/store/skipped.parquet")

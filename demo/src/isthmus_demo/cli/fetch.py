@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     described = [wheels.describe(name) for name in _names(args.names)]
     for item in described:
-        common.say(_lines(item))
+        common.say_folded(_lines(item))
     missing = [item for item in described if not item["cached"]]
     if not missing:
         common.say("All of it is in the cache already.")
