@@ -34,7 +34,7 @@ def render(selection: Mapping[str, Any]) -> str:
         "report.html.j2",
         command=selection["command"],
         modalities=selection.get("modalities", SIDES),
-        told=selection,
+        selection=selection,
         first=selection["pairs"][0],
         tied=[row for row in selection["pairs"][1:] if row["tied_with_first"]],
         rows=selection["pairs"][:ROWS],
