@@ -146,8 +146,7 @@ def run_demo(
         images, texts = load(image, "image"), load([text], "text")
     features = TextFeatures(texts[0])
     if len(pairs) > 2 * first_look.PICTURES and not (out / first_look.SHEET).exists():
-        with stages(f"embed {first_look.PICTURES} of {len(pairs):,} pictures for a first look"):
-            log(look_first(out, pairs, images, texts, features, seed, log, progress))
+        look_first(pairs, images, texts, features, out, seed, stages, progress)
     with stages(f"embed {len(pairs):,} pictures and {len(pairs.captions):,} captions"):
         skipped = embed(pairs, images, texts, out=out / "store", progress=progress).skipped
     store = open_store(out / "store")
@@ -179,25 +178,6 @@ def run_demo(
     )
     write_report(report, out / "report.html")
     return Demo(report, records, skipped)
-
-
-def look_first(
-    out: Path,
-    pairs: Pairs,
-    images: list[Encoder],
-    texts: list[Encoder],
-    features: TextFeatures,
-    seed: int,
-    log: Say,
-    progress: bool,
-) -> str:
-    """Embed some of the pictures, train on them, and write the sheet; returns the line about it."""
-    some = pairs.subset(pack.some_groups(pairs.images, first_look.PICTURES))
-    embed(some, images, texts, out=out / "store", progress=progress)
-    store = open_store(out / "store")
-    first = feature_splits(store, some, images, texts)
-    model = trained(store, first, first_look.RECIPE, out / "first", seed, LEAST_SECONDS, log)
-    return first_look.show(out, model, pairs, first["test"], features)
 
 
 def facts(splits: Mapping[str, FeaturePairs], classes: list[str]) -> dict[str, Any]:
@@ -251,6 +231,26 @@ def counts(pairs: FeaturePairs) -> dict[str, int]:
 
 
 # --- training -----------------------------------------------------------------------------------------------
+
+
+def look_first(
+    pairs: Pairs,
+    images: Sequence[Encoder],
+    texts: Sequence[Encoder],
+    features: TextFeatures,
+    out: Path,
+    seed: int,
+    stages: Stages,
+    progress: bool,
+) -> None:
+    """A slice of the pictures embedded into the store, a model of them in `first/`, and what it finds."""
+    some = pairs.subset(pack.some_groups(pairs.images, first_look.PICTURES))
+    with stages(f"for a first look, embed {len(some):,} of {len(pairs):,} pictures"):
+        embed(some, images, texts, out=out / "store", progress=progress)
+    store = open_store(out / "store")
+    splits = feature_splits(store, some, images, texts)
+    model = trained(store, splits, first_look.RECIPE, out / "first", seed, LEAST_SECONDS, stages.log)
+    stages.log(first_look.show(out, model, pairs, splits["test"], features))
 
 
 def train_all(
