@@ -1,0 +1,5 @@
+"""Trained models in the formats of other libraries: a file per target, each checked against the model before it stays."""
+
+from isthmus.export.run import TARGETS, export
+
+__all__ = ["TARGETS", "export"]

@@ -1,0 +1,68 @@
+"""`export`: a dual encoder written in the format of another library, checked before it stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from isthmus.data.feature_pairs import SIDES
+from isthmus.encoders.hub import quiet
+from isthmus.errors import InputError
+from isthmus.export.card import write_card
+from isthmus.export.licences import check_licences, licences
+from isthmus.files import locate, read_json, replaced_together
+from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.loading import load_model
+from isthmus.models.saved import CONFIG, modalities_of
+from isthmus.registry import Registry
+
+Target = Literal["hf", "st-plain", "onnx"]
+# Modules with `write(model, folder, **options)`: the files, all but the card; returns what the report says of them.
+TARGETS = Registry("isthmus.export_targets", {"hf": "isthmus.export.hf"}, noun="export target")
+
+
+def export(
+    model: DualEncoder | str | Path,
+    out: str | Path,
+    *,
+    to: Target = "hf",
+    allow_unknown_licence: bool = False,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Write a model in the format of another library."""
+    dual = model if isinstance(model, DualEncoder) else _load(model, trust_remote_code)
+    target, out = TARGETS.find(to), Path(out)
+    _check_modalities(dual)
+    _check_folder(out)
+    found = licences(dual)
+    if not allow_unknown_licence:
+        check_licences(found)
+    with replaced_together(out) as aside, quiet():
+        report = target.write(dual, aside, **options)
+        write_card(aside / "README.md", to, dual, found, report)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    return {"out": str(out), "to": to, "width": dual.width, "bytes": size, "licences": found, **report}
+
+
+def _load(model: str | Path, trust_remote_code: bool) -> DualEncoder:
+    loaded = load_model(model, device="cpu", trust_remote_code=trust_remote_code)
+    if not isinstance(loaded, DualEncoder):
+        raise InputError(f"{model}: a model of kind {loaded.kind!r}; only dual encoders can be exported.")
+    return loaded
+
+
+def _check_modalities(model: DualEncoder) -> None:
+    found = modalities_of(model.records)
+    if found != SIDES:
+        raise InputError(f"This model joins {' and '.join(found)}; only those of images and texts can be exported.")
+    for side in SIDES:
+        if side not in model.encoders:
+            raise InputError(f"This model was loaded without its {side} encoder: an export copies it.")
+
+
+def _check_folder(out: Path) -> None:
+    """Never over a model of ours, which has files of the same names."""
+    config = locate(out, CONFIG)
+    if config.is_file() and "format" in read_json(config):
+        raise InputError(f"{out}: holds a model that isthmus wrote; export into another folder.")
