@@ -36,22 +36,28 @@ def probe_pictures() -> list[Image.Image]:
     return found
 
 
-def differences(model: DualEncoder, image: Encode, text: Encode) -> dict[str, float]:
-    """The largest difference of any component, for each side."""
-    pairs = _pairs(model, image, text)
+def differences(model: DualEncoder, image: Encode, text: Encode, *, plain: bool = False) -> dict[str, float]:
+    """The largest difference of any component, for each side.
+
+    plain: without pictures that have transparency and texts without a character, which others treat in ways of theirs.
+    """
+    pairs = _pairs(model, image, text, plain)
     return {side: float(np.abs(own - other).max()) for side, (own, other) in pairs.items()}
 
 
 def cosines(model: DualEncoder, image: Encode, text: Encode) -> dict[str, float]:
     """The least cosine of a row with the model's own, for each side."""
-    pairs = _pairs(model, image, text)
+    pairs = _pairs(model, image, text, plain=False)
     return {side: float((own * other).sum(1).min()) for side, (own, other) in pairs.items()}
 
 
-def _pairs(model: DualEncoder, image: Encode, text: Encode) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    pictures = probe_pictures()
-    own = model.encode_image(pictures), model.encode_text(TEXTS)
-    return dict(zip(SIDES, zip(own, (image(pictures), text(TEXTS)), strict=True), strict=True))
+def _pairs(
+    model: DualEncoder, image: Encode, text: Encode, plain: bool
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    pictures = [one for one in probe_pictures() if not plain or one.mode != "RGBA"]
+    texts = [one for one in TEXTS if not plain or one.strip()]
+    own = model.encode_image(pictures), model.encode_text(texts)
+    return dict(zip(SIDES, zip(own, (image(pictures), text(texts)), strict=True), strict=True))
 
 
 def check_close(found: dict[str, float]) -> None:

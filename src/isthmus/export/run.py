@@ -18,7 +18,11 @@ from isthmus.registry import Registry
 
 Target = Literal["hf", "st-plain", "onnx"]
 # Modules with `write(model, folder, **options)`: the files, all but the card; returns what the report says of them.
-TARGETS = Registry("isthmus.export_targets", {"hf": "isthmus.export.hf"}, noun="export target")
+TARGETS = Registry(
+    "isthmus.export_targets",
+    {"hf": "isthmus.export.hf", "st-plain": "isthmus.export.st_plain"},
+    noun="export target",
+)
 
 
 def export(
