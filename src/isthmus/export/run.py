@@ -20,7 +20,7 @@ Target = Literal["hf", "st-plain", "onnx"]
 # Modules with `write(model, folder, **options)`: the files, all but the card; returns what the report says of them.
 TARGETS = Registry(
     "isthmus.export_targets",
-    {"hf": "isthmus.export.hf", "st-plain": "isthmus.export.st_plain"},
+    {"hf": "isthmus.export.hf", "st-plain": "isthmus.export.st_plain", "onnx": "isthmus.export.onnx_graphs"},
     noun="export target",
 )
 
