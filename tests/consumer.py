@@ -1,7 +1,7 @@
-"""Run as a program, beside no isthmus: consumer.py HOW FOLDER OUT; loads an export as its users do and saves what it gives.
+"""Run as a program, beside no isthmus: consumer.py HOW FOLDER OUT [SAVED]; loads an export as its users do.
 
 HOW: auto, pipeline, sentence, plain (Sentence-Transformers without code) or onnx. OUT: an .npz of image [N, d],
-text [M, d] and, by pipeline, scores. With a fourth argument the loaded model is saved there by the consumer's own means.
+text [M, d] and scores. SAVED: where the consumer saves what it loaded, by its own means.
 """
 
 from __future__ import annotations

@@ -299,7 +299,9 @@ class Encoder:
 
         Raises `UsageError`, which says why, for one that cannot.
         """
-        raise UsageError(f"{self.uri}: {self.uri.source} encoders run with their own library alone, which is not copied.")
+        raise UsageError(
+            f"{self.uri}: {self.uri.source} encoders run with their own library alone, which is not copied."
+        )
 
     def view(self) -> dict[str, Any]:
         """How this view makes features of the network's output, as `Portable.network` is read."""

@@ -1,4 +1,4 @@
-"""What a program without isthmus needs to compute an encoder's features: its network by name, weights, preprocessing."""
+"""What a program without isthmus needs for an encoder's features: network by name, weights, preprocessing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def transformer(network: Any, what: Any) -> dict[str, Any]:
     module = type(network).__module__
     if not module.startswith("transformers."):
         raise UsageError(f"{what}: its network is code of its own ({type(network).__name__}), which is not copied.")
-    return {"module": module, "class": type(network).__name__, "config": network.config.to_dict()}
+    config = {name: value for name, value in network.config.to_dict().items() if name != "_name_or_path"}
+    return {"module": module, "class": type(network).__name__, "config": config}
 
 
 def image_processor(processor: Any, what: Any) -> dict[str, Any]:
@@ -77,7 +78,8 @@ def pipeline(modules: Any, what: Any) -> tuple[dict[str, Any], nn.ModuleList]:
 
     modules: those behind the first. Raises `UsageError` for one that is not known.
     """
-    found, weights, pool = [], nn.ModuleList(), None
+    found: list[dict[str, Any]] = []
+    weights, pool = nn.ModuleList(), None
     for module in modules:
         kind, linear = type(module).__name__, getattr(module, "linear", nn.Identity())
         if kind == "Pooling" and pool is None and not found:

@@ -143,7 +143,6 @@ class SentenceEncoder(Encoder):
             layers=states,
         )
 
-
     def portable(self) -> Portable:
         first, *behind = list(self._pipeline)
         end, weights = pipeline(behind, self.uri)

@@ -1,4 +1,4 @@
-"""Trained models in the formats of other libraries: a file per target, each checked against the model before it stays."""
+"""Models in the formats of other libraries: a file per target, checked against the model before it stays."""
 
 from isthmus.export.run import TARGETS, export
 

@@ -64,7 +64,7 @@ def assemble(model: DualEncoder, folder: Path) -> Assembled:
 
 
 def write_code(path: Path, shipped: list[Portable]) -> ModuleType:
-    """The code of every exported model, and behind it that of networks which transformers lacks; imported from there."""
+    """The code of every exported model, behind it that of networks which transformers lacks; imported from there."""
     own = dict.fromkeys(one.code for one in shipped if one.code is not None)
     texts = [Path(str(modeling_isthmus.__file__)).read_text(encoding="utf-8")]
     texts += [code.read_text(encoding="utf-8").replace("from __future__ import annotations\n", "") for code in own]

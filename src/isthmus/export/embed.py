@@ -1,9 +1,9 @@
 # Copyright the isthmus authors. Licensed under the Apache License, Version 2.0.
 """Embeddings by the ONNX graphs beside this file: needs onnxruntime, tokenizers, numpy and pillow, nothing else.
 
-    from embed import Model
-    model = Model("path/to/this/folder")
-    model.encode_image([PIL.Image.open("cat.jpg")]) @ model.encode_text(["a cat", "a dog"]).T
+from embed import Model
+model = Model("path/to/this/folder")
+model.encode_image([PIL.Image.open("cat.jpg")]) @ model.encode_text(["a cat", "a dog"]).T
 """
 
 import json
@@ -61,9 +61,7 @@ class Inputs:
 
     def tokens(self, texts):
         """{"input_ids", "attention_mask"}: int64 [N, T], or [N, K, T]."""
-        rows = [
-            encode_all(one, how, texts) for one, how in zip(self.tokenizers, self.settings["text"], strict=True)
-        ]
+        rows = [encode_all(one, how, texts) for one, how in zip(self.tokenizers, self.settings["text"], strict=True)]
         longest = max(len(row) for row, _ in (pair for one in rows for pair in one))
         found = {}
         for name, place in (("input_ids", 0), ("attention_mask", 1)):

@@ -57,9 +57,7 @@ def write_sentence_files(folder: Path) -> None:
     told = {"transformer_task": "feature-extraction", "module_output_name": "sentence_embedding"}
     write_json(folder / "sentence_bert_config.json", {**told, "modality_config": methods})
     named = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
-    write_json(
-        folder / "config_sentence_transformers.json", {**named, "prompts": {}, "default_prompt_name": None}
-    )
+    write_json(folder / "config_sentence_transformers.json", {**named, "prompts": {}, "default_prompt_name": None})
 
 
 def reading(folder: Path) -> tuple[Any, Any]:

@@ -69,7 +69,7 @@ class IsthmusModel(PreTrainedModel):
     def forward(
         self, input_ids=None, pixel_values=None, attention_mask=None, token_type_ids=None, return_dict=None, **kwargs
     ):
-        """CLIP's outputs: `image_embeds`, `text_embeds`, and of both `logits_per_image` [N, M], as training saw them."""
+        """CLIP's outputs: `image_embeds`, `text_embeds`, and of both `logits_per_image` [N, M], as in training."""
         image = None if pixel_values is None else self.get_image_features(pixel_values).pooler_output
         text = None
         if input_ids is not None:
@@ -304,7 +304,11 @@ def make_module(config):
 class DenseModule(nn.Module):
     def __init__(self, inputs, outputs, bias, activation, residual):
         super().__init__()
-        self.linear, self.activation, self.adds = nn.Linear(inputs, outputs, bias=bias), getattr(nn, activation)(), residual
+        self.linear, self.activation, self.adds = (
+            nn.Linear(inputs, outputs, bias=bias),
+            getattr(nn, activation)(),
+            residual,
+        )
         if residual and inputs != outputs:
             self.residual = nn.Linear(inputs, outputs, bias=False)
 
@@ -429,7 +433,9 @@ class TokenHead(nn.Module):
         first, *chain = kind.split("+")
         named = dict(one.split(":") for one in first.split(","))
         self.count, self.inputs, self.padded, self.has_cls = len(parts), parts[0], padded, "cls" in named
-        made = {slot: TokenSlot(block, parts[0], width, norm, expand) for slot, block in named.items() if block != "none"}
+        made = {
+            slot: TokenSlot(block, parts[0], width, norm, expand) for slot, block in named.items() if block != "none"
+        }
         self.cls, self.tokens = made.get("cls"), made.get("tokens")
         inputs = parts[0] if named["tokens"] == "identity" else width
         self.head = make_chain(chain, [inputs], width, expand)
@@ -584,7 +590,7 @@ class IsthmusImageProcessor(BaseImageProcessor):
     here, which loading compares.
     """
 
-    model_input_names = ["pixel_values"]
+    model_input_names = ("pixel_values",)
 
     def __init__(self, processors=None, check=None, **kwargs):
         super().__init__(**kwargs)
@@ -718,5 +724,3 @@ class IsthmusTokenizer(PreTrainedTokenizerFast):
 def pad_row(row, length, value, left=False):
     filled = [value] * (length - len(row))
     return filled + row if left else row + filled
-
-

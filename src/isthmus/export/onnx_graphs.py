@@ -72,7 +72,9 @@ def _need_packages() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"--to onnx needs onnx, onnxscript and onnxruntime: pip install 'isthmus[onnx]' ({error}).") from None
+        raise UsageError(
+            f"--to onnx needs onnx, onnxscript and onnxruntime: pip install 'isthmus[onnx]' ({error})."
+        ) from None
 
 
 def _write_preprocessing(assembled: Assembled, folder: Path) -> None:
@@ -107,7 +109,7 @@ def _write_graph(path: Path, graph: nn.Module, example: dict[str, Tensor]) -> No
             kwargs=example,
             f=path,
             output_names=[f"{path.stem}_embeds"],
-            dynamic_shapes={name: axes for name in example},
+            dynamic_shapes=dict.fromkeys(example, axes),
             external_data=size > INLINE,
             verbose=False,
         )
@@ -125,7 +127,9 @@ def _write_int8(model: DualEncoder, folder: Path, pairs: Any) -> dict[str, Any]:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     if not isinstance(pairs, Pairs) and holds_features(pairs):
-        raise UsageError(f"{named(pairs)}: holds features; int8 is measured on pairs, whose pictures the graphs encode.")
+        raise UsageError(
+            f"{named(pairs)}: holds features; int8 is measured on pairs, whose pictures the graphs encode."
+        )
     measured = pairs if isinstance(pairs, Pairs) else read_pairs(pairs)
     for side in SIDES:
         with caught(folder, "int8 cannot be made"):

@@ -51,9 +51,7 @@ def cosines(model: DualEncoder, image: Encode, text: Encode) -> dict[str, float]
     return {side: float((own * other).sum(1).min()) for side, (own, other) in pairs.items()}
 
 
-def _pairs(
-    model: DualEncoder, image: Encode, text: Encode, plain: bool
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _pairs(model: DualEncoder, image: Encode, text: Encode, plain: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     pictures = [one for one in probe_pictures() if not plain or one.mode != "RGBA"]
     texts = [one for one in TEXTS if not plain or one.strip()]
     own = model.encode_image(pictures), model.encode_text(texts)

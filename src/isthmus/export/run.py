@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
 from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders.hub import quiet
-from isthmus.errors import InputError
+from isthmus.errors import InputError, UsageError
 from isthmus.export.card import write_card
 from isthmus.export.licences import check_licences, licences
 from isthmus.files import locate, read_json, replaced_together
@@ -34,9 +35,36 @@ def export(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Write a model in the format of another library."""
+    """Write a dual encoder in the format of another library, encoders included, and check that it computes the same.
+
+    Use this when a model shall be loaded where isthmus is not: docs/export.md shows each target, and which heads and
+    encoders it takes.
+
+        >>> ist.export("model/", "exported/")["differences"]
+        {'image': 0.0, 'text': 0.0}
+
+    Args:
+        model: a `DualEncoder` with its encoders, its folder, or the URI of a pretrained one.
+        out: a folder. Its files are replaced all at once, or, where anything is refused, not at all.
+        to: "hf": transformers and Sentence-Transformers, by code in the folder; "st-plain": Sentence-Transformers
+            without code; "onnx": two graphs, and a script that embeds by them.
+        allow_unknown_licence: an export copies the encoders' weights; one whose licence is not known is refused
+            unless you say that you may pass it on.
+        trust_remote_code: for loading a model whose encoders bring code. Such code is not copied.
+        options: of the target; onnx takes `int8`, pairs on which to measure what weights of 8 bits lose.
+
+    Returns:
+        {"out", "to", "width", "bytes", "licences": by encoder, "differences": the largest for each side}, and what the
+        target adds: "cosines", "recall", "measured_on" of int8.
+
+    Raises:
+        UsageError: an encoder, a head or a pooling that the target has no form for; the message says why.
+        InputError: embeddings that differ by more than 1e-5 (int8: a cosine below 0.999), an unknown licence, a
+            model of another kind or of other modalities, or a folder that holds a model of isthmus.
+    """
     dual = model if isinstance(model, DualEncoder) else _load(model, trust_remote_code)
     target, out = TARGETS.find(to), Path(out)
+    _check_options(to, target, options)
     _check_modalities(dual)
     _check_folder(out)
     found = licences(dual)
@@ -47,6 +75,13 @@ def export(
         write_card(aside / "README.md", to, dual, found, report)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return {"out": str(out), "to": to, "width": dual.width, "bytes": size, "licences": found, **report}
+
+
+def _check_options(to: str, target: Any, options: dict[str, Any]) -> None:
+    known = list(inspect.signature(target.write).parameters)[2:]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"--to {to} has no option {name!r}." + (f" It has {', '.join(known)}." if known else ""))
 
 
 def _load(model: str | Path, trust_remote_code: bool) -> DualEncoder:

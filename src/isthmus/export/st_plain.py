@@ -1,4 +1,4 @@
-"""`--to st-plain`: a Router of Sentence-Transformers' own modules, without code, where they can say the same exactly."""
+"""`--to st-plain`: a Router of Sentence-Transformers' own modules, without code, where they say the same exactly."""
 
 from __future__ import annotations
 

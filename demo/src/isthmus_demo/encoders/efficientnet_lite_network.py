@@ -1,7 +1,7 @@
 """EfficientNet-Lite: EfficientNet (Tan and Le 2019, arXiv 1905.11946) with ReLU6, without excitation.
 
-Module names and TensorFlow's SAME padding follow `efficientnet_lite_pytorch`, whose state dicts this reads. Torch alone:
-an exported model carries this file with it.
+Module names and TensorFlow's SAME padding follow `efficientnet_lite_pytorch`, whose state dicts this reads.
+Torch alone: an exported model carries this file with it.
 """
 
 from __future__ import annotations
