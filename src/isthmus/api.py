@@ -24,7 +24,7 @@ from isthmus.evaluation.exposure import SeenWarning
 from isthmus.evaluation.inputs import Data, Saved
 from isthmus.evaluation.shown import shown
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
-from isthmus.export import export
+from isthmus.exports import export
 from isthmus.image_search.run import search
 from isthmus.inference.classify import classify
 from isthmus.inference.encode import encode

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def _push(args: argparse.Namespace) -> str:
     from pathlib import Path
 
-    from isthmus.export.push import push
+    from isthmus.exports.push import push
 
     address = push(Path(args.out), args.push, private=not args.public)
     common.say(f"pushed: {address}")

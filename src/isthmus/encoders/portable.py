@@ -16,7 +16,7 @@ POOLINGS = {"cls": "cls", "max": "max", "mean": "mean", "lasttoken": "last"}  # 
 
 @dataclass(frozen=True)
 class Portable:
-    """One network as `export` ships it (`isthmus.export.modeling_isthmus` reads it).
+    """One network as `export` ships it (`isthmus.exports.modeling_isthmus` reads it).
 
     network: how it is made, as JSON. state: its weights. processor: {"module", "class", "settings"} of an image
     encoder; tokenizer: {"json", "prompt", "max_tokens", …} of a text encoder. code: a file of plain torch that defines

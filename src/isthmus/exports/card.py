@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from isthmus.export.licences import joint_licence
+from isthmus.exports.licences import joint_licence
 from isthmus.models.card import encoder_rows, summary_rows
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.version import __version__

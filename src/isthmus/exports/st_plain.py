@@ -14,8 +14,8 @@ from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder
 from isthmus.encoders.portable import POOLINGS, Portable
 from isthmus.errors import UsageError
-from isthmus.export.modeling_isthmus import make_transformer
-from isthmus.export.parity import check_close, differences
+from isthmus.exports.modeling_isthmus import make_transformer
+from isthmus.exports.parity import check_close, differences
 from isthmus.files import write_json
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import Head

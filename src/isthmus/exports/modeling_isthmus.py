@@ -362,16 +362,15 @@ def pool_part(tokens, part, mask, prefix, length):
 
 
 def pick_token(tokens, mask, position):
-    rows = torch.arange(len(tokens), device=tokens.device)
-    return tokens[rows, position] * mask.any(1, keepdim=True)
+    places = position[:, None, None].expand(-1, 1, tokens.shape[-1])
+    return tokens.gather(1, places).squeeze(1) * mask.any(1, keepdim=True)
 
 
 def align_tokens(tokens, mask, length):
     """The real tokens from the left, then zeros: [N, length, D]."""
     order = (~mask).int().argsort(dim=1, stable=True)[:, :length]
-    rows = torch.arange(len(tokens), device=tokens.device)[:, None]
-    there = mask[rows, order]
-    real = tokens[rows, order] * there[..., None]
+    there = mask.gather(1, order)
+    real = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[-1])) * there[..., None]
     last = there & (torch.arange(1, there.shape[1] + 1, device=mask.device) == there.sum(1, keepdim=True))
     mark = last & (real.abs().amax(-1) < END)
     real = torch.cat([real[..., :-1], real[..., -1:].masked_fill(mark[..., None], END)], dim=-1)
@@ -645,10 +644,10 @@ def drawn_picture():
 
 
 def upright_rgb(image):
-    """Turned as its EXIF says, grey of 16 bits divided by 257, transparency on white."""
+    """Turned as its EXIF says, grey of 16 bits divided by 257 and rounded, transparency on white."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) // 257).astype(np.uint8))
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

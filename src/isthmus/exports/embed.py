@@ -127,10 +127,10 @@ def cropped(pixels, height, width):
 
 
 def upright_rgb(image):
-    """Turned as its EXIF says, grey of 16 bits divided by 257, transparency on white."""
+    """Turned as its EXIF says, grey of 16 bits divided by 257 and rounded, transparency on white."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) // 257).astype(np.uint8))
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

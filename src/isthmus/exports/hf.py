@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from isthmus.export.assembly import MODELING, Assembled, assemble, image_processor, import_file, tokenizer
-from isthmus.export.parity import check_close, differences
+from isthmus.exports.assembly import MODELING, Assembled, assemble, image_processor, import_file, tokenizer
+from isthmus.exports.parity import check_close, differences
 from isthmus.files import write_json
 from isthmus.models.dual_encoder import DualEncoder
 

@@ -15,8 +15,8 @@ from isthmus.data.feature_pairs import SIDES
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import UsageError, caught
 from isthmus.evaluation.inputs import embed_for_evaluation, named
-from isthmus.export.assembly import Assembled, assemble, import_file
-from isthmus.export.parity import check_close, check_cosine, cosines, differences, probe_pictures
+from isthmus.exports.assembly import Assembled, assemble, import_file
+from isthmus.exports.parity import check_close, check_cosine, cosines, differences, probe_pictures
 from isthmus.files import write_json
 from isthmus.metrics.retrieval import retrieval
 from isthmus.models.dual_encoder import DualEncoder

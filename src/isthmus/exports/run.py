@@ -9,8 +9,8 @@ from typing import Any, Literal
 from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders.hub import quiet
 from isthmus.errors import InputError, UsageError
-from isthmus.export.card import write_card
-from isthmus.export.licences import check_licences, licences
+from isthmus.exports.card import write_card
+from isthmus.exports.licences import check_licences, licences
 from isthmus.files import locate, read_json, replaced_together
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.loading import load_model
@@ -21,7 +21,7 @@ Target = Literal["hf", "st-plain", "onnx"]
 # Modules with `write(model, folder, **options)`: the files, all but the card; returns what the report says of them.
 TARGETS = Registry(
     "isthmus.export_targets",
-    {"hf": "isthmus.export.hf", "st-plain": "isthmus.export.st_plain", "onnx": "isthmus.export.onnx_graphs"},
+    {"hf": "isthmus.exports.hf", "st-plain": "isthmus.exports.st_plain", "onnx": "isthmus.exports.onnx_graphs"},
     noun="export target",
 )
 

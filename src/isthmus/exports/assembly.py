@@ -17,7 +17,7 @@ from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder
 from isthmus.encoders.portable import Portable
 from isthmus.errors import InputError, UsageError
-from isthmus.export import modeling_isthmus
+from isthmus.exports import modeling_isthmus
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import Head
 
