@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import export_table
 import isthmus as ist
 from export_cases import CASES, build, make_encoders
 from isthmus.cli import main
@@ -24,6 +30,7 @@ from isthmus.exports import hf, parity
 from isthmus.exports.assembly import MODELING
 from isthmus.models.dual_encoder import DualEncoder
 from tiny_encoders import TEXTS, edit_json, pictures
+from toys import write_pairs
 
 HERE = Path(__file__).parent
 
@@ -239,3 +246,120 @@ def test_the_command_exports_and_reports(encoders: Path, tmp_path: Path, capsys:
     assert report["to"] == "hf" and max(report["differences"].values()) <= 1e-5
     assert main([*command, "--allow-unknown-licence", "--to", "st-plain"]) == 2
     assert "cannot be said" in capsys.readouterr().err
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What of the hub an upload speaks to; keeps what it was sent."""
+
+    asked: ClassVar[list[tuple[str, bytes]]] = []
+    refuses: ClassVar[bool] = False
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.asked.append((self.path, body))
+        answer: dict[str, Any] = {
+            "url": f"http://{self.headers['Host']}/owner/name",
+            "commitUrl": "x",
+            "commitOid": "y",
+        }
+        if "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            answer = {"files": [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in files]}
+        self.reply(403 if self.refuses else 200, answer)
+
+    def do_GET(self) -> None:
+        self.reply(404, {"error": "not found"})
+
+    def reply(self, code: int, answer: dict[str, Any]) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(Hub, "asked", [])
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def pushed(folder: Path, endpoint: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "import sys; from isthmus.cli import main; sys.exit(main(sys.argv[1:]))", "export"]
+    command += [str(folder / "model"), "--out", str(folder / "out"), "--allow-unknown-licence", "--push", "owner/name"]
+    own = {
+        "HF_ENDPOINT": endpoint,
+        "HF_TOKEN": "hf_none",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        **environment,
+    }
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own})
+
+
+@pytest.mark.slow
+def test_an_export_is_pushed_with_its_card_when_that_is_asked_for(hub: str, encoders: Path, tmp_path: Path) -> None:
+    build("linear", encoders).save_pretrained(tmp_path / "model")
+    run = pushed(tmp_path, hub)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "pushed: " in run.stdout
+    created, commit = (next(b for p, b in Hub.asked if part in p) for part in ("/repos/create", "/commit/"))
+    assert json.loads(created)["private"] is True
+    sent = {one["value"]["path"] for one in map(json.loads, commit.splitlines()) if one["key"] == "file"}
+    assert {"README.md", "modeling_isthmus.py", "model.safetensors", "config.json", "tokenizer.json"} <= sent
+
+
+@pytest.mark.slow
+def test_a_push_that_is_refused_or_offline_leaves_the_export_whole(
+    hub: str, encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build("linear", encoders).save_pretrained(tmp_path / "model")
+    run = pushed(tmp_path, hub, ISTHMUS_OFFLINE="1")
+    assert run.returncode == 1 and "nothing is pushed while" in run.stderr and not Hub.asked
+    monkeypatch.setattr(Hub, "refuses", True)
+    run = pushed(tmp_path, hub)
+    assert run.returncode == 1 and "the hub refused" in run.stderr and "Traceback" not in run.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+needs_onnx = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="needs onnxruntime")
+
+
+@pytest.mark.slow
+@needs_onnx
+def test_graphs_embed_without_torch_and_int8_says_what_it_loses(encoders: Path, tmp_path: Path) -> None:
+    model, pairs = build("layers", encoders), write_pairs(tmp_path / "pairs", copies=1)
+    found = exported(model, tmp_path / "out", to="onnx", int8=pairs)
+    assert max(found["differences"].values()) <= parity.TOLERANCE and min(found["cosines"].values()) >= parity.COSINE
+    assert set(found["recall"]["int8"]) == {"mean_recall@1", "mean_recall@5", "mean_recall@10"}
+    assert f"| {found['recall']['int8']['mean_recall@10']:.4f} |" in (tmp_path / "out" / "README.md").read_text()
+    shutil.copytree(tmp_path / "out", tmp_path / "copied")
+    own, given = expected(model), consume("onnx", tmp_path / "copied", tmp_path)
+    for name in ("image", "text"):  # of other batches and lengths than the graphs were made with
+        np.testing.assert_allclose(given[name], own[name], atol=1e-5)
+
+
+@pytest.mark.slow
+@needs_onnx
+@pytest.mark.parametrize("name", ["default recipe", "tokens", "several encoders"])
+def test_graphs_of_other_heads(name: str, encoders: Path, tmp_path: Path) -> None:
+    found = exported(build(name, encoders), tmp_path / "out", to="onnx")
+    assert max(found["differences"].values()) <= parity.TOLERANCE
+
+
+def test_the_page_has_the_table_that_the_cases_gave() -> None:
+    results, page = export_table.load(), export_table.PAGE.read_text(encoding="utf-8")
+    assert list(results) == list(CASES) and page == export_table.rendered(page, results)
+    for name, case in CASES.items():
+        for target, expected_outcome in case.targets.items():
+            found = results[name][target]
+            exact = expected_outcome is True
+            assert found["difference"] <= parity.TOLERANCE if exact else re.search(expected_outcome, found["reason"])

@@ -73,7 +73,7 @@ def _need_packages() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"--to onnx needs onnx, onnxscript and onnxruntime: pip install 'isthmus[onnx]' ({error})."
+            f"--to onnx needs onnx, onnxscript and onnxruntime: pip install 'isthmus[export]' ({error})."
         ) from None
 
 
