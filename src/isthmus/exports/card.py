@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from isthmus.models.card import encoder_rows, summary_rows
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.version import __version__
 
+PACKAGES = ("torch", "transformers", "sentence-transformers")
 HERE = "path/to/this/folder"
 
 HF_NEEDS = """\
@@ -129,6 +131,7 @@ def _contents(model: DualEncoder, report: dict[str, Any]) -> str:
     lines = [f"Embeddings of {model.width} dimensions, of length 1; scale {model.scale:.2f}{bias}."]
     largest = max(report["differences"].values())
     lines.append(f"On probes of every sort they differ from isthmus' own by at most {largest:.1g} in any component.")
+    lines.append("Written with " + ", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".")
     if "recall" in report:
         lines.append(_int8(report))
     return "\n".join(lines)

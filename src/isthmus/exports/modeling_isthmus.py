@@ -659,8 +659,14 @@ class IsthmusTokenizer(PreTrainedTokenizerFast):
 
     In `tokenizer_config.json`, "isthmus" lists for each network prompt, max_tokens, add_special_tokens, pad (id), left
     (whether padding stands there), full (pad to max_tokens always), empty (what stands for a text without any
-    character) and, but for the first, json; "check" has a text and its ids, which the first call compares.
+    character) and, but for the first, json; "check" has a text and its ids, which loading compares.
     """
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        loaded("")
+        return loaded
 
     def __call__(self, text=None, text_pair=None, padding=False, max_length=None, return_tensors=None, **kwargs):
         """Strings to input_ids, attention_mask and token_type_ids."""

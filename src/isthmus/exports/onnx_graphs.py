@@ -143,7 +143,7 @@ def _write_int8(model: DualEncoder, folder: Path, pairs: Any) -> dict[str, Any]:
     found = cosines(model, *_reading(folder, int8=True))
     check_cosine(found)
     recalls = {name: _recall(model, folder, name == "int8", measured) for name in ("float32", "int8")}
-    return {"cosines": found, "recall": recalls, "measured_on": {"pairs": named(pairs), "images": len(measured)}}
+    return {"cosines": found, "recall": recalls, "measured_on": {"pairs": Path(named(pairs)).name, "images": len(measured)}}
 
 
 class _Runner:
