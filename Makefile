@@ -19,9 +19,10 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
-# Faults below Python, signals, mutations, hostile folders; prints what it did. Ten minutes of a quiet machine.
+# The torture tests of the slow suite at length: faults below Python, signals, mutations, hostile folders, ten minutes of
+# searching; prints what it did. Twenty minutes of a quiet machine.
 test-torture: $(VENV)/.test
-	$(BIN)/python -m pytest -m torture -s tests/test_torture.py
+	TORTURE=long $(BIN)/python -m pytest -m slow -s tests/test_torture.py
 
 # timm, open_clip and CLIP_benchmark need torchvision, which does not load beside the CPU build of torch: own
 # environment, in which mteb is too.
