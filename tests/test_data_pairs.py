@@ -190,7 +190,7 @@ def test_folder_without_captions_serves_search(images: Path) -> None:
     assert ids(pairs) == ["a.png", "sub/b.png"]
     assert len(pairs.captions) == 0
     assert shade(pairs, 1) == 2
-    with pytest.raises(InputError, match=r"beginning with a\.png: no caption"):
+    with pytest.raises(InputError, match=r"first problem: a\.png: no caption"):
         read_pairs(images)
 
 
@@ -332,14 +332,14 @@ BAD_TABLES = {
         r"repeat\.csv: line 4: the id '1' is in .*line 2 already",
     ),
     "twice.csv": ("id,image,caption\n1,a.png,x\n1,b.png,y\n", "all captions of an image into one row"),
-    "differ.csv": ("image,caption,label\na.png,x,cat\na.png,y,dog\n", "label is 'dog', but .* says 'cat'"),
+    "differ.csv": ("image,caption,label\na.png,x,cat\na.png,y,dog\n", "label is 'dog', but .* has 'cat'"),
     "same.csv": ("image,caption,caption\na.png,x,y\n", "column 'caption' .* is there twice"),
     "same.jsonl": ('{"image": "a.png", "caption": "x", "caption": "y"}', "the name 'caption' is there twice"),
     "wide.csv": ("image,caption\na.png,x\n".encode("utf-16"), "is UTF-16, not UTF-8"),
     "cr.csv": ("image,caption\ra.png,x\r", "CR alone"),
     "semicolon.csv": ("image;caption\na.png;x;y\n", "parted by semicolons"),
     "url.csv": ("image,caption\nhttps://x.org/a.png,x\n", "fetch them with img2dataset"),
-    "blank.csv": ("image,caption\na.png,\nb.png, \n", "beginning with a.png: no caption"),
+    "blank.csv": ("image,caption\na.png,\nb.png, \n", "first problem: a.png: no caption"),
     "noid.csv": ("id,image,caption\n,a.png,x\n", "line 2: the id is empty"),
     "split.csv": (
         "image,caption,split\na.png,x,trian\n",
