@@ -199,11 +199,11 @@ def curated_half(pool: FeaturePairs, prototypes: Prototypes, **options: Any) -> 
     low, high = 1, HALF
     while low < high:
         middle = (low + high) // 2
-        if len(ist.curate(pool, prototypes, per_concept=middle, keep=POOL, **options)) >= HALF:
+        if len(ist.curate(pool, prototypes, per_concept=middle, keep=POOL, floor=None, **options)) >= HALF:
             high = middle
         else:
             low = middle + 1
-    chosen = ist.curate(pool, prototypes, per_concept=low, keep=POOL, **options)
+    chosen = ist.curate(pool, prototypes, per_concept=low, keep=POOL, floor=None, **options)
     size = HALF if len(chosen) >= HALF else RIGHT
     seen: Counter[str | None] = Counter()
     nth = []

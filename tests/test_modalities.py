@@ -163,7 +163,7 @@ def test_select_ranks_encoders_of_the_pair_named_and_train_takes_the_choice(here
 def test_curate_takes_concepts_by_name_and_by_label_and_says_what_needs_texts_or_pictures(here, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("low\nshrill\n")
     pair = ["--modalities", "signal", "text"]
-    chosen = ["--per-concept", 8, "--out", tmp_path / "out"]
+    chosen = ["--per-concept", 8, "--floor", "none", "--out", tmp_path / "out"]
     named = result(tmp_path, "curate", here / "store", "--concepts", tmp_path / "names.txt", *pair, *chosen)
     assert named["config"]["sides"] == ["caption"]
     ids = pq.read_table(tmp_path / "out/selected.parquet")["id"].to_pylist()
