@@ -149,8 +149,13 @@ def _write_int8(model: DualEncoder, folder: Path, pairs: Any) -> dict[str, Any]:
 class _Runner:
     """Graphs in the place of a model that is evaluated."""
 
+    modalities = SIDES
+
     def __init__(self, model: DualEncoder, read: tuple[Any, Any]) -> None:
-        self.width, (self.encode_image, self.encode_text) = model.width, read
+        self.width, self._read = model.width, dict(zip(SIDES, read, strict=True))
+
+    def encode(self, modality: str, items: list[Any], *, batch_size: int = 16) -> Any:
+        return self._read[modality](items, batch_size)
 
 
 def _recall(model: DualEncoder, folder: Path, int8: bool, pairs: Pairs) -> dict[str, float]:

@@ -96,8 +96,7 @@ def _check_modalities(model: DualEncoder) -> None:
     if found != SIDES:
         raise InputError(f"This model joins {' and '.join(found)}; only those of images and texts can be exported.")
     for side in SIDES:
-        if side not in model.encoders:
-            raise InputError(f"This model was loaded without its {side} encoder: an export copies it.")
+        model.encoders_of(side)  # loaded now, or the error that says why not
 
 
 def _check_folder(out: Path) -> None:

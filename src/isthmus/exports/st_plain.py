@@ -14,6 +14,7 @@ from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder
 from isthmus.encoders.portable import POOLINGS, Portable
 from isthmus.errors import UsageError
+from isthmus.exports.hf import edit_json
 from isthmus.exports.modeling_isthmus import make_transformer
 from isthmus.exports.parity import check_close, differences
 from isthmus.files import write_json
@@ -21,7 +22,7 @@ from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import Head
 
 REASON = "cannot be said in Sentence-Transformers' own modules (--to hf can)"
-REQUIRES = "sentence-transformers>=5.7"  # Dense with use_residual
+REQUIRED = {"sentence-transformers": ">=5.7"}  # for a Dense with use_residual
 
 
 def write(model: DualEncoder, folder: Path) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def write(model: DualEncoder, folder: Path) -> dict[str, Any]:
         router = Router(routes, default_route="text", route_mappings=mappings)
         built = SentenceTransformer(modules=[router, Normalize()], device="cpu", similarity_fn_name="cosine")
         built.save_pretrained(str(folder), create_model_card=False)
+    edit_json(folder / "config_sentence_transformers.json", requirements=REQUIRED)
     loaded = SentenceTransformer(str(folder), device="cpu")
     found = differences(model, loaded.encode, loaded.encode, plain=True)
     check_close(found)
