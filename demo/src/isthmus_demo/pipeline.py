@@ -145,8 +145,7 @@ def run_demo(
     with stages("load the encoders"):
         images, texts = load(image, "image"), load([text], "text")
     features = TextFeatures(texts[0])
-    if len(pairs) > 2 * first_look.PICTURES and not (out / first_look.SHEET).exists():
-        look_first(pairs, images, texts, features, out, seed, stages, progress)
+    look_first(pairs, images, texts, features, out, seed, stages, progress)
     with stages(f"embed {len(pairs):,} pictures and {len(pairs.captions):,} captions"):
         skipped = embed(pairs, images, texts, out=out / "store", progress=progress).skipped
     store = open_store(out / "store")
@@ -156,10 +155,7 @@ def run_demo(
         measured = {name: measure(m, splits["test"], classes, features, seed) for name, m in models.items()}
         records = list(result_records(measured, [*images, *texts], command))
         write_json(out / "results.json", records)
-    scenes: Scenes | None = None
-    if data is None and all(encoder.pools for encoder in images):  # scenes are made of the pack's own drawings
-        with stages("segment scenes composed of test pictures"):
-            scenes = segments(models[MAIN], images, texts, seed)
+    scenes = composed_scenes(models[MAIN], images, texts, seed, stages) if data is None else None
     log("           write the report")
     searches, mistakes = pictures(pairs, splits["test"], models[MAIN], measured[MAIN], classes, features)
     report = Report(
@@ -188,6 +184,16 @@ def facts(splits: Mapping[str, FeaturePairs], classes: list[str]) -> dict[str, A
         "captions_with_class": pack.share_with_class(splits["train"].captions or [], classes),
         "classes": classes,
     }
+
+
+def composed_scenes(
+    model: DualEncoder, images: Sequence[Encoder], texts: Sequence[Encoder], seed: int, stages: Stages
+) -> Scenes | None:
+    """Scenes made of the pack's own drawings, segmented; None with an encoder that gives no patches."""
+    if not all(encoder.pools for encoder in images):
+        return None
+    with stages("segment scenes composed of test pictures"):
+        return segments(model, images, texts, seed)
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -243,7 +249,9 @@ def look_first(
     stages: Stages,
     progress: bool,
 ) -> None:
-    """A slice of the pictures embedded into the store, a model of them in `first/`, and what it finds."""
+    """Of many pictures a slice embedded into the store, a model of them in `first/`, and what it finds; once."""
+    if len(pairs) <= 2 * first_look.PICTURES or (out / first_look.SHEET).exists():
+        return
     some = pairs.subset(pack.some_groups(pairs.images, first_look.PICTURES))
     with stages(f"for a first look, embed {len(some):,} of {len(pairs):,} pictures"):
         embed(some, images, texts, out=out / "store", progress=progress)
