@@ -14,6 +14,7 @@ from PIL import Image
 from isthmus.data.cells import plain
 from isthmus.data.columns import find_columns
 from isthmus.data.delimited import Delimited
+from isthmus.data.feature_pairs import SIDES
 from isthmus.data.groups import whole_groups
 from isthmus.data.images import BadImage, decode_mask
 from isthmus.data.labels import class_names
@@ -114,7 +115,7 @@ def _folder(path: Path) -> tuple[Pairs, list[tuple[str, Callable[[], bytes]]]]:
 
 
 def _table(path: Path, split: str | None) -> tuple[Pairs, list[tuple[str, Callable[[], bytes]]]]:
-    pairs = read_pairs(path, captions="optional", split=split)
+    pairs = read_pairs(path, captions="optional", split=split).side(SIDES[0])
     cells = _mask_cells(path)
     masks: list[tuple[str, Callable[[], bytes]]] = []
     for id in pairs.images["id"].to_pylist():
