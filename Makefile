@@ -19,13 +19,15 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
-# Faults below Python, signals, mutations, hostile folders; prints what it did. Ten minutes of a quiet machine.
+# The torture tests of the slow suite at length: faults below Python, signals, mutations, hostile folders, ten minutes of
+# searching; prints what it did. Twenty minutes of a quiet machine.
 test-torture: $(VENV)/.test
-	$(BIN)/python -m pytest -m torture -s tests/test_torture.py
+	TORTURE=long $(BIN)/python -m pytest -m slow -s tests/test_torture.py
 
-# timm and open_clip need torchvision, which does not load beside the CPU build of torch: own environment.
+# timm, open_clip and CLIP_benchmark need torchvision, which does not load beside the CPU build of torch: own
+# environment, in which mteb is too.
 test-peers: $(PEERS)/.done
-	$(PEERS)/bin/python -m pytest -m peers tests/test_encoder_peers.py
+	$(PEERS)/bin/python -m pytest -m peers tests/test_encoder_peers.py tests/test_adapters.py
 
 # The encoders with the lowest versions that pyproject.toml allows; torch stays at the build that is pinned here.
 test-min: $(MINIMUM)/.done
@@ -69,7 +71,8 @@ $(VENV)/.test: $(VENV)/.demo requirements-test.txt
 $(PEERS)/.done: pyproject.toml requirements-test.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[timm,open_clip]' -r requirements-test.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[timm,open_clip]' -r requirements-test.txt \
+		mteb==2.26.24 clip-benchmark==1.6.2
 	touch $@
 
 $(MINIMUM)/.done: pyproject.toml tests/minimum.py

@@ -168,8 +168,6 @@ def draw(main: dict[str, Any]) -> None:
 
 PAGE_TEXT = """# What a head on frozen encoders knows of composition
 
-Written by `benchmarks/composition_study.py --render` from `benchmarks/results/composition_study.json`; do not edit.
-
 ## What to do
 
 - Use such a model to find what is in a picture. Do not ask it where things are, how many, or which is the larger.
@@ -177,6 +175,8 @@ Written by `benchmarks/composition_study.py --render` from `benchmarks/results/c
 - Embed long captions with `max_tokens=` in the text encoder's URI only after `longtext` has shown that they are read.
 
 ## Why
+
+Written by `benchmarks/composition_study.py --render` from `benchmarks/results/composition_study.json`; do not edit.
 
 {verdict}
 

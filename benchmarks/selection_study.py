@@ -310,8 +310,6 @@ def table(rows: list[list[Any]], heads: Sequence[str]) -> str:
 PAGE_TEXT = """\
 # Which scores predict a good pair of encoders
 
-Written by `benchmarks/selection_study.py --render` from `benchmarks/results/selection_study.json`; do not edit.
-
 ## What to do
 
 - Run `isthmus select` on your own pairs, layers included (`?layer=*`), and train the first choice.
@@ -319,6 +317,8 @@ Written by `benchmarks/selection_study.py --render` from `benchmarks/results/sel
 - Train the first few that `select` calls ties: a score ranks, it does not decide between neighbours.
 
 ## Why
+
+Written by `benchmarks/selection_study.py --render` from `benchmarks/results/selection_study.json`; do not edit.
 
 {verdicts}
 

@@ -232,8 +232,6 @@ def verdict(rows: list[dict[str, Any]], base: str) -> str:
 
 PAGE_TEXT = """# What tokens gain
 
-Written by `benchmarks/token_study.py --render` from `benchmarks/results/token_study.json`; do not edit.
-
 ## What to do
 
 - Stay with pooled features (`pool=cls+mean`): at a few thousand pairs tokens brought no measurable gain, for up to 130
@@ -242,6 +240,8 @@ Written by `benchmarks/token_study.py --render` from `benchmarks/results/token_s
 - Take tokens for segmentation, or to run [freeze-align](recipes/freeze-align.md) as published, on many more pairs.
 
 ## Why
+
+Written by `benchmarks/token_study.py --render` from `benchmarks/results/token_study.json`; do not edit.
 
 freeze-align's head on pooled features (one CLS and one mean per image, one mean per caption) and on tokens: the class
 token and r averages of the patches, or all 256 of them, and every token of a caption (at most 77).

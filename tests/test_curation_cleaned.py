@@ -57,7 +57,7 @@ def test_a_store_is_cleaned_against_its_own_test_split(data: Path, tmp_path: Pat
 
 
 def test_what_cleaning_leaves_out_is_no_candidate_for_a_concept(data: Path, tmp_path: Path) -> None:
-    options = {"encoder": word_encoder(), "per_concept": 40, "images": data / "data/pairs.jsonl"}
+    options = {"encoder": word_encoder(), "floor": None, "per_concept": 40, "images": data / "data/pairs.jsonl"}
     everything = ist.curate(data / "store", ["red", "blue"], **options)
     cleaning = Cleaning(dedup=["exact"], against=[data / "data/pairs.jsonl"])
     chosen = ist.curate(data / "store", ["red", "blue"], out=tmp_path, cleaning=cleaning, **options)

@@ -49,7 +49,7 @@ def colours(store: Path, ids: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("sides", ["caption", "image", "both"])
 def test_pairs_are_chosen_for_their_concept(store: Path, sides: str) -> None:
-    chosen = ist.curate(store, NAMES, encoder=encoders(), sides=sides, per_concept=20, templates=["{}"])
+    chosen = ist.curate(store, NAMES, encoder=encoders(), sides=sides, floor=None, per_concept=20, templates=["{}"])
     assert len(chosen) == 80 == len(set(chosen.ids)) and set(chosen.per_concept.values()) == {20}
     hits = [colour in concept for colour, concept in zip(colours(store, chosen.ids), chosen.concept, strict=True)]
     assert np.mean(hits) > {"caption": 0.95, "image": 0.4, "both": 0.6}[sides]  # by chance 0.25
@@ -62,7 +62,7 @@ def test_without_the_packages_of_the_page_the_choice_stands(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.warns(UserWarning, match=r"No report was written.*isthmus\[report\]"):
-        ist.curate(store, NAMES, encoder=encoders(), sides="caption", per_concept=20, out=tmp_path / "out")
+        ist.curate(store, NAMES, encoder=encoders(), sides="caption", floor=None, per_concept=20, out=tmp_path / "out")
     assert (tmp_path / "out" / "selected.parquet").is_file() and not (tmp_path / "out" / "report.html").exists()
 
 
@@ -114,7 +114,7 @@ def test_the_order_of_a_pool_changes_nothing(store: Path) -> None:
     """freeze-align: the result depends on the order of the parts. Here ids decide; only exact ties go by row."""
     pairs = ist.open_store(store).pairs(split="train")
     order = np.random.default_rng(0).permutation(len(pairs))
-    options = {"encoder": encoders(), "per_concept": 10, "templates": ["{}"]}
+    options = {"encoder": encoders(), "floor": None, "per_concept": 10, "templates": ["{}"]}
     one, other = (ist.curate(pool, NAMES, **options) for pool in (pairs, pairs.subset(order)))
     assert len(set(one.score)) > 30
     tied = {score for score, n in Counter(one.score).items() if n > 1}
@@ -125,7 +125,7 @@ def test_the_order_of_a_pool_changes_nothing(store: Path) -> None:
 
 def test_sources_are_mixed_in_with_quotas(store: Path, table: Path, tmp_path: Path) -> None:
     mix = [f"extra={store}:30", f"rest={table}"]
-    chosen = ist.curate(store, NAMES, encoder=encoders(), per_concept=5, mix=mix, out=tmp_path)
+    chosen = ist.curate(store, NAMES, encoder=encoders(), floor=None, per_concept=5, mix=mix, out=tmp_path)
     counts = {name: source["selected"] for name, source in chosen.manifest["mix"].items()}
     assert counts == {"curated": 20, "extra": 30, "rest": 128} and len(chosen) == 178
     whole = pq.read_table(tmp_path / "selected.parquet")
@@ -133,7 +133,7 @@ def test_sources_are_mixed_in_with_quotas(store: Path, table: Path, tmp_path: Pa
     for name, count in counts.items():
         assert pq.read_table(tmp_path / "sources" / f"{name}.parquet").num_rows == count
     with pytest.raises(UsageError, match="names must differ"):
-        ist.curate(store, NAMES, encoder=encoders(), per_concept=5, mix=[mix[0], mix[0]])
+        ist.curate(store, NAMES, encoder=encoders(), floor=None, per_concept=5, mix=[mix[0], mix[0]])
 
 
 def test_labelled_images_are_means_of_their_first_shots(store: Path, table: Path) -> None:

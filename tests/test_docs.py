@@ -143,6 +143,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             continue
         other = page.parent / path if path else page
         assert other.exists(), target
+        assert page not in PAGES or other.resolve().is_relative_to(DOCS), f"{target} is not on the site"
         if anchor:
             headings = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.M)
             assert anchor in map(heading, headings), target

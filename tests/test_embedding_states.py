@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from isthmus.selection.candidates import from_store
 from isthmus.store import open_store
 from isthmus.store.shards import open_shard
 from isthmus.training.fit import Fitting, fit
+from isthmus.training.recipe import OptimOptions
 from isthmus.weights import read_header
 from store_cases import snapshot
 from tiny_encoders import save_dinov2, save_network, save_processor, save_sentence_pipeline
@@ -106,7 +106,7 @@ def test_the_stages_of_a_cnn_are_stored_and_train_as_they_come_from_the_encoder(
         def batch(self, rows):
             values, masks = states.gather(rows)
             means = [(v * m[..., None]).sum(1) / m.sum(1, keepdims=True) for v, m in zip(values, masks, strict=True)]
-            return torch.from_numpy(np.concatenate(means, axis=1)), self.train.labels[rows]
+            return torch.from_numpy(np.concatenate(means, axis=1)).float(), self.train.labels[rows]
 
         def losses(self, batch, group):
             return {"loss": torch.nn.functional.cross_entropy(self.module(batch[0]), batch[1])}
@@ -119,7 +119,7 @@ def test_the_stages_of_a_cnn_are_stored_and_train_as_they_come_from_the_encoder(
 
     labels = torch.tensor([sorted(COLOURS).index(label) for label in store.images["label"].to_pylist()])
     held = LabelledStates(torch.empty(0), torch.empty(0), labels)
-    recipe = replace(ClassifierRecipe(), optim=replace(ClassifierRecipe().optim, lr=0.05, batch=16, epochs=12))
+    recipe = ClassifierRecipe("stages", optim=OptimOptions(lr=0.05, batch=16, epochs=12))
     run = fit(Stages(held, held), recipe, Fitting(device="cpu"))
     losses = [record["val_loss"] for record in run.history.records if "val_loss" in record]
     assert losses[-1] < 0.8 * losses[0]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from isthmus_demo.encoders.efficientnet_lite import EfficientNetLite, SameConv2d, fold_norms
+from isthmus_demo.encoders.efficientnet_lite_network import EfficientNetLite, SameConv2d, fold_norms
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 30), (45, 61)])

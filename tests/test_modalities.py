@@ -15,11 +15,14 @@ import pytest
 import isthmus as ist
 from isthmus.cli import main
 from isthmus.data.pairs import pairs_from_lists, read_pairs
+from isthmus.embedding import run as embedding_run
+from isthmus.embedding import work_plan
 from isthmus.encoders import load_encoder
 from isthmus.encoders.sources import SOURCES
 from isthmus.errors import InputError, UsageError
 from isthmus.modality import MODALITIES
 from isthmus.store import open_store
+from store_cases import snapshot
 from toy_signal import write_signals
 
 CLOSED = ["--recipe", "cca", "--set", "head.width=16"]
@@ -85,6 +88,33 @@ def test_embed_reports_counts_resumes_and_plans(here, tmp_path, capsys):
     assert states.rate_hz == 5.0 and set(states.lengths(range(160)).tolist()) == {8, 9, 10, 11}
 
 
+@pytest.mark.parametrize("fail_at", [0, 1, 3])
+def test_an_interrupted_run_reads_no_signal_twice_and_ends_in_the_same_bytes(here, tmp_path, monkeypatch, fail_at):
+    monkeypatch.setattr(work_plan, "LEAST_ITEMS", 64)  # three units of each modality
+    pairs = read_pairs(here / "data/pairs.jsonl")
+    named = {"encoders": ["toy:frames?layer=1&pool=states", "toy:words"]}
+    ist.embed(pairs, out=tmp_path / "whole", **named)
+    real = embedding_run.encode_all
+
+    def failing(*arguments):
+        for encoded in real(*arguments):
+            if not left.pop():
+                raise KeyboardInterrupt
+            yield encoded
+
+    left = [True] * 9 + [False] + [True] * fail_at
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(embedding_run, "encode_all", failing)
+        ist.embed(pairs, out=tmp_path / "cut", **named)
+    hashed = []
+    real_hash = embedding_run.hash_all
+    monkeypatch.setattr(embedding_run, "hash_all", lambda *given: hashed.extend(given[2]) or real_hash(*given))
+    ist.embed(pairs, out=tmp_path / "cut", **named)
+    assert not hashed and snapshot(tmp_path / "cut") == snapshot(tmp_path / "whole")
+    with pytest.raises(InputError, match=r"No signal encoder can be used\. toy:none: toy:none: no such toy"):
+        ist.select(pairs, ["toy:none"], ["toy:words"], modalities=("signal", "text"), out=tmp_path / "choice")
+
+
 def test_a_model_of_signals_and_texts_is_evaluated_alike_on_its_store_and_on_files(here, tmp_path):
     stored = result(tmp_path, "eval", here / "model", "retrieval", here / "store", "--split", "test")
     files = result(tmp_path, "eval", here / "model", "retrieval", here / "data/pairs.jsonl", "--split", "test")
@@ -133,7 +163,7 @@ def test_select_ranks_encoders_of_the_pair_named_and_train_takes_the_choice(here
 def test_curate_takes_concepts_by_name_and_by_label_and_says_what_needs_texts_or_pictures(here, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("low\nshrill\n")
     pair = ["--modalities", "signal", "text"]
-    chosen = ["--per-concept", 8, "--out", tmp_path / "out"]
+    chosen = ["--per-concept", 8, "--floor", "none", "--out", tmp_path / "out"]
     named = result(tmp_path, "curate", here / "store", "--concepts", tmp_path / "names.txt", *pair, *chosen)
     assert named["config"]["sides"] == ["caption"]
     ids = pq.read_table(tmp_path / "out/selected.parquet")["id"].to_pylist()

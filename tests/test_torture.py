@@ -1,4 +1,6 @@
-"""Ten minutes of torture, all with random choices of a fixed seed. The counts are printed: `make test-torture`."""
+"""Torture, with random choices of a fixed seed: a few minutes among the slow tests, with counts printed at their end;
+`make test-torture` takes twenty.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 
 import isthmus as ist
+import model_types
 import torture
 from bounded import cost
 from fault_cases import model_content, store_content
@@ -42,8 +45,9 @@ from tiny_encoders import (
 from toys import write_pairs
 
 HERE = Path(__file__).parent
-FAULTS, MUTATIONS, ENCODERS, SEARCHES = 210, 60, 60, 30  # seconds
-pytestmark = [pytest.mark.torture, pytest.mark.timeout(1200)]
+LONG = os.environ.get("TORTURE") == "long"
+FAULTS, MUTATIONS, ENCODERS, SEARCHES = (420, 60, 90, 600) if LONG else (70, 15, 30, 15)  # seconds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +175,15 @@ VALUES: list[Any] = [
 ]
 
 
+PICTURES = ("dinov2", "clip", "convnext", "swin")
+
+
+def saved(folder: Path, name: str) -> Path:
+    changes = model_types.IMAGES[name][1] if name in model_types.IMAGES else model_types.TEXTS.get(name, {})
+    model_types.save_type(folder, name, changes)
+    return folder
+
+
 def hostile(value: Any, draw: random.Random) -> Any:
     """A configuration with one of its values, at any depth, replaced."""
     if isinstance(value, dict) and value and draw.random() < 0.9:
@@ -189,9 +202,10 @@ def test_hostile_encoder_folders_of_every_family_end_in_a_message(tmp_path: Path
         "dinov2": ("hf", save_processor(save_dinov2(tmp_path / "dinov2"))),
         "pipeline": ("st", save_sentence_pipeline(tmp_path / "st")),
         "router": ("st", save_router(tmp_path / "router")),
+        **{name: ("hf", saved(tmp_path / name, name)) for name in ("gpt2", "t5", "xlnet", "clip", "convnext", "swin")},
     }
     for family, (source, folder) in made.items():
-        load_encoder(f"{source}:{folder}").encode(pictures(1) if family == "dinov2" else ["a cat"])
+        load_encoder(f"{source}:{folder}").encode(pictures(1) if family in PICTURES else ["a cat"])
     end = time.monotonic() + ENCODERS
     while time.monotonic() < end:
         for family, (source, folder) in made.items():

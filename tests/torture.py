@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import faulthandler
 import itertools
 import os
 import random
@@ -44,6 +45,7 @@ STRIKES = {
     "EDQUOT": (ERROR, errno.EDQUOT, True),
     "EROFS": (ERROR, errno.EROFS, True),
 }
+PATIENCE = 120  # seconds until work that hangs says where, and ends
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP)
 BELOW = ctypes.CDLL(None)
 
@@ -127,7 +129,7 @@ class Torture:
         told = folder.parent / "told"
         child = os.fork()
         if child == 0:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._child()
             BELOW.torture_arm(str(folder).encode(), ctypes.c_long(step or -1), how[0], how[1], int(how[2]))
             try:
                 self.work(folder / "it")
@@ -146,6 +148,10 @@ class Torture:
             return "killed", 0
         calls, _, said = told.read_text().partition(" ")
         return said, int(calls)
+
+    def _child(self) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
 
     def strike(self, name: str) -> None:
         """One fault of this name at a call chosen at random."""
@@ -170,7 +176,7 @@ class Torture:
         folder.mkdir()
         child = os.fork()
         if child == 0:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._child()
             try:
                 self.work(folder / "it")
             finally:

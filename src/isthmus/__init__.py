@@ -21,6 +21,7 @@ _EXPORTS = {
     "embed": "isthmus.api",
     "encode": "isthmus.api",
     "evaluate": "isthmus.api",
+    "export": "isthmus.api",
     "load_encoder": "isthmus.api",
     "load_model": "isthmus.models.loading",
     "load_recipe": "isthmus.api",
@@ -33,7 +34,7 @@ _EXPORTS = {
     "train": "isthmus.api",
 }
 __all__ = ["DualEncoder", "FeaturePairs", "classify", "cross_validate", "curate", "doctor", "embed", "encode"]
-__all__ += ["evaluate", "load_encoder"]
+__all__ += ["evaluate", "export", "load_encoder"]
 __all__ += ["load_model", "load_recipe", "losses", "open_store", "read_pairs", "search", "segment"]
 __all__ += ["select", "train"]
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         embed,
         encode,
         evaluate,
+        export,
         load_encoder,
         load_recipe,
         open_store,

@@ -24,6 +24,7 @@ from isthmus.evaluation.exposure import SeenWarning
 from isthmus.evaluation.inputs import Data, Saved
 from isthmus.evaluation.shown import shown
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
+from isthmus.exports import export
 from isthmus.image_search.run import search
 from isthmus.inference.classify import classify
 from isthmus.inference.encode import encode
@@ -49,6 +50,7 @@ __all__ = [
     "embed",
     "encode",
     "evaluate",
+    "export",
     "load_encoder",
     "load_recipe",
     "open_store",

@@ -30,6 +30,7 @@ COMMANDS = Registry(
         "encode": "isthmus.cli.encode",
         "segment": "isthmus.cli.segment",
         "encoders": "isthmus.cli.encoders",
+        "export": "isthmus.cli.export",
         "doctor": "isthmus.cli.doctor",
     },
     noun="command",

@@ -31,7 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modalities", nargs=2, metavar=("A", "B"), help="which two the pairs are of (image text)")
     parser.add_argument("--per-concept", type=int, default=2000, metavar="N", help="most pairs for one concept (2,000)")
     parser.add_argument("--keep", type=int, metavar="K", help="candidates kept for a concept (25 × N)")
-    parser.add_argument("--floor", type=float, metavar="S", help="least cosine of a pair to its concept")
+    parser.add_argument(
+        "--floor",
+        type=_floor,
+        default="auto",
+        metavar="S|auto|none",
+        help="least cosine of a pair to its concept (auto: what nine in ten concepts that are not there stay below)",
+    )
     parser.add_argument(
         "--sides", choices=["caption", "image", "both"], help="which side is compared with the concepts"
     )
@@ -85,6 +91,11 @@ def _add_cleaning_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="an entry with at most so many captions keeps all of them (default: by MetaCLIP's tail of 6 %%)",
     )
+
+
+def _floor(text: str) -> float | str | None:
+    """A number, or one of two words."""
+    return None if text == "none" else text if text == "auto" else float(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -58,10 +58,8 @@ def run(args: argparse.Namespace) -> int:
     from isthmus.training.processes import Processes
 
     options = {
-        "recipe": args.recipe,
-        "overrides": args.set,
-        "image": args.image_encoder,
-        "text": args.text_encoder,
+        **{"recipe": args.recipe, "overrides": args.set},
+        **{"image": args.image_encoder, "text": args.text_encoder},
         "only": args.only,
         "pixels": args.pixels,
         "init": args.init,
@@ -91,13 +89,14 @@ def run(args: argparse.Namespace) -> int:
             common.say_folded(common.lines(model.summary))
         done = "  (already done: the same as before)" if before and before == _weights(args.out) else ""
         common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model.kind)}")
-        _say_few(args, model.summary.get("pairs", SMALL))
+        _say_few(args, model.summary)
         common.write_result(args, {"model": args.out, **model.summary})
     return 0
 
 
-def _say_few(args: argparse.Namespace, pairs: int) -> None:
+def _say_few(args: argparse.Namespace, summary: dict[str, Any]) -> None:
     """Name --folds for a small table, where it can be used."""
+    pairs = summary.get("pairs", SMALL)
     if pairs < SMALL and not (args.folds or args.init or args.pixels):
         few = f"  note: {pairs:,} pairs train this, fewer than {SMALL:,}: a test split of so few says little. "
         common.say_folded(f"{few}--folds 5 tests every pair by models that never saw it.", error=True)

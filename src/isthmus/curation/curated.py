@@ -68,6 +68,9 @@ class Curated:
             lines.append(f"{missing}: they have no features, or were left out earlier.")
         if "cleaning" in facts:
             lines.append("Cleaning: " + summary(facts["cleaning"]))
+        if (floor := facts.get("floor")) and floor["kind"] != "given":
+            least = "Least score" if floor["least"] is None else f"Least score {floor['least']:.3f}"
+            lines.append(f"{least}: {floor['reason']}" + (" (--floor none: no limit)." if floor["least"] else "."))
         if self.short:
             some = ", ".join(f"{name} ({count:,})" for name, count in list(self.short.items())[:5])
             more = f" and {len(self.short) - 5:,} more" if len(self.short) > 5 else ""

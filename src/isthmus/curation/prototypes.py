@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Prototypes:
     sides: dict[PoolSide, np.ndarray]
     source: str
     notes: list[str] = field(default_factory=list)
+    named: tuple[PoolSide, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -76,7 +77,7 @@ def make_prototypes(
             raise UsageError(f"{concepts}: write a number of concepts, as in {kind}:200.")
         if kind == "auto":
             return from_clusters(pool, int(number), seed=seed)
-        names = frequent_phrases(_sampled_captions(pool), int(number)) if encoding.of_texts else []
+        names = frequent_phrases(sampled_captions(pool), int(number)) if encoding.of_texts else []
         return from_names(names, encoding, templates, source=str(concepts))
     if not isinstance(concepts, str | Path):
         return from_names(list(concepts), encoding, templates, source="names")
@@ -104,7 +105,7 @@ def from_names(
     sides: dict[PoolSide, np.ndarray] = {"caption": matrix}
     if encoding.joint:
         sides["image"] = matrix
-    return Prototypes(names, sides, source)
+    return Prototypes(names, sides, source, named=tuple(sides))
 
 
 def from_labelled(
@@ -144,7 +145,8 @@ def from_labelled(
         sides["caption"] = image
     elif encoding.text is not None and encoding.of_texts:
         sides["caption"] = _text_prototypes(names, encoding.text, templates)
-    return Prototypes(names, sides, f"{path}, up to {shots} images a class", notes)
+    named: tuple[PoolSide, ...] = ("caption",) if "caption" in sides and not encoding.joint else ()
+    return Prototypes(names, sides, f"{path}, up to {shots} images a class", notes, named)
 
 
 def from_clusters(pool: Pool, count: int, *, seed: int = 0, sample: int = SAMPLE) -> Prototypes:
@@ -185,7 +187,7 @@ def image_side(
         means.append(mean)
     note = f"image side: means of the {shots} images of this pool whose captions match best"
     sides: dict[PoolSide, np.ndarray] = prototypes.sides | {"image": np.stack(means)}
-    return Prototypes(prototypes.names, sides, prototypes.source, [*prototypes.notes, note])
+    return replace(prototypes, sides=sides, notes=[*prototypes.notes, note], named=("caption",))
 
 
 def _text_prototypes(names: Sequence[str], encode: Encode, templates: Any) -> np.ndarray:
@@ -251,7 +253,7 @@ def _sampled_rows(pool: Pool, side: PoolSide, wanted: int) -> tuple[np.ndarray, 
     return np.concatenate(index), np.concatenate(parts)
 
 
-def _sampled_captions(pool: Pool) -> list[str]:
+def sampled_captions(pool: Pool) -> list[str]:
     index = np.concatenate([np.arange(start, stop) for start, stop in spread(len(pool), 4096, 2 * SAMPLE)])
     return [caption for caption in pool.captions(index) if caption]
 

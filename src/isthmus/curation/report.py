@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NAMED = 60  # most concepts that a chart names
 SHOWN = 12  # concepts with samples: half the rarest, half the commonest
+WEAKEST = 60  # concepts whose weakest pair is shown
 SAMPLES = 6  # pictures in a row
 
 
@@ -76,7 +77,11 @@ def write_report(
         groups=_groups(cleaned, shelf) if cleaned and cleaned.groups else [],
         doubtful=_doubtful(cleaned, shelf) if cleaned and cleaned.groups else [],
         leaks=_leaks(cleaned, shelf) if cleaned and cleaned.leaks else [],
-        **(_choice(result, *chosen, shelf) if chosen else {"histogram": "", "even": {}, "empty": {}, "samples": []}),
+        **(
+            _choice(result, *chosen, shelf)
+            if chosen
+            else {"histogram": "", "even": {}, "empty": {}, "samples": [], "weakest": []}
+        ),
     )
     write_page(page, path)
 
@@ -93,6 +98,7 @@ def _choice(
         "even": {"before": effective_concepts(before), "after": effective_concepts(after)},
         "empty": {"before": int((before == 0).sum()), "after": int((after == 0).sum())},
         "samples": [(names[concept], samples[concept]) for concept in samples],
+        "weakest": _weakest(pool, selection, names, shelf),
     }
 
 
@@ -190,15 +196,29 @@ def _samples(pool: Pool, selection: Assignment, pictures: _Shelf | None) -> dict
     for concept in chosen:
         mine = np.flatnonzero(selection.concept == concept)
         some = mine[np.unique(np.linspace(0, len(mine) - 1, SAMPLES).round().astype(np.int64))]
-        rows = selection.rows[some]
-        texts = zip(pool.captions(rows), pool.ids(rows), strict=True)
-        out[concept] = [
-            ChosenPair(
-                caption or id, float(selection.score[at]), int(selection.rank[at]), _picture(pictures, id, caption)
-            )
-            for at, (caption, id) in zip(some.tolist(), texts, strict=True)
-        ]
+        out[concept] = _chosen_pairs(pool, selection, some, pictures)
     return out
+
+
+def _weakest(
+    pool: Pool, selection: Assignment, names: Sequence[str], pictures: _Shelf | None
+) -> list[tuple[str, ChosenPair]]:
+    """The chosen pair of the least score of every concept, the least of all first; of `WEAKEST` concepts."""
+    last = [np.flatnonzero(selection.concept == concept)[-1:] for concept in range(len(names))]
+    places = np.concatenate(last) if last else np.empty(0, np.int64)
+    places = places[np.argsort(selection.score[places], kind="stable")][:WEAKEST]
+    pairs = _chosen_pairs(pool, selection, places, pictures)
+    return [(names[selection.concept[at]], pair) for at, pair in zip(places.tolist(), pairs, strict=True)]
+
+
+def _chosen_pairs(pool: Pool, selection: Assignment, places: np.ndarray, pictures: _Shelf | None) -> list[ChosenPair]:
+    """The chosen pairs at these places of the selection."""
+    rows = selection.rows[places]
+    texts = zip(places.tolist(), pool.captions(rows), pool.ids(rows), strict=True)
+    return [
+        ChosenPair(caption or id, float(selection.score[at]), int(selection.rank[at]), _picture(pictures, id, caption))
+        for at, caption, id in texts
+    ]
 
 
 class _Shelf:

@@ -18,6 +18,7 @@ from isthmus.curation.assign import Assignment, assign
 from isthmus.curation.cleaning import Cleaned, Cleaning, clean_pool
 from isthmus.curation.curated import Choices, Curated, add_sources, all_left, by_concept
 from isthmus.curation.encoding import Encoding, encoding_of, load_encoding
+from isthmus.curation.floor import choose_floor
 from isthmus.curation.mixing import MixedSource, parse_sources
 from isthmus.curation.output import write
 from isthmus.curation.parts import scan_on_ray
@@ -51,7 +52,7 @@ def curate(
     modalities: tuple[Modality, Modality] = MODALITIES,
     per_concept: int = PER_CONCEPT,
     keep: int | None = None,
-    floor: float | None = None,
+    floor: float | Literal["auto"] | None = "auto",
     rank: int | str | None = None,
     sides: Literal["caption", "image", "both"] | None = None,
     combine: Literal["min", "mean"] = "min",
@@ -95,7 +96,8 @@ def curate(
             second in that of the caption. A dual encoder brings its own. Names of concepts need texts there.
         per_concept: most pairs for one concept.
         keep: K, the best rows kept for each concept; default 25 × per_concept.
-        floor: least cosine of a pair to its concept.
+        floor: least cosine of a pair to its concept. "auto": nine in ten concepts that are not in the pool get no pair
+            (see `choose_floor`). None: no limit, so that quotas fill up with whatever is nearest.
         rank: how rare a concept is: its score at this rank, or "mean" (see `assign`).
         sides: "caption", "image" or "both"; default: caption, if concepts and pool have that side.
         combine: "min" or "mean" of both sides.
@@ -131,10 +133,11 @@ def curate(
     prototypes, chosen_sides = _prototypes(
         opened, concepts, encoding, sides, templates=templates, shots=shots, seed=seed
     )
+    least = choose_floor(floor, opened, prototypes, chosen_sides, combine, encoding, templates)
     choices = Choices(
         per_concept=per_concept,
         keep=min(keep or KEEP_FACTOR * per_concept, len(opened)),
-        floor=floor,
+        floor=least.least,
         rank=rank,
         sides=chosen_sides,
         combine=combine,
@@ -150,6 +153,7 @@ def curate(
     result = by_concept(opened, prototypes, choices, top, selection)
     if repeated:
         result.manifest["notes"].append(f"{repeated:,} rows repeat an id; each id was chosen once.")
+    result.manifest["floor"] = least.to_dict()
     result.manifest["before"] = _before(opened, scorer, prototypes)
     return finish(result, (opened, selection, prototypes.names))
 
@@ -326,7 +330,8 @@ def _assigned(pool: Pool, top: TopK, choices: Choices) -> tuple[Assignment, int]
         best = max((float(top.best(concept)[0][:1].max(initial=-1)) for concept in range(top.concepts)), default=-1)
         raise InputError(
             f"{pool.name}: no pair was chosen of {len(pool):,} rows, {top.missing:,} of them without features; the "
-            f"best score is {best:.3f}{f', the floor {choices.floor}' if choices.floor is not None else ''}."
+            f"best score is {best:.3f}"
+            + (f", the floor {choices.floor:.3f}; name another (--floor)." if choices.floor is not None else ".")
         )
     return selection, len(again)
 

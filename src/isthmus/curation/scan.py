@@ -133,6 +133,17 @@ def nearest_counts(pool: Pool, scorer: ConceptScorer, rows: int = 50_000) -> tup
     return counts, seen
 
 
+def best_scores(pool: Pool, scorer: ConceptScorer, rows: int) -> tuple[np.ndarray, int]:
+    """The best score of every concept, float32 [C], and of how many rows with a score: evenly spaced tiles as above."""
+    best, seen = np.full(scorer.concepts, -np.inf, np.float32), 0
+    for low, high in spread(len(pool), scorer.tile, rows):
+        scores = scorer(pool, low, high)
+        scores = scores[:, ~np.isnan(scores[0])]
+        best = np.maximum(best, scores.max(axis=1, initial=-np.inf))
+        seen += scores.shape[1]
+    return best, seen
+
+
 def spread(rows: int, size: int, wanted: int) -> list[tuple[int, int]]:
     """Tiles of a grid, evenly spaced, that hold about `wanted` rows: all of them where that is enough."""
     grid = list(tiles(0, rows, size)) if rows <= wanted else None

@@ -23,6 +23,7 @@ from isthmus.data.ragged import Ragged
 from isthmus.encoders.fingerprint import digest, view_fingerprint
 from isthmus.encoders.modality import MODALITIES, Modality, ModalitySpec, spec_of
 from isthmus.encoders.pooling import pool_tokens
+from isthmus.encoders.portable import Portable
 from isthmus.encoders.states import States
 from isthmus.encoders.uri import COMMON, OPTIONS, STATES, EncoderURI, grid_side, parse_pool
 from isthmus.errors import InputError, UsageError
@@ -293,6 +294,19 @@ class Encoder:
         }
         return found | {"rate_hz": self.rate_hz, "prefix": self._leading} if self.pool == STATES else found
 
+    def portable(self) -> Portable:
+        """The network for programs without isthmus; a source whose networks can be shipped overrides it.
+
+        Raises `UsageError`, which says why, for one that cannot.
+        """
+        raise UsageError(
+            f"{self.uri}: {self.uri.source} encoders run with their own library alone, which is not copied."
+        )
+
+    def view(self) -> dict[str, Any]:
+        """How this view makes features of the network's output, as `Portable.network` is read."""
+        return {"layer": self.layer, "pool": self._own_terms(), "prefix": self._leading, "length": self._length}
+
     def __repr__(self) -> str:
         return f"<Encoder {self.uri} {self.modality} width={self.width} fingerprint={self.fingerprint[:12]}>"
 
@@ -341,8 +355,11 @@ class Encoder:
             return output.pooled.float()
         tokens = output.tokens if self.layer is None else output.layers[self.layer]
         assert tokens is not None
-        pool = re.sub(r"\bcls\b", "last", self.pool) if self.cls_last else self.pool
-        return pool_tokens(tokens, pool, output.mask, output.prefix, self._length)
+        return pool_tokens(tokens, str(self._own_terms()), output.mask, output.prefix, self._length)
+
+    def _own_terms(self) -> str | None:
+        """This view's pooling, with the name of the place where the token that stands for the whole is."""
+        return re.sub(r"\bcls\b", "last", self.pool) if self.cls_last and self.pool else self.pool
 
     def _features(self, output: Output) -> np.ndarray | Ragged:
         """This view's rows of features, or its sequences of states, both in float32."""

@@ -74,6 +74,13 @@ def loading(uri: EncoderURI) -> Iterator[None]:
     """Load quietly and without the hub, and turn errors of the libraries on unreadable files into an `InputError` of
     one line.
     """
+    with quiet(), caught(uri):
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the remarks and bars of transformers, and without the hub."""
     from huggingface_hub import constants
     from transformers.utils import logging
 
@@ -86,8 +93,7 @@ def loading(uri: EncoderURI) -> Iterator[None]:
     logging.disable_progress_bar()
     constants.HF_HUB_OFFLINE = True
     try:
-        with caught(uri):
-            yield
+        yield
     finally:
         constants.HF_HUB_OFFLINE = offline_before
         logging.set_verbosity(verbosity)

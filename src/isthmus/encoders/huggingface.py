@@ -25,6 +25,8 @@ from isthmus.encoders.base import (
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.images import to_pil
 from isthmus.encoders.modality import Modality, check_texts
+from isthmus.encoders.portable import TEXT_INPUTS, Portable, image_processor, prefixed, transformer
+from isthmus.encoders.portable import tokenizer as portable_tokenizer
 from isthmus.encoders.uri import EncoderURI
 from isthmus.encoders.vetting import check_folder
 from isthmus.errors import InputError, UsageError
@@ -149,14 +151,37 @@ class HFImageEncoder(Encoder):
         states, result = run_network(self.network, self._blocks, inputs | self._forward_options, layers)
         tokens, mask = flatten_map(last_states(result, self.uri)), inputs.get("pixel_attention_mask")
         tokens = tokens[:, 1:] if self._pooled_first else tokens
-        pooled = None if self._plain else getattr(result, "pooler_output", getattr(result, "summary", None))
+        pooled = self._pooled_name(result)
         return Output(
-            pooled=None if pooled is None else pooled.flatten(1),
+            pooled=None if pooled is None else getattr(result, pooled).flatten(1),
             tokens=tokens,
             mask=None if mask is None else mask.bool(),
             layers=[flatten_map(state) for state in states],
             prefix=self._prefix,
         )
+
+    def _pooled_name(self, result: Any) -> str | None:
+        """Where the network's own pooled output stands; None for a plain ViT, and where there is none."""
+        name = "pooler_output" if hasattr(result, "pooler_output") else "summary"
+        return None if self._plain or getattr(result, name, None) is None else name
+
+    def portable(self) -> Portable:
+        if set(self._needed) - {"pixel_values", "noise"}:
+            raise UsageError(f"{self.uri}: its network takes more than pixels ({', '.join(self._needed)}).")
+        inputs = self.preprocess([self.spec.probe()])
+        with torch.no_grad():
+            result = self.network(**{name: self._place(one) for name, one in inputs.items()}, **self._forward_options)
+        config: Any = self.network.config
+        network = {
+            "kind": "image",
+            **transformer(self.network, self.uri),
+            "depth": getattr(config, "num_hidden_layers", None),
+            "options": self._forward_options,
+            "noise": config.patch_size if self._masks else None,
+            "pooled": self._pooled_name(result),
+            "pooled_first": self._pooled_first,
+        }
+        return Portable(network, prefixed("network", self.network), processor=image_processor(self.processor, self.uri))
 
 
 class HFTextEncoder(Encoder):
@@ -228,6 +253,26 @@ class HFTextEncoder(Encoder):
         states = [state[:, : mask.shape[1]] for state in states]  # Longformer fills its last window
         pooled = result.pooler_output if self._has_pooler else None
         return Output(pooled=pooled, tokens=last_states(result, self.uri), mask=mask, layers=states)
+
+    def portable(self) -> Portable:
+        config: Any = self.network.config
+        inputs = ["input_ids"] if self._unmasked else list(self.preprocess(["a"]))
+        if set(inputs) - set(TEXT_INPUTS):
+            raise UsageError(f"{self.uri}: its network takes more than tokens ({', '.join(inputs)}).")
+        network = {
+            "kind": "text",
+            **transformer(self.network, self.uri),
+            "depth": getattr(config, "num_hidden_layers", None),
+            "inputs": inputs,
+            "pooled": "pooler_output" if self._has_pooler else None,
+            "time_first": self._time_first,
+            "pool": None,
+            "modules": [],
+        }
+        how = {"prompt": self.prompt, "max_tokens": self.max_tokens, "full": self._unmasked}
+        how["empty"] = self.tokenizer.eos_token or " "
+        told = portable_tokenizer(self.tokenizer, self.uri, **how)
+        return Portable(network, prefixed("network", self.network), tokenizer=told)
 
 
 ENCODERS: dict[Modality, type[Encoder]] = {"image": HFImageEncoder, "text": HFTextEncoder}

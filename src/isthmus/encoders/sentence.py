@@ -27,6 +27,7 @@ from isthmus.encoders.huggingface import position_limit, text_pools, uncut_ids, 
 from isthmus.encoders.images import to_pil
 from isthmus.encoders.modality import Modality, check_texts
 from isthmus.encoders.modules import find_modules, kind
+from isthmus.encoders.portable import TEXT_INPUTS, Portable, pipeline, prefixed, tokenizer, transformer
 from isthmus.encoders.uri import EncoderURI, is_path
 from isthmus.encoders.vetting import check_folder
 from isthmus.errors import UsageError
@@ -141,6 +142,27 @@ class SentenceEncoder(Encoder):
             mask=None if mask is None else mask.bool(),
             layers=states,
         )
+
+    def portable(self) -> Portable:
+        first, *behind = list(self._pipeline)
+        end, weights = pipeline(behind, self.uri)
+        if self.prompt and not all(getattr(module, "include_prompt", True) for module in behind):
+            raise UsageError(f"{self.uri}: its pooling leaves the prompt out, which cannot be exported.")
+        state = prefixed("after.modules_after", weights)
+        how = {"prompt": self.prompt, "max_tokens": self.max_tokens}
+        if kind(type(first).__name__) == "StaticEmbedding":
+            table = first.embedding.weight
+            network = {"kind": "table", "shape": list(table.shape), **end, "pool": "mean"}
+            told = tokenizer(self._pipeline.tokenizer, self.uri, **how, add_special_tokens=False)
+            return Portable(network, {"network.weight": table.detach().cpu(), **state}, tokenizer=told)
+        if type(first).__name__ != "Transformer" or len(self._pipeline.modalities) > 1 or end["pool"] is None:
+            raise UsageError(f"{self.uri}: its pipeline is more than a transformer of texts and a pooling.")
+        inputs = [name for name in TEXT_INPUTS if name in self.preprocess(["a"])]
+        network = {"kind": "text", **transformer(first.auto_model, self.uri), "inputs": inputs, **end}
+        network |= {"depth": getattr(first.auto_model.config, "num_hidden_layers", None)}
+        network |= {"pooled": None, "time_first": False}
+        told = tokenizer(self._pipeline.tokenizer, self.uri, **how)
+        return Portable(network, prefixed("network", first.auto_model) | state, tokenizer=told)
 
 
 class SentenceImageEncoder(Encoder):

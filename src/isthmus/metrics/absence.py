@@ -10,7 +10,7 @@ So nothing need be stored in a model, and the number of items and the model's ha
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -55,6 +55,10 @@ class NullBest:
     def p_value(self, score: Any) -> np.ndarray:
         """float64, of the shape of `score`: how often a text that nothing fits has a best score of as much."""
         return -np.expm1(-np.exp(-(np.asarray(score, np.float64) - self.location) / self.scale))
+
+    def grown(self, factor: float) -> NullBest:
+        """The same for `factor` times as many items."""
+        return replace(self, location=self.location + self.scale * float(np.log(factor)))
 
     def quantile(self, share: float) -> float:
         """The score below which the best of such a share of texts stays that nothing fits."""

@@ -69,13 +69,13 @@ def write_card(
     parameters = list(heads.parameters())
     text = TEMPLATE.format(
         version=__version__,
-        encoders="\n".join(_encoder_rows(records)),
+        encoders="\n".join(encoder_rows(records)),
         example=_example(modalities_of(records)),
         width=width,
         parameters=sum(p.numel() for p in parameters),
         scale=scale,
         bias="" if bias is None else f", bias {bias:.2f}",
-        training="\n".join(_summary_rows(summary)) or "No summary was recorded.",
+        training="\n".join(summary_rows(summary)) or "No summary was recorded.",
         seen=_seen(seen),
         ledger=_ledger(summary.get("ledger"), sum(p.nbytes for p in parameters)),
     )
@@ -91,7 +91,8 @@ def _example(modalities: tuple[str, ...]) -> str:
     return "; ".join(f'model.encode("{modality}", ["{item}"])' for modality, item in named)
 
 
-def _encoder_rows(records: dict[str, list[EncoderRecord]]) -> list[str]:
+def encoder_rows(records: dict[str, list[EncoderRecord]]) -> list[str]:
+    """One row per encoder, of the table with modality, encoder, width, fingerprint and licence."""
     return [
         f"| {modality} | `{r['uri']}` | {r['width']} | `{r['fingerprint'][:12]}` | {r.get('licence') or 'unknown'} |"
         for modality, listed in zip(modalities_of(records), records.values(), strict=True)
@@ -125,7 +126,7 @@ def _ledger(ledger: Any, weight_bytes: int) -> str:
     return "\n".join(ledger_rows(ledger, weight_bytes)) + "\n" + NOTE
 
 
-def _summary_rows(summary: dict[str, Any]) -> list[str]:
+def summary_rows(summary: dict[str, Any]) -> list[str]:
     """One row per fact, except the ledger's; nested facts (the recipe's sections) as `section.key`."""
     rows = ["| | |", "|---|---|"]
     for name, value in _flat({name: value for name, value in summary.items() if name != "ledger"}):

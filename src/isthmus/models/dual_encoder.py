@@ -157,7 +157,7 @@ class DualEncoder(nn.Module):
         `UsageError` for a width or precision that does not exist.
         """
         items = self._listed(SIDES[0], images)
-        self._loaded(SIDES[0])
+        self.encoders_of(SIDES[0])
         out = np.full((len(items), self.width), np.nan, np.float32)
         refused: list[tuple[int, str]] = []
 
@@ -235,7 +235,7 @@ class DualEncoder(nn.Module):
             raise InputError(f"{name}: {error}" if name not in str(error) else str(error)) from None
 
     def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
-        encoders, out = self._loaded(modality), np.empty((len(items), self.width), np.float32)
+        encoders, out = self.encoders_of(modality), np.empty((len(items), self.width), np.float32)
         some = 4 * rows_at_once(sum(encoder.width for encoder in encoders))  # tokens of all would not fit
         for start in range(0, len(items), some):
             chosen = items[start : start + some]
@@ -243,7 +243,7 @@ class DualEncoder(nn.Module):
             out[start : start + some] = self.project(modality, np.concatenate(features, axis=1))
         return out
 
-    def _loaded(self, modality: str) -> list[Encoder]:
+    def encoders_of(self, modality: str) -> list[Encoder]:
         """The encoders of a side, loaded if they may be. Raises `InputError` where there is none, or none to be had."""
         if modality not in self.encoders:
             if not self.records[modality]:

@@ -75,12 +75,16 @@ class Candidates:
         self.failed.append(_failure(candidate.name, candidate.modality, error))
 
 
-def check_any(encoders: Mapping[Modality, Sequence[Any]], failed: Sequence[Mapping[str, str]]) -> None:
+def check_any(
+    encoders: Mapping[str, Sequence[Any]],
+    failed: Sequence[Mapping[str, str]],
+    modalities: tuple[Modality, Modality] = SIDES,
+) -> None:
     """Raise `InputError`, with the reasons, if a modality has no encoder left."""
-    for side in SIDES:
+    for side, modality in zip(SIDES, modalities, strict=True):
         if not encoders[side]:
             why = "; ".join(f"{one['encoder']}: {one['reason']}" for one in failed if one["modality"] == side)
-            raise InputError(f"No {side} encoder can be used. {why or 'None was named.'}")
+            raise InputError(f"No {modality} encoder can be used. {why or 'None was named.'}")
 
 
 def pairs_of(part: FeaturePairs, image: Candidate, text: Candidate) -> FeaturePairs:
@@ -154,7 +158,7 @@ def from_store(
                 listed[side].append(Candidate(name, side, features, features.parts, features.record, cost))
             except InputError as error:
                 failed.append(_failure(fingerprint, side, error))
-    check_any(listed, failed)
+    check_any(listed, failed, modalities)
     first: Any = [listed[side][0].matrix for side in SIDES]
     frame = _numbered(join(store.path, store.tables(modalities), *first))
     return Candidates(frame if only is None else choose_ids(frame, only), listed, failed, store=store.path)
@@ -209,9 +213,9 @@ def from_pairs(
     pairs = pairs.subset(wanted_ids(pairs, only, limit, seed))
     failed: list[dict[str, str]] = []
     encoders = load_sides((image, text), modalities, failed, **options)
-    check_any(encoders, failed)
+    check_any(encoders, failed, modalities)
     skipped = _embed_all(pairs, encoders, store, failed, progress, log)
-    check_any(encoders, failed)
+    check_any(encoders, failed, modalities)
     opened = open_store(store)
     prints = [[view.fingerprint for view in encoders[side]] for side in SIDES]
     costs = _costs(pairs, encoders, opened, log)

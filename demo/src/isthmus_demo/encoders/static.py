@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -16,6 +17,8 @@ from isthmus.encoders.base import Encoder, Inputs, Output
 from isthmus.encoders.fingerprint import files_digest, tokenizer_digest
 from isthmus.encoders.huggingface import unknown_id
 from isthmus.encoders.modality import check_texts
+from isthmus.encoders.portable import Portable, prefixed
+from isthmus.encoders.portable import tokenizer as portable_tokenizer
 from isthmus.encoders.uri import EncoderURI
 
 
@@ -57,6 +60,14 @@ class StaticEncoder(Encoder):
     def forward(self, inputs: Inputs, layers: bool) -> Output:
         tokens = self.network(inputs["input_ids"])
         return Output(tokens=tokens, mask=inputs["mask"], layers=[tokens] if layers else ())
+
+    def portable(self) -> Portable:
+        network: Any = self.network
+        shape = [network.num_embeddings, network.embedding_dim]
+        how = {"prompt": self.prompt, "max_tokens": self.max_tokens, "add_special_tokens": False}
+        told = portable_tokenizer(self.tokenizer, self.uri, **how)
+        config = {"kind": "table", "shape": shape, "pool": None, "modules": []}
+        return Portable(config, prefixed("network", network), tokenizer=told)
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids[: self.max_tokens]

@@ -1,0 +1,1 @@
+"""Models of isthmus in other people's evaluation tools; each file needs the package that it is named after."""
