@@ -280,7 +280,7 @@ def test_a_damaged_shard_of_a_saved_dataset_is_listed_and_shifts_no_caption(tmp_
     assert read.captions["caption"].to_pylist() == whole.captions["caption"].to_pylist()[20:]
     assert [read.read_bytes(row) for row in range(10)] == [whole.read_bytes(row) for row in range(20, 30)]
     (folder / "data-2.arrow").write_bytes(b"ARROW1")
-    with pytest.raises(InputError, match="nothing of it can be used"):
+    with pytest.raises(InputError, match="nothing in it can be used"):
         ist.read_pairs(folder)
 
 

@@ -37,9 +37,12 @@ class ParquetRows:
         self.files = list(files)
         self.groups: list[tuple[int, int]] = []  # (file, row group)
         self.damaged: dict[int, str] = {}  # by group, why
+        self._names: list[list[str]] = []  # of the columns, by file
         starts = [0]
         for number, path in enumerate(self.files):
-            for group, (start, stop) in enumerate(pairwise(_opened(path).starts)):
+            table = _opened(path)
+            self._names.append(table.schema.names)
+            for group, (start, stop) in enumerate(pairwise(table.starts)):
                 self.groups.append((number, group))
                 starts.append(starts[-1] + stop - start)
         self.starts = np.array(starts, np.int64)
@@ -51,13 +54,12 @@ class ParquetRows:
 
     def column(self, names: Sequence[str]) -> str | None:
         """The first of `names`, in any case, that the files have. Raises `InputError` for a file that lacks it."""
-        columns = [_opened(path).schema.names for path in self.files]
-        spelled = [{name.lower(): name for name in reversed(one)} for one in columns]
+        spelled = [{name.lower(): name for name in reversed(one)} for one in self._names]
         wanted = next((name for name in names if any(name in one for one in spelled)), None)
         if wanted is None:
             return None
         found = next(one[wanted] for one in spelled if wanted in one)
-        for path, one in zip(self.files, columns, strict=True):
+        for path, one in zip(self.files, self._names, strict=True):
             if found not in one:
                 raise InputError(f"{path}: no column {found!r}, which other files of this set have.")
         return found
@@ -124,7 +126,9 @@ class ParquetRows:
         number, local = self.groups[group]
         try:
             table = _opened(self.files[number]) if set(columns) - set(held) else None
-            held = held | {column: table.group(local, column) for column in columns if table and column not in held}
+            held = held | {
+                column: table.group(local, column) for column in columns if table is not None and column not in held
+            }
         except (ValueError, MemoryError, *DAMAGE) as error:
             self.damaged[group] = f"row group {local} cannot be read ({error})."
             return None

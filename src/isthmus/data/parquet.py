@@ -6,6 +6,7 @@ A file's size says little: 5 kB can hold one picture a million times over. Parqu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,16 @@ class ParquetTable:
     """
 
     def __init__(self, path: Path, *, verify: bool = False) -> None:
-        self.path = path
-        self._files = open_parquet(path, nested=True, verify=verify), open_parquet(path, verify=verify)
-        groups = range(self._files[0].num_row_groups)
-        sizes = [self._files[0].metadata.row_group(group).num_rows for group in groups]
+        self.path, self._verify = path, verify
+        self._plain = open_parquet(path, verify=verify)
+        sizes = [self._plain.metadata.row_group(group).num_rows for group in range(self._plain.num_row_groups)]
         self.starts: list[int] = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
-        self.schema: pa.Schema = self._files[1].schema_arrow
+        self.schema: pa.Schema = self._plain.schema_arrow
+
+    @cached_property
+    def _files(self) -> tuple[pq.ParquetFile, pq.ParquetFile]:
+        """The file as `row_group` takes it: with nested texts as dictionaries, and without."""
+        return open_parquet(self.path, nested=True, verify=self._verify), self._plain
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -57,14 +62,14 @@ class ParquetTable:
 
     def first_value(self, column: str) -> Any:
         """The first cell that is not null; None where there is none."""
-        file = self._files[1]
+        file = self._plain
         groups = range(file.num_row_groups)  # one by one: a later one may be damaged
         parts = (part for group in groups for part in file.iter_batches(FEW_ROWS, row_groups=[group], columns=[column]))
         return next((cells[0].as_py() for part in parts if len(cells := part[0].drop_null())), None)
 
     def _pieces(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         for group in range(len(self.starts) - 1):
-            metadata = self._files[0].metadata.row_group(group)
+            metadata = self._plain.metadata.row_group(group)
             # Of all columns: to ask for one of a damaged file can end the process (a C++ exception gets through).
             stored, held = metadata.total_byte_size, metadata.num_rows
             few = max(1, min(rows, SLICE_BYTES * held // max(1, stored)))
@@ -81,7 +86,9 @@ def open_parquet(path: Path, *, nested: bool = False, verify: bool = False) -> p
     check_rows(path, file.metadata.num_rows)
     leaves = [file.schema.column(index) for index in range(len(file.schema))]
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and (nested or "." not in leaf.path)]
-    return pq.ParquetFile(path, read_dictionary=texts, page_checksum_verification=verify) if texts else file
+    if not texts:
+        return file
+    return pq.ParquetFile(path, metadata=file.metadata, read_dictionary=texts, page_checksum_verification=verify)
 
 
 def check_rows(path: Path, rows: int) -> None:
