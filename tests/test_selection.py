@@ -15,8 +15,10 @@ import isthmus as ist
 from isthmus.cli import main
 from isthmus.encoders.callables import from_callable
 from isthmus.errors import InputError, UsageError
+from isthmus.selection.cost import count_cost
 from isthmus.selection.ranking import correlation, pareto, ranked, tied_with_first
 from isthmus.selection.scoring import DEFINITIONS, FALLBACK, LABELS, PROBE
+from tiny_encoders import pictures, save_dinov2
 from toys import pixel_encoder, word_encoder, write_pairs
 
 N = 320
@@ -182,6 +184,13 @@ def test_bad_arrays_are_refused(arguments: dict[str, Any], error: type[Exception
 # --- pairs and stores -------------------------------------------------------------------------------------------
 
 
+def test_operations_are_counted_and_do_not_depend_on_the_machine(tmp_path: Path) -> None:
+    encoder = ist.load_encoder(f"hf:{save_dinov2(tmp_path)}", modality="image")
+    cost = count_cost(encoder, pictures(3))
+    assert cost == count_cost(encoder, pictures(3), batch_size=1)
+    assert cost.operations > cost.parameters > 0  # weights are used once a token
+
+
 def test_pairs_to_report_to_training(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     encoders = [pixel_encoder(), pixel_encoder("pixels-2")], [word_encoder()]
     found = ist.select(table, *encoders, out=tmp_path, seeds=1, bootstrap=50)
@@ -190,7 +199,7 @@ def test_pairs_to_report_to_training(table: Path, tmp_path: Path, capsys: pytest
     assert {row["image"] for row in told["pairs"]} == prints and told["first_choice"]["text"] == "callable:words"
     assert ist.train(tmp_path, recipe="cca").width > 0
     assert told["store"] == "store" and told["n"]["train_images"] + told["n"]["val_images"] == 128
-    assert told["encoders"]["image"][0]["cost"]["items_per_second"] > 0
+    assert told["encoders"]["image"][0]["cost"]["operations"] is None  # a function: nothing to count
     assert not found.failed
     page = (tmp_path / "report.html").read_text()
     assert told["first_choice"]["image"] in page and not re.search(r"(src|href)=\"https?:", page)

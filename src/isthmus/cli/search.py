@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGES")
     parser.add_argument("query", metavar="QUERY", help="a text, or the path of an image")
     parser.add_argument("--k", type=int, default=20, help="how many images (20)")
+    parser.add_argument(
+        "--least", type=float, default=0.5, metavar="P", help="say that nothing fits below this probability (0.5)"
+    )
     parser.add_argument("--out", metavar="PNG", help=f"the contact sheet ({SHEET})")
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON ('-': standard output)")
     common.add_reading_arguments(parser)
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     elif reading:
         raise UsageError(f"{args.images}: a store, which holds features: {', '.join(reading)} are for reading pairs.")
     loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
-    found = search(args.model, images, args.query, k=args.k, out=args.out, **loading)
+    found = search(args.model, images, args.query, k=args.k, least=args.least, out=args.out, **loading)
     sheet = args.out or (SHEET if found.pictures else None)
     if sheet and not args.out:
         found.write_sheet(sheet)

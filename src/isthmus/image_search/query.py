@@ -17,7 +17,7 @@ from isthmus.models.dual_encoder import DualEncoder
 
 def check_query(query: str | Path | Image.Image) -> None:
     """Raise `InputError` for a query that looks like a path and is no file."""
-    if isinstance(query, Image.Image) or Path(query).is_file():
+    if not is_text(query):
         return
     if isinstance(query, Path) or looks_like_path(query):
         raise InputError(
@@ -36,11 +36,16 @@ def looks_like_path(query: str) -> bool:
     return bool(begins or one_word or query.lower().endswith((*EXTENSIONS, *FOREIGN, *beside)))
 
 
+def is_text(query: str | Path | Image.Image) -> bool:
+    """Whether a query is a text: no picture, and no file."""
+    return not isinstance(query, Image.Image) and not Path(query).is_file()
+
+
 def embed_query(model: DualEncoder, query: str | Path | Image.Image) -> np.ndarray:
     """The embedding [1, d] of a picture, of the file that `query` names, or of the text."""
     if isinstance(query, Image.Image):
         return model.encode(SIDES[0], [query])
-    if not Path(query).is_file():
+    if is_text(query):
         return model.encode(SIDES[1], [str(query).strip()])
     files = [modality for modality in model.modalities if spec_of(modality).decode is not None]
     meant = [modality for modality in files if str(query).lower().endswith(spec_of(modality).endings)]

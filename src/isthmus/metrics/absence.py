@@ -9,12 +9,14 @@ So nothing need be stored in a model, and the number of items and the model's ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
 import numpy as np
+
+from isthmus.metrics.nearest import top_k
 
 LEAST = 20  # nouns that captions must hold, and must lack, before they are asked which nouns are there
 KNOWN, UNKNOWN = (0.1, 0.9), (0.1, 0.5)  # quantiles that the distribution is fitted by
@@ -83,6 +85,19 @@ def null_best(best: np.ndarray, missing: np.ndarray | None = None) -> NullBest:
     at_low, at_high = np.quantile(used, [low, high])
     scale = max((at_high - at_low) / (_standard(high) - _standard(low)), 1e-6)
     return NullBest(float(at_low - scale * _standard(low)), float(scale), len(used), known)
+
+
+def null_of(
+    encode_text: Callable[[list[str]], np.ndarray], emb: Any, captions: Iterable[str | None] = ()
+) -> NullBest | None:
+    """The distribution for items [n, d] that texts are compared with by cosine, such as the pictures of a search.
+
+    encode_text: list of N texts → [N, d], in the items' space. captions: of the items, if there are any. None where the
+    encoder does not tell everyday nouns apart.
+    """
+    names = nouns()
+    best = top_k(encode_text(names), emb, 1)[0][:, 0]
+    return null_best(best, absent(names, captions)) if np.ptp(best) >= 1e-6 else None
 
 
 def _standard(share: float) -> float:

@@ -23,7 +23,7 @@ from isthmus.encoders import Encoder, load_encoders
 from isthmus.encoders.modality import Modality, spec_of
 from isthmus.encoders.uri import EncoderURI, gives_tokens
 from isthmus.errors import InputError, IsthmusError, UsageError
-from isthmus.selection.cost import Cost, measure_cost
+from isthmus.selection.cost import Cost, count_cost
 from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids, join, read_ids
 from isthmus.store.opening import open_pairs, open_source
@@ -324,14 +324,13 @@ def _embed_all(
 
 
 def _costs(pairs: Pairs, encoders: Mapping[Modality, Sequence[Encoder]], store: Store, log: Log) -> dict[str, Cost]:
-    """The cost of every view by fingerprint; each network is timed once, in the type it was embedded in."""
-    types = {record["fingerprint"]: record.get("compute_dtype", "") for record in store.encoders}
+    """The cost of every view by fingerprint; each network is run once."""
     costs: dict[str, Cost] = {}
     for side in SIDES:
         items = _some_items(pairs, encoders[side][0].modality, store)
         for views in by_network(encoders[side]):
-            log(f"time {views[0].uri}")
-            cost = measure_cost(views[0], items, types.get(views[0].fingerprint, ""))
+            log(f"count operations of {views[0].uri}")
+            cost = count_cost(views[0], items)
             costs |= {view.fingerprint: cost for view in views}
     return costs
 

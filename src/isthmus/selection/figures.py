@@ -243,7 +243,7 @@ def pareto_front(selection: Json) -> Figure:
     """Quality against cost; the pairs on the Pareto front are named."""
     from matplotlib.figure import Figure
 
-    scale = 1000 if selection["cost_unit"] != "width" else 1
+    scale = 1e-9 if selection["cost_unit"] != "width" else 1
     points = [(row["cost"] * scale, value_of(row, selection["ranked_by"]), row) for row in selection["pairs"]]
     front = sorted((point for point in points if point[2]["pareto"]), key=lambda point: point[0])
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
@@ -257,7 +257,7 @@ def pareto_front(selection: Json) -> Figure:
     if max(p[0] for p in points) > 10 * front[0][0]:
         axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("milliseconds to encode one image and one text" if scale > 1 else "width of both features")
+    axes.set_xlabel("10⁹ multiply-adds to encode one image and one text" if scale < 1 else "width of both features")
     axes.set_ylabel(axis_label(selection["ranked_by"]))
     axes.set_ylim(bottom=0)
     axes.grid(color=INK, alpha=0.12, linewidth=0.7)

@@ -9,6 +9,7 @@ import numpy as np
 
 from isthmus.metrics.bootstrap import interval
 
+OPERATIONS = "multiply-adds a pair"
 LEAST_FAMILIES = 3  # with fewer, a bootstrap shows no meaningful spread
 
 
@@ -84,8 +85,8 @@ def _both(a: np.ndarray, b: np.ndarray) -> tuple[float | None, float | None]:
 
 
 def cost_of(image: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[float, str]:
-    """The cost of a pair and its unit: seconds to encode one image and one text, otherwise the sum of widths."""
-    rates = [side["cost"]["items_per_second"] for side in (image, text)]
-    if all(rates):
-        return sum(1 / rate for rate in rates), "seconds a pair"
+    """The cost of a pair and its unit: multiply-adds to encode one image and one text, otherwise the sum of widths."""
+    counts = [side["cost"]["operations"] for side in (image, text)]
+    if None not in counts:
+        return float(sum(counts)), OPERATIONS
     return float(image["width"] + text["width"]), "width"

@@ -371,7 +371,7 @@ def _encoder_row(candidate: Candidate, cache: Cache, scorer: PairScorer, log: Lo
         "layer": record.get("layer"),
         "pool": record.get("pool"),
         "width": sum(candidate.parts),
-        "cost": {"parameters": cost.parameters, "items_per_second": cost.rate, "licence": cost.licence},
+        "cost": {"parameters": cost.parameters, "operations": cost.operations, "licence": cost.licence},
         "unimodal": cache.get(key, lambda: scorer.unimodal(candidate), check_unimodal),
     }
 
