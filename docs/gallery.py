@@ -33,11 +33,10 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     for name, height in (("selection", 1500), ("curation", 1700), ("diagnosis", 1700)):
         photograph(options.browser, options.out / f"{name}.html", height)
-    shrink(Image.open(options.out / "search.png"), "search")
 
 
 def make(out: Path) -> None:
-    """The pages of select, curate and diagnose, and a contact sheet, below `out`."""
+    """The pages of select, curate and diagnose, below `out`."""
     pairs = ist.read_pairs(isthmus_demo.PAIRS)
     some = pairs.subset(pairs.images["id"].to_pylist()[::EVERY])
     store = ist.embed(some, IMAGE, TEXT, out=out / "store", progress=True)
@@ -47,8 +46,8 @@ def make(out: Path) -> None:
     ist.curate(store, CONCEPTS, encoder=[view, TEXT], sides="both", per_concept=8, images=some, out=out / "curated")
     (out / "curation.html").write_bytes((out / "curated" / "report.html").read_bytes())
     model = ist.train(store, recipe="cca", image=view, out=out / "model")
-    ist.evaluate(model, "diagnose", some, against=some, report=str(out / "diagnosis.html"), bootstrap=200)
-    ist.search(model, some, "a musical instrument", k=16, out=out / "search.png")
+    page = str(out / "diagnosis.html")
+    ist.evaluate(model, "diagnose", store, split="test", against=store, report=page, bootstrap=200)
 
 
 def photograph(browser: str, page: Path, height: int) -> None:
