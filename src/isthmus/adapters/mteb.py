@@ -27,7 +27,7 @@ class MtebEncoder(AbsEncoder):
         told = {
             "name": name,
             "revision": revision,
-            "modalities": ["image", "text"],
+            "modalities": list(loaded.modalities),
             "embed_dim": loaded.width,
             "similarity_fn_name": ScoringFunction.COSINE,
         }
