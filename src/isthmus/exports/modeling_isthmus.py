@@ -587,7 +587,7 @@ class IsthmusImageProcessor(BaseImageProcessor):
     here, which loading compares.
     """
 
-    model_input_names = ("pixel_values",)
+    model_input_names = ["pixel_values"]  # noqa: RUF012
 
     def __init__(self, processors=None, check=None, **kwargs):
         super().__init__(**kwargs)
