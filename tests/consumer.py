@@ -64,9 +64,9 @@ def plain(folder: str, saved: str | None) -> dict[str, Any]:
 
 def onnx(folder: str, saved: str | None) -> dict[str, Any]:
     sys.path.insert(0, folder)
-    from embed import Model  # beside the graphs
+    from embed import Embedder  # beside the graphs
 
-    model = Model(folder)
+    model = Embedder(folder)
     return {"image": model.encode_image(PICTURES), "text": model.encode_text(TEXTS)}
 
 

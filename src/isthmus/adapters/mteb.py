@@ -27,7 +27,7 @@ class MtebEncoder(AbsEncoder):
         told = {
             "name": name,
             "revision": revision,
-            "modalities": ["image", "text"],
+            "modalities": list(loaded.modalities),
             "embed_dim": loaded.width,
             "similarity_fn_name": ScoringFunction.COSINE,
         }
@@ -41,6 +41,6 @@ class MtebEncoder(AbsEncoder):
         return np.concatenate([self._encode_batch(batch) for batch in inputs])
 
     def _encode_batch(self, batch: Any) -> np.ndarray:
-        encode = {"image": self.model.encode_image, "text": self.model.encode_text}
+        encode: dict[str, Any] = {"image": self.model.encode_image, "text": self.model.encode_text}
         rows = [encode[side](list(batch[side])) for side in encode if batch.get(side) is not None]
         return np.asarray(sum(rows[1:], start=rows[0]))

@@ -79,9 +79,9 @@ import sys
 from PIL import Image
 
 sys.path.insert(0, "{here}")
-from embed import Model
+from embed import Embedder
 
-model = Model("{here}")
+model = Embedder("{here}")
 image = model.encode_image([Image.open("cat.jpg")])
 text = model.encode_text(["a cat", "a dog"])
 print(image @ text.T)
@@ -142,7 +142,7 @@ def _int8(report: dict[str, Any]) -> str:
     for name, value in report["recall"]["float32"].items():
         rows.append(f"| {name} | {value:.4f} | {report['recall']['int8'][name]:.4f} |")
     least = min(report["cosines"].values())
-    told = f"The int8 graphs (`Model(folder, int8=True)`): least cosine with float32 {least:.5f}"
+    told = f"The int8 graphs (`Embedder(folder, int8=True)`): least cosine with float32 {least:.5f}"
     return "\n".join([f"\n{told}; on {on['images']:,} images of `{on['pairs']}`:\n", *rows])
 
 

@@ -1,8 +1,8 @@
 # Copyright the isthmus authors. Licensed under the Apache License, Version 2.0.
 """Embeddings by the ONNX graphs beside this file: needs onnxruntime, tokenizers, numpy and pillow, nothing else.
 
-from embed import Model
-model = Model("path/to/this/folder")
+from embed import Embedder
+model = Embedder("path/to/this/folder")
 model.encode_image([PIL.Image.open("cat.jpg")]) @ model.encode_text(["a cat", "a dog"]).T
 """
 
@@ -16,15 +16,15 @@ from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
 
-class Model:
+class Embedder:
     """int8: the graphs with weights of 8 bits, where they were written. options: of `onnxruntime.InferenceSession`."""
 
     def __init__(self, folder=".", int8=False, **options):
         suffix = "_int8" if int8 else ""
-        self.inputs = Inputs(folder)
+        self.inputs = GraphInputs(folder)
         self.sessions = {
             side: onnxruntime.InferenceSession(Path(folder) / f"{side}{suffix}.onnx", **options)
-            for side in ("image", "text")
+            for side in self.inputs.settings
         }
 
     def encode_image(self, images, batch_size=16):
@@ -40,7 +40,7 @@ class Model:
         return np.concatenate([self.sessions[side].run(None, prepare(part))[0] for part in parts])
 
 
-class Inputs:
+class GraphInputs:
     """Pictures and texts as the graphs take them."""
 
     def __init__(self, folder="."):
@@ -138,7 +138,7 @@ def upright_rgb(image):
 
 
 if __name__ == "__main__":
-    model = Model(Path(__file__).parent)
+    model = Embedder(Path(__file__).parent)
     path, *texts = sys.argv[1:]
     scores = model.encode_text(texts) @ model.encode_image([Image.open(path)])[0]
     sys.stdout.writelines(f"{score:.3f}  {text}\n" for score, text in zip(scores, texts, strict=True))

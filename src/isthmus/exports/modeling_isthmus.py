@@ -23,7 +23,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.tokenization_utils_base import BatchEncoding
 
-SIDES = ("image", "text")
 END = 2.0**-24  # the least float16 above 0
 TOLERANCE = {torch.float32: 1e-3}  # of check vectors at load; other types: LOOSE
 LOOSE = 5e-2
@@ -46,13 +45,12 @@ class IsthmusModel(PreTrainedModel):
     config_class = IsthmusConfig
     base_model_prefix = "isthmus"
     main_input_name = "input_ids"
-    input_modalities = SIDES
     _supports_sdpa = True
     _supports_attention_backend = True
 
     def __init__(self, config):
         super().__init__(config)
-        for name in SIDES:
+        for name in config.sides:
             setattr(self, name, Side(config.sides[name], config.width))
         self.post_init()
 
@@ -96,8 +94,8 @@ class IsthmusModel(PreTrainedModel):
     @torch.no_grad()
     def verify(self):
         """ValueError unless the stored inputs give the stored embeddings."""
-        for name in SIDES:
-            check = self.config.sides[name].get("check")
+        for name, told in self.config.sides.items():
+            check = told.get("check")
             if check is None:
                 continue
             side = getattr(self, name)
@@ -589,7 +587,7 @@ class IsthmusImageProcessor(BaseImageProcessor):
     here, which loading compares.
     """
 
-    model_input_names = ("pixel_values",)
+    model_input_names = ["pixel_values"]  # noqa: RUF012
 
     def __init__(self, processors=None, check=None, **kwargs):
         super().__init__(**kwargs)

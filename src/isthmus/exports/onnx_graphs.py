@@ -93,7 +93,7 @@ def _example(folder: Path, side: str) -> dict[str, Tensor]:
     """Inputs to trace a side with, as the script makes them."""
     script = import_file(folder / SCRIPT)
     with caught(folder, "its inputs cannot be prepared"):
-        prepared = script.Inputs(folder)
+        prepared = script.GraphInputs(folder)
         given = prepared.pixels(probe_pictures()[:2]) if side == "image" else prepared.tokens(EXAMPLES)
     return {name: torch.from_numpy(value) for name, value in given.items()}
 
@@ -118,7 +118,7 @@ def _write_graph(path: Path, graph: nn.Module, example: dict[str, Tensor]) -> No
 def _reading(folder: Path, **options: Any) -> tuple[Any, Any]:
     """The written script's functions, on the written graphs."""
     with caught(folder, "the graphs cannot be read"):
-        model = import_file(folder / SCRIPT).Model(folder, **options)
+        model = import_file(folder / SCRIPT).Embedder(folder, **options)
     return model.encode_image, model.encode_text
 
 
@@ -143,7 +143,11 @@ def _write_int8(model: DualEncoder, folder: Path, pairs: Any) -> dict[str, Any]:
     found = cosines(model, *_reading(folder, int8=True))
     check_cosine(found)
     recalls = {name: _recall(model, folder, name == "int8", measured) for name in ("float32", "int8")}
-    return {"cosines": found, "recall": recalls, "measured_on": {"pairs": Path(named(pairs)).name, "images": len(measured)}}
+    return {
+        "cosines": found,
+        "recall": recalls,
+        "measured_on": {"pairs": Path(named(pairs)).name, "images": len(measured)},
+    }
 
 
 class _Runner:

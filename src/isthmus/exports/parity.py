@@ -23,7 +23,7 @@ TEXTS = [
     "猫 и собака 🐈",
     "",
 ]
-Encode = Callable[[list[Any]], np.ndarray]
+EncodeItems = Callable[[list[Any]], np.ndarray]
 
 
 def probe_pictures() -> list[Image.Image]:
@@ -36,7 +36,7 @@ def probe_pictures() -> list[Image.Image]:
     return found
 
 
-def differences(model: DualEncoder, image: Encode, text: Encode, *, plain: bool = False) -> dict[str, float]:
+def differences(model: DualEncoder, image: EncodeItems, text: EncodeItems, *, plain: bool = False) -> dict[str, float]:
     """The largest difference of any component, for each side.
 
     plain: without pictures that have transparency and texts without a character, which others treat in ways of theirs.
@@ -45,13 +45,15 @@ def differences(model: DualEncoder, image: Encode, text: Encode, *, plain: bool 
     return {side: float(np.abs(own - other).max()) for side, (own, other) in pairs.items()}
 
 
-def cosines(model: DualEncoder, image: Encode, text: Encode) -> dict[str, float]:
+def cosines(model: DualEncoder, image: EncodeItems, text: EncodeItems) -> dict[str, float]:
     """The least cosine of a row with the model's own, for each side."""
     pairs = _pairs(model, image, text, plain=False)
     return {side: float((own * other).sum(1).min()) for side, (own, other) in pairs.items()}
 
 
-def _pairs(model: DualEncoder, image: Encode, text: Encode, plain: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _pairs(
+    model: DualEncoder, image: EncodeItems, text: EncodeItems, plain: bool
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     pictures = [one for one in probe_pictures() if not plain or one.mode != "RGBA"]
     texts = [one for one in TEXTS if not plain or one.strip()]
     own = model.encode_image(pictures), model.encode_text(texts)

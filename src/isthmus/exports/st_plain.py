@@ -35,7 +35,7 @@ def write(model: DualEncoder, folder: Path) -> dict[str, Any]:
 
     with TemporaryDirectory() as beside:
         routes = {side: _route(model, side, Path(beside) / side) for side in SIDES}
-        mappings = {(None, side): side for side in SIDES}
+        mappings: Any = {(None, side): side for side in SIDES}
         router = Router(routes, default_route="text", route_mappings=mappings)
         built = SentenceTransformer(modules=[router, Normalize()], device="cpu", similarity_fn_name="cosine")
         built.save_pretrained(str(folder), create_model_card=False)
