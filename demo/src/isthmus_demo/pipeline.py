@@ -145,8 +145,7 @@ def run_demo(
     with stages("load the encoders"):
         images, texts = load(image, "image"), load([text], "text")
     features = TextFeatures(texts[0])
-    if len(pairs) > 2 * first_look.PICTURES and not (out / first_look.SHEET).exists():
-        look_first(pairs, images, texts, features, out, seed, stages, progress)
+    look_first(pairs, images, texts, features, out, seed, stages, progress)
     with stages(f"embed {len(pairs):,} pictures and {len(pairs.captions):,} captions"):
         skipped = embed(pairs, images, texts, out=out / "store", progress=progress).skipped
     store = open_store(out / "store")
@@ -243,7 +242,9 @@ def look_first(
     stages: Stages,
     progress: bool,
 ) -> None:
-    """A slice of the pictures embedded into the store, a model of them in `first/`, and what it finds."""
+    """Of many pictures a slice embedded into the store, a model of them in `first/`, and what it finds; once."""
+    if len(pairs) <= 2 * first_look.PICTURES or (out / first_look.SHEET).exists():
+        return
     some = pairs.subset(pack.some_groups(pairs.images, first_look.PICTURES))
     with stages(f"for a first look, embed {len(some):,} of {len(pairs):,} pictures"):
         embed(some, images, texts, out=out / "store", progress=progress)

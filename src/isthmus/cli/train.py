@@ -85,13 +85,18 @@ def run(args: argparse.Namespace) -> int:
         **options,
     )
     if Processes().first:
-        if args.verbose:
-            common.say_folded(common.lines(model.summary))
-        done = "  (already done: the same as before)" if before and before == _weights(args.out) else ""
-        common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model.kind)}")
-        _say_few(args, model.summary)
+        _say_end(args, model, before)
         common.write_result(args, {"model": args.out, **model.summary})
     return 0
+
+
+def _say_end(args: argparse.Namespace, model: Any, before: str | None) -> None:
+    """The result, where the model is and what to run now. before: the digest of the weights that were there."""
+    if args.verbose:
+        common.say_folded(common.lines(model.summary))
+    done = "  (already done: the same as before)" if before and before == _weights(args.out) else ""
+    common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model.kind)}")
+    _say_few(args, model.summary)
 
 
 def _say_few(args: argparse.Namespace, summary: dict[str, Any]) -> None:
