@@ -155,10 +155,7 @@ def run_demo(
         measured = {name: measure(m, splits["test"], classes, features, seed) for name, m in models.items()}
         records = list(result_records(measured, [*images, *texts], command))
         write_json(out / "results.json", records)
-    scenes: Scenes | None = None
-    if data is None and all(encoder.pools for encoder in images):  # scenes are made of the pack's own drawings
-        with stages("segment scenes composed of test pictures"):
-            scenes = segments(models[MAIN], images, texts, seed)
+    scenes = composed_scenes(models[MAIN], images, texts, seed, stages) if data is None else None
     log("           write the report")
     searches, mistakes = pictures(pairs, splits["test"], models[MAIN], measured[MAIN], classes, features)
     report = Report(
@@ -187,6 +184,16 @@ def facts(splits: Mapping[str, FeaturePairs], classes: list[str]) -> dict[str, A
         "captions_with_class": pack.share_with_class(splits["train"].captions or [], classes),
         "classes": classes,
     }
+
+
+def composed_scenes(
+    model: DualEncoder, images: Sequence[Encoder], texts: Sequence[Encoder], seed: int, stages: Stages
+) -> Scenes | None:
+    """Scenes made of the pack's own drawings, segmented; None with an encoder that gives no patches."""
+    if not all(encoder.pools for encoder in images):
+        return None
+    with stages("segment scenes composed of test pictures"):
+        return segments(model, images, texts, seed)
 
 
 # --- data ---------------------------------------------------------------------------------------------------
