@@ -38,7 +38,7 @@ class Hit(TypedDict):
     id: str
 
 
-@dataclass
+@dataclass(repr=False)
 class SearchResult:
     """The result of `search`.
 
@@ -87,7 +87,7 @@ class SearchResult:
         shown = (Picture(self.pairs.decode(row[hit["id"]]), f"{hit['score']:.3f}\n{hit['id']}") for hit in self.hits)
         return notebook.grid(self.query, shown)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return tabulate(self.hits, headers="keys", floatfmt=".3f", disable_numparse=[1])
 
 
