@@ -25,7 +25,7 @@ from isthmus.version import __version__
 SELECTED, REPORT = "selected.parquet", "report.html"
 
 
-@dataclass
+@dataclass(repr=False)
 class Curated:
     """What `curate` chose.
 
@@ -57,7 +57,7 @@ class Curated:
         columns = {"id": self.ids, "concept": self.concept, "score": self.score, "reason": self.reason}
         return as_pandas(pa.table(columns))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         facts = self.manifest
         where = f"{self.out}/{SELECTED}: " if self.out else ""
         sides = ", ".join(facts["config"]["sides"]) if self.per_concept else ""

@@ -44,7 +44,7 @@ class Hit(TypedDict):
     probability: float | None
 
 
-@dataclass
+@dataclass(repr=False)
 class SearchResult:
     """The result of `search`.
 
@@ -107,7 +107,7 @@ class SearchResult:
         shown = (Picture(self.pairs.decode(row[hit["id"]]), _label(hit)) for hit in self.hits)
         return notebook.grid(self.title, shown)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         known = self.fits is not None
         headers = ["score", *(["probability"] if known else []), "id"]
         rows = [[f"{hit['score']:.3f}", *([_percent(hit)] if known else []), hit["id"]] for hit in self.hits]

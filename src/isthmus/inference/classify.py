@@ -25,7 +25,7 @@ from isthmus.report import notebook
 SHOWN = 20  # classes of the summary
 
 
-@dataclass
+@dataclass(repr=False)
 class Classification:
     """What `classify` found.
 
@@ -74,7 +74,7 @@ class Classification:
         """`table` as a pandas data frame."""
         return as_pandas(self.table)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         best, labels = self.probabilities.max(axis=1), np.array(self.labels)
         counts = Counter(self.labels).most_common()
         rows = [(name, f"{count:,}", f"{best[labels == name].mean():.2f}") for name, count in counts[:SHOWN]]

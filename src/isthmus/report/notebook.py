@@ -12,7 +12,7 @@ from tabulate import tabulate
 from isthmus.report.page import Picture, data_uri
 
 GRID = "display:flex;flex-wrap:wrap;gap:10px"
-CELL = "margin:0;width:150px;font:12px sans-serif;overflow-wrap:anywhere"
+CELL = "margin:0;width:150px;font:12px sans-serif;overflow-wrap:anywhere;white-space:normal"
 FRAME = "width:100%;height:640px;border:1px solid #ddd"
 
 

@@ -53,7 +53,7 @@ SCORES_FORMAT = 1  # version of cached scores: raised when a score is computed i
 Encoders = str | Encoder | Sequence[str | Encoder]
 
 
-@dataclass
+@dataclass(repr=False)
 class Selection:
     """The result of `select`.
 
@@ -93,7 +93,7 @@ class Selection:
             "failed": self.failed,
         }
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return table(self)
 
     def _repr_html_(self) -> str:
