@@ -13,6 +13,7 @@ import isthmus as ist
 from isthmus.cli import main
 from isthmus.encoders.callables import from_callable
 from isthmus.errors import UsageError
+from isthmus.image_search.run import SearchResult
 from isthmus.metrics.absence import NullBest, absent, nouns, null_best, null_of
 
 WIDTH = 64
@@ -95,3 +96,13 @@ def test_the_floor_is_named_on_the_command_line(drawn: Path, capsys: pytest.Capt
     assert main([*command, "--floor", "2"]) == 1 and "name another (--floor)" in capsys.readouterr().err
     with pytest.raises(UsageError, match="a number, 'auto' or None"):
         ist.curate(drawn / "store", "auto:3", floor="much")
+
+
+def test_a_search_in_which_nothing_is_probable_says_so_and_shows_the_nearest_all_the_same() -> None:
+    hits = [{"score": 0.24, "id": "hands.png", "probability": 0.31}, {"score": 0.2, "id": "b.png", "probability": 0.27}]
+    found = SearchResult("zorglub quux", hits)
+    assert found.fits is False and found.to_dict()["fits"] is False and found.title == "nothing fits: zorglub quux"
+    assert str(found).startswith("Nothing fits 'zorglub quux': less than 50 % probable.") and "31 %" in str(found)
+    assert SearchResult("zorglub quux", hits, least=0.3).fits is True
+    alike = SearchResult("image", [hits[0] | {"probability": None}])
+    assert alike.fits is None and "probability" not in str(alike)

@@ -32,7 +32,7 @@ from isthmus.report.contact_sheet import check_image_name, contact_sheet
 from isthmus.store import Store, open_store
 from isthmus.store.opening import holds_features, read_first
 
-LEAST = 0.5  # probability; benchmarks/absence_study.py
+LEAST = 0.5  # probability: as likely as not
 
 
 class Hit(TypedDict):
