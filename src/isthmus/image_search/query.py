@@ -19,7 +19,7 @@ def check_query(query: str | Path | Image.Image) -> None:
     """Raise `InputError` for a query that looks like a path and is no file."""
     if not is_text(query):
         return
-    if isinstance(query, Path) or looks_like_path(query):
+    if isinstance(query, Path) or looks_like_path(str(query)):
         raise InputError(
             f"{query}: no such image, though it looks like a path. Name one that exists, or, if it is a text, "
             f"begin it with a space: {f' {query}'!r}."
