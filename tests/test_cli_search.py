@@ -159,7 +159,7 @@ def test_a_table_with_columns_of_its_own_is_searched(model, folder, capsys) -> N
     options = ["--columns", "image=where", "--images", str(folder)]
     code, ids = search(model, folder.parent / "t.csv", "red", *options)
     assert (code, ids[0], len(ids)) == (0, "red.png", len(COLOURS))
-    assert "parted by semicolons" in capsys.readouterr().err
+    assert "separated by semicolons" in capsys.readouterr().err
     assert search(model, folder.parent / "t.csv", "red", *options, "--split", "test") == (0, ["red.png"])
     assert main(["search", model, "t.csv", "red", "--columns", "image=wehre"]) == 1
     assert "Did you mean 'where'" in capsys.readouterr().err
