@@ -276,8 +276,8 @@ Written by `benchmarks/ranking_study.py --render` from `benchmarks/results/ranki
 
 **What was done.** Image views of four packaged networks, three of one family, and two text encoders, paired each with
 each, scored by `isthmus select` on training and validation pictures, then trained by `default` on the same and tested
-on others, 120 at most: recall at 10 of captions, mean of both directions, or accuracy over the names of classes. Kendall's tau between score
-and result, 1 where both rank alike; intervals: 2,000 draws of pairs, all settings together. Points lost: the best
+on others, 120 at most: recall at 10 of captions, mean of both directions, or accuracy over the names of classes.
+Kendall's tau between score and result, 1 where both rank alike; intervals: 2,000 draws of pairs, all settings together. Points lost: the best
 result minus that of the pair a score puts first, mean over settings. Captions and pictures of emoji: Unicode's CLDR
 and Noto Color Emoji.
 
@@ -285,8 +285,8 @@ and Noto Color Emoji.
 
 **What that cannot show.** One size: some hundred training pictures a setting. Ten to sixteen pairs of encoders, small
 pictures; the list was cut to ten while the study ran, for time, and the mean of two scores was added after two
-settings. The intervals are wide, and draws of pairs that share networks are, if anything, too narrow. `isthmus select` goes on
-ranking by the probe until more data say otherwise. Machine: {machine}.
+settings. The intervals are wide, and draws of pairs that share networks are, if anything, too narrow. `isthmus select`
+goes on ranking by the probe until more data say otherwise. Machine: {machine}.
 """
 
 
