@@ -277,9 +277,9 @@ Written by `benchmarks/ranking_study.py --render` from `benchmarks/results/ranki
 **What was done.** Image views of four packaged networks, three of one family, and two text encoders, paired each with
 each, scored by `isthmus select` on training and validation pictures, then trained by `default` on the same and tested
 on others, 120 at most: recall at 10 of captions, mean of both directions, or accuracy over the names of classes.
-Kendall's tau between score and result, 1 where both rank alike; intervals: 2,000 draws of
-pairs, all settings together. Points lost: the best result minus that of the pair a score puts first, mean over settings. Captions and pictures of emoji: Unicode's CLDR
-and Noto Color Emoji.
+Kendall's tau between score and result, 1 where both rank alike; intervals: 2,000 draws of pairs, all settings
+together. Points lost: the best result minus that of the pair a score puts first, mean over settings. Captions and
+pictures of emoji: Unicode's CLDR and Noto Color Emoji.
 
 {table}
 
