@@ -18,6 +18,7 @@ from toys import pixel_encoder, word_encoder, write_pairs
 EXTRAS = (
     "isthmus.encoders.timm_models",
     "isthmus.encoders.openclip",
+    "isthmus.adapters.mteb",
 )  # they import what only an extra brings
 
 

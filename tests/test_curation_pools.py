@@ -199,7 +199,7 @@ def test_a_damaged_row_group_of_metadata_spoils_its_own_rows_alone(tmp_path: Pat
     read = np.isfinite(pool.features("caption", 0, 300)[:, 0])
     assert read[:100].all() and not read[100:200].any() and read[200:].all()
     assert pool.skipped[0][0] == "a.parquet" and pool.skipped[0][1].startswith("row group 1 cannot be read")  # type: ignore[attr-defined]
-    found = ist.curate(tmp_path / "a.parquet", ["a red square"], encoder=word_encoder(), per_concept=999)
+    found = ist.curate(tmp_path / "a.parquet", ["a red square"], encoder=word_encoder(), per_concept=999, floor=None)
     assert sorted(found.ids) == rows["uid"][:100] + rows["uid"][200:] and len(found.manifest["skipped"]) == 1
 
 

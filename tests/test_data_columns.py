@@ -221,7 +221,7 @@ def test_other_marks_between_columns_are_seen(images: Path, mark: str) -> None:
     (images / "t.csv").write_text(f"image{mark}caption\na.png{mark}red, ripe\nb.png{mark}x\n")
     pairs = read_pairs(images / "t.csv")
     assert captions(pairs) == {"a.png#0": "red, ripe", "b.png#0": "x"}
-    assert any("parted by" in note for note in pairs.notes)
+    assert any("separated by" in note for note in pairs.notes)
 
 
 def test_a_base64_tsv_needs_no_header(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_the_command_takes_encoders_of_any_modality(table, vit, sentences, tmp_p
 def test_what_pairs_do_not_hold_and_what_does_not_exist_is_wrong_usage(table, vit, tmp_path):
     heard = copy.copy(pixel_encoder())
     heard.modality = "audio"
-    with pytest.raises(UsageError, match="pairs have images and captions, not modality audio"):
+    with pytest.raises(UsageError, match="hold images and captions, nothing of modality audio"):
         embed(table, encoders=[heard], out=tmp_path)
     with pytest.raises(UsageError, match=r"'int4'.*float16 or int8"):
         embed(table, encoders=f"{vit}?pool=states", out=tmp_path, states_dtype="int4")

@@ -51,7 +51,7 @@ def test_uniformity_equals_its_naive_twin(monkeypatch: pytest.MonkeyPatch) -> No
     assert uniformity(x) == pytest.approx(np.log(np.mean(each)), abs=1e-5)
     assert uniformity(np.ones((4, 3))) == pytest.approx(0, abs=1e-5)
     assert uniformity(np.array([[1.0, 0], [-1, 0]])) == pytest.approx(-8, abs=1e-5)
-    with pytest.raises(InputError, match="pairs of items"):
+    with pytest.raises(InputError, match="at least two items"):
         uniformity(np.ones((1, 3)))
 
 

@@ -414,7 +414,7 @@ def _read(path: str, into: Gathered) -> None:
 
 def _read_file(path: Path, into: Gathered) -> None:
     if not path.is_file():
-        raise InputError(f"{path}: {what_it_is(path)}, not a file.")
+        raise BadFile(f"{path}: {what_it_is(path)}, not a file.")
     name, packed = bare_name(path), packing(path)
     reader = READERS.get(Path(name).suffix)
     if name.endswith(".tar") and not packed:
