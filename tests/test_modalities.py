@@ -135,7 +135,7 @@ def test_search_finds_signals_by_a_text_and_by_a_file(here, tmp_path, capsys, mo
         label = labels_of(here)
         assert [label[hit["id"]] for hit in found["hits"]].count("shrill") >= 4
     found = result(tmp_path, "search", here / "model", here / "store", here / "data/005.npy")
-    assert found["hits"][0] == {"id": "005.npy", "score": pytest.approx(1.0, abs=1e-3)}
+    assert found["hits"][0] == {"id": "005.npy", "score": pytest.approx(1.0, abs=1e-3), "probability": None}
     assert not (tmp_path / "sheet.png").exists()  # there are no pictures
     run("search", here / "model", here / "data/pairs.jsonl", "tone", "--out", tmp_path / "sheet.png", code=2)
     assert "no pictures of signal" in capsys.readouterr().err

@@ -366,7 +366,9 @@ def pick_token(tokens, mask, position):
 
 def align_tokens(tokens, mask, length):
     """The real tokens from the left, then zeros: [N, length, D]."""
-    order = (~mask).int().argsort(dim=1, stable=True)[:, :length]
+    # Places of real tokens, then those of padding: no two are equal, and ONNX has no stable sort.
+    places = torch.arange(mask.shape[1], device=mask.device) + (~mask).long() * mask.shape[1]
+    order = places.argsort(dim=1)[:, :length]
     there = mask.gather(1, order)
     real = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[-1])) * there[..., None]
     last = there & (torch.arange(1, there.shape[1] + 1, device=mask.device) == there.sum(1, keepdim=True))
