@@ -275,7 +275,7 @@ def test_the_image_keeps_its_split_and_only_selects(tmp_path):
     assert store.pairs(split="val", only=["3", "1"]).image_ids == ["3"]
     with pytest.raises(UsageError, match="'valid'"):
         store.pairs(split="valid")
-    with pytest.raises(InputError, match="None of the 1 ids"):
+    with pytest.raises(InputError, match="None of the 1 chosen ids"):
         store.pairs(only=["unheard of"])
     with pytest.raises(InputError, match="no column `id`"):
         store.pairs(only=tmp_path / "missing.parquet")

@@ -73,8 +73,8 @@ def segment(
 ) -> Segmented:
     """Give every pixel of a picture the class whose text its patch is nearest to.
 
-    Use this to see what a model finds where in one picture. For numbers over many pictures with masks, `evaluate` with
-    the task segmentation; for many pictures, a `Segmenter`, which embeds the classes once.
+    Use this when you want to see what a model finds where in one picture. For numbers over many pictures with masks,
+    take `evaluate` with the task segmentation; for many pictures, a `Segmenter`, which embeds the classes once.
 
         >>> found = ist.segment("model/", "photo.jpg", ["cat", "tree", "house"], out="segmented.png")
         >>> found.shares
