@@ -175,7 +175,7 @@ VALUES: list[Any] = [
 ]
 
 
-PICTURES = ("dinov2", "clip", "convnext", "swin")
+PICTURES = ("dinov2", "clip_vision_model", "convnext", "swin")
 
 
 def saved(folder: Path, name: str) -> Path:
@@ -202,7 +202,10 @@ def test_hostile_encoder_folders_of_every_family_end_in_a_message(tmp_path: Path
         "dinov2": ("hf", save_processor(save_dinov2(tmp_path / "dinov2"))),
         "pipeline": ("st", save_sentence_pipeline(tmp_path / "st")),
         "router": ("st", save_router(tmp_path / "router")),
-        **{name: ("hf", saved(tmp_path / name, name)) for name in ("gpt2", "t5", "xlnet", "clip", "convnext", "swin")},
+        **{
+            name: ("hf", saved(tmp_path / name, name))
+            for name in ("gpt2", "t5", "xlnet", "clip_vision_model", "convnext", "swin")
+        },
     }
     for family, (source, folder) in made.items():
         load_encoder(f"{source}:{folder}").encode(pictures(1) if family in PICTURES else ["a cat"])
