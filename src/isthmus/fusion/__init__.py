@@ -1,0 +1,15 @@
+"""Deeper joins of frozen encoders: transformers that read several layers of both, word by patch."""
+
+from isthmus.fusion.aggregators import AGGREGATORS, Aggregator, build_aggregator
+from isthmus.fusion.cross_modal import CrossModalLayer
+from isthmus.fusion.two_tower import Fused, FusionOptions, TwoTower
+
+__all__ = [
+    "AGGREGATORS",
+    "Aggregator",
+    "CrossModalLayer",
+    "Fused",
+    "FusionOptions",
+    "TwoTower",
+    "build_aggregator",
+]
