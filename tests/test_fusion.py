@@ -1,11 +1,10 @@
-"""Aggregators and cross-modal layers: exact properties, transformers' BridgeTower, planted layers, published sizes."""
+"""Aggregators and cross-modal layers: exact properties, transformers' BridgeTower, published sizes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from isthmus.errors import UsageError
 from isthmus.fusion import CrossModalLayer, FusionOptions, TwoTower
@@ -226,64 +225,6 @@ def test_managers_add_what_the_paper_prints() -> None:
     assert round((size("saum") + rows - bridge) / 1e6, 2) == 0.19
     assert round((size("aaum-own") + rows - bridge) / 1e6, 2) == 0.19
     assert round((size("aaum") + rows - bridge) / 1e6, 2) == pytest.approx(12.06, abs=0.011)
-
-
-# --- planted layers ---------------------------------------------------------------------------------------------------
-
-
-def planted(items: int, carrying: list[int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """States [n, 4, 3, 8] of which layer `carrying[task]` alone holds the label of a task; task [n], label [n]."""
-    draw = torch.Generator().manual_seed(seed)
-    states = torch.randn(items, 4, 3, 8, generator=draw)
-    task = torch.randint(len(carrying), (items,), generator=draw)
-    labels = torch.randint(2, (items, len(carrying)), generator=draw)
-    for which, layer in enumerate(carrying):
-        states[:, layer, :, 0] = 2.0 * labels[:, which, None] - 1
-    return states, task, labels.gather(1, task[:, None])[:, 0]
-
-
-class Asked(nn.Module):
-    """A two-tower model whose text half says which task is meant, and a linear head."""
-
-    def __init__(self, name: str, tasks: int) -> None:
-        super().__init__()
-        chosen = options(aggregator=name, depth=2, noise=False, layer_embedding=False)
-        self.tower = TwoTower({"image": [8] * 4, "text": [8]}, chosen)
-        self.task, self.head = nn.Embedding(tasks, 8), nn.Linear(32, 2)
-
-    def forward(self, states: Tensor, task: Tensor) -> tuple[Tensor, list[Tensor]]:
-        text = self.task(task)[:, None, None].expand(-1, 1, 2, -1)
-        found = self.tower({"image": states, "text": text}, {"image": None, "text": None})
-        return self.head(found.pooled), found.weights["image"]
-
-
-def trained(name: str, carrying: list[int], steps: int) -> tuple[Asked, float]:
-    torch.manual_seed(0)
-    model = Asked(name, len(carrying)).train()
-    managers = [value for key, value in model.named_parameters() if "aggregators" in key]
-    others = [value for key, value in model.named_parameters() if "aggregators" not in key]
-    optimizer = torch.optim.Adam([{"params": managers, "lr": 3e-2}, {"params": others, "lr": 3e-3}])
-    for step in range(steps):
-        states, task, labels = planted(64, carrying, seed=step + 1)
-        optimizer.zero_grad()
-        cross_entropy(model(states, task)[0], labels).backward()
-        optimizer.step()
-    model.eval()
-    states, task, labels = planted(1000, carrying, seed=0)
-    with torch.no_grad():
-        return model, float((model(states, task)[0].argmax(1) == labels).float().mean())
-
-
-@pytest.mark.parametrize("layer", range(4))
-@pytest.mark.parametrize("name", ["saum", "aaum"])
-def test_a_planted_layer_is_found(name: str, layer: int) -> None:
-    """Only one layer carries the label, the others noise: it gets the largest weight, above one half."""
-    model, right = trained(name, [layer], 150)
-    states, task, _ = planted(200, [layer], seed=0)
-    with torch.no_grad():
-        weights = model(states, task)[1][0]
-    assert right > 0.9
-    assert int(weights.argmax()) == layer and float(weights[layer]) > 0.5
 
 
 def test_bad_options_are_named() -> None:

@@ -15,7 +15,7 @@ token, else [B, N, T]. Beside `last` and `layer:K`, their sum over N is 1, but f
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -242,7 +242,7 @@ def build_aggregator(
 
     Raises `UsageError` for an unknown name, or a layer that is not among the N given.
     """
-    learned = {"temperature": temperature, "noise": noise}
+    learned: dict[str, Any] = {"temperature": temperature, "noise": noise}
     if name == "last":
         return OneLayer(layers, width, place)
     if name.startswith("layer:"):

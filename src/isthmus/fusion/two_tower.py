@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class Half(nn.Module):
         self.project = nn.ModuleList(nn.Linear(inputs, width) for inputs in (widths if several else widths[:1]))
         self.modality = nn.Parameter(torch.zeros(width))
         self.layer_embedding = nn.Parameter(torch.zeros(count, 1, width)) if options.layer_embedding else None
-        chosen = {"vector": options.vector, "temperature": options.temperature, "noise": options.noise}
+        chosen: dict[str, Any] = {"vector": options.vector, "temperature": options.temperature, "noise": options.noise}
         self.aggregators = nn.ModuleList(
             build_aggregator(options.aggregator, count, width, place, options.depth, **chosen)
             for place in range(options.depth)
@@ -119,24 +120,25 @@ class TwoTower(nn.Module):
 
         inputs: whether to keep what enters each cross-modal layer.
         """
-        first, second = self.halves
-        projected = {name: half.projected(layers[name]) for name, half in self.halves.items()}
+        halves = {name: cast(Half, half) for name, half in self.halves.items()}
+        first, second = halves
+        projected = {name: half.projected(layers[name]) for name, half in halves.items()}
         states: dict[str, list[Tensor]] = {first: [], second: []}
         weights: dict[str, list[Tensor]] = {first: [], second: []}
         kept: dict[str, list[Tensor]] = {first: [], second: []}
         for place in range(self.options.depth):
             entering = {}
             for own, other in ((first, second), (second, first)):
-                aggregator = self.halves[own].aggregators[place]
+                aggregator = halves[own].aggregators[place]
                 before = _before(aggregator, states[own])
                 last = states[other][-1] if states[other] else None
                 entering[own], mixing = aggregator(projected[own], before, last, masks[other])
                 weights[own].append(mixing)
             for own, other in ((first, second), (second, first)):
-                layer = self.halves[own].cross[place]
+                layer = halves[own].cross[place]
                 states[own].append(layer(entering[own], entering[other], masks[own], masks[other]))
                 kept[own].extend([entering[own]] * inputs)
-        pooled = [half.pooler(states[name][-1][:, 0]).tanh() for name, half in self.halves.items()]
+        pooled = [half.pooler(states[name][-1][:, 0]).tanh() for name, half in halves.items()]
         return Fused({name: listed[-1] for name, listed in states.items()}, torch.cat(pooled, -1), weights, kept)
 
 
