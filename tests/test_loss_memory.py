@@ -102,4 +102,4 @@ def test_bf16_inputs_take_an_eighth_of_open_clips_memory_in_bf16(loss, peer):
 @pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
 def test_32768_pairs_take_less_than_300_mebibytes_beyond_gradients(loss):
     rows = 32_768 if FAST else 16_384
-    assert rows / 328 < peak(loss, 14.0, rows, n=rows, d=1024, autocast=FAST) - 2 * rows / 256 < 300
+    assert (100 if FAST else 5) < peak(loss, 14.0, rows, n=rows, d=1024, autocast=FAST) - 2 * rows / 256 < 300
