@@ -56,12 +56,12 @@ def write_pairs(folder: Path, copies: int = 3) -> Path:
     return table
 
 
-def _pixels(images: list[Image.Image]) -> np.ndarray:
+def pixel_features(images: list[Image.Image]) -> np.ndarray:
     small = [np.asarray(image.resize((6, 6)), np.float32).reshape(-1) / 255 for image in images]
     return np.stack(small)
 
 
-def _words(texts: list[str]) -> np.ndarray:
+def word_features(texts: list[str]) -> np.ndarray:
     out = np.zeros((len(texts), 64), np.float32)
     for row, text in enumerate(texts):
         for word in text.replace(",", "").split():
@@ -72,9 +72,9 @@ def _words(texts: list[str]) -> np.ndarray:
 
 def pixel_encoder(fingerprint: str = "pixels-1") -> Encoder:
     """6 × 6 thumbnails, 108 wide."""
-    return from_callable(_pixels, "image", fingerprint, name="pixels", width=108)
+    return from_callable(pixel_features, "image", fingerprint, name="pixels", width=108)
 
 
 def word_encoder(fingerprint: str = "words-1") -> Encoder:
     """Sums of random vectors of words, 64 wide."""
-    return from_callable(_words, "text", fingerprint, name="words", width=64)
+    return from_callable(word_features, "text", fingerprint, name="words", width=64)
