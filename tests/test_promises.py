@@ -16,9 +16,7 @@ FILES = sorted(file for source in SOURCES for file in source.rglob("*.py"))
 FORBIDDEN = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudpickle", "yaml"}
 NETWORK = {"socket", "ssl", "http", "urllib.request", "requests", "httpx", "aiohttp", "ftplib", "fsspec"}
 # Ray moves work between its processes by cloudpickle, in memory; the hub and pip are what the user names.
-CLOUDPICKLE = "isthmus/ray_data.py"
-# Fetches what is named, looks into the cache, uploads an export for `--push`.
-HUB = ("isthmus/encoders/hub.py", "isthmus/encoders/listing.py", "isthmus/exports/push.py")
+CLOUDPICKLE, HUB = "isthmus/ray_data.py", "isthmus/encoders/hub.py"
 PIP, CONVERTER = "isthmus_demo/encoders/download.py", "isthmus_demo/encoders/wheel_conversion.py"
 COMPILER = "isthmus/losses/compiled.py"  # runs the machine's own, on one file of ours
 
@@ -56,7 +54,7 @@ def broken(tree: ast.AST, name: str) -> list[str]:
         if module.split(".")[0] in FORBIDDEN or any(module == one or module.startswith(f"{one}.") for one in NETWORK)
     ]
     found += [one for one in imports(tree) if one.endswith("cloudpickle") and name != CLOUDPICKLE]
-    found += [one for one in imports(tree) if one.split(".")[0] == "huggingface_hub" and name not in HUB]
+    found += [one for one in imports(tree) if one.split(".")[0] == "huggingface_hub" and name != HUB]
     found += [one for one in imports(tree) if one.split(".")[0] == "subprocess" and name not in (PIP, COMPILER)]
     for function, call in calls(tree):
         if function in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"):

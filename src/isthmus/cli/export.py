@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
 def _push(args: argparse.Namespace) -> str:
     from pathlib import Path
 
-    from isthmus.exports.push import push
+    from isthmus.encoders.hub import upload
 
-    address = push(Path(args.out), args.push, private=not args.public)
+    address = upload(Path(args.out), args.push, private=not args.public)
     common.say(f"pushed: {address}")
     return address

@@ -1,4 +1,4 @@
-"""From hub names to folders on disk. Everything later is local and cannot use the network."""
+"""From hub names to folders on disk, and back for `export --push`. Nothing else talks to the hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,61 @@ def is_cached(repo: str, file: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(repo, file), str)
+
+
+def upload(folder: Path, repo: str, *, private: bool = True, token: str | None = None) -> str:
+    """Upload a folder that `export` wrote to the repository `repo` (owner/name), made if need be; returns its address.
+
+    token: default the one that `hf auth login` or HF_TOKEN left.
+    Raises `OfflineError` where the hub cannot be reached or may not be, `InputError` for what it refuses.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    if offline() or constants.HF_HUB_OFFLINE:
+        raise OfflineError(
+            f"{repo}: nothing is pushed while ISTHMUS_OFFLINE or HF_HUB_OFFLINE is set. {folder} is whole."
+        )
+    api = HfApi(token=token)
+    try:
+        address = str(api.create_repo(repo, private=private, exist_ok=True))
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Export by isthmus")
+    except errors.HFValidationError as error:
+        raise InputError(f"{repo}: {error}") from None
+    except errors.HfHubHTTPError as error:
+        said = " ".join(str(error.server_message or error).split())
+        raise InputError(f"{repo}: the hub refused: {said[:300]} (`hf auth login` once?). {folder} is whole.") from None
+    except (OSError, errors.HTTPError) as error:
+        raise OfflineError(f"{repo}: the hub cannot be reached ({type(error).__name__}). {folder} is whole.") from None
+    return address
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """A model in the hub's cache: its name, its newest revision there, its bytes on disk."""
+
+    repo: str
+    folder: Path
+    bytes: int
+
+
+def cached_models() -> list[CachedModel]:
+    """Models in the hub's cache, by name."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        repos = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model" and repo.revisions]
+    except CacheNotFound:
+        return []
+    newest = ((repo, max(repo.revisions, key=lambda revision: revision.last_modified)) for repo in repos)
+    found = [CachedModel(repo.repo_id, revision.snapshot_path, repo.size_on_disk) for repo, revision in newest]
+    return sorted(found, key=lambda model: model.repo)
+
+
+def cache_folder() -> str:
+    """Where the hub's files are kept."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_CACHE
 
 
 def offline() -> bool:

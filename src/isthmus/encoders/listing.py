@@ -59,9 +59,8 @@ def list_encoders() -> EncodersFound:
 
     A source lists what it packages by a function `packaged() -> list[EncoderListing]` beside its `load`.
     """
-    from huggingface_hub import constants
-
     from isthmus.cache import cache_dir
+    from isthmus.encoders.hub import cache_folder
 
     sources: list[SourceListing] = []
     packaged: list[EncoderListing] = []
@@ -78,25 +77,17 @@ def list_encoders() -> EncodersFound:
         about = (module.__doc__ or "").partition("\n")[0].rpartition(" – ")[2]
         sources.append(SourceListing(name, about))
         packaged += getattr(module, "packaged", list)()
-    return EncodersFound(sources, packaged, _in_hub_cache(), [str(cache_dir()), constants.HF_HUB_CACHE])
+    return EncodersFound(sources, packaged, _in_hub_cache(), [str(cache_dir()), cache_folder()])
 
 
 def _in_hub_cache() -> list[EncoderListing]:
     """Models of the hub's cache in their newest revision there."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from isthmus.encoders import hub
 
-    from isthmus.encoders.hub import licence_of
-
-    try:
-        repos = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model" and repo.revisions]
-    except CacheNotFound:
-        return []
-    found = []
-    for repo in sorted(repos, key=lambda repo: repo.repo_id):
-        folder = max(repo.revisions, key=lambda revision: revision.last_modified).snapshot_path
-        uri = f"{_source(folder)}:{repo.repo_id}"
-        found.append(EncoderListing(uri, repo.size_on_disk, licence_of(folder), cached=True))
-    return found
+    return [
+        EncoderListing(f"{_source(one.folder)}:{one.repo}", one.bytes, hub.licence_of(one.folder), cached=True)
+        for one in hub.cached_models()
+    ]
 
 
 def _source(folder: Path) -> str:
