@@ -79,7 +79,9 @@ def _add_cleaning_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["exact", "phash", "phash-loose", "embedding"],
         nargs="+",
         default=[],
-        help="keep one of each; phash keeps drawings that differ in some place apart, phash-loose does not",
+        metavar="METHOD",
+        help="keep one of each: exact, phash (keeps drawings that differ in some place apart), phash-loose (does not), "
+        "embedding",
     )
     group.add_argument("--near", type=float, default=0.95, metavar="S", help="least cosine of near-duplicates (0.95)")
     group.add_argument(
