@@ -137,7 +137,28 @@ class ParquetRows:
         return held
 
 
-class ClipRetrievalPool:
+class _TablePool:
+    """What both pools have of their tables, of which the files or row groups that are damaged are left out."""
+
+    table: ParquetRows
+    _columns: list[str]
+    _left_out: list[tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(file, reason) of what cannot be read."""
+        return self._left_out + self.table.list_damage(self._columns)
+
+    @property
+    def usable(self) -> np.ndarray | None:
+        """bool [rows]: those that can be read; None where all can."""
+        return None if (found := self.table.readable(0, len(self), self._columns)).all() else found
+
+
+class ClipRetrievalPool(_TablePool):
     """clip-retrieval's embedding folder, in which LAION's embeddings are published; no image is needed.
 
     `img_emb/img_emb_K.npy` and `text_emb/text_emb_K.npy` beside `metadata/metadata_K.parquet`. Ids are
@@ -161,19 +182,6 @@ class ClipRetrievalPool:
         blocks = [block for found in self._rows.values() for block in found.blocks]
         self.fingerprint = _fingerprint([*self.table.files, *(block.path for block in blocks)])
 
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """(file, reason) of what cannot be read."""
-        return self._left_out + self.table.list_damage(self._columns)
-
-    @property
-    def usable(self) -> np.ndarray | None:
-        """bool [rows]: those that can be read; None where all can."""
-        return None if (found := self.table.readable(0, len(self), self._columns)).all() else found
-
     def features(self, side: PoolSide, start: int, stop: int) -> np.ndarray:
         out = np.empty((stop - start, self.widths[side]), np.float32)
         self._rows[side].gather(np.arange(start, stop), out)
@@ -190,7 +198,7 @@ class ClipRetrievalPool:
         return index
 
 
-class MetadataPool:
+class MetadataPool(_TablePool):
     """Metadata tables with a caption column, LAION's or img2dataset's; captions are encoded as they are scored.
 
     Captions: `caption`, `TEXT` or another usual name. Ids: `id`, `uid`, `SAMPLE_ID`, `key` or `image_path`, else
@@ -219,19 +227,6 @@ class MetadataPool:
         self._columns = [column for column in wanted if column is not None]
         self.widths: dict[PoolSide, int] = {"caption": self.encode.width}
         self.fingerprint = _fingerprint(files, encoding.name)
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """(file, reason) of what cannot be read."""
-        return self._left_out + self.table.list_damage(self._columns)
-
-    @property
-    def usable(self) -> np.ndarray | None:
-        """bool [rows]: those that can be read; None where all can."""
-        return None if (found := self.table.readable(0, len(self), self._columns)).all() else found
 
     def features(self, side: PoolSide, start: int, stop: int) -> np.ndarray:
         index = np.arange(start, stop)
