@@ -4,10 +4,10 @@
     python benchmarks/absence_study.py --render    # docs/absence.md from the committed JSON
 
 Models of several sizes and recipes are trained on the demo's drawings and on emoji, and search held-out pictures of
-the same kind. Queries: the one-word names of emoji in Unicode's CLDR, without the nouns that the calibration itself uses; alone
-and with an article. A query is present if a caption of the searched pictures holds it as a whole word, absent if none
-holds it even within a word; the best picture is right if its own caption holds it. The floor is tried on the noisy
-pools of curation_study.py.
+the same kind. Queries: the one-word names of emoji in Unicode's CLDR, without the nouns that the calibration itself
+uses; alone and with an article. A query is present if a caption of the searched pictures holds it as a whole word,
+absent if none holds it even within a word; the best picture is right if its own caption holds it. The floor is tried on
+drawings of which a third have the captions of one another.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import pyarrow.parquet as pq
 import torch
 from tabulate import tabulate
 
-import curation_study
 import isthmus as ist
 import isthmus_demo
 from emoji import build as build_emoji
@@ -47,7 +46,8 @@ MODELS = (("cca", 250), ("cca", 500), ("cca", 1000), ("cca", 5000), ("default", 
 GALLERIES = (150, 500, 2000)  # pictures searched, at most
 FORMS = ("word", "a word")
 EDGES = np.append(0.0, 10 ** np.linspace(-4, 0, 25))  # of p-values, as they are counted
-SHARES = (0.5, 0.75, 0.9, 0.95, 0.99)  # of concepts that are not there, that the floor gives nothing
+SHARES = (0.5, 0.75, 0.9, 0.95)  # of concepts that are not there, that the floor gives nothing
+POOL, SIDES_OF_PAIRS = 3600, ("caption", "both")
 GRID = np.linspace(0.05, 0.95, 91)  # of ALTERNATIVE
 TOLD = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)  # where bins of probability end
 
@@ -155,44 +155,54 @@ def counts(p: np.ndarray) -> list[int]:
 
 
 def floors(seeds: int) -> list[dict[str, Any]]:
-    """What several quantiles keep of the kinds of pairs, without quotas, and what absent concepts get."""
-    study = curation_study.Study(argparse.Namespace(work=WORK / "curation", seeds=seeds))
-    classes = sorted({label for label in study.train.labels if label})
-    foreign = vocabulary(pq.read_table(build_emoji(WORK / "emoji"), columns=["caption"])["caption"].to_pylist())
+    """What several quantiles keep of right and of shuffled pairs, without quotas, and what absent concepts get."""
+    train = ist.open_store(WORK / "store-clip-art").pairs(split="train")
+    classes = sorted({label for label in train.labels or [] if label})
+    words = vocabulary(pq.read_table(build_emoji(WORK / "emoji"), columns=["caption"])["caption"].to_pylist())
+    held = " ".join(train.captions or []).lower()
+    lacking = [word for word in words if word not in held]
     found = []
     for seed in range(seeds):
-        pool = study.pool(seed)
-        held = " ".join(pool.captions or []).lower()
-        lacking = [word for word in foreign if word not in held]
-        kinds = np.array(curation_study.kinds(pool))
-        for sides in ("caption", "both"):
+        pool, right = noisy(train, seed)
+        for sides in SIDES_OF_PAIRS:
             for share in SHARES:
                 path = WORK / "floor" / f"{seed}-{sides}-{share}.json"
                 if not path.exists():
                     path.parent.mkdir(exist_ok=True)
-                    write_json(path, kept(pool, kinds, classes, lacking, sides, share))
-                found.append({"seed": seed, "sides": sides, "share": share, **json.loads(path.read_text())})
+                    about = {"seed": seed, "sides": sides, "share": share, "pairs": len(pool)}
+                    write_json(path, about | kept(pool, right, classes, lacking, sides, share))
+                found.append(json.loads(path.read_text()))
     return found
 
 
+def noisy(train: FeaturePairs, seed: int) -> tuple[FeaturePairs, np.ndarray]:
+    """`POOL` pairs of which a third have the captions of one another, and bool [POOL]: which are right."""
+    rows = np.random.default_rng([4, seed]).permutation(len(train))[:POOL]
+    texts = rows.copy()
+    texts[: POOL // 3] = np.roll(rows[: POOL // 3], 1)
+    captions = [(train.captions or [])[row] for row in texts]
+    pairs = FeaturePairs.from_arrays(train.image[rows], train.text[texts], captions=captions, ids=list(map(str, rows)))
+    return pairs, np.arange(POOL) >= POOL // 3
+
+
 def kept(
-    pool: FeaturePairs, kinds: np.ndarray, classes: list[str], lacking: list[str], sides: str, share: float
+    pool: FeaturePairs, right: np.ndarray, classes: list[str], lacking: list[str], sides: str, share: float
 ) -> dict[str, Any]:
-    """Share of each kind that stays for the classes' names; share of absent concepts that get a pair."""
+    """Share of right and of shuffled pairs that stay for the classes' names, and of absent concepts without a pair."""
     floor.SHARE = share
     row = {id: place for place, id in enumerate(pool.image_ids)}
-    options = {"per_concept": len(pool), "keep": len(pool), "sides": sides, "encoder": encoder()}
+    options = {"keep": len(pool), "sides": sides, "encoder": encoder()}
+    chosen = ist.curate(pool, classes, per_concept=len(pool), **options)
     stays = np.zeros(len(pool), bool)
-    chosen = ist.curate(pool, classes, **options)
     stays[[row[id] for id in chosen.ids]] = True
     try:
-        given = ist.curate(pool, lacking, **options | {"per_concept": 1}).per_concept
-        empty = np.mean([count == 0 for count in given.values()])
+        empty = np.mean(
+            [count == 0 for count in ist.curate(pool, lacking, per_concept=1, **options).per_concept.values()]
+        )
     except ist.InputError:  # nothing reaches the floor
         empty = 1.0
-    least = chosen.manifest["floor"]["least"]
-    shares = {kind: float(stays[kinds == kind].mean()) for kind in curation_study.KINDS}
-    return {"least": least, "kept": shares, "absent": len(lacking), "absent_empty": float(empty)}
+    shares = {"right": float(stays[right].mean()), "shuffled": float(stays[~right].mean())}
+    return {"least": chosen.manifest["floor"]["least"], "kept": shares, "absent": len(lacking), "empty": float(empty)}
 
 
 # --- the page -----------------------------------------------------------------------------------------------------
@@ -289,11 +299,11 @@ def reliability(own: list[tuple[Judged, float]]) -> list[list[str]]:
         ):
             sums[place] += values
     edges = [0.0, *TOLD, 1.0]
-    return [
-        [f"{100 * low:.0f} to {100 * high:.0f} %", *(f"{100 * value:.0f} %" for value in (p / n, n / len(own), t / n, r / n))]
-        for low, high, (p, n, t, r) in zip(edges, edges[1:], sums.tolist(), strict=False)
-        if n
-    ]  # fmt: skip
+    rows = []
+    for low, high, (p, n, t, r) in zip(edges, edges[1:], sums.tolist(), strict=False):
+        shares = (p / n, n / len(own), t / n, r / n) if n else ()
+        rows.append([f"{100 * low:.0f} to {100 * high:.0f} %", *(f"{100 * one:.0f} %" for one in shares)])
+    return rows
 
 
 def model_row(case: dict[str, Any], one: Judged, alternative: float) -> list[str]:
@@ -314,14 +324,15 @@ def model_row(case: dict[str, Any], one: Judged, alternative: float) -> list[str
 
 def floor_table(found: list[dict[str, Any]]) -> str:
     rows = []
-    for sides in ("caption", "both"):
+    for sides in SIDES_OF_PAIRS:
         for share in SHARES:
             mine = [one for one in found if (one["sides"], one["share"]) == (sides, share)]
-            kept_ = [np.mean([one["kept"][kind] for one in mine]) for kind in curation_study.KINDS]
-            empty = np.mean([one["absent_empty"] for one in mine])
-            rows.append([sides, f"{share:g}", *(f"{100 * value:.0f} %" for value in (*kept_, empty))])
-    kinds = [f"{kind} kept" for kind in curation_study.KINDS]
-    return markdown(rows, ["sides", "quantile", *kinds, "absent concepts without a pair"])
+            right, shuffled = (np.mean([one["kept"][kind] for one in mine]) for kind in ("right", "shuffled"))
+            empty = np.mean([one["empty"] for one in mine])
+            of = right * 2 / (right * 2 + shuffled)
+            rows.append([sides, f"{share:g}", *(f"{100 * value:.0f} %" for value in (right, shuffled, of, empty))])
+    heads = ["right kept", "shuffled kept", "right of what is kept", "absent concepts without a pair"]
+    return markdown(rows, ["sides", "quantile", *heads])
 
 
 def markdown(rows: list[list[str]], headers: list[str]) -> str:

@@ -338,11 +338,11 @@ Written by `benchmarks/ranking_study.py --render` from `benchmarks/results/ranki
 - `isthmus select` ranks by the probe. A score that is better than it here would take its place.
 - Train the first few pairs where it matters: no score names the best pair for sure.
 
-**What was done.** Five image views of two packaged networks (layers and poolings) and two text encoders, paired each with
-each ({pairs} pairs), scored by `isthmus select` on training and validation pictures, then trained by `default` on the
-same and tested on others, {test} at most: recall at 10 of captions, mean of both directions, or accuracy over the names
-of classes. Clip art and emoji (Noto Color Emoji) have captions, the latter Unicode's CLDR names and keywords; the clip
-art's categories, Fashion-MNIST and handwritten digits have the names of their classes for captions.
+**What was done.** Five image views of two packaged networks (layers and poolings) and two text encoders, paired each
+with each ({pairs} pairs), scored by `isthmus select` on training and validation pictures, then trained by `default` on
+the same and tested on others, {test} at most: recall at 10 of captions, mean of both directions, or accuracy over the
+names of classes. Clip art and emoji (Noto Color Emoji) have captions, the latter Unicode's CLDR names and keywords; the
+clip art's categories, Fashion-MNIST and handwritten digits have the names of their classes for captions.
 
 Kendall's tau between score and result: 1 where both rank alike, 0 where they have nothing to do with each other.
 Intervals: 2,000 draws of the {settings} settings, and of pairs within each. *Minus the probe*: the same draws, as a
