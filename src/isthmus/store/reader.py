@@ -93,7 +93,7 @@ class Store:
 
     @cached_property
     def captions(self) -> pa.Table:
-        """caption_id, id (of its image), caption, lang, content_hash; one row per caption."""
+        """caption_id, id (of its image), caption, lang, content_hash, answers; one row per caption."""
         return read_table(self.path, "captions", self._described)
 
     @cached_property

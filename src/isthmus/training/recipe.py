@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Self, get_type_hints
 from isthmus.data.text import read_text
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.registry import Registry
-from isthmus.training.values import checked_section, keys_of, nearest_key, within
+from isthmus.values import checked_section, keys_of, nearest_key, within
 
 Tables = Mapping[str, Any]
 
