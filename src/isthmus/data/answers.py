@@ -24,8 +24,7 @@ def read_answers(fields: Mapping[str, Any], place: str) -> str | None:
     Raises `InputError` for what is neither, naming `place`.
     """
     cell = fields.get("answers") if fields.get("answers") is not None else fields.get("answer")
-    texts = [_text(one, place) for one in as_captions(cell)]
-    texts = [one for one in texts if one]
+    texts = [one for one in (_text(cell, place) for cell in as_captions(cell)) if one]
     if not texts:
         return None
     if len(texts) > MAX_ANSWERS:

@@ -87,13 +87,13 @@ def side_states(values: Layers, masks: Tensor | list[Tensor], prefix: int | None
     sides = [_side(layer.shape[1] - prefix) for layer in layers]
     if not listed and not grid and prefix:
         return SideStates(values, masks)  # type: ignore[arg-type]
-    side = grid or (min(sides) if listed else sides[0])
     if None in sides:
         raise UsageError(
             f"{[layer.shape[1] - prefix for layer in layers]} patches are no square, and cannot be put on a grid. "
             "Take an encoder with square pictures, and fusion.grid = 0."
         )
-    found = [_gridded(layer, prefix, side) for layer in layers]  # type: ignore[arg-type]
+    side = grid or min(one for one in sides if one)
+    found = [_gridded(layer, prefix, side) for layer in layers]
     mask = torch.ones(len(values[0]) if listed else len(values), found[0].shape[1], dtype=torch.bool)
     mask = mask.to(found[0].device)
     return SideStates(found if listed else found[0].unflatten(0, values.shape[:2]), mask)  # type: ignore[union-attr]

@@ -15,6 +15,7 @@ from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder
 from isthmus.encoders.modality import spec_of
+from isthmus.encoders.unfrozen import last_blocks
 from isthmus.errors import InputError, UsageError
 from isthmus.files import locate, write_atomic
 from isthmus.fusion import Fused, FusionNetwork, FusionPlan, SideStates, side_states
@@ -35,6 +36,7 @@ from isthmus.models.saved import (
 from isthmus.models.seen import SeenItems
 from isthmus.version import __version__
 
+BLOCKS = "blocks."  # prefix of weights of encoders in a model's file
 CARD = """\
 ---
 library_name: isthmus
@@ -77,6 +79,7 @@ class FusionModel:
         records: `{"image": [...], "text": [...]}`, a record of states for each layer, bottom first.
         answers: what the answers' head can say, in its order; [] without one.
         loss: how answers were trained: "soft" (each by itself), "one" (one of them is right).
+        blocks: by side, the weights of the encoder's last blocks, where training changed them.
         encoders: the loaded views in the same order, or None for a model over cached states alone.
         lazy: load encoders that are not given when they are first needed.
         summary: what the training run reported. seen: the items that trained it.
@@ -91,6 +94,7 @@ class FusionModel:
         records: Records,
         answers: Sequence[str] = (),
         loss: Literal["soft", "one"] = "soft",
+        blocks: Mapping[str, Mapping[str, Tensor]] | None = None,
         encoders: dict[str, list[Encoder]] | None = None,
         lazy: bool = False,
         summary: dict[str, Any] | None = None,
@@ -100,8 +104,9 @@ class FusionModel:
         self.records, self.answers, self.loss = records, list(answers), loss
         self.encoders, self.lazy = encoders or {}, lazy
         self.summary, self.seen = summary or {}, seen
+        self.blocks = {side: dict(weights) for side, weights in (blocks or {}).items()}
         for side, loaded in self.encoders.items():
-            check_encoders(loaded, records[side])
+            self._fit(side, loaded)
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +118,7 @@ class FusionModel:
         Raises `InputError` for encoders other than those it was trained on.
         """
         for side, loaded in encoders.items():
-            check_encoders(loaded, self.records[side])
+            self._fit(side, loaded)
         model = copy(self)
         model.encoders = self.encoders | {side: list(loaded) for side, loaded in encoders.items()}
         return model
@@ -163,9 +168,16 @@ class FusionModel:
             if not self.lazy:
                 raise InputError(f"This model was loaded without its {side} encoder: load it with load=True.")
             loaded = load_encoders_of({side: self.records[side]}, device=str(self.device))[side]
-            check_encoders(loaded, self.records[side])
+            self._fit(side, loaded)
             self.encoders[side] = loaded
         return self.encoders[side]
+
+    def _fit(self, side: str, loaded: Sequence[Encoder]) -> None:
+        """Check the encoders of a side, and put the blocks that were trained into their network."""
+        check_encoders(loaded, self.records[side])
+        if weights := self.blocks.get(side):
+            count = 1 + max(int(name.partition(".")[0]) for name in weights)
+            last_blocks(loaded[0], count).load_state_dict(dict(weights))
 
     # --- what it is asked ----------------------------------------------------------------------------------
 
@@ -235,6 +247,8 @@ class FusionModel:
         """
         own = {"fusion": self.network.plan.to_dict(), "answers": self.answers, "loss": self.loss}
         weights = {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
+        for side, changed in self.blocks.items():
+            weights |= {f"{BLOCKS}{side}.{name}": tensor.detach().cpu() for name, tensor in changed.items()}
         shared: dict[str, Any] = {"records": self.records, "summary": self.summary, "own": own, "seen": self.seen}
         return write_model(Path(path), self.kind, weights=weights, card=self._write_card, **shared)
 
@@ -273,6 +287,7 @@ class FusionModel:
         path = Path(path)
         config = read_config(path, cls.kind, ["fusion", "answers", "loss"], SIDES)
         weights = read_weights(locate(path, WEIGHTS), config["weights"])
+        blocks = _taken_blocks(weights)
         network = _empty_network(path, config)
         try:
             network.load_state_dict(weights, strict=True, assign=True)
@@ -286,11 +301,21 @@ class FusionModel:
             records=records,
             answers=config["answers"],
             loss=config["loss"],
+            blocks=blocks,
             encoders=encoders,
             lazy=load,
             summary=config.get("summary"),
             seen=saved_seen(path, config),
         )
+
+
+def _taken_blocks(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Remove the encoders' blocks from a model's weights; by side and name."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name in [name for name in weights if name.startswith(BLOCKS)]:
+        side, _, rest = name.removeprefix(BLOCKS).partition(".")
+        found.setdefault(side, {})[rest] = weights.pop(name)
+    return found
 
 
 def _empty_network(path: Path, config: dict[str, Any]) -> FusionNetwork:

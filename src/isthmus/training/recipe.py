@@ -26,7 +26,7 @@ Tables = Mapping[str, Any]
 # `train` and `plan`, functions of a store, a recipe, a `Fitting` and what else they take; they run an `Objective`.
 OBJECTIVES = Registry(
     "isthmus.objectives",
-    {"contrastive": "isthmus.training.contrastive.train"},
+    {"contrastive": "isthmus.training.contrastive.train", "fusion": "isthmus.training.fusion.train"},
     noun="objective",
 )
 
