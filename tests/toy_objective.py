@@ -24,7 +24,7 @@ from isthmus.training.fit import Fitting
 from isthmus.training.objective import Objective
 from isthmus.training.recipe import Recipe
 from isthmus.training.stages import fit_stages
-from isthmus.training.values import within
+from isthmus.values import within
 
 
 @dataclass(frozen=True)

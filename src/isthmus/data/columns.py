@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from isthmus.data import answers
 from isthmus.data.records import FIELDS, CaptionRule
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.modality import others
@@ -20,13 +21,14 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "captions": ("sentences", "texts", "comments", "descriptions", "caption_list"),
     "caption": (
         *("title", "text", "txt", "sentence", "comment", "raw", "description", "alt_text", "alt", "top_caption"),
-        *("caption_text", "image_caption", "en_caption"),
+        *("caption_text", "image_caption", "en_caption", "question"),
     ),
     "id": ("uid", "sample_id", "key"),
     "label": ("labels", "class", "class_name", "category", "cls", "class_label", "fine_label"),
     "split": ("subset",),
     "lang": ("language",),
 }
+QUESTION = "question"  # a column of captions that are questions, beside which answers are read
 TABLE_FIELDS = ("image", *FIELDS)
 Columns = Mapping[str, str]
 
@@ -69,6 +71,8 @@ def find_columns(
     found = dict(given) | {name: name for name in TABLE_FIELDS if name in names and name not in given}
     guessed = _by_spelling(names, found)
     found |= guessed
+    if str(found.get("caption", "")).strip().lower() != QUESTION:  # `answers` of another table may be anything
+        found = {field: column for field, column in found.items() if field in given or field not in answers.FIELDS}
     beside = {name: spec for name, spec in others().items() if name in found}
     found |= {part: part for spec in beside.values() for part in spec.part if part in names and part not in found}
     for field, column in found.items():

@@ -63,7 +63,8 @@ class Pairs:
               table has the id of the sample in `sample`; see `side`.
     images:   table of id, group, split, label (strings, all but id may be null) and source (int64, the
               image's number in `reader`); of another modality also part (JSON, which part of the file it is).
-    captions: table of caption_id (`id#k`, k-th caption of the image as written), id, caption, lang.
+    captions: table of caption_id (`id#k`, k-th caption of the image as written), id, caption, lang, and answers where
+        any is a question that has some (`isthmus.data.answers`).
     skipped:  (id, reason) of images and captions left out while reading; an id with `#k` is a caption's.
     notes:    remarks for the user, such as columns that are not used; remarks on pictures are added as they are
               decoded.

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from isthmus.data import answers
 from isthmus.data.cells import MAX_EXACT, as_captions, is_nan, plain
 from isthmus.data.splits import normalise_split
 from isthmus.errors import InputError
@@ -17,9 +18,10 @@ CaptionRule = Literal["required", "optional"]
 MAX_NAME = 4_096  # characters of an id, label, group, language or split
 MAX_CAPTION = 100_000
 MAX_CAPTIONS = 10_000  # of one image
-FIELDS = ("id", "caption", "captions", "lang", "split", "label", "group")
+FIELDS = ("id", "caption", "captions", "lang", "split", "label", "group", *answers.FIELDS)
 IMAGES = pa.schema([(name, pa.string()) for name in ("id", "group", "split", "label")] + [("source", pa.int64())])
 CAPTIONS = pa.schema([(name, pa.string()) for name in ("caption_id", "id", "caption", "lang")])
+ANSWERS = "answers"  # a further column of the captions, where any is a question with answers (`isthmus.data.answers`)
 BESIDE = pa.schema([("sample", pa.string()), *IMAGES, ("part", pa.string())])
 
 
@@ -51,6 +53,7 @@ class Intake:
         self._seen: dict[str, tuple[str, int | None, int, str | None]] = {}  # place, row, captions written, image
         self._awaiting: dict[str, int] = {}  # images without a usable caption so far: their place in `skipped` says so
         self._parts: dict[str, str] = {}
+        self._answers: dict[str, str] = {}  # by caption
         self._beside: dict[Modality, dict[str, list[Any]]] = {}
         self._placed: dict[tuple[Modality, str], list[str | None]] = {}  # what is known of the items of each sample
 
@@ -106,6 +109,7 @@ class Intake:
             else:
                 self._check_same(place, row, fields, first)
             self._add_captions(place, id, captions, fields.get("lang"), written)
+            self._add_answers(place, id, captions, fields)
             self._add_beside(id, beside or {})
             if part is not None:
                 self._parts[id] = part
@@ -137,7 +141,11 @@ class Intake:
         images = pa.table(self._images, schema=IMAGES)
         if self._parts:
             images = images.append_column("part", pa.array(map(self._parts.get, self._images["id"]), pa.string()))
-        return images, pa.table(self._captions, schema=CAPTIONS)
+        captions = pa.table(self._captions, schema=CAPTIONS)
+        if self._answers:
+            told = pa.array(map(self._answers.get, self._captions["caption_id"]), pa.string())
+            captions = captions.append_column(ANSWERS, told)
+        return images, captions
 
     def beside(self) -> dict[Modality, pa.Table]:
         """The items of further modalities: as images, with id `sample#k`, k counting those of a sample, and `part`.
@@ -193,6 +201,13 @@ class Intake:
             value = text(lang[k - written] if isinstance(lang, list | tuple) else lang, place, "lang")
             for name, cell in zip(CAPTIONS.names, (f"{id}#{k}", id, caption, value), strict=True):
                 self._captions[name].append(cell)
+
+    def _add_answers(self, place: str, id: str, captions: list[tuple[int, str]], fields: Mapping[str, Any]) -> None:
+        if (found := answers.read_answers(fields, place)) is None:
+            return
+        if len(captions) > 1:
+            raise InputError(f"{place}: answers to {len(captions)} questions at once. Give each question its own row.")
+        self._answers.update({f"{id}#{k}": found for k, _ in captions})
 
 
 def usable_captions(fields: Mapping[str, Any], first: int = 0) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.pairs import Pairs
+from isthmus.data.records import ANSWERS
 from isthmus.store import StoreWriter
 from isthmus.store.keys import text_hash
 
@@ -81,7 +82,8 @@ def lacking(keys: np.ndarray, done: list[set[bytes]], without: Set[bytes] = froz
 
 def captions_of(pairs: Pairs, samples: pa.Array) -> pa.Table:
     """The store's caption table: those of these samples, each with its content hash."""
-    captions = pairs.captions.select(["caption_id", "id", "caption", "lang"])
+    columns = ["caption_id", "id", "caption", "lang", ANSWERS]
+    captions = pairs.captions.select([name for name in columns if name in pairs.captions.column_names])
     captions = captions.filter(pc.is_in(captions["id"], value_set=samples))
     keys = [text_hash(text) for text in captions["caption"].to_pylist()]
     return captions.append_column("content_hash", pa.array(keys, pa.string()))

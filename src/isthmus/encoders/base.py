@@ -128,16 +128,19 @@ class Encoder:
         """One forward pass on `self.device`; `Output.layers` is filled only if `layers`."""
         raise NotImplementedError
 
-    def run(self, inputs: Inputs, layers: bool = False, autocast: torch.dtype | None = None) -> Output:
+    def run(
+        self, inputs: Inputs, layers: bool = False, autocast: torch.dtype | None = None, *, gradients: bool = False
+    ) -> Output:
         """`forward` without gradients, in eval mode, on inputs moved to the encoder's device.
 
         Under `no_grad`: tensors of `inference_mode` could not be used for training on top.
 
         autocast: a faster type for the matrix products (`torch.autocast`); None computes in the network's own.
+        gradients: keep them where they are enabled, for parameters that a caller has unfrozen.
         """
         self.network.eval()
         lower = torch.autocast(self.device.type, autocast, enabled=autocast is not None)
-        with torch.no_grad(), lower:
+        with torch.set_grad_enabled(gradients and torch.is_grad_enabled()), lower:
             return self.forward({key: self._place(value) for key, value in inputs.items()}, layers)
 
     def encode(self, items: Sequence[Any], batch_size: int = 32) -> np.ndarray:
@@ -162,13 +165,15 @@ class Encoder:
         items: Sequence[Any] | Inputs,
         layers: Sequence[int | None] | Literal["all"] = "all",
         autocast: torch.dtype | None = None,
+        *,
+        gradients: bool = False,
     ) -> States:
         """Hidden states of one batch at several layers, from a single forward pass; see `States`.
 
         items: images or strings, or the inputs that `preprocess` made of them.
         layers: numbers as in a URI (0 = embedding or stem, k = output of block k, negative from the end; None = the
             tokens after the final norm), in the order wanted; "all": from 0 to `depth`.
-        autocast: see `run`.
+        autocast, gradients: see `run`.
         Raises `UsageError` for a layer that does not exist, and for an encoder that does not expose the requested
         states.
         """
@@ -177,7 +182,8 @@ class Encoder:
             raise UsageError(f"{self.uri}: {'gives no tokens' if chosen else 'name at least one layer'}.")
         places = [layer if layer is None else self._resolve_layer(layer) for layer in chosen]
         inputs = dict(items) if isinstance(items, Mapping) else self.prepare(items)
-        output = self.run(inputs, layers=any(place is not None for place in places), autocast=autocast)
+        deep = any(place is not None for place in places)
+        output = self.run(inputs, layers=deep, autocast=autocast, gradients=gradients)
         found = [output.tokens if place is None else output.layers[place] for place in places]
         return States.of(found, output.mask, rate_hz=self.rate_hz, prefix=output.prefix)  # type: ignore[arg-type]
 

@@ -2,6 +2,9 @@
 
 from isthmus.fusion.aggregators import AGGREGATORS, Aggregator, build_aggregator
 from isthmus.fusion.cross_modal import CrossModalLayer
+from isthmus.fusion.heads import FusionHeads
+from isthmus.fusion.network import FusionNetwork, FusionPlan
+from isthmus.fusion.sides import SideStates, side_states
 from isthmus.fusion.two_tower import Fused, FusionOptions, TwoTower
 
 __all__ = [
@@ -9,7 +12,12 @@ __all__ = [
     "Aggregator",
     "CrossModalLayer",
     "Fused",
+    "FusionHeads",
+    "FusionNetwork",
     "FusionOptions",
+    "FusionPlan",
+    "SideStates",
     "TwoTower",
     "build_aggregator",
+    "side_states",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from isthmus.errors import UsageError
 from isthmus.fusion.aggregators import StaticAll, build_aggregator
 from isthmus.fusion.cross_modal import CrossModalLayer
-from isthmus.training.values import within
+from isthmus.values import within
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class FusionOptions:
     aggregator: one of `AGGREGATORS`. depth: cross-modal layers. width, heads, expand, dropout: of these.
     vector: a mixing weight for each feature, else one for each layer. temperature: of their softmax, at first.
     noise: on the scores in training. layer_embedding: a learned vector for each layer of an encoder.
+    image_layers, text_layers: how many of the encoders' layers, the uppermost ones; 0: all that there are.
+    grid: the side of the grid that patches are averaged on, 0: as they are, or where the layers have several grids
+    (stages of a CNN) the smallest of them.
     """
 
     aggregator: str = "aaum"
@@ -37,6 +40,9 @@ class FusionOptions:
     temperature: float = within(1.0, 0.01)
     noise: bool = True
     layer_embedding: bool = True
+    image_layers: int = within(0, 0)
+    text_layers: int = within(0, 0)
+    grid: int = within(0, 0, 64)
 
 
 @dataclass(frozen=True)

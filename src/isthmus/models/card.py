@@ -76,8 +76,8 @@ def write_card(
         scale=scale,
         bias="" if bias is None else f", bias {bias:.2f}",
         training="\n".join(summary_rows(summary)) or "No summary was recorded.",
-        seen=_seen(seen),
-        ledger=_ledger(summary.get("ledger"), sum(p.nbytes for p in parameters)),
+        seen=seen_rows(seen),
+        ledger=ledger_table(summary.get("ledger"), sum(p.nbytes for p in parameters)),
     )
     write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
@@ -112,7 +112,8 @@ and no caption can be read from it; but who has a picture, or guesses a caption 
 was there. `isthmus train --forget-items` leaves the file out. What trained the frozen encoders is not in it."""
 
 
-def _seen(seen: SeenItems | None) -> str:
+def seen_rows(seen: SeenItems | None) -> str:
+    """The counts of what a model remembers, and what that is."""
     if seen is None:
         return "The model does not remember which items trained it."
     roles = {"train": "trained it", "val": "validated it"}
@@ -120,7 +121,8 @@ def _seen(seen: SeenItems | None) -> str:
     return "\n".join(["| items of | which | distinct |", "|---|---|---|", *rows, REMEMBERED.format(file=SEEN)])
 
 
-def _ledger(ledger: Any, weight_bytes: int) -> str:
+def ledger_table(ledger: Any, weight_bytes: int) -> str:
+    """The costs of a model's ledger as a table."""
     if not isinstance(ledger, dict) or "features" not in ledger:
         return "No ledger was recorded."
     return "\n".join(ledger_rows(ledger, weight_bytes)) + "\n" + NOTE

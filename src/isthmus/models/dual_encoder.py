@@ -10,23 +10,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from isthmus.data.encoder_record import EncoderRecord, modalities_of
 from isthmus.data.feature_pairs import SIDES
-from isthmus.data.images import decode
 from isthmus.data.matrix import Computed, Matrix, rows, rows_at_once
 from isthmus.data.records import MAX_NAME
-from isthmus.data.sources import cell_bytes
 from isthmus.encoders import Encoder
 from isthmus.encoders.pictures import encode_each, reason
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.files import locate
-from isthmus.modality import Modality, spec_of
+from isthmus.modality import Modality
 from isthmus.models.card import write_card
 from isthmus.models.outputs import quantize, shorten
 from isthmus.models.pretrained import is_uri, pretrained_parts
+from isthmus.models.reading import decode_item, listed_items, read_item
 from isthmus.models.saved import (
     DUAL,
     WEIGHTS,
@@ -44,8 +42,6 @@ from isthmus.models.saved import (
 from isthmus.models.seen import SeenItems
 from isthmus.projectors import Head
 from isthmus.projectors.projector import project
-
-FILES = (str, os.PathLike, bytes, bytearray, memoryview, dict)  # what is decoded; anything else is an item already
 
 
 class DualEncoder(nn.Module):
@@ -156,7 +152,8 @@ class DualEncoder(nn.Module):
         Raises `InputError` for the first image that cannot be used, and names it, unless there is `skipped`;
         `UsageError` for a width or precision that does not exist.
         """
-        items = self._listed(SIDES[0], images)
+        modality = self._taken_by(SIDES[0])
+        items = listed_items(modality, images)
         self.encoders_of(SIDES[0])
         out = np.full((len(items), self.width), np.nan, np.float32)
         refused: list[tuple[int, str]] = []
@@ -168,7 +165,7 @@ class DualEncoder(nn.Module):
 
         some = encode_each(
             len(items),
-            lambda row: self._read(SIDES[0], items[row]),
+            lambda row: decode_item(modality, items[row]),
             lambda pictures: self._encode(SIDES[0], pictures, batch_size),
             refuse,
             batch_size,
@@ -189,7 +186,8 @@ class DualEncoder(nn.Module):
         precision: str = "float32",
     ) -> Any:
         """Strings to [N, d] float32, L2-normalised; width and precision as in `encode_image`."""
-        items = [self._read_named(SIDES[1], item) for item in self._listed(SIDES[1], texts)]
+        modality = self._taken_by(SIDES[1])
+        items = [read_item(modality, item) for item in listed_items(modality, texts)]
         return _finished(self._encode(SIDES[1], items, batch_size), width, precision, as_tensor)
 
     def encode(self, modality: Modality, items: Any, **options: Any) -> Any:
@@ -214,25 +212,8 @@ class DualEncoder(nn.Module):
             )
         return SIDES[self.modalities.index(modality)]
 
-    def _listed(self, side: str, items: Any) -> list[Any]:
-        """Items of a side as a list; an array is one picture, or one item of a further modality."""
-        single = self.modalities[SIDES.index(side)] not in SIDES and getattr(items, "ndim", None)
-        return [items] if single else _as_list(items)
-
-    def _read(self, side: str, item: Any) -> Any:
-        """An item as the encoders of a side take it: paths and encoded bytes are decoded as pairs are."""
-        modality = self.modalities[SIDES.index(side)]
-        read: Any = decode if modality == SIDES[0] else spec_of(modality).decode
-        coded = isinstance(item, FILES)
-        return read(cell_bytes(item)) if coded and read is not None else item
-
-    def _read_named(self, side: str, item: Any) -> Any:
-        """`_read`; an `InputError` names a file that is bad."""
-        try:
-            return self._read(side, item)
-        except (InputError, ValueError, OSError) as error:
-            name = os.fsdecode(item) if isinstance(item, str | os.PathLike) else ""
-            raise InputError(f"{name}: {error}" if name not in str(error) else str(error)) from None
+    def _taken_by(self, side: str) -> Modality:
+        return self.modalities[SIDES.index(side)]
 
     def _encode(self, modality: str, items: list[Any], batch_size: int) -> np.ndarray:
         encoders, out = self.encoders_of(modality), np.empty((len(items), self.width), np.float32)
@@ -410,13 +391,6 @@ def _finished(emb: np.ndarray, width: int | None, precision: str, as_tensor: boo
     emb = shorten(emb, width)
     codes = quantize(emb if precision == "float32" else np.nan_to_num(emb), precision)
     return torch.from_numpy(codes) if as_tensor else codes
-
-
-def _as_list(items: Any) -> list[Any]:
-    single = isinstance(items, (str, bytes, bytearray, os.PathLike, Image.Image, dict))
-    if single or getattr(items, "ndim", 0) in (2, 3):  # an array or tensor of one picture
-        return [items]
-    return list(items)
 
 
 def _place(items: list[Any], row: int) -> str:

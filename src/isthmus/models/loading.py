@@ -10,7 +10,11 @@ from isthmus.models.saved import DUAL, kind_of
 from isthmus.registry import Registry
 
 # Classes with `from_pretrained`, `save_pretrained`, `records`, `summary` and `describe`, by the `kind` in config.json.
-KINDS = Registry("isthmus.models", {DUAL: "isthmus.models.dual_encoder:DualEncoder"}, noun="kind of model")
+KINDS = Registry(
+    "isthmus.models",
+    {DUAL: "isthmus.models.dual_encoder:DualEncoder", "fusion": "isthmus.models.fusion_model:FusionModel"},
+    noun="kind of model",
+)
 
 
 def load_model(path: str | Path, **options: Any) -> Any:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from isthmus.data.parquet import DAMAGE, ParquetTable, read_columns
+from isthmus.data.records import ANSWERS
 from isthmus.errors import InputError
 from isthmus.files import atomic_path
 from isthmus.store.arrays import CHUNK, caption_table, content_hashes, open_npy, write_rows
@@ -117,7 +118,7 @@ def export_clip_retrieval(
     captions = store.captions
     owner = pc.index_in(captions["id"], value_set=store.images["id"].combine_chunks()).to_numpy()
     rows_of = {"image": owner.astype(np.int64), "text": np.arange(len(captions))}
-    metadata = captions.drop_columns(["id", "content_hash"])
+    metadata = captions.drop_columns(["id", "content_hash", ANSWERS])
     images = store.images.take(owner).drop_columns("signature").rename_columns({"id": "image_path"})
     metadata = pa.table(
         {

@@ -23,6 +23,9 @@ from isthmus.store.keys import to_keys
 
 if TYPE_CHECKING:
     from isthmus.store.matrix import FeatureMatrix
+    from isthmus.store.states import RowNumbers
+
+    Side = FeatureMatrix | RowNumbers
 
 HOLD_OUT = (
     " Run the same `isthmus embed` again with --test 0.2, which encodes nothing twice, and train on what is left; with "
@@ -30,7 +33,7 @@ HOLD_OUT = (
 )
 
 
-def join(path: Path, tables: dict[str, pa.Table], image: FeatureMatrix, text: FeatureMatrix) -> FeaturePairs:
+def join(path: Path, tables: dict[str, pa.Table], image: Side, text: Side) -> FeaturePairs:
     """Everything in the store at `path` as pairs: a row per item of the first of `tables`, one per item of the second.
 
     tables: of every modality of the store. image, text: the features of the first two, whose rows are joined by id.

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from isthmus.data.encoder_record import check_count
 from isthmus.data.parquet import DAMAGE, read_columns
+from isthmus.data.records import ANSWERS
 from isthmus.errors import InputError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
 from isthmus.modality import MODALITIES, table_of
@@ -38,6 +39,7 @@ SCHEMAS = {
             "caption": pa.large_string(),  # more than 2 GiB of captions fit in one column
             "lang": pa.string(),
             "content_hash": pa.string(),
+            ANSWERS: pa.string(),  # written only where there are any: see isthmus.data.answers
         }
     ),
     "skipped": pa.schema({"id": pa.string(), "reason": pa.string()}),
@@ -64,7 +66,7 @@ class Manifest:
     """The contents of a store: the records of its encoders, and three tables.
 
     images: id, content_hash, group, split, label, signature.
-    captions: caption_id, id, caption, lang, content_hash.
+    captions: caption_id, id, caption, lang, content_hash, answers.
     skipped: id, reason.
     others: by modality, the tables of the rest: item_id, id, content_hash, group, split, label, signature. Rows with
         the same id, in any table, belong to one sample.
@@ -218,6 +220,8 @@ def commit(root: Path, manifest: Manifest) -> None:
         form = EXTENDED if extended else FORMAT
         described: dict[str, Any] = {"format": form, "encoders": manifest.encoders, "tables": {}}
         for name, table in manifest.tables().items():
+            if ANSWERS in table.column_names and table[ANSWERS].null_count == table.num_rows:
+                table = table.drop_columns(ANSWERS)
             path = aside / f"{name}.parquet"
             write_parquet(table, path)
             described["tables"][name] = {"rows": table.num_rows, "digest": file_digest(path)}

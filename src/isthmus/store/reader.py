@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -23,7 +23,7 @@ from isthmus.store.keys import KeyIndex, to_keys
 from isthmus.store.manifest import SCHEMAS, is_store, is_unfinished, other_tables, read_store_json, read_table
 from isthmus.store.matrix import FeatureMatrix, Rows
 from isthmus.store.shards import AnyShard, Shard, holds_states, open_shards
-from isthmus.store.states import StatesMatrix, backbone_uri
+from isthmus.store.states import RowNumbers, StatesMatrix, backbone_uri
 
 Which = str | Sequence[str] | None
 
@@ -93,7 +93,7 @@ class Store:
 
     @cached_property
     def captions(self) -> pa.Table:
-        """caption_id, id (of its image), caption, lang, content_hash; one row per caption."""
+        """caption_id, id (of its image), caption, lang, content_hash, answers; one row per caption."""
         return read_table(self.path, "captions", self._described)
 
     @cached_property
@@ -197,9 +197,21 @@ class Store:
         """
         first, second = modalities
         pairs = join(self.path, self.tables(modalities), self.features(first, image), self.features(second, text))
-        if split is not None:
-            pairs = choose_split(pairs, split, seed)
-        return pairs if only is None else choose_ids(pairs, only)
+        return _chosen(pairs, split, only, seed)
+
+    def numbered_pairs(
+        self,
+        states: Mapping[str, StatesMatrix],
+        split: str | None = None,
+        only: str | Path | Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> FeaturePairs:
+        """As `pairs` of images and captions, with the numbers of the rows of `states` in place of features.
+
+        states: of both sides, from `Store.states`; `isthmus.store.states.rows_of` gives the numbers.
+        """
+        image, text = (RowNumbers(states[side]) for side in SIDES)
+        return _chosen(join(self.path, self.tables(), image, text), split, only, seed)
 
     def _choose(self, modality: str, which: Which) -> list[EncoderRecord]:
         records = self.pooled(modality)
@@ -266,6 +278,12 @@ class Store:
                 f"{record['modality']} rows. Run the same `isthmus embed` again: it computes only these."
             )
         return shards, where
+
+
+def _chosen(pairs: FeaturePairs, split: str | None, only: Any, seed: int) -> FeaturePairs:
+    if split is not None:
+        pairs = choose_split(pairs, split, seed)
+    return pairs if only is None else choose_ids(pairs, only)
 
 
 def _listed(records: list[EncoderRecord]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from isthmus.data.encoder_record import EncoderRecord
+from isthmus.data.matrix import Chosen, Matrix, OnDemand
 from isthmus.errors import InputError, UsageError
 from isthmus.store.matrix import Window
 from isthmus.store.ragged import RaggedShard
@@ -192,6 +193,23 @@ class StatesMatrix:
                 source = _Source([self._shards[i] for i in np.flatnonzero(members)])
                 found.append((members, np.cumsum(members) - 1, source))
         return found
+
+
+class RowNumbers(OnDemand):
+    """In place of features, the numbers of the rows that states belong to: a matrix [n, 1], for `join`."""
+
+    def __init__(self, states: StatesMatrix) -> None:
+        self.records, self.parts, self.shape = states.records, [1], (len(states), 1)
+
+    def gather(self, index: np.ndarray) -> np.ndarray:
+        return np.asarray(index, np.float32)[:, None]
+
+
+def rows_of(matrix: Matrix) -> np.ndarray:
+    """The numbers, int64 [n], in `RowNumbers` or some of them."""
+    if isinstance(matrix, Chosen):
+        return np.asarray(matrix.index, np.int64)
+    return np.arange(matrix.shape[0]) if isinstance(matrix, RowNumbers) else np.asarray(matrix[:, 0], np.int64)
 
 
 class _Source:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Self, get_type_hints
 from isthmus.data.text import read_text
 from isthmus.errors import InputError, UsageError, did_you_mean
 from isthmus.registry import Registry
-from isthmus.training.values import checked_section, keys_of, nearest_key, within
+from isthmus.values import checked_section, keys_of, nearest_key, within
 
 Tables = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ Tables = Mapping[str, Any]
 # `train` and `plan`, functions of a store, a recipe, a `Fitting` and what else they take; they run an `Objective`.
 OBJECTIVES = Registry(
     "isthmus.objectives",
-    {"contrastive": "isthmus.training.contrastive.train"},
+    {"contrastive": "isthmus.training.contrastive.train", "fusion": "isthmus.training.fusion.train"},
     noun="objective",
 )
 

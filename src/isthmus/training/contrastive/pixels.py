@@ -60,7 +60,7 @@ class PixelFeatures(OnDemand):
         """Rows float32 [len(index), width], read, augmented and encoded now."""
         index = np.asarray(index, np.int64).tolist()
         out = np.empty((len(index), self.shape[1]), np.float32)
-        seeds = torch.randint(2**62, (len(index),)).tolist() if self.augment != "none" else [None] * len(index)
+        seeds = self._seeds(len(index))
         with ThreadPoolExecutor(THREADS) as pool:
             prepared = [
                 pool.submit(self._prepare, index[start : start + AT_ONCE], seeds[start : start + AT_ONCE])
@@ -70,6 +70,9 @@ class PixelFeatures(OnDemand):
                 features = encode_views([self.encoder], batch.result(), self._autocast)[0]
                 out[number * AT_ONCE : number * AT_ONCE + len(features)] = features
         return out
+
+    def _seeds(self, count: int) -> list[int | None]:
+        return torch.randint(2**62, (count,)).tolist() if self.augment != "none" else [None] * count
 
     def _prepare(self, index: list[int], seeds: list[int | None]) -> Any:
         images = [self._image(row) for row in index]

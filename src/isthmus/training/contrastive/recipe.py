@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from isthmus.errors import did_you_mean
 from isthmus.losses import LOSSES
 from isthmus.training.recipe import OptimOptions, Recipe
-from isthmus.training.values import within
+from isthmus.values import within
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Cross-modal layers over the states of two frozen encoders: answers, matching, contrast and masked words."""
