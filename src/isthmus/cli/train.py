@@ -125,7 +125,9 @@ def _result(summary: dict[str, Any]) -> str:
         for name in dict.fromkeys([*chance][:1] + [*chance][-1:])
     ]
     others = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items() if name != "epoch"]
-    return f"validation: {', '.join(shown or others)}"
+    again = summary.get("refit")
+    refit = f"\nrefit: on all {again['pairs']:,} pairs, the validation pairs included" if again else ""
+    return f"validation: {', '.join(shown or others)}{refit}"
 
 
 def _next(args: argparse.Namespace, kind: str) -> str:

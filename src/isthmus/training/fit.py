@@ -49,7 +49,7 @@ def fit(objective: Objective, recipe: Recipe, how: Fitting, **stage: Any) -> Run
         run = Run(objective, recipe, out=how.out, seed=how.seed, device=how.device, **stage)
         run.start(how.resume, how.log)
         before = run.state.seconds
-        total = run.recipe.optim.epochs * run.plan.items
+        total = run.plan.seen(run.plan.end)
         with Progress(how.progress if run.processes.first else False, total, run.seen(), run.plan.unit) as shown:
             while not run.finished():
                 late = how.max_seconds is not None and time.monotonic() - began >= how.max_seconds
@@ -74,5 +74,5 @@ def alone_in(out: Path | None) -> AbstractContextManager[None]:
     """A lock of the writing process, so that two runs cannot mix their checkpoints."""
     if out is None or not Processes().first:
         return nullcontext()
-    check_owned(out, {"checkpoint", "tensorboard"})
+    check_owned(out, {"checkpoint", "tensorboard", "refit"})
     return alone(out / "checkpoint", "training into this folder")

@@ -126,6 +126,10 @@ class Recipe:
         named = {} if self.objective == DEFAULT_OBJECTIVE else {"objective": self.objective}
         return {"name": self.name, "description": self.description, **named, **values}
 
+    def identity(self) -> dict[str, Any]:
+        """The values that a run follows from, without those that only act after it."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("name", "description")}
+
     def _changed(self, changes: Tables, where: str) -> Self:
         tables = {key: value for key, value in self.to_dict().items() if key != "objective"}
         return _build(type(self), self.name, _merge(tables, changes), where)

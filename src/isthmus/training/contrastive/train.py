@@ -48,7 +48,8 @@ def train(
     trained = train_projectors(pairs, val, choices, frozen=locked.side if locked else None, **vars(how))
     model = _model(trained, pairs, locked, _folder(store))
     if remember:
-        model.seen = SeenItems.of_pairs(pairs, val).joined(locked.model.seen if locked else None)
+        all_pairs = pairs.joined(val) if val is not None and "refit" in trained.summary else pairs
+        model.seen = SeenItems.of_pairs(all_pairs, val).joined(locked.model.seen if locked else None)
     if how.out is not None and Processes().first:
         model.save_pretrained(how.out)
     return model
