@@ -75,7 +75,7 @@ def write_card(
         parameters=sum(p.numel() for p in parameters),
         scale=scale,
         bias="" if bias is None else f", bias {bias:.2f}",
-        training="\n".join(summary_rows(summary)) + _refit(summary.get("refit")) or "No summary was recorded.",
+        training="\n".join(summary_rows(summary)) + _remarks(summary) or "No summary was recorded.",
         seen=_seen(seen),
         ledger=_ledger(summary.get("ledger"), sum(p.nbytes for p in parameters)),
     )
@@ -110,6 +110,17 @@ REMEMBERED = """
 `{file}` holds eight bytes of the hash of each of these, so that evaluation says which of its items are new. No picture
 and no caption can be read from it; but who has a picture, or guesses a caption letter for letter, can ask whether it
 was there. `isthmus train --forget-items` leaves the file out. What trained the frozen encoders is not in it."""
+
+
+def _remarks(summary: dict[str, Any]) -> str:
+    """What a reader of the numbers has to know about where they come from."""
+    tuned, said = summary.get("tuned"), _refit(summary.get("refit"))
+    if isinstance(tuned, dict) and "trials" in tuned:
+        said += (
+            f"\n\nThe settings are the best of {tuned['trials']} trials on the validation pairs, so that the "
+            "validation numbers flatter the model: judge it by others."
+        )
+    return said
 
 
 def _refit(facts: Any) -> str:

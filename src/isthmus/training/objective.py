@@ -23,8 +23,8 @@ class Objective(ABC):
 
     recipe: the class of its recipes. primary: the metric of `validate` that says which state is best; higher: whether
     greater is better. unit: the name of an item in progress and plans. stage: what progress says before the epoch. Set
-    by `prepare`: `plan` (the effective recipe, batches), `device`, and `module`, everything that a run trains, saves and
-    restores.
+    by `prepare`: `plan` (the effective recipe, batches), `device`, and `module`, everything that a run trains, saves
+    and restores.
     """
 
     recipe: ClassVar[type[Recipe]]

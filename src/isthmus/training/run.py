@@ -31,6 +31,7 @@ from isthmus.training.processes import Processes
 from isthmus.training.recipe import Recipe
 
 RECORD_STEPS = 100  # seconds or steps between history records, besides every epoch's end
+NO_BETTER = "no better validation"  # why a run ended by itself before its last epoch
 LOSSES = {True: "compiled", False: "not compiled (there is no C compiler, or ISTHMUS_COMPILE=0)"}
 
 
@@ -345,5 +346,5 @@ class Run:
         """Where and why the run ended before its last epoch; None if it did not."""
         if self.state.step >= self.steps:
             return None
-        why = "no better validation" if self.out_of_patience() else "time limit"
+        why = NO_BETTER if self.out_of_patience() else "time limit"
         return f"stopped at epoch {self.epoch:.4g} of {self.recipe.optim.epochs} ({why})"

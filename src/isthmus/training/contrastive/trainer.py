@@ -59,6 +59,7 @@ def train_projectors(
     log: Sequence[str] = (),
     device: str | None = None,
     checkpoint_seconds: float = 60.0,
+    max_epochs: float | None = None,
     frozen: Modality | None = None,
 ) -> Trained:
     """Train an image and a text projector on cached features; the features are only read.
@@ -83,6 +84,7 @@ def train_projectors(
         resume: go on from the checkpoint in `out`; False starts anew.
         max_seconds: stop this call after this time. The schedule stays that of all epochs. The summary says where it
             stopped, and a later call continues from there; a refit comes only after the end.
+        max_epochs: stop this call after so many epochs, likewise.
         progress: a bar on a terminal or in a notebook, plain lines elsewhere; None: in a notebook alone.
         log: "tensorboard" and/or "wandb", besides the history; each is an extra.
         device: default: the GPU when there is one, else the CPU.
@@ -102,7 +104,7 @@ def train_projectors(
             check_varies(side, matrix)
     objective = ContrastiveObjective(train, val, frozen)
     folder, began = None if out is None else Path(out), time.monotonic()
-    how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
+    how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds, max_epochs)
     with alone_in(folder), torch.random.fork_rng():
         run = fit(objective, recipe, how)
         run.finish()
