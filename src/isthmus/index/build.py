@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from isthmus.data.columns import Columns
-from isthmus.data.feature_pairs import SIDES
 from isthmus.data.images import MAX_PIXELS
 from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
@@ -20,6 +19,7 @@ from isthmus.errors import InputError, UsageError
 from isthmus.files import atomic_path
 from isthmus.index.calibration import calibrate
 from isthmus.index.encoding import PicturedPairs, PictureEncoder, known_contents
+from isthmus.index.identity import model_fingerprint
 from isthmus.index.items import ITEM_SCHEMA, Merged, identities, merge_items, place_items, read_items, write_items
 from isthmus.index.layout import WORK, IndexRecord, KeptFile, commit_record, is_index, read_record, sweep
 from isthmus.index.reader import ImageIndex, open_index
@@ -139,15 +139,6 @@ def build_index(
     found = open_index(root)
     found.report = run.report
     return found
-
-
-def model_fingerprint(model: DualEncoder) -> str:
-    """32 hex digits that differ when embeddings do: of the projectors' weights, the width and the encoders."""
-    told = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        told.update(f"{name} {list(tensor.shape)}".encode() + tensor.detach().float().cpu().numpy().tobytes())
-    told.update(f"{model.width} {[(m, one['fingerprint']) for m in SIDES for one in model.records[m]]}".encode())
-    return told.hexdigest()
 
 
 def _nothing(images: Any) -> bool:

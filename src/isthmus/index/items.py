@@ -62,7 +62,8 @@ def merge_items(before: pa.Table, scanned: pa.Table, sources: Sequence[str]) -> 
     arrived = _flat(scanned.filter(new)["content_hash"])
     moved = pc.is_in(lost["content_hash"], arrived)
     missing = lost.filter(pc.invert(moved))
-    missing = missing.set_column(missing.schema.get_field_index("missing"), "missing", [[True] * len(missing)])
+    gone_now = pa.array([True] * len(missing), pa.bool_())
+    missing = missing.set_column(missing.schema.get_field_index("missing"), ITEM_SCHEMA.field("missing"), gone_now)
     scanned = _inherited(scanned, new, lost.filter(moved))
     return Merged(pa.concat_tables([kept, scanned, missing]), len(lost) - len(missing), len(missing))
 

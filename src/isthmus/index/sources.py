@@ -28,12 +28,12 @@ class IndexSource:
     pairs: Pairs
 
 
-def read_sources(images: Any, **reading: Any) -> list[IndexSource]:
-    """Each of `images` as pairs; captions are not needed.
+def read_sources(named: Any, **reading: Any) -> list[IndexSource]:
+    """Each of those named as pairs; captions are not needed.
 
     Raises `InputError` for what cannot be read, or a store, which holds no pictures; `UsageError` for one named twice.
     """
-    listed = list(images) if isinstance(images, list | tuple) else [images]
+    listed = list(named) if isinstance(named, list | tuple) else [named]
     found = []
     for one in listed:
         if holds_features(one):
