@@ -46,6 +46,7 @@ def nearest_pictures(index: ImageIndex, wanted: np.ndarray, k: int, rows: np.nda
             **index.record(int(row)),
         )
         for place, (score, row) in enumerate(zip(scores, found, strict=True))
+        if row >= 0
     ]
 
 

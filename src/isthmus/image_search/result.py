@@ -91,7 +91,7 @@ class SearchResult:
             raise UsageError(f"There are no pictures of {self.pairs.modality} for a contact sheet.")  # type: ignore[union-attr]
         asked = [] if self.asked is None else [(self.asked, f"searched by\n{self.query}")]
         tiles = [*asked, *((self._picture(hit), _label(hit)) for hit in self.hits)]
-        return contact_sheet(*map(list, zip(*tiles, strict=True)), self.title, fill=True)  # type: ignore[arg-type]
+        return contact_sheet([tile[0] for tile in tiles], [tile[1] for tile in tiles], self.title, fill=True)
 
     def write_sheet(self, path: str | Path) -> None:
         """The contact sheet as a file."""

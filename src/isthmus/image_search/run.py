@@ -91,7 +91,13 @@ def search(
         images = open_index(images)
     if isinstance(images, Store):
         images = images.path
-    reading = {"columns": columns, "images": image_folder, "split": split, "pages": pages, "range": range}
+    reading: dict[str, Any] = {
+        "columns": columns,
+        "images": image_folder,
+        "split": split,
+        "pages": pages,
+        "range": range,
+    }
     if not isinstance(images, ImageIndex):
         images = read_first(images, **reading)
     _check(k, out, images, least, label or folder)
@@ -178,9 +184,7 @@ def _in_index(
     return SearchResult(str(asked), hits, shown=shown_by(index))
 
 
-def _in_pairs(
-    model: DualEncoder, images: Pairs | Frame | str | Path, asked: _Asked, k: int, out: str | Path | None
-) -> SearchResult:
+def _in_pairs(model: DualEncoder, images: Any, asked: _Asked, k: int, out: str | Path | None) -> SearchResult:
     """In a store's features, or in pictures that are all encoded now."""
     wanted, gallery = asked.embed(model), _gallery(model)
     if out is not None and gallery != SIDES[0]:

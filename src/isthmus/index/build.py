@@ -17,7 +17,8 @@ from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
 from isthmus.errors import InputError, UsageError
 from isthmus.files import atomic_path
-from isthmus.index.calibration import calibrate
+from isthmus.index.calibration import calibrate_segments, fit_null, recall_told
+from isthmus.index.compaction import compacted
 from isthmus.index.encoding import PicturedPairs, PictureEncoder, known_contents
 from isthmus.index.identity import model_fingerprint
 from isthmus.index.items import ITEM_SCHEMA, Merged, identities, merge_items, place_items, read_items, write_items
@@ -30,7 +31,7 @@ from isthmus.locking import LOCK, alone
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.owned import check_owned
 from isthmus.progress import progress_bar
-from isthmus.store.keys import as_bytes
+from isthmus.store.keys import KeyIndex, as_bytes, to_keys
 
 MOST_REMOVED = 0.1  # share of the pictures that may be removed at once without `remove_many`
 THUMBNAIL = 192  # pixels of the longer side
@@ -39,8 +40,7 @@ THUMBNAIL = 192  # pixels of the longer side
 @dataclass
 class IndexReport:
     """What a run did: counts of pictures, of those that are distinct, newly encoded, found elsewhere than before, no
-    longer there, removed; what was skipped and why, remarks, and how well candidates serve
-    (`isthmus.index.calibration`).
+    longer there, removed; what was skipped and why, remarks, and what is found where search is not exact.
     """
 
     index: str
@@ -52,13 +52,14 @@ class IndexReport:
     removed: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    approximate: dict[str, Any] | None = None
+    recall: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         told = [f"{self.pictures:,} pictures", f"{self.distinct:,} of them distinct", f"{self.encoded:,} newly encoded"]
         told += [f"{count:,} {what}" for what, count in (("moved", self.moved), ("removed", self.removed)) if count]
         told += [f"{self.missing:,} missing (kept; --remove-missing removes them)"] if self.missing else []
-        return f"{self.index}: {', '.join(told)}; {len(self.skipped):,} skipped."
+        first = f"{self.index}: {', '.join(told)}; {len(self.skipped):,} skipped."
+        return "\n".join([first, *self.recall])
 
     def to_dict(self) -> dict[str, Any]:
         """As `isthmus index --json` writes it."""
@@ -201,16 +202,25 @@ class _IndexRun:
         if not len(items):
             first = f"; the first: {': '.join(self.report.skipped[0])}" if self.report.skipped else ""
             raise InputError(f"{self.root}: none of the pictures can be used{first}.")
-        self._append(items)
-        keys = np.concatenate([segment.keys for segment in self.segments])
-        items = place_items(items, keys)
-        removed = np.setdiff1d(np.arange(len(keys)), items["row"].to_numpy())
-        self.report.pictures, self.report.distinct = len(items), len(keys) - len(removed)
-        self.record.items = write_items(self.root, items)
-        self.record.removed = _write_removed(self.root, removed)
-        self.record.sources = sorted({*self.record.sources, *self.names})
-        calibrate(self.root, self.record, self.model, self.segments, removed, items)
-        self.report.approximate = self.record.approximate
+        self._append()
+        wanted = KeyIndex(to_keys(items["content_hash"].to_pylist()))
+        there = [wanted.find(segment.keys) >= 0 for segment in self.segments]
+        self.segments = compacted(self.root, self.segments, there, force=compact)
+        items = place_items(items, np.concatenate([segment.keys for segment in self.segments]))
+        rows = np.zeros(sum(map(len, self.segments)), bool)
+        rows[items["row"].to_numpy()] = True
+        self.report.pictures, self.report.distinct = len(items), int(rows.sum())
+        self.report.notes += calibrate_segments(self.root, self.model, self.segments, items)
+        self.report.recall = recall_told(self.segments)
+        self.record = IndexRecord(
+            self.record.model,
+            self.model.width,
+            [segment.record for segment in self.segments],
+            write_items(self.root, items),
+            _write_removed(self.root, np.flatnonzero(~rows)),
+            sorted({*self.record.sources, *self.names}),
+            fit_null(self.model, self.segments, rows, items),
+        )
         commit_record(self.root, self.record)
         self.work.remove()
 
@@ -228,14 +238,11 @@ class _IndexRun:
         there = pa.array([not gone for gone in merged.items["missing"].to_pylist()])
         return merged.items.filter(there)
 
-    def _append(self, items: pa.Table) -> None:
-        """What was encoded as another segment, if anything of it is wanted."""
-        rows = self.work.rows
-        if not rows:
-            return
-        record = write_segment(self.root, rows, self.model.width, self.work.parts())
-        self.record.segments.append(record)
-        self.segments.append(Segment(self.root, record, self.model.width))
+    def _append(self) -> None:
+        """What was encoded as another segment."""
+        if rows := self.work.rows:
+            record = write_segment(self.root, rows, self.model.width, self.work.parts())
+            self.segments.append(Segment(self.root, record, self.model.width))
 
 
 _KNOWN = ["id", "content_hash", "signature"]

@@ -60,6 +60,7 @@ def thumbnail(image: Image.Image, size: int) -> bytes:
     small = image.resize(
         [max(1, round(share * side)) for side in image.size], Image.Resampling.BICUBIC, reducing_gap=2.0
     )
+    small.info = {}  # comments, EXIF and profiles
     file = io.BytesIO()
     small.convert("RGB").save(file, "JPEG", quality=QUALITY)
     return file.getvalue()

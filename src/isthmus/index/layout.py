@@ -49,15 +49,20 @@ class KeptFile:
 
 @dataclass
 class SegmentRecord:
-    """A segment: its name, its rows and its files by what they hold."""
+    """A segment: its name, its rows and its files by what they hold.
+
+    candidates: how it is searched, where that is not exactly, and what that finds (`isthmus.index.candidates`).
+    """
 
     name: str
     rows: int
     files: dict[str, KeptFile]
+    candidates: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, told: dict[str, Any]) -> SegmentRecord:
-        return cls(told["name"], told["rows"], {name: KeptFile(**one) for name, one in told["files"].items()})
+        files = {name: KeptFile(**one) for name, one in told["files"].items()}
+        return cls(told["name"], told["rows"], files, told.get("candidates"))
 
 
 @dataclass
@@ -65,7 +70,6 @@ class IndexRecord:
     """What `index.json` says.
 
     model: path or URI, fingerprint. width: d. sources: what was indexed, by name. null: of texts that nothing fits.
-    approximate: how the first segment is searched, where that is not exactly (`isthmus.index.approximate`).
     """
 
     model: dict[str, str]
@@ -75,7 +79,6 @@ class IndexRecord:
     removed: KeptFile | None = None
     sources: list[str] = field(default_factory=list)
     null: NullBest | None = None
-    approximate: dict[str, Any] | None = None
 
     @property
     def rows(self) -> int:
@@ -114,7 +117,6 @@ def read_record(root: Path) -> IndexRecord:
             KeptFile(**told["removed"]) if told.get("removed") else None,
             told["sources"],
             NullBest(**told["null"]) if told.get("null") else None,
-            told.get("approximate"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: malformed ({error!r}); the file was changed by hand.") from None

@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.index.exact import exact_top
+from isthmus.index.candidates import EXACT_VALUES, Candidates
+from isthmus.index.exact import NOTHING, best_of, exact_top
 from isthmus.index.items import read_items
 from isthmus.index.layout import IndexRecord, read_record
 from isthmus.index.segments import Segment
-
-GATHERED = 65_536  # rows of a filter that are looked at one by one, whatever the size of the index
 
 
 class IndexedPicture(TypedDict):
@@ -67,6 +66,7 @@ class ImageIndex:
         self.model, self.width, self.null = record.model, record.width, record.null
         self.sources = record.sources
         self._segments = [Segment(path, one, record.width) for one in record.segments]
+        self._candidates = [None if one.candidates is None else Candidates(path, one) for one in record.segments]
         self._starts = np.cumsum([0, *(len(segment) for segment in self._segments)])
         self._pictures: dict[int, pa.Table] = {}
         self.report: Any = None  # of the run that made it, if that was in this process
@@ -77,7 +77,7 @@ class ImageIndex:
 
     def __repr__(self) -> str:
         gone = len(self) - self.count
-        how = "exact" if self.described.approximate is None else str(self.described.approximate["kind"])
+        how = "by candidates" if any(self._candidates) else "exact"
         return (
             f"ImageIndex({str(self.path)!r}, {self.count:,} distinct pictures{f', {gone:,} removed' if gone else ''}, "
             f"{self.width} wide, {how}; {self.model['path']})"
@@ -117,7 +117,8 @@ class ImageIndex:
             where: the rows that may be found: bool [n] or their numbers, as of `rows_where`.
 
         Returns:
-            (scores float32 [q, k]: cosines, rows int64 [q, k]); k is smaller where fewer rows may be found.
+            (scores float32 [q, k]: cosines, rows int64 [q, k]); k is smaller where fewer rows may be found. Where
+            candidates were too few, the last scores are −inf and their rows −1.
 
         Raises:
             UsageError: k below 1. InputError: queries of another width.
@@ -131,7 +132,25 @@ class ImageIndex:
         k = min(k, self.count if allowed is None else int(np.count_nonzero(allowed)))
         if k == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        return exact_top(queries, self.embeddings, k, allowed)
+        found = [self._in_segment(place, queries, k, allowed) for place in range(len(self._segments))]
+        scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        return best_of(scores, rows, k)
+
+    def _in_segment(
+        self, place: int, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best rows of one segment: exactly, or where that takes too long among candidates."""
+        start, segment, candidates = int(self._starts[place]), self._segments[place], self._candidates[place]
+        own = None if allowed is None else allowed[start : start + len(segment)]
+        if candidates is None:
+            scores, rows = exact_top(queries, [segment.embeddings], k, own)
+        elif own is not None and np.count_nonzero(own) * self.width <= EXACT_VALUES:
+            chosen = np.flatnonzero(own)
+            scores, rows = exact_top(queries, [segment.embeddings[chosen]], k)
+            rows = np.where(rows < 0, NOTHING, np.append(chosen, NOTHING)[rows])
+        else:
+            scores, rows = candidates.top(queries, segment.embeddings, k, own)
+        return scores, np.where(rows < 0, NOTHING, rows + start)
 
     def _allowed(self, where: np.ndarray | None) -> np.ndarray | None:
         """bool [n] of the rows that may be found; None: all."""
