@@ -26,6 +26,7 @@ from isthmus.evaluation.shown import shown
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
 from isthmus.exports import export
 from isthmus.image_search.run import search
+from isthmus.index import build_index, open_index
 from isthmus.inference.classify import classify
 from isthmus.inference.encode import encode
 from isthmus.metrics.results import Result
@@ -43,6 +44,7 @@ from isthmus.training.fit import Fitting
 from isthmus.training.recipe import OBJECTIVES
 
 __all__ = [
+    "build_index",
     "classify",
     "cross_validate",
     "curate",
@@ -53,6 +55,7 @@ __all__ = [
     "export",
     "load_encoder",
     "load_recipe",
+    "open_index",
     "open_store",
     "read_pairs",
     "search",
