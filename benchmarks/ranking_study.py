@@ -312,11 +312,12 @@ Written by `benchmarks/ranking_study.py --render` from `benchmarks/results/ranki
 - Train the first few pairs where it matters: no score names the best pair for sure.
 
 **What was done.** Five image views (networks, layers, poolings) and two text encoders, paired each with each ({pairs}
-pairs), scored by `isthmus select` on training and validation pictures, then trained by `default` on the same and tested
-on {test} others at most: recall at 10 of captions, mean of both directions, or accuracy over the names of classes. Clip
-art and emoji (Noto Color Emoji) have captions, the latter Unicode's CLDR names and keywords; the categories are the clip
-art's, with the names of classes for captions. The settings of 120 pictures have EfficientNet-Lite 0 to 2 and two layers
-of a small ViT for views, and 120 test pictures; the others three layers of the ViT and two of EfficientNet-Lite0.
+pairs), scored by `isthmus select` on training and validation pictures, then trained by `default` on the same and
+tested on {test} others at most: recall at 10 of captions, mean of both directions, or accuracy over the names of
+classes. Clip art and emoji (Noto Color Emoji) have captions, the latter Unicode's CLDR names and keywords; the
+categories are the clip art's, with the names of classes for captions. The settings of 120 pictures have EfficientNet-
+Lite 0 to 2 and two layers of a small ViT for views, and 120 test pictures; the others three layers of the ViT and two
+of EfficientNet-Lite0.
 
 Kendall's tau between score and result: 1 where both rank alike, 0 where they have nothing to do with each other.
 Intervals: 2,000 draws of the {settings} settings, and of pairs within each. *Minus the probe*: the same draws, as a
