@@ -42,7 +42,7 @@ def test_the_command_trains_from_a_store_of_questions(here: Path, tmp_path: Path
     changes = [part for one in SMALL for part in ("--set", one)]
     told = ["train", str(here / "store"), "--recipe", "manager", *changes, "--out", str(tmp_path / "model")]
     assert main([*told, "--dry-run"]) == 0
-    assert "layers.image" in (plan := capsys.readouterr().out) and "answers" in plan
+    assert "image: [1, 2, 3]" in (plan := capsys.readouterr().out) and "answers: 3" in plan
     assert main(told) == 0
     assert "accuracy" in capsys.readouterr().out
     model = ist.load_model(tmp_path / "model")

@@ -40,7 +40,7 @@ from isthmus.store.opening import first_choice
 from isthmus.training import Recipe, load_recipe
 from isthmus.training.contrastive.folds import cross_validate as _cross_validate
 from isthmus.training.fit import Fitting
-from isthmus.training.recipe import OBJECTIVES
+from isthmus.training.recipe import DEFAULT_OBJECTIVE, OBJECTIVES
 
 __all__ = [
     "classify",
@@ -221,6 +221,9 @@ def cross_validate(
     bootstrap: resamples of groups behind the intervals. max_seconds: of each fold. The other arguments are those of
     `train`. Raises UsageError for fewer than two folds, InputError for fewer groups than folds.
     """
+    choices = load_recipe(recipe, overrides)
+    if choices.objective != DEFAULT_OBJECTIVE:
+        raise UsageError(f"folds are for contrastive recipes; {recipe!r} has objective = {choices.objective!r}.")
     if isinstance(store, FeaturePairs):
         pairs = store if only is None else choose_ids(store, only)
     else:
@@ -233,7 +236,7 @@ def cross_validate(
     kept = np.array([split != "test" for split in pairs.splits or [None] * len(pairs)])
     return _cross_validate(
         pairs.subset(kept),
-        load_recipe(recipe, overrides),
+        choices,
         folds=folds,
         seed=seed,
         bootstrap=bootstrap,
