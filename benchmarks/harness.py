@@ -134,7 +134,7 @@ def machine() -> dict[str, Any]:
         "processor": facts.get("model name", platform.processor()),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "multiplies in": ", ".join(flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags),
+        "multiplies in": ", ".join(flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags),
         "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "other work, % of the cores": round(100 * others(), 1),
         "system": platform.platform(),

@@ -54,6 +54,7 @@ def main() -> None:
         "copy, ms",
         "gather, ms",
         "share of copy",
+        "share in the first epoch",
         "MiB beyond buffers",
     ]
     table = Table("One batch of 4,096 items of three layers", columns, rows)

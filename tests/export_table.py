@@ -45,7 +45,17 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         cells = [shown(results[name].get(target)) for target in TARGETS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     told = "A number: exported, with the largest difference of any component on tiny random models (float32)."
-    return "\n".join([told, "", *lines]) + "\n"
+    return "\n".join([told, "", *lines, "", *refusals(results)]) + "\n"
+
+
+def refusals(results: dict[str, dict[str, Any]]) -> list[str]:
+    """Each “no” in the words that export refuses with, its cases together."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for name in CASES:
+        for target in TARGETS:
+            if reason := results[name].get(target, {}).get("reason"):
+                cases.setdefault((target, reason), []).append(name)
+    return [f"- `{target}`, {', '.join(names)}: {reason}" for (target, reason), names in cases.items()]
 
 
 def shown(found: dict[str, Any] | None) -> str:

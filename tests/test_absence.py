@@ -44,6 +44,18 @@ def test_a_probability_rises_with_the_score_and_is_low_where_absent_texts_score_
     assert null.probability(null.quantile(0.5)) < 0.4
 
 
+def test_where_the_model_cannot_tell_what_is_there_no_probability_is_far_from_even() -> None:
+    rng = np.random.default_rng(0)
+    missing = np.arange(200) < 100
+    for lift, low, high in ((0.0, 0.75, 1.0), (1.0, 0.2, 0.5), (4.0, 0.0, 0.2)):
+        best = rng.normal(size=(200, 300)).max(axis=1) + lift * ~missing
+        null = null_best(best, missing)
+        assert low < null.alternative < high
+        if lift == 0.0:
+            assert null.probability(null.quantile(0.99)) < 0.7  # by a fixed a = 0.25 it is 0.89
+    assert null_best(best).alternative == NullBest(0, 1, 1, False).alternative
+
+
 def test_captions_tell_which_nouns_are_not_there_unless_they_hold_too_few() -> None:
     names = nouns()
     assert len(set(names)) == len(names) > 100

@@ -184,6 +184,18 @@ def test_changed_captions_are_trained_on_anew(finished, tmp_path) -> None:
     assert all(stamps(out)[recipe] > stamp for recipe, stamp in before.items())
 
 
+def test_a_recipe_that_had_no_time_is_not_judged() -> None:
+    summary = {
+        "epochs_planned": 30,
+        "epochs": 0.2,
+        "returned_epoch": 0.2,
+        "stopped": "stopped at epoch 0.2 of 30 (time limit)",
+    }
+    assert pipeline.in_words(summary).endswith("(time limit): too early to judge it by")
+    assert pipeline.in_words(summary | {"epochs": 20, "returned_epoch": 20}).endswith("(time limit)")
+    assert pipeline.in_words(summary | {"stopped": None, "epochs": 30, "returned_epoch": 30}) == "all 30 epochs"
+
+
 def test_a_limit_makes_a_smaller_run(finished, tmp_path) -> None:
     demo, _ = run(finished[0], tmp_path / "small", limit=60)
     assert {name: split["images"] for name, split in demo.report.splits.items()} == {"train": 36, "val": 12, "test": 12}

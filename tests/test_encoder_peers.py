@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hostile import attack
 from isthmus.encoders import encode_views, load_encoder
 from isthmus.encoders.fingerprint import module_digest
 from isthmus.errors import UsageError
@@ -209,3 +210,14 @@ def test_a_ready_open_clip_model_gives_the_library_s_embeddings_and_logits(tmp_p
     np.testing.assert_allclose(
         model.logits(model.encode_image(pictures()), model.encode_text(TEXTS)), logits, atol=1e-4
     )
+
+
+def test_hostile_folders_end_in_a_message(tmp_path: Path) -> None:
+    made = {
+        "vit": ("timm", save_timm(tmp_path / "vit", "vit_tiny_patch16_224", img_size=32, depth=2)[0]),
+        "convnext": ("timm", save_timm(tmp_path / "convnext", "convnext_atto")[0]),
+        "open_clip": ("open_clip", save_open_clip(tmp_path / "clip", CLIP)[0]),
+    }
+    towers = {"image": made, "text": {"open_clip": made["open_clip"]}}
+    for modality, families in towers.items():
+        print(modality, attack(families, 60, tmp_path, modality))  # noqa: T201

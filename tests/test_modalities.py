@@ -318,3 +318,32 @@ def test_what_pairs_lack_and_what_does_not_fit_is_said(here, tmp_path):
     np.testing.assert_allclose(model.encode_image([signal]), rows[0])
     pairs = pairs_from_lists([str(here / "data/003.npy")], ["a tone"], modality="signal")
     np.testing.assert_array_equal(pairs.decode(0), signal)
+
+
+def test_a_test_split_of_any_modality_is_whole_groups_of_samples(here, tmp_path, capsys):
+    lines = [json.loads(line) for line in (here / "data/pairs.jsonl").read_text().splitlines()]
+    rows = [
+        {"signal": f"{here}/data/{row['signal']}", "image": f"{here}/data/{row['signal'][:3]}.png", "id": str(number),
+         "caption": row["caption"].partition(" take")[0] + f" take {number // 32}"}  # two of each caption
+        for number, row in enumerate(lines)
+    ]  # fmt: skip
+    for name, lacking in (("heard", "image"), ("both", "")):
+        text = "\n".join(json.dumps({key: value for key, value in row.items() if key != lacking}) for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    heard = ["--encoder", "toy:frames", "toy:words"]
+    run("embed", tmp_path / "heard.jsonl", *heard, "--test", 0.25, "--out", tmp_path / "store")
+    assert "samples (25.0%) are held out" in capsys.readouterr().err
+    store = open_store(tmp_path / "store")
+    split = {row["id"]: row["split"] for row in store.table("signal").to_pylist()}
+    told: dict[str, set[str | None]] = {}
+    for row in store.captions.to_pylist():
+        told.setdefault(row["caption"], set()).add(split[row["id"]])
+    assert list(split.values()).count("test") == 40 and all(len(found) == 1 for found in told.values())
+    run("embed", tmp_path / "heard.jsonl", *heard, "--out", tmp_path / "store")  # again, without it
+    assert open_store(tmp_path / "store").table("signal")["split"].to_pylist() == list(split.values())
+    seen = ["--encoder", "toy:thumbnails", "toy:words", "--out", tmp_path / "store"]
+    run("embed", tmp_path / "both.jsonl", *seen, "--test", 0.25, code=1)
+    assert "holds out 40 of these images already, by their items of signal" in capsys.readouterr().err
+    run("embed", tmp_path / "both.jsonl", *seen)
+    images = open_store(tmp_path / "store").images.to_pylist()
+    assert {row["id"]: row["split"] for row in images} == split

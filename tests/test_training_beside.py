@@ -33,7 +33,7 @@ def made_pairs(n: int, seed: int) -> FeaturePairs:
 
 
 def made_recipe(*overrides: str) -> ist.training.Recipe:
-    return load_recipe("default", ["optim.epochs=3", "optim.batch=64", "head.width=24", *overrides])
+    return load_recipe("default", ["optim.epochs=3", "optim.batch=64", "head.width=24", "stop.refit=false", *overrides])
 
 
 def test_the_cosine_of_two_concats_is_the_mean_of_the_cosines_by_share() -> None:

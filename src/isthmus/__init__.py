@@ -14,6 +14,7 @@ _moved.install()
 _EXPORTS = {
     "DualEncoder": "isthmus.models.dual_encoder",
     "FeaturePairs": "isthmus.data",
+    "build_index": "isthmus.index",
     "classify": "isthmus.api",
     "curate": "isthmus.api",
     "cross_validate": "isthmus.api",
@@ -26,6 +27,7 @@ _EXPORTS = {
     "load_model": "isthmus.models.loading",
     "load_recipe": "isthmus.api",
     "losses": "isthmus.losses",
+    "open_index": "isthmus.index",
     "open_store": "isthmus.api",
     "read_pairs": "isthmus.api",
     "search": "isthmus.api",
@@ -33,9 +35,19 @@ _EXPORTS = {
     "select": "isthmus.api",
     "train": "isthmus.api",
 }
-__all__ = ["DualEncoder", "FeaturePairs", "classify", "cross_validate", "curate", "doctor", "embed", "encode"]
+__all__ = [
+    "DualEncoder",
+    "FeaturePairs",
+    "build_index",
+    "classify",
+    "cross_validate",
+    "curate",
+    "doctor",
+    "embed",
+    "encode",
+]
 __all__ += ["evaluate", "export", "load_encoder"]
-__all__ += ["load_model", "load_recipe", "losses", "open_store", "read_pairs", "search", "segment"]
+__all__ += ["load_model", "load_recipe", "losses", "open_index", "open_store", "read_pairs", "search", "segment"]
 __all__ += ["select", "train"]
 
 if TYPE_CHECKING:
@@ -59,6 +71,7 @@ if TYPE_CHECKING:
         train,
     )
     from isthmus.data import FeaturePairs
+    from isthmus.index import build_index, open_index
     from isthmus.models.dual_encoder import DualEncoder
     from isthmus.models.loading import load_model
 

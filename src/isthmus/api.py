@@ -26,6 +26,7 @@ from isthmus.evaluation.shown import shown
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
 from isthmus.exports import export
 from isthmus.image_search.run import search
+from isthmus.index import build_index, open_index
 from isthmus.inference.classify import classify
 from isthmus.inference.encode import encode
 from isthmus.metrics.results import Result
@@ -43,6 +44,7 @@ from isthmus.training.fit import Fitting
 from isthmus.training.recipe import DEFAULT_OBJECTIVE, OBJECTIVES
 
 __all__ = [
+    "build_index",
     "classify",
     "cross_validate",
     "curate",
@@ -53,6 +55,7 @@ __all__ = [
     "export",
     "load_encoder",
     "load_recipe",
+    "open_index",
     "open_store",
     "read_pairs",
     "search",
@@ -141,6 +144,7 @@ def train(
     remember: bool = True,
     seed: int = 0,
     max_seconds: float | None = None,
+    tune: float | None = None,
     resume: bool = True,
     progress: bool | None = None,
     log: Sequence[str] = (),
@@ -177,6 +181,8 @@ def train(
             evaluation can say which of its items are new.
         seed: of the order of samples, initial weights, dropout and the validation split.
         max_seconds: stop after this time; the model's summary says at which epoch.
+        tune: minutes of trials before, of values that the recipe lists in `[tune]`; the best on the validation pairs
+            are trained with. `out`/tune keeps all trials. Interrupted trials go on; a larger number adds more.
         resume: continue from a checkpoint in `out`.
         progress: a bar on a terminal or in a notebook, plain lines elsewhere; None: in a notebook alone.
         log: "tensorboard" and/or "wandb", besides the history; each is an extra.
@@ -190,7 +196,7 @@ def train(
     folder = None if out is None else Path(out)
     how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
     chosen: dict[str, Any] = {"image": image, "text": text, "pixels": pixels, "only": only, "val": val, "init": init}
-    chosen |= {"freeze": freeze, "modalities": modalities, "remember": None if remember else False}
+    chosen |= {"freeze": freeze, "modalities": modalities, "remember": None if remember else False, "tune": tune}
     return _objective(choices).train(store, choices, how, **_given(choices, chosen))
 
 

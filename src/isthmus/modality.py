@@ -1,9 +1,9 @@
 """The modalities there are, by name, and what the rest of isthmus asks of one: light enough for every part to import.
 
-Nothing else lists modalities. Ours are in `isthmus.encoders.modality`. Another package adds one by an entry point of
-the group `isthmus.modalities` that names a `ModalitySpec`; its encoders come from a source of its own
-(`isthmus.encoders.sources`). From then on its items are read from pairs, embedded, selected, trained on, evaluated and
-searched beside those of any other modality.
+Nothing else lists modalities. Ours are in `isthmus.encoders.modality` and `isthmus.data.audio`. Another package adds
+one by an entry point of the group `isthmus.modalities` that names a `ModalitySpec`; its encoders come from a source of
+its own (`isthmus.encoders.sources`). From then on its items are read from pairs, embedded, selected, trained on,
+evaluated and searched beside those of any other modality.
 """
 
 from __future__ import annotations
@@ -53,9 +53,14 @@ class ModalitySpec:
 
 MODALITIES = Registry(
     "isthmus.modalities",
-    {"image": "isthmus.encoders.modality:IMAGE", "text": "isthmus.encoders.modality:TEXT"},
+    {
+        "image": "isthmus.encoders.modality:IMAGE",
+        "text": "isthmus.encoders.modality:TEXT",
+        "audio": "isthmus.data.audio:AUDIO",
+    },
     noun="modality",
 )
+FIRST = ("image", "text")  # those that every store has a table of, and that pairs are of unless they say otherwise
 
 
 def spec_of(modality: Modality) -> ModalitySpec:
@@ -65,8 +70,8 @@ def spec_of(modality: Modality) -> ModalitySpec:
 
 
 def others() -> dict[Modality, ModalitySpec]:
-    """Those of other packages, whose items are files."""
-    names = [name for name in MODALITIES.names() if name not in MODALITIES.own]
+    """Those beside images and texts whose items are files: audio, and those of other packages."""
+    names = [name for name in MODALITIES.names() if name not in FIRST]
     return {name: spec for name in names if (spec := spec_of(name)).decode is not None}
 
 
@@ -74,4 +79,4 @@ def table_of(modality: Modality) -> str:
     """The table of a store in which the items of a modality stand, registered here or not; also what they are called,
     several of them.
     """
-    return (spec_of(modality).table or modality) if modality in MODALITIES.own else modality
+    return (spec_of(modality).table or modality) if modality in FIRST else modality

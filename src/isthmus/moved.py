@@ -28,6 +28,7 @@ MOVED: dict[str, str | dict[str, str]] = {
     "isthmus.checkup": "isthmus.models.checkup",
     "isthmus.anchor": "isthmus.training.contrastive.locked_tower",
     "isthmus.contact_sheet": "isthmus.report.contact_sheet",
+    "isthmus.training.values": "isthmus.values",
     "isthmus.selection.unimodal": "isthmus.metrics.probing",
     **{f"isthmus.evaluation.{name}": f"isthmus.metrics.{name}" for name in METRICS},
     **{f"isthmus.training.{name}": f"isthmus.training.contrastive.{name}" for name in CONTRASTIVE},

@@ -15,6 +15,7 @@ from isthmus_demo.measure import TextFeatures, best_images
 PICTURES = 800  # of the slice
 RECIPE = "cca"  # a second or two
 QUERY, HITS = "a flower", 10
+NEXT = "a musical instrument"  # to try oneself: like the former, of the slice's common subjects
 SHEET = "first-look.png"
 
 
@@ -30,7 +31,7 @@ def show(out: Path, model: DualEncoder, pairs: Pairs, unseen: FeaturePairs, feat
     labels = [f"{score:.3f}\n{id.rpartition('/')[2]}" for id, score in hits]
     write_atomic(out / SHEET, contact_sheet(pictures, labels, QUERY).save)
     trained = model.summary["pairs"]
-    command = shlex.join(["isthmus", "search", str(out / "first"), str(out / "store"), "a bird", "--k", "5"])
+    command = shlex.join(["isthmus", "search", str(out / "first"), str(out / "store"), NEXT, "--k", "5"])
     return (
         f"           a first look, trained on {trained:,} pairs: {out / SHEET} shows the best\n"
         f'           of {len(unseen):,} other pictures for "{QUERY}". Try, in another terminal:\n'

@@ -25,6 +25,7 @@ COMMANDS = Registry(
         "curate": "isthmus.cli.curate",
         "train": "isthmus.cli.train",
         "eval": "isthmus.cli.eval",
+        "index": "isthmus.cli.index",
         "search": "isthmus.cli.search",
         "classify": "isthmus.cli.classify",
         "encode": "isthmus.cli.encode",

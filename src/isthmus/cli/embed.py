@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="STORE", required=True)
     parser.add_argument("--only", metavar="PARQUET", help="embed only the ids in this file")
     parser.add_argument(
-        "--test", type=float, metavar="SHARE", help="hold out this share of the images as split test, in whole groups"
+        "--test",
+        type=float,
+        metavar="SHARE",
+        help="hold out this share as split test, in whole groups",
     )
     parser.add_argument("--batch-size", type=int, help="items per forward pass (default: what the device does fast)")
     parser.add_argument("--max-skip", type=float, default=0.01, help="largest share of unreadable images (0.01)")

@@ -4,11 +4,13 @@ example:
   isthmus search model/ photos/ "a red bicycle" --out bicycles.png
   isthmus search model/ photos/ cat.jpg --k 8
   isthmus search model/ store/ "a red bicycle"
+  isthmus search model/ photos.index/ cat.jpg --plus red --minus "a sofa:0.5"
 
-IMAGES is a folder of images, any table of pairs (captions are not needed), or a store, whose cached features
-are used; a store holds no pictures, so it gives a table only. A QUERY that is the path of an image file
-searches by image. A model that joins other modalities (`isthmus train --modalities`) is searched in the
-same way, by a text or a file, for items of the first of them that is no text.
+IMAGES is a folder of images, any table of pairs (captions are not needed), an index (`isthmus index`), which
+answers at once, or a store, whose cached features are used; a store holds no pictures, so it gives a table
+only. A QUERY that is the path of an image file searches by image. A model that joins other modalities
+(`isthmus train --modalities`) is searched in the same way, by a text or a file, for items of the first of
+them that is no text.
 """
 
 from __future__ import annotations
@@ -26,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGES")
     parser.add_argument("query", metavar="QUERY", help="a text, or the path of an image")
     parser.add_argument("--k", type=int, default=20, help="how many images (20)")
+    mixed = "text or image, as often as wanted; a weight may follow, as in red:0.5"
+    parser.add_argument("--plus", metavar="TERM", action="append", default=[], help=f"add to the query: a {mixed}")
+    parser.add_argument("--minus", metavar="TERM", action="append", default=[], help="take from it, likewise")
+    parser.add_argument("--label", help="only pictures with this label; of an index")
+    parser.add_argument("--folder", metavar="DIR", help="only pictures in this folder of it, or below; of an index")
     parser.add_argument(
         "--least", type=float, default=0.5, metavar="P", help="say that nothing fits below this probability (0.5)"
     )
@@ -37,22 +44,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     common.check_paths(args.model, args.images, args.image_folder)
-    from isthmus.api import search
-    from isthmus.image_search.query import check_query
+    from isthmus.image_search import check_query, search
+    from isthmus.index.layout import is_index
     from isthmus.store.opening import holds_features
 
     check_query(args.query)
-    stored = holds_features(args.images)
     reading = common.reading(args)
     images, printed = args.images, []
-    if not stored:
+    if not holds_features(args.images) and not is_index(args.images):
         images = common.read_printing_notes(args.images, captions="optional", **reading)
         printed = images.notes
     elif reading:
-        raise UsageError(f"{args.images}: a store, which holds features: {', '.join(reading)} are for reading pairs.")
+        what = "an index" if is_index(args.images) else "a store, which holds features"
+        raise UsageError(f"{args.images}: {what}: {', '.join(reading)} are for reading pairs.")
+    chosen = {name: getattr(args, name) for name in ("k", "plus", "minus", "label", "folder", "least", "out")}
     loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
-    found = search(args.model, images, args.query, k=args.k, least=args.least, out=args.out, **loading)
-    sheet = args.out or (SHEET if found.pictures else None)
+    found = search(args.model, images, args.query, **chosen, **loading)
+    sheet = args.out or (SHEET if found.pictures and found.hits else None)
     if sheet and not args.out:
         found.write_sheet(sheet)
     common.say(found)

@@ -6,7 +6,8 @@ example:
   isthmus train store/ --recipe linear --set optim.lr=3e-4 --set optim.epochs=40 --out model/
   torchrun --nproc-per-node 2 -m isthmus train store/ --out model/      # batches over two processes
   isthmus train small/ --recipe default --folds 5 --out model/
-  isthmus train questions/ --recipe manager --out model/                # a store of states, and answers
+  isthmus train questions/ --recipe manager --out model/         # a store of states, and answers
+  isthmus train store/ --recipe sail --tune 20 --out model/      # trials first, for 20 minutes
 
 Run it again to go on where it stopped, bit for bit. Recipes: default, cca, linear, freeze-align,
 freeze-align-pooled, sail; over layers: manager, managertower, bridgetower, meter; or a TOML file.
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folds", type=int, metavar="K", help="cross-validate first: for fewer than about 1,000 pairs")
     parser.add_argument("--forget-items", action="store_true", help="keep no hashes of what trained it in the model")
     parser.add_argument("--out", metavar="MODEL", required=True)
+    parser.add_argument("--tune", metavar="MINUTES", type=float, help="try the recipe's [tune] values so long before")
     parser.add_argument("--max-seconds", type=float, help="stop after this time")
     parser.add_argument("--log", choices=["tensorboard", "wandb"], help="also log there (needs the extra of that name)")
     parser.add_argument("--dry-run", action="store_true", help="print the effective recipe, sizes and steps")
@@ -73,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         common.say_folded(common.lines(plan))
         common.write_result(args, plan)
         return 0
+    if args.folds and args.tune is not None:
+        raise UsageError("--folds estimates the recipe as it is: it does not go with --tune.")
     if args.folds:
         _cross_validate(args, {name: value for name, value in options.items() if name not in NOT_OF_FOLDS})
     before = _weights(args.out)
@@ -81,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         out=args.out,
         remember=not args.forget_items,
         max_seconds=args.max_seconds,
+        tune=args.tune,
         log=[args.log] if args.log else [],
         progress=True,
         **options,
@@ -93,11 +98,22 @@ def run(args: argparse.Namespace) -> int:
 
 def _say_end(args: argparse.Namespace, model: Any, before: str | None) -> None:
     """The result, where the model is and what to run now. before: the digest of the weights that were there."""
+    if args.tune is not None:
+        _say_trials(Path(args.out) / "tune")
     if args.verbose:
         common.say_folded(common.lines(model.summary))
     done = "  (already done: the same as before)" if before and before == _weights(args.out) else ""
     common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model)}")
     _say_few(args, model)
+
+
+def _say_trials(folder: Path) -> None:
+    from isthmus.files import read_json
+    from isthmus.report.trials import table
+
+    found, plot = read_json(folder / "tune.json"), folder / "tune.png"
+    common.say(table(found["trials"], found["best"]))
+    common.say(f"trials: {folder / 'tune.json'}" + (f"\nplot: {plot}\n" if plot.exists() else "\n"))
 
 
 def _say_few(args: argparse.Namespace, model: Any) -> None:
@@ -128,7 +144,9 @@ def _result(summary: dict[str, Any]) -> str:
         for name in dict.fromkeys([*chance][:1] + [*chance][-1:])
     ]
     others = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items() if name != "epoch"]
-    return f"validation: {', '.join(shown or others)}"
+    again = summary.get("refit")
+    refit = f"\nrefit: on all {again['pairs']:,} pairs, the validation pairs included" if again else ""
+    return f"validation: {', '.join(shown or others)}{refit}"
 
 
 def _next(args: argparse.Namespace, trained: Any) -> str:

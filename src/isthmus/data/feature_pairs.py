@@ -14,7 +14,7 @@ from isthmus.data.contents import KEY_BYTES, items_of_keys, items_of_rows, items
 from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.frames import as_pandas
 from isthmus.data.groups import components, whole_groups
-from isthmus.data.matrix import Matrix, as_matrix, check_finite, take
+from isthmus.data.matrix import Matrix, as_matrix, check_finite, stacked, take
 from isthmus.data.splits import assign_splits
 from isthmus.errors import InputError
 
@@ -172,6 +172,31 @@ class FeaturePairs:
             **{name: _take(getattr(self, name), kept) for name in ("caption_ids", "captions", "lang")},
         )
 
+    def joined(self, other: FeaturePairs) -> FeaturePairs:
+        """These images and then those of `other`, with features of the same encoders; what is equal in both, by
+        content, is of one group. Ids may repeat.
+        """
+        items = {side: np.concatenate([self.items(side), other.items(side)]) for side in SIDES}
+        owner = np.concatenate([self.image_of, other.image_of + len(self)])
+        linked, whole = (
+            whole_groups(_numbered(getattr(self, name), getattr(other, name)).tolist(), items["image"])
+            for name in ("image_group", "bootstrap_group")
+        )
+        image_group, text_group = components(linked, items["text"], owner)
+        listed = ("image_ids", "caption_ids", "captions", "lang", "labels", "splits")
+        return dataclasses.replace(
+            self,
+            image=stacked(self.image, other.image),
+            text=stacked(self.text, other.text),
+            image_of=owner,
+            image_group=image_group,
+            text_group=text_group,
+            bootstrap_group=whole,
+            image_items=items["image"],
+            text_items=items["text"],
+            **{name: _both(getattr(self, name), getattr(other, name)) for name in listed},
+        )
+
     def split(self, *, seed: int = 0) -> dict[str, FeaturePairs]:
         """`{"train": …, "val": …, "test": …}`, without those that are empty.
 
@@ -240,6 +265,15 @@ def _items(keys: Any) -> np.ndarray | None:
     """Of content keys, uint8 [n, 16]; nothing else that makes items equal says what they are to other data."""
     contents = isinstance(keys, np.ndarray) and keys.dtype == np.uint8 and keys.shape[1:] == (KEY_BYTES,)
     return items_of_keys(keys) if contents else None
+
+
+def _numbered(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The groups of two sets of images, none of them shared."""
+    return np.concatenate([first, second + first.max(initial=-1) + 1])
+
+
+def _both(first: list[Any] | None, second: list[Any] | None) -> Any:
+    return None if first is None or second is None else [*first, *second]
 
 
 def _keys(keys: Any, count: int) -> np.ndarray:

@@ -103,6 +103,20 @@ class Chosen(OnDemand):
         return rows(self.matrix, self.index[index])
 
 
+class Stacked(OnDemand):
+    """The rows of one matrix, then those of another of the same width."""
+
+    def __init__(self, first: Matrix, second: Matrix) -> None:
+        self.first, self.second = first, second
+        self.shape = (first.shape[0] + second.shape[0], first.shape[1])
+
+    def gather(self, index: np.ndarray) -> np.ndarray:
+        found, late = np.empty((len(index), self.shape[1]), np.float32), index >= self.first.shape[0]
+        found[~late] = rows(self.first, index[~late])
+        found[late] = rows(self.second, index[late] - self.first.shape[0])
+        return found
+
+
 class Computed(OnDemand):
     """Rows [n, width] computed on demand by a function from row numbers (int64 [k]) to float32 [k, width]."""
 
@@ -111,6 +125,17 @@ class Computed(OnDemand):
 
     def gather(self, index: np.ndarray) -> np.ndarray:
         return self.function(index)
+
+
+def stacked(first: Matrix, second: Matrix) -> Matrix:
+    """One matrix below the other: of arrays in memory a copy; else rows on demand, as `followed_by` of the first has
+    them where it knows better.
+    """
+    if hasattr(first, "followed_by"):
+        return first.followed_by(second)
+    if all(isinstance(one, np.ndarray) and not isinstance(one, np.memmap) for one in (first, second)):
+        return np.concatenate([first, second])
+    return Stacked(first, second)
 
 
 def take(matrix: Matrix, index: np.ndarray) -> Matrix:

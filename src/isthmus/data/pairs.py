@@ -214,7 +214,7 @@ class Pairs:
         part = self._part[row] if self._part is not None else None
         try:
             return decode_item(data, **(json.loads(part) if part else {}))
-        except BadImage:
+        except (BadImage, UsageError):  # one item is bad, or all would be: what decodes them is not installed
             raise
         except MemoryError:
             raise BadImage(OUT_OF_MEMORY) from None

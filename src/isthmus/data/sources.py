@@ -316,3 +316,14 @@ def to_png(picture: Image.Image | np.ndarray) -> bytes:
     except (OSError, ValueError) as error:
         raise BadImage(f"cannot use this {image.mode} picture: {error}") from None
     return file.getvalue()
+
+
+def file_of(source: ImageSource, index: int) -> Path | None:
+    """The file that holds image `index` alone; None for one in a tar, a table or memory."""
+    while isinstance(source, Joined):
+        source, index = source._at(index)
+    if not isinstance(source, ImageColumn | Items):
+        return None
+    cell = source.cells[index].as_py() if isinstance(source, ImageColumn) else source.items[index]
+    cell = os.fspath(cell) if isinstance(cell, os.PathLike) else cell
+    return source.folders.path(cell) if isinstance(cell, str) and not is_inline(cell) else None

@@ -65,8 +65,8 @@ def load_all(image: Any, text: Any, encoders: Any = (), **options: Any) -> dict[
 
 
 def preparable(view: Encoder, items: list[Any]) -> list[Any]:
-    """The items that an encoder can preprocess: a sample must not fail because of one picture."""
-    if view.modality != "image":
+    """The items that an encoder can preprocess: a sample must not fail because of one picture or recording."""
+    if view.spec.decode is None:
         return items
     try:
         view.prepare(items)

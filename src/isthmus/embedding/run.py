@@ -18,7 +18,7 @@ from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
 from isthmus.embedding.content_index import Contents, captions_of, lacking
 from isthmus.embedding.engines import check_engine, encode_all, hash_all
-from isthmus.embedding.held_out import check_share, with_kept_splits, with_test_split
+from isthmus.embedding.held_out import check_share, hold_out, keep_splits
 from isthmus.embedding.networks import Network, by_network, choose_autocast, load_all, preparable, states_bytes
 from isthmus.embedding.work_plan import caption_batches, cut, image_batches, plan_captions, plan_images
 from isthmus.encoders import Encoder
@@ -111,8 +111,9 @@ def embed(
         engine: "local", or "ray": the workers of a Ray cluster, which read the images by the same paths. On
             machines of one type, with the same number of threads, the store is the same byte for byte.
         states_dtype: what states are stored in: "float16", or "int8" with a scale for each token.
-        test: hold out about this share of the images as the split test, whole groups at a time: no picture and no
-            caption is on both sides (`isthmus.embedding.held_out`). For pairs that name no test split.
+        test: hold out about this share of the images, or of samples of other modalities, as the split test, whole
+            groups at a time: no picture and no caption is on both sides (`isthmus.embedding.held_out`). For pairs that
+            name no test split.
         seed: of the choice of these.
         progress: bars; None: in a notebook alone.
         reading: how pairs are read, if they are not `Pairs` yet: `columns`, `images`, `split`, `pages`, `range`.
@@ -238,14 +239,10 @@ class _Run:
 
     def split(self, test: float | None, seed: int) -> None:
         """Hold out a test split if one is asked for; otherwise keep the one that the store has."""
-        contents, before = self.contents.get(SIDES[0]), self.writer.tables
-        if contents is None:
-            return
         if test is None:
-            contents.pairs, notes = with_kept_splits(contents.pairs, before)
+            self.notes += keep_splits(self.contents, self.writer.tables)
         else:
-            contents.pairs, notes = with_test_split(contents.pairs, contents.hashes, before, test, seed)
-        self.notes += notes
+            self.notes += hold_out(self.contents, self.pairs.captions, self.writer.tables, test, seed)
 
     def encode_items(self, modality: Modality, networks: list[Network]) -> None:
         if not networks:

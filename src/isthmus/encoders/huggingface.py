@@ -1,4 +1,4 @@
-"""`hf:` – vision and text models in the format of transformers, from the hub or a folder."""
+"""`hf:` – vision, text and speech models in the format of transformers, from the hub or a folder."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from isthmus.encoders.images import to_pil
 from isthmus.encoders.modality import Modality, check_texts
 from isthmus.encoders.portable import TEXT_INPUTS, Portable, image_processor, prefixed, transformer
 from isthmus.encoders.portable import tokenizer as portable_tokenizer
+from isthmus.encoders.speech import load_speech
 from isthmus.encoders.uri import EncoderURI
 from isthmus.encoders.vetting import check_folder
 from isthmus.errors import InputError, UsageError
@@ -90,7 +91,7 @@ def _load_network(folder: Path, uri: EncoderURI, trust_remote_code: bool) -> tup
         alone = whole and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING  # the encoder has a class of its own
         network, info = (AutoTextModel if alone else AutoModel).from_pretrained(folder, config=config, **shared)
     missing = set(info["missing_keys"])
-    if whole and not alone and network.main_input_name == "input_ids":
+    if whole and not alone and network.main_input_name in ("input_ids", "input_features"):
         network, missing = network.get_encoder(), {name for name in missing if "decoder" not in name.split(".")}
         if not hasattr(network, "config"):
             raise InputError(f"{uri}: the encoder of a {config.model_type} cannot be run without its decoder.")
@@ -275,7 +276,7 @@ class HFTextEncoder(Encoder):
         return Portable(network, prefixed("network", self.network), tokenizer=told)
 
 
-ENCODERS: dict[Modality, type[Encoder]] = {"image": HFImageEncoder, "text": HFTextEncoder}
+ENCODERS: dict[Modality, Any] = {"image": HFImageEncoder, "text": HFTextEncoder, "audio": load_speech}
 
 
 def run_network(
@@ -410,7 +411,7 @@ def _modality_of(model: Any, uri: EncoderURI) -> Modality:
     """The modality of a model of transformers, by the main input of the model or its class; other code may not state
     it.
 
-    Raises `UsageError` for audio and other modalities without an encoder here.
+    Raises `UsageError` for video and other modalities without an encoder here.
     """
     takes = inspect.signature(model.forward).parameters
     stated = [model.main_input_name] if isinstance(model.main_input_name, str) else list(model.main_input_name)
@@ -429,8 +430,11 @@ def _refuse_video(config: Any, uri: EncoderURI) -> None:
 
 
 def _refuse_missing(missing: set[str], uri: EncoderURI) -> None:
-    """Weights that the files lack are random. Only poolers, which plain models do not use, may be missing."""
-    needed = sorted(name for name in missing if "pooler" not in name.split("."))
+    """Weights that the files lack are random. Only those that plain features do not use may be missing: poolers, and
+    what speech models in training put in the place of masked frames.
+    """
+    unused = {"pooler", "masked_spec_embed"}
+    needed = sorted(name for name in missing if not unused & {*name.split(".")})
     if needed:
         raise InputError(f"{uri}: its files lack {len(needed)} weights of the network, such as {needed[0]}.")
 

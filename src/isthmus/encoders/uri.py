@@ -27,7 +27,7 @@ class EncoderURI:
     pool: how tokens become features, `+` joins several; None = the encoder's own way. One vector: cls, mean, max,
         last. Many, side by side: patches (all of an image), grid4, grid9, grid16, … (so many averages of them),
         tokens (all of a text, zeros behind the last). A sequence of any length, unpooled: states.
-    size: image side in pixels. max_tokens, prompt: length limit and prefix of texts.
+    size: image side in pixels. max_tokens, prompt: length limit and prefix of texts. seconds: of the longest recording.
     dtype: compute type, float32 unless given.
     """
 
@@ -39,6 +39,7 @@ class EncoderURI:
     max_tokens: int | None = None
     pool: str | None = None
     prompt: str | None = None
+    seconds: int | None = None
     size: int | None = None
     trust_remote_code: bool | None = None
 
@@ -140,7 +141,7 @@ def _option(text: str, item: str) -> tuple[str, str | int | bool | tuple[int, ..
         if len(set(layers)) < len(layers):
             raise UsageError(f"{text!r}: a layer is given twice.")
         return key, layers
-    if key in ("size", "max_tokens") or (key == "layer" and value != "*"):
+    if key in ("size", "max_tokens", "seconds") or (key == "layer" and value != "*"):
         return key, _integer(text, key, value)
     return key, value
 

@@ -4,7 +4,8 @@ Whatever is asked, something is nearest. How near the nearest of n items comes t
 greatest of n scores, and follows a Gumbel distribution (Coles 2001, An Introduction to Statistical Modeling of Extreme
 Values). `NullBest` fits it to the best scores of everyday nouns over the same items: those that no caption holds, or,
 without captions, the lower half of them (Efron 2004, "Large-scale simultaneous hypothesis testing": an empirical null).
-So nothing need be stored in a model, and the number of items and the model's habits are accounted for.
+So nothing need be stored in a model, and the number of items and the model's habits are accounted for. Where captions
+tell which nouns are there, the best scores of those say how well this model knows what is there from what is not.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from isthmus.metrics.nearest import top_k
 LEAST = 20  # nouns that captions must hold, and must lack, before they are asked which nouns are there
 KNOWN, UNKNOWN = (0.1, 0.9), (0.1, 0.5)  # quantiles that the distribution is fitted by
 ALTERNATIVE = 0.25  # p-values of texts that fit: Beta(0.25, 1); see `NullBest.probability`
+SHARPEST, VAGUEST = 0.05, 0.95  # what is measured of it is kept within
+LEAST_P = 1e-12
 
 
 def nouns() -> list[str]:
@@ -46,13 +49,15 @@ def absent(names: list[str], captions: Iterable[str | None]) -> np.ndarray | Non
 class NullBest:
     """The distribution of the best score of a text that nothing fits: Gumbel's location and scale.
 
-    texts: how many it was fitted to. known: whether captions told which of the nouns are not there.
+    texts: how many it was fitted to. known: whether captions told which of the nouns are not there. alternative: a,
+    where p-values of texts that fit follow Beta(a, 1); 1 where a model tells nothing.
     """
 
     location: float
     scale: float
     texts: int
     known: bool
+    alternative: float = ALTERNATIVE
 
     def p_value(self, score: Any) -> np.ndarray:
         """float64, of the shape of `score`: how often a text that nothing fits has a best score of as much."""
@@ -69,18 +74,31 @@ class NullBest:
     def probability(self, score: Any) -> np.ndarray:
         """float64: the probability that an item of this score fits, if before it was as likely as not.
 
-        f / (1 + f) with f the density of the p-value where something fits: 0.25 · p^(0.25 − 1), of the family by which
-        Sellke, Bayarri and Berger (2001, "Calibration of p values") calibrate p-values. It is even at p = 0.16.
+        f / (1 + f) with f the density of the p-value where something fits: a · p^(a − 1), of the family by which
+        Sellke, Bayarri and Berger (2001, "Calibration of p values") calibrate p-values. With a = 0.25 it is even at
+        p = 0.16.
         """
-        factor = ALTERNATIVE * np.maximum(self.p_value(score), 1e-12) ** (ALTERNATIVE - 1)
+        factor = self.alternative * np.maximum(self.p_value(score), LEAST_P) ** (self.alternative - 1)
         return factor / (1 + factor)
 
 
 def null_best(best: np.ndarray, missing: np.ndarray | None = None) -> NullBest:
-    """Fit the distribution to the best scores float [K] of nouns; missing: bool [K], those known not to be there."""
-    known = missing is not None
-    used = np.asarray(best if missing is None else best[missing], np.float64)
-    low, high = KNOWN if known else UNKNOWN
+    """Fit the distribution to the best scores float [K] of nouns; missing: bool [K], those known not to be there.
+
+    Where they are known, the others are there, and their p-values give `alternative`, by maximum likelihood.
+    """
+    if missing is None:
+        return _fitted(np.asarray(best, np.float64), UNKNOWN, known=False)
+    null = _fitted(np.asarray(best[missing], np.float64), KNOWN, known=True)
+    there = null.p_value(best[~missing])
+    if not len(there):
+        return null
+    sharpness = -1 / np.log(np.maximum(there, LEAST_P)).mean()
+    return replace(null, alternative=float(np.clip(sharpness, SHARPEST, VAGUEST)))
+
+
+def _fitted(used: np.ndarray, quantiles: tuple[float, float], known: bool) -> NullBest:
+    low, high = quantiles
     at_low, at_high = np.quantile(used, [low, high])
     scale = max((at_high - at_low) / (_standard(high) - _standard(low)), 1e-6)
     return NullBest(float(at_low - scale * _standard(low)), float(scale), len(used), known)

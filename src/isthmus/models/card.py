@@ -75,7 +75,7 @@ def write_card(
         parameters=sum(p.numel() for p in parameters),
         scale=scale,
         bias="" if bias is None else f", bias {bias:.2f}",
-        training="\n".join(summary_rows(summary)) or "No summary was recorded.",
+        training="\n".join(summary_rows(summary)) + _remarks(summary) or "No summary was recorded.",
         seen=seen_rows(seen),
         ledger=ledger_table(summary.get("ledger"), sum(p.nbytes for p in parameters)),
     )
@@ -110,6 +110,28 @@ REMEMBERED = """
 `{file}` holds eight bytes of the hash of each of these, so that evaluation says which of its items are new. No picture
 and no caption can be read from it; but who has a picture, or guesses a caption letter for letter, can ask whether it
 was there. `isthmus train --forget-items` leaves the file out. What trained the frozen encoders is not in it."""
+
+
+def _remarks(summary: dict[str, Any]) -> str:
+    """What a reader of the numbers has to know about where they come from."""
+    tuned, said = summary.get("tuned"), _refit(summary.get("refit"))
+    if isinstance(tuned, dict) and "trials" in tuned:
+        said += (
+            f"\n\nThe settings are the best of {tuned['trials']} trials on the validation pairs, so that the "
+            "validation numbers flatter the model: judge it by others."
+        )
+    return said
+
+
+def _refit(facts: Any) -> str:
+    """What the numbers above are of, where the weights are of a second fit."""
+    if not isinstance(facts, dict) or "pairs" not in facts:
+        return ""
+    return (
+        f"\n\nThese weights are of a second fit, on all {facts['pairs']:,} pairs: training and validation together, "
+        "with what had been chosen on the validation pairs and as many steps. The validation numbers are of the fit "
+        "before, which had not seen them."
+    )
 
 
 def seen_rows(seen: SeenItems | None) -> str:

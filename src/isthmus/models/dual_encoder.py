@@ -54,7 +54,7 @@ class DualEncoder(nn.Module):
         records: `{"image": [...], "text": [...]}`, one record per encoder (uri, fingerprint, width, ...);
             several encoders of one modality stand side by side, in this order.
         encoders: the loaded encoders in the same order, or None for a model over cached features alone.
-        lazy: load encoders that are not given when they are first needed.
+        lazy: load encoders that are not given when they are first needed; or the options with which to load them.
         summary: what the training run reported; kept in `config.json` and shown in the model card.
         width: keep only so many dimensions, the first ones; None: all (see `truncate`).
         seen: the items that trained and validated it, saved with it; None: it does not remember them.
@@ -73,7 +73,7 @@ class DualEncoder(nn.Module):
         encoders: dict[str, list[Encoder]] | None = None,
         summary: dict[str, Any] | None = None,
         width: int | None = None,
-        lazy: bool = False,
+        lazy: bool | dict[str, Any] = False,
         seen: SeenItems | None = None,
     ) -> None:
         super().__init__()
@@ -229,12 +229,13 @@ class DualEncoder(nn.Module):
         if modality not in self.encoders:
             if not self.records[modality]:
                 raise InputError(f"This model was trained on arrays and has no {modality} encoder: use project().")
-            if not self.lazy:
+            if self.lazy is False:
                 raise InputError(
                     f"This model was loaded without its {modality} encoder: load it with "
                     "DualEncoder.from_pretrained(path), or project cached features with project()."
                 )
-            loaded = load_encoders_of({modality: self.records[modality]})[modality]
+            options = self.lazy if isinstance(self.lazy, dict) else {}
+            loaded = load_encoders_of({modality: self.records[modality]}, **options)[modality]
             check_encoders(loaded, self.records[modality])
             self.encoders[modality] = loaded
         return self.encoders[modality]
@@ -374,7 +375,7 @@ class DualEncoder(nn.Module):
             encoders=encoders,
             summary=config.get("summary"),
             width=saved_width(path, config, projectors["image"].width),
-            lazy=load,
+            lazy={"device": device, "trust_remote_code": trust_remote_code} if load else False,
             seen=saved_seen(path, config),
         )
         model._load_strictly(weights, path / WEIGHTS)

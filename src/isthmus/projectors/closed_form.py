@@ -37,6 +37,8 @@ ROWS = 4096  # captions read at a time
 HELD_OUT = 2000  # most captions for comparing settings
 
 T = TypeVar("T")
+Settings = dict[str, float]  # of a closed form that was chosen: `ClosedForm.settings`
+By = FeaturePairs | Settings | None  # how settings are found: on held-out pairs, or they are given, or the usual ones
 Map = tuple[Tensor, Tensor]  # weight [inputs, width] and bias [width], float32: x ↦ x W + b
 
 
@@ -54,7 +56,7 @@ class ClosedForm:
     text: Map
     image_parts: list[int]
     text_parts: list[int]
-    settings: dict[str, float]
+    settings: Settings
     score: float | None = None
 
     @property
@@ -131,10 +133,15 @@ def choose(
     return _closed_form(kind, spectra, train, chosen, ridge, power, value)
 
 
-def init_from(
-    kind: str, image: Projector, text: Projector, train: FeaturePairs, val: FeaturePairs | None = None
-) -> ClosedForm:
-    """Start both projectors from a closed form (chosen on `val` if there is one), and return it.
+def solve(kind: str, train: FeaturePairs, by: By, width: int | None = None) -> ClosedForm:
+    """The closed form that `by` asks for: the best on held-out pairs, or that of settings; None: the usual settings."""
+    if isinstance(by, FeaturePairs):
+        return choose(kind, train, by, width=width)
+    return fit(kind, train, **{"width": width, **(by or {})})  # type: ignore[arg-type]
+
+
+def init_from(kind: str, image: Projector, text: Projector, train: FeaturePairs, by: By = None) -> ClosedForm:
+    """Start both projectors from a closed form (see `solve`), and return it.
 
     A linear projector becomes the closed form; of a parallel one the linear branches do, and the others start
     at zero, with gradients. Outputs beyond the closed form's width keep a hundredth of their random weights:
@@ -148,7 +155,7 @@ def init_from(
     if image.width != text.width:
         raise UsageError(f"init = {kind!r} needs projectors of one width, not {image.width} and {text.width}.")
     width = min(image.width, max_width(kind, train))
-    form = fit(kind, train, width=width) if val is None else choose(kind, train, val, width=width)
+    form = solve(kind, train, by, width)
     load_linear(image, *form.image)
     load_linear(text, *form.text)
     return form

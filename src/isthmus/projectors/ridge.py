@@ -16,7 +16,9 @@ from isthmus.projectors.build import build_projector
 from isthmus.projectors.closed_form import (
     HELD_OUT,
     RIDGES,
+    By,
     Map,
+    Settings,
     Spectrum,
     load_linear,
     moments,
@@ -34,7 +36,7 @@ class RidgeMap:
 
     parts: list[int]
     map: Map
-    settings: dict[str, float]
+    settings: Settings
 
     def to_projector(self) -> Projector:
         """The linear projector that computes it."""
@@ -43,27 +45,31 @@ class RidgeMap:
         return projector
 
 
-def ridge_onto(pairs: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> RidgeMap:
+def ridge_onto(pairs: FeaturePairs, by: By, frozen: Modality) -> RidgeMap:
     """Least squares with an L2 penalty from one side's features to the embeddings of the other.
 
     pairs: the `frozen` side holds unit rows of the joint space, the other one encoder features, which are
         layer-normalised part by part. Every caption with its image is a pair. One pass; memory D × D.
-    val: held-out pairs (at most 2,000 captions) by whose mean reciprocal rank, both directions, the penalty and the
-        use of the fixed side's centre are chosen; without any, a penalty of 0.1 and the centre.
+    by: held-out pairs (at most 2,000 captions) by whose mean reciprocal rank, both directions, the penalty and the
+        use of the fixed side's centre are chosen; or these settings; None: a penalty of 0.1 and the centre.
 
     Raises `InputError` for fewer than 10 pairs.
     """
     (mean, centre), (xx, _, xy) = moments(len(pairs.image_of), lambda some: _sides(pairs, some, frozen), True, False)
     side = Spectrum.of(mean, xx)
     cross = side.basis.T @ xy  # with the fixed side, on the eigenvectors of the free one: [D, w]
-    choices = [(ridge, offset) for ridge in RIDGES for offset in OFFSETS] if val is not None else [(0.1, 1.0)]
-    maps = {choice: _solve(side, cross, centre, *choice) for choice in choices}
-    best = choices[0]
-    if val is not None:
-        held_out = _HeldOut(val, frozen)
-        best = max(choices, key=lambda choice: held_out.score(*maps[choice]))
+
+    def solved(choice: tuple[float, float]) -> Map:
+        return _solve(side, cross, centre, *choice)
+
+    if isinstance(by, FeaturePairs):
+        held_out = _HeldOut(by, frozen)
+        choices = [(ridge, offset) for ridge in RIDGES for offset in OFFSETS]
+        best = max(choices, key=lambda choice: held_out.score(*solved(choice)))
+    else:
+        best = (0.1, 1.0) if by is None else (by["ridge"], by["offset"])
     parts = list(pairs.image_parts if frozen == "text" else pairs.text_parts)
-    return RidgeMap(parts, maps[best], {"ridge": best[0], "offset": best[1]})
+    return RidgeMap(parts, solved(best), {"ridge": best[0], "offset": best[1]})
 
 
 def _sides(pairs: FeaturePairs, captions: np.ndarray, frozen: Modality) -> tuple[Tensor, Tensor]:

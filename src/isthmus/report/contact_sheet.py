@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from isthmus.errors import InputError, UsageError
 
@@ -25,12 +25,14 @@ def contact_sheet(
     *,
     columns: int = 5,
     size: int = 180,
+    fill: bool = False,
 ) -> Image.Image:
     """Thumbnails on white with a caption of at most two lines below each, in rows of `columns`.
 
     images: n PIL pictures, fitted whole into squares of `size` pixels, transparency on white. captions: n
-    strings (a line break separates the two lines), cut with an ellipsis where they do not fit. Returns an RGB
-    image. Raises InputError for no images or another number of captions, UsageError for columns < 1.
+    strings (a line break separates the two lines), cut with an ellipsis where they do not fit. fill: enlarge small
+    pictures to their square. Returns an RGB image. Raises InputError for no images or another number of captions,
+    UsageError for columns < 1.
     """
     if not images or len(images) != len(captions):
         raise InputError(f"A contact sheet needs images with a caption each: {len(images)}, {len(captions)}.")
@@ -49,15 +51,17 @@ def contact_sheet(
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left, top = margin + i % columns * cell_width, head + i // columns * cell_height
         draw.rectangle((left, top, left + size - 1, top + size - 1), outline=FRAME)
-        sheet.paste(_fitted(image, size - 2 * inset), (left + inset, top + inset))
+        sheet.paste(_fitted(image, size - 2 * inset, fill), (left + inset, top + inset))
         for n, text in enumerate(_two_lines(caption, size, small)):
             draw.text((left, top + size + margin // 3 + n * line), text, GREY, font=small)
     return sheet
 
 
-def _fitted(image: Image.Image, size: int) -> Image.Image:
-    """The whole picture, centred on a white square of `size` pixels; small ones are not enlarged."""
+def _fitted(image: Image.Image, size: int, fill: bool) -> Image.Image:
+    """The whole picture, centred on a white square of `size` pixels; fill: small ones are enlarged."""
     picture = image.convert("RGBA")
+    if fill and max(picture.size) < size:
+        picture = ImageOps.contain(picture, (size, size), Image.Resampling.BICUBIC)
     picture.thumbnail((size, size), Image.Resampling.LANCZOS)
     square = Image.new("RGB", (size, size), WHITE)
     square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2), picture)

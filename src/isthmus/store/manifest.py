@@ -20,7 +20,7 @@ from isthmus.data.parquet import DAMAGE, read_columns
 from isthmus.data.records import ANSWERS
 from isthmus.errors import InputError
 from isthmus.files import file_digest, locate, read_sealed, replaced_together, write_sealed
-from isthmus.modality import MODALITIES, table_of
+from isthmus.modality import FIRST, table_of
 from isthmus.store.disk import write_parquet
 from isthmus.store.journal import ENCODERS
 from isthmus.store.journal import FOLDER as JOURNAL
@@ -85,7 +85,7 @@ class Manifest:
 
     def modalities(self) -> list[str]:
         """Those that have tables."""
-        return [*MODALITIES.own, *sorted(self.others)]
+        return [*FIRST, *sorted(self.others)]
 
     def tables(self) -> dict[str, pa.Table]:
         """Every table by the name of its file."""

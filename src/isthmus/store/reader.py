@@ -15,7 +15,7 @@ from isthmus.data.encoder_record import EncoderRecord
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.frames import by_caption
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.modality import MODALITIES, table_of
+from isthmus.modality import FIRST, table_of
 from isthmus.owned import check_owned
 from isthmus.report.notebook import rows
 from isthmus.store.joining import choose_ids, choose_split, join
@@ -104,7 +104,7 @@ class Store:
     @cached_property
     def modalities(self) -> list[str]:
         """The modalities of items in the store: image, text, and others that have a table."""
-        return [*MODALITIES.own, *other_tables(self._described)]
+        return [*FIRST, *other_tables(self._described)]
 
     def table(self, modality: str) -> pa.Table:
         """The items of a modality: `images`, `captions`, or item_id, id, content_hash, group, split, label, signature.

@@ -99,9 +99,9 @@ class StoreWriter:
         self._journal.save_encoders(list({**started, owner: record}.values()))
 
     @property
-    def tables(self) -> tuple[pa.Table, pa.Table]:
-        """The images and the captions that earlier runs stored."""
-        return self._manifest.images, self._manifest.captions
+    def tables(self) -> dict[Modality, pa.Table]:
+        """What earlier runs stored, by modality: the images, the captions, the items of further ones."""
+        return {modality: self._manifest.table(modality) for modality in self._manifest.modalities()}
 
     def fingerprints(self, modality: str) -> list[str]:
         """Fingerprints of the encoders of which the store, or an unfinished run, has features."""

@@ -21,7 +21,7 @@ from isthmus.training.run import Run
 
 @dataclass(frozen=True)
 class Fitting:
-    """Options of any run: the arguments of `train` with the same names."""
+    """Options of any run: the arguments of `train` with the same names. max_epochs: stop this call after so many."""
 
     out: Path | None = None
     seed: int = 0
@@ -31,6 +31,7 @@ class Fitting:
     log: Sequence[str] = ()
     device: str | None = None
     checkpoint_seconds: float = 60.0
+    max_epochs: float | None = None
 
 
 def fit(objective: Objective, recipe: Recipe, how: Fitting, **stage: Any) -> Run:
@@ -49,10 +50,11 @@ def fit(objective: Objective, recipe: Recipe, how: Fitting, **stage: Any) -> Run
         run = Run(objective, recipe, out=how.out, seed=how.seed, device=how.device, **stage)
         run.start(how.resume, how.log)
         before = run.state.seconds
-        total = run.recipe.optim.epochs * run.plan.items
+        total = run.plan.seen(run.plan.end)
         with Progress(how.progress if run.processes.first else False, total, run.seen(), run.plan.unit) as shown:
             while not run.finished():
                 late = how.max_seconds is not None and time.monotonic() - began >= how.max_seconds
+                late = late or (how.max_epochs is not None and run.epoch >= how.max_epochs)
                 if run.processes.any(late or interrupt.pressed, run.device):
                     break
                 items = run.step()
@@ -74,5 +76,5 @@ def alone_in(out: Path | None) -> AbstractContextManager[None]:
     """A lock of the writing process, so that two runs cannot mix their checkpoints."""
     if out is None or not Processes().first:
         return nullcontext()
-    check_owned(out, {"checkpoint", "tensorboard"})
+    check_owned(out, {"checkpoint", "tensorboard", "refit", "tune"})
     return alone(out / "checkpoint", "training into this folder")

@@ -22,14 +22,16 @@ class Objective(ABC):
     """One task of the trainer.
 
     recipe: the class of its recipes. primary: the metric of `validate` that says which state is best; higher: whether
-    greater is better. unit: the name of an item in progress and plans. Set by `prepare`: `plan` (the effective recipe,
-    batches), `device`, and `module`, everything that a run trains, saves and restores.
+    greater is better. unit: the name of an item in progress and plans. stage: what progress says before the epoch. Set
+    by `prepare`: `plan` (the effective recipe, batches), `device`, and `module`, everything that a run trains, saves
+    and restores.
     """
 
     recipe: ClassVar[type[Recipe]]
     primary: ClassVar[str]
     higher: ClassVar[bool] = True
     unit: ClassVar[str] = "pair"
+    stage: ClassVar[str] = ""
 
     plan: Plan
     device: torch.device

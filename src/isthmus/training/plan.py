@@ -14,7 +14,8 @@ class Plan:
     """The effective recipe for a number of items, and one epoch's batches as slices of the order.
 
     recipe: of the objective's own class. unit: the name of an item. changes: choices of the recipe that the data rule
-    out, in words.
+    out, in words. schedule, last: the steps that the schedule is made for and the step after which the run ends; None:
+    all epochs.
     """
 
     recipe: Any
@@ -22,6 +23,8 @@ class Plan:
     slices: list[slice]
     unit: str = "pair"
     changes: tuple[str, ...] = ()
+    schedule: int | None = None
+    last: int | None = None
 
     @classmethod
     def of(cls, recipe: Any, items: int, changes: list[str], *, processes: int = 1, unit: str = "pair") -> Plan:
@@ -37,7 +40,16 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        return self.recipe.optim.epochs * len(self.slices)
+        return self.recipe.optim.epochs * len(self.slices) if self.schedule is None else self.schedule
+
+    @property
+    def end(self) -> int:
+        return self.steps if self.last is None else self.last
+
+    def seen(self, step: int) -> int:
+        """Items seen after so many steps, epoch upon epoch."""
+        epoch, position = divmod(step, len(self.slices))
+        return epoch * self.items + self.slices[position].start
 
     def deviations(self) -> list[str]:
         """Changes of the batch or of other choices that the data make necessary, in words."""

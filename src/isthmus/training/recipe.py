@@ -1,5 +1,7 @@
 """Recipes: a named set of training choices in one small TOML file, read strictly.
 
+A table `[tune]` lists values to try, `optim.lr = [3e-4, 1e-3]` (`isthmus.training.tuning`).
+
 An effective value comes, in this order, from the dataclass default, the file, the file's first `[[by_pairs]]`
 table whose `up_to` reaches the number of training items, and `--set key=value`; in a stage, the stage's values come
 before `--set`.
@@ -95,6 +97,7 @@ class Recipe:
     by_pairs: tuple[dict[str, Any], ...] = ()
     stages: tuple[Stage, ...] = ()
     overrides: dict[str, Any] = field(default_factory=dict)
+    tune: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @classmethod
     def classes(cls) -> dict[str, type]:
@@ -114,6 +117,14 @@ class Recipe:
         found = self._changed(_merge(changes, self.overrides), where=f"recipe {self.name!r} for {items:,} pairs")
         return dataclasses.replace(found, stages=self.stages)
 
+    def having(self, settings: Mapping[str, Any]) -> Self:
+        """The recipe with values by dotted key, which override all others."""
+        changes = self.overrides
+        for key, value in settings.items():
+            section, _, name = key.partition(".")
+            changes = _merge(changes, {section: {name: value}})
+        return dataclasses.replace(self, overrides=changes)
+
     def at(self, stage: Stage) -> Self:
         """The recipe of one stage, itself without stages. Its tiers by number of items apply too."""
         where = f"recipe {self.name!r}, stage {stage.name!r}"
@@ -125,6 +136,10 @@ class Recipe:
         values = {section: _plain(dataclasses.asdict(getattr(self, section))) for section in self.sections}
         named = {} if self.objective == DEFAULT_OBJECTIVE else {"objective": self.objective}
         return {"name": self.name, "description": self.description, **named, **values}
+
+    def identity(self) -> dict[str, Any]:
+        """The values that a run follows from, without those that only act after it."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("name", "description")}
 
     def _changed(self, changes: Tables, where: str) -> Self:
         tables = {key: value for key, value in self.to_dict().items() if key != "objective"}
@@ -154,7 +169,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Any:
         raise UsageError(f"{where}: not valid TOML: {error}.") from None
     tables = {"name": Path(name).stem, **tables}
     cls = _class_of(tables.pop("objective", DEFAULT_OBJECTIVE), where)
-    tiers, stages = tables.pop("by_pairs", []), tables.pop("stages", [])
+    tiers, stages, tune = tables.pop("by_pairs", []), tables.pop("stages", []), tables.pop("tune", {})
     changes: dict[str, Any] = {}
     for override in overrides:
         changes = _merge(changes, _parse_override(cls, override))
@@ -163,7 +178,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Any:
     for tier in recipe.by_pairs:  # every tier must be valid now, not only with that much data
         values = _merge(_merge(tables, tier), changes)
         _build(cls, recipe.name, values, f"{where}: by_pairs up_to = {tier['up_to']}")
-    recipe = dataclasses.replace(recipe, stages=_check_stages(stages, where))
+    recipe = dataclasses.replace(recipe, stages=_check_stages(stages, where), tune=_check_tune(cls, tune, where))
     for stage in recipe.stages:
         recipe.at(stage)
     return recipe
@@ -241,6 +256,21 @@ def _check_stages(stages: Any, where: str) -> tuple[Stage, ...]:
     return tuple(found)
 
 
+def _check_tune(cls: type[Recipe], tune: Any, where: str) -> dict[str, tuple[Any, ...]]:
+    """The values to try, by dotted key, each as its section takes it."""
+    found = {}
+    for section, keys in tune.items() if isinstance(tune, dict) else [("tune", None)]:
+        for name, values in keys.items() if isinstance(keys, dict) else [("", None)]:
+            key = f"{section}.{name}"
+            if not isinstance(values, list) or not values:
+                raise UsageError(f"{where}: tune.{key.rstrip('.')} must list values, as in optim.lr = [3e-4, 1e-3].")
+            if key not in keys_of(cls.classes()):
+                raise UsageError(f"{where}: tune: unknown key {key!r}.{nearest_key(key, cls.classes())}")
+            each = [checked_section(cls.classes(), section, {name: value}, f"{where}: tune") for value in values]
+            found[key] = tuple(one[name] for one in each)
+    return found
+
+
 def _merge(base: Tables, changes: Tables) -> dict[str, Any]:
     """`base` with `changes` laid over it, table by table."""
     merged = dict(base)
@@ -260,7 +290,7 @@ def _build(cls: type[Recipe], name: str, tables: Tables, where: str) -> Any:
     known = {"name", "description", "up_to", *classes}
     for key in tables:
         if key not in known:
-            near = did_you_mean(key, [*classes, "by_pairs", *keys_of(classes)])
+            near = did_you_mean(key, [*classes, "by_pairs", "tune", *keys_of(classes)])
             raise UsageError(f"{where}: unknown key {key!r}.{near}")
     description = tables.get("description", "")
     if not isinstance(name, str) or not isinstance(description, str):

@@ -31,6 +31,7 @@ from isthmus.training.processes import Processes
 from isthmus.training.recipe import Recipe
 
 RECORD_STEPS = 100  # seconds or steps between history records, besides every epoch's end
+NO_BETTER = "no better validation"  # why a run ended by itself before its last epoch
 LOSSES = {True: "compiled", False: "not compiled (there is no C compiler, or ISTHMUS_COMPILE=0)"}
 
 
@@ -157,11 +158,10 @@ class Run:
 
     def seen(self) -> int:
         """Items seen so far, epoch upon epoch."""
-        epoch, position = divmod(self.state.step, len(self.slices))
-        return epoch * self.plan.items + self.slices[position].start
+        return self.plan.seen(self.state.step)
 
     def finished(self) -> bool:
-        return self.state.step >= self.steps or self.out_of_patience()
+        return self.state.step >= self.plan.end or self.out_of_patience()
 
     def out_of_patience(self) -> bool:
         return 0 < self.recipe.stop.patience <= self.state.waited
@@ -227,7 +227,7 @@ class Run:
 
     def note(self) -> str:
         """Epoch, latest loss and primary metric, for the progress display."""
-        note = f"epoch {self.epoch:.1f}/{self.recipe.optim.epochs}"
+        note = f"{self.objective.stage}epoch {self.epoch:.1f}/{self.plan.end / len(self.slices):.4g}"
         loss = self.history.records[-1].get("loss")
         note += f", loss {loss:.3f}" if loss is not None else ""
         if not self.state.metrics:
@@ -244,12 +244,11 @@ class Run:
         Compiled losses are among them because they round sums in another order. Whether they are used can change
         unnoticed: by an environment variable, or a compiler that was installed meanwhile.
         """
-        choices = {name: value for name, value in self.recipe.to_dict().items() if name not in ("name", "description")}
         together = {"processes": self.processes.size} if self.processes.size > 1 else {}
         on_cpu = self.device.type == "cpu" and self.steps > 0
         losses = {"losses": LOSSES[compiled.library() is not None]} if on_cpu else {}
         stage = {"start": self.inherited} if self.inherited else {}
-        shared = {"training": checkpoint.TRAINING, "seed": self.seed, "recipe": choices}
+        shared = {"training": checkpoint.TRAINING, "seed": self.seed, "recipe": self.recipe.identity()}
         return {**shared, "data": self.objective.fingerprint(), **losses, **together, **stage}
 
     def kept(self) -> dict[str, Tensor]:
@@ -303,6 +302,11 @@ class Run:
 
     # --- the end -------------------------------------------------------------------------------------------
 
+    @property
+    def returned(self) -> int:
+        """The step whose weights `finish` gives: of the best state if the recipe says so, else the last."""
+        return self.state.step if self.best is None else round(self.state.best["epoch"] * len(self.slices))
+
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Load tensors from `kept`; frozen parameters stay as they are."""
         self.module.load_state_dict({**self.module.state_dict(), **tensors})
@@ -342,5 +346,5 @@ class Run:
         """Where and why the run ended before its last epoch; None if it did not."""
         if self.state.step >= self.steps:
             return None
-        why = "no better validation" if self.out_of_patience() else "time limit"
+        why = NO_BETTER if self.out_of_patience() else "time limit"
         return f"stopped at epoch {self.epoch:.4g} of {self.recipe.optim.epochs} ({why})"

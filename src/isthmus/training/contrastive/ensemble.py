@@ -14,7 +14,7 @@ from torch import nn
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.encoders.modality import Modality
 from isthmus.projectors import ConcatEnsemble, Head, Projector, SumEnsemble
-from isthmus.projectors.closed_form import choose, fit
+from isthmus.projectors.closed_form import fit, solve
 from isthmus.projectors.projector import project
 from isthmus.projectors.ridge import ridge_onto
 from isthmus.training.contrastive.joint import fitted_scale
@@ -44,13 +44,29 @@ def set_beside(
     if frozen is not None:
         joined, added = blended(trained[:2], train, val, frozen)
         return (*joined, fitted_scale(*joined, val or train, recipe.loss), trained[3]), added
-    form = fit(kind, train) if val is None else choose(kind, train, val)
+    form = solve(kind, train, val)
     closed = form.to_projectors()
     share, metrics = (0.5, {}) if val is None else best_share(closed, trained[:2], val)
     image, text = (join(*members, share) for members in zip(closed, trained[:2], strict=True))
     scale = fitted_scale(image, text, val or train, recipe.loss)
     beside = {"form": kind, "share": share, **form.settings}
     return (image, text, scale, trained[3]), {"validation": metrics, "beside": beside}
+
+
+def set_again(
+    trained: tuple[Projector, Projector], pairs: FeaturePairs, beside: dict[str, Any], frozen: Modality | None
+) -> tuple[Head, Head]:
+    """Trained projectors joined with the closed form of `pairs`, with the settings and the share that `set_beside`
+    chose on others: `beside` of its summary.
+    """
+    settings = {name: value for name, value in beside.items() if name not in ("form", "share")}
+    if frozen is None:
+        closed = fit(beside["form"], pairs, **settings).to_projectors()
+        image, text = (join(*members, beside["share"]) for members in zip(closed, trained, strict=True))
+        return image, text
+    free, fixed = trained if frozen == "text" else trained[::-1]
+    ridge = ridge_onto(pairs, settings, frozen).to_projector().eval()
+    return ordered(blend(ridge, free.eval(), beside["share"]), fixed, frozen)
 
 
 def best_share(
@@ -80,6 +96,13 @@ def join(closed: Projector, trained: Projector, share: float) -> Head:
     return ConcatEnsemble([closed, trained], [share, 1 - share]).eval()
 
 
+def blend(closed: Projector, free: Projector, share: float) -> Head:
+    """As `join`, in the width of a fixed side."""
+    if share in (0, 1):
+        return closed if share else free
+    return SumEnsemble([closed, free], [share, 1 - share]).eval()
+
+
 def blended(
     trained: tuple[Any, Any], train: FeaturePairs, val: FeaturePairs | None, frozen: Modality
 ) -> tuple[tuple[Any, Any], dict[str, Any]]:
@@ -95,9 +118,8 @@ def blended(
         found = {one: _measured(SumEnsemble([closed, free], [one, 1 - one]), fixed, val, frozen) for one in SHARES}
         share = max(found, key=lambda one: found[one]["val_recall"])
         metrics = found[share]
-    joined = SumEnsemble([closed, free], [share, 1 - share]).eval() if 0 < share < 1 else closed if share else free
     beside = {"form": "ridge", "share": share, **form.settings}
-    return ordered(joined, fixed, frozen), {"validation": metrics, "beside": beside}
+    return ordered(blend(closed, free, share), fixed, frozen), {"validation": metrics, "beside": beside}
 
 
 def _measured(free: nn.Module, fixed: nn.Module, val: FeaturePairs, frozen: Modality) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from isthmus.data.matrix import Chosen, evenly
 from isthmus.encoders.modality import Modality, spec_of
 from isthmus.losses import LOSSES, Scale, initial_bias
 from isthmus.projectors import Head, Projector, build_projector, solve_expand
-from isthmus.projectors.closed_form import best_scale, choose, fit, init_from
+from isthmus.projectors.closed_form import By, ClosedForm, Settings, best_scale, init_from, solve
 from isthmus.projectors.projector import project
 from isthmus.projectors.tokens import takes_tokens
 from isthmus.training.contrastive.locked_head import LockedHead, build_free, ordered, start_onto
@@ -24,6 +24,14 @@ from isthmus.training.contrastive.recipe import ContrastiveRecipe, HeadOptions, 
 from isthmus.training.contrastive.views import check_augmented, check_views
 
 SCALE_PAIRS = 2000
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a module began: settings of the closed form that it started from, if any, and its scale."""
+
+    settings: Settings | None
+    scale: float
 
 
 class Temperature(nn.Module):
@@ -48,11 +56,21 @@ class Joint(nn.Module):
         loss: the recipe's choices.
         scale: where the inverse temperature starts.
         batch: pairs in a batch, from which the sigmoid's bias starts if it is "auto".
+        settings: of the closed form that the projectors start from.
     """
 
-    def __init__(self, image: Projector, text: Projector, loss: LossOptions, scale: float, batch: int) -> None:
+    def __init__(
+        self,
+        image: Projector,
+        text: Projector,
+        loss: LossOptions,
+        scale: float,
+        batch: int,
+        settings: Settings | None = None,
+    ) -> None:
         super().__init__()
         self.image, self.text, self.choices = image, text, loss
+        self.start = Start(settings, scale)
         bounds = {"min": loss.min_scale, "max": loss.max_scale}
         self.scale: nn.Module
         if loss.learn == "raw":
@@ -99,9 +117,15 @@ class Joint(nn.Module):
 
 
 def build_joint(
-    recipe: ContrastiveRecipe, batch: int, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality | None = None
+    recipe: ContrastiveRecipe,
+    batch: int,
+    train: FeaturePairs,
+    by: FeaturePairs | Start | None,
+    frozen: Modality | None = None,
 ) -> Joint:
     """The recipe's projectors, from random weights or from the closed form it names; none for a frozen side.
+
+    by: held-out pairs, on which the closed form and its scale are chosen, or how a module began for which they were.
 
     Raises `UsageError` for a kind of projector that does not exist or cannot start from a closed form.
     """
@@ -109,30 +133,36 @@ def build_joint(
     check_views(head, train, frozen)
     check_augmented(recipe, train)
     if frozen is not None:
-        return _onto(recipe, batch, train, val, frozen)
+        return _onto(recipe, batch, train, by, frozen)
     if head.init == "random":
         assert isinstance(head.width, int) and isinstance(loss.scale, float)  # the recipe was checked
         return Joint(*build_projectors(head, train, head.width), loss, loss.scale, batch)
+    settings = by.settings if isinstance(by, Start) else by
     if head.width == "auto":
-        image, text = solved_projectors(head, train, val)
+        image, text, form = solved_projectors(head, train, settings)
     else:
         image, text = build_projectors(head, train, head.width)
-        init_from(head.init, image, text, train, val)
-    scale = fitted_scale(image, text, val or train, loss) if loss.scale == "auto" else loss.scale
-    return Joint(image, text, loss, scale, batch)
+        form = init_from(head.init, image, text, train, settings)
+    return Joint(image, text, loss, _scale(image, text, train, by, loss), batch, form.settings)
+
+
+def _scale(image: Head, text: Head, train: FeaturePairs, by: FeaturePairs | Start | None, loss: LossOptions) -> float:
+    """The scale that a closed form begins with."""
+    if loss.scale != "auto":
+        return loss.scale
+    return by.scale if isinstance(by, Start) else fitted_scale(image, text, by or train, loss)
 
 
 def _onto(
-    recipe: ContrastiveRecipe, batch: int, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality
+    recipe: ContrastiveRecipe, batch: int, train: FeaturePairs, by: FeaturePairs | Start | None, frozen: Modality
 ) -> Joint:
     """The projector of the free side, and the fixed side's identity."""
     head, loss = recipe.head, recipe.loss
     free = build_free(head, train, frozen)
-    if head.init != "random":
-        start_onto(free, train, val, frozen)
+    settings = by.settings if isinstance(by, Start) else by
+    chosen = None if head.init == "random" else start_onto(free, train, settings, frozen)
     image, text = ordered(free, LockedHead(free.width), frozen)
-    scale = fitted_scale(image, text, val or train, loss) if loss.scale == "auto" else loss.scale
-    return Joint(image, text, loss, scale, batch)
+    return Joint(image, text, loss, _scale(image, text, train, by, loss), batch, chosen)
 
 
 def build_projectors(head: HeadOptions, pairs: FeaturePairs, width: int) -> tuple[Projector, Projector]:
@@ -150,13 +180,13 @@ def build_projectors(head: HeadOptions, pairs: FeaturePairs, width: int) -> tupl
     return image, text
 
 
-def solved_projectors(head: HeadOptions, train: FeaturePairs, val: FeaturePairs | None) -> tuple[Projector, Projector]:
-    """The closed form as linear projectors, with its best width on `val` (without `val`: the greatest)."""
-    form = fit(head.init, train) if val is None else choose(head.init, train, val)
+def solved_projectors(head: HeadOptions, train: FeaturePairs, by: By) -> tuple[Projector, Projector, ClosedForm]:
+    """The closed form as linear projectors, with its best width on held-out pairs (without any: the greatest)."""
+    form = solve(head.init, train, by)
     projectors = build_projectors(head, train, form.width)
     for projector, solved in zip(projectors, form.to_projectors(), strict=True):
         projector.load_state_dict(solved.state_dict())
-    return projectors
+    return *projectors, form
 
 
 @torch.no_grad()

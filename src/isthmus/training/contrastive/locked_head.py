@@ -12,6 +12,7 @@ from isthmus.encoders.modality import Modality, spec_of
 from isthmus.errors import UsageError
 from isthmus.projectors import Projector, build_projector, solve_expand
 from isthmus.projectors.blocks import Linear, Parallel
+from isthmus.projectors.closed_form import By, Settings
 from isthmus.projectors.ridge import ridge_onto
 from isthmus.projectors.tokens import takes_tokens
 from isthmus.training.contrastive.recipe import ContrastiveRecipe, HeadOptions
@@ -57,12 +58,14 @@ def build_free(head: HeadOptions, pairs: FeaturePairs, frozen: Modality) -> Proj
     )
 
 
-def start_onto(projector: Projector, train: FeaturePairs, val: FeaturePairs | None, frozen: Modality) -> None:
-    """Start a linear or parallel projector as ridge regression onto the fixed side."""
+def start_onto(projector: Projector, train: FeaturePairs, by: By, frozen: Modality) -> Settings:
+    """Start a linear or parallel projector as ridge regression onto the fixed side; returns the settings of this."""
     block = projector.blocks[0] if hasattr(projector, "blocks") else None
     if len(getattr(projector, "blocks", ())) != 1 or not isinstance(block, Linear | Parallel):
         raise UsageError(f"init = 'ridge' makes no sense for {projector.kind!r}: use linear or parallel.")
-    block.load_linear(*ridge_onto(train, val, frozen).map)
+    form = ridge_onto(train, by, frozen)
+    block.load_linear(*form.map)
+    return form.settings
 
 
 def ordered(free: Any, fixed: Any, frozen: Modality) -> tuple[Any, Any]:

@@ -56,6 +56,10 @@ class PixelFeatures(OnDemand):
         """What determines the features, so that they need not be read for a fingerprint."""
         return f"{self.encoder.fingerprint} {self.augment}"
 
+    def followed_by(self, other: PixelFeatures) -> PixelFeatures:
+        """These images and then those of `other`, of the same pictures and encoder, augmented as these are."""
+        return PixelFeatures(self.pictures, [*self.ids, *other.ids], self.encoder, self.augment)
+
     def gather(self, index: Any) -> np.ndarray:
         """Rows float32 [len(index), width], read, augmented and encoded now."""
         index = np.asarray(index, np.int64).tolist()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from isthmus.errors import did_you_mean
 from isthmus.losses import LOSSES
-from isthmus.training.recipe import OptimOptions, Recipe
+from isthmus.training.recipe import OptimOptions, Recipe, StopOptions
 from isthmus.values import within
 
 
@@ -65,6 +65,14 @@ class ContrastiveOptim(OptimOptions):
 
 
 @dataclass(frozen=True)
+class ContrastiveStop(StopOptions):
+    """Validation, and what follows. `refit`: once all is chosen on the validation pairs (best epoch, the closed form's
+    settings, scale, share), fit again on training and validation pairs together, with the same choices and steps."""
+
+    refit: bool = False
+
+
+@dataclass(frozen=True)
 class DataOptions:
     """The encoder's input. `augment` "crop": a random part of each picture, flipped half of the time, every time anew;
     only where images are encoded while training (`PixelFeatures`)."""
@@ -82,7 +90,13 @@ class ContrastiveRecipe(Recipe):
     head: HeadOptions = HeadOptions()
     loss: LossOptions = LossOptions()
     optim: ContrastiveOptim = ContrastiveOptim()
+    stop: ContrastiveStop = ContrastiveStop()
     data: DataOptions = DataOptions()
+
+    def identity(self) -> dict[str, Any]:
+        """The refit is a run of its own."""
+        values = super().identity()
+        return values | {"stop": {name: value for name, value in values["stop"].items() if name != "refit"}}
 
     def conflicts(self) -> Iterator[str]:
         """Choices that are valid alone but contradict each other."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.data.pairs import Pairs
+from isthmus.encoders.modality import Modality
 from isthmus.errors import UsageError
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.ledger import model_ledger
@@ -19,8 +21,11 @@ from isthmus.training.contrastive.locked_tower import LockedTower
 from isthmus.training.contrastive.pixels import live_split
 from isthmus.training.contrastive.recipe import ContrastiveRecipe
 from isthmus.training.contrastive.trainer import Trained, plan_training, train_projectors
+from isthmus.training.contrastive.trials import tune as find_best
 from isthmus.training.fit import Fitting
+from isthmus.training.history import History
 from isthmus.training.processes import Processes
+from isthmus.training.tuning import Budget
 
 recipe = ContrastiveRecipe  # the class of this objective's recipes
 Named = str | Sequence[str] | None  # encoders of a store
@@ -40,18 +45,40 @@ def train(
     freeze: str | None = None,
     modalities: tuple[str, str] = SIDES,
     remember: bool = True,
+    tune: float | None = None,
 ) -> DualEncoder:
     """Train two projectors and return the dual encoder, saved in `how.out`; arguments as for `isthmus.train`."""
     locked = _locked(init, freeze)
     chosen = {"image": image, "text": text, "only": only, "seed": how.seed, "modalities": tuple(modalities)}
     pairs, val = _split(store, chosen, val, locked, pixels, choices.data.augment)
-    trained = train_projectors(pairs, val, choices, frozen=locked.side if locked else None, **vars(how))
+    trained = _trained(pairs, val, choices, how, tune, locked.side if locked else None)
     model = _model(trained, pairs, locked, _folder(store))
     if remember:
-        model.seen = SeenItems.of_pairs(pairs, val).joined(locked.model.seen if locked else None)
+        all_pairs = pairs.joined(val) if val is not None and "refit" in trained.summary else pairs
+        model.seen = SeenItems.of_pairs(all_pairs, val).joined(locked.model.seen if locked else None)
     if how.out is not None and Processes().first:
         model.save_pretrained(how.out)
     return model
+
+
+def _trained(
+    pairs: FeaturePairs,
+    val: FeaturePairs | None,
+    choices: ContrastiveRecipe,
+    how: Fitting,
+    minutes: float | None,
+    frozen: Modality | None,
+) -> Trained:
+    """The trained projectors, with the settings that trials of so many minutes chose, if any are wanted."""
+    if minutes is None:
+        return train_projectors(pairs, val, choices, frozen=frozen, **vars(how))
+    chosen, folder, tuned = find_best(pairs, val, choices, how, Budget(minutes), frozen)
+    trained = train_projectors(
+        pairs, val, chosen, frozen=frozen, **vars(dataclasses.replace(how, out=folder, resume=True))
+    )
+    assert how.out is not None  # `find_best` has checked it
+    History(how.out / "history.jsonl", trained.history)
+    return dataclasses.replace(trained, summary={**trained.summary, "tuned": tuned})
 
 
 def plan(

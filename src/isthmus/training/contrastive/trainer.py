@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from isthmus.training.contrastive.joint import build_projectors
 from isthmus.training.contrastive.locked_head import build_free
 from isthmus.training.contrastive.objective import ContrastiveObjective
 from isthmus.training.contrastive.recipe import ContrastiveRecipe
+from isthmus.training.contrastive.refit import refit
 from isthmus.training.contrastive.views import check_views
 from isthmus.training.fit import Fitting, alone_in, fit
 
@@ -29,7 +32,8 @@ class Trained:
 
     image_projector, text_projector: modules in eval mode on the CPU, [N, D] -> [N, width], not normalised.
     scale, bias: the inverse temperature, and the sigmoid loss's bias (None for InfoNCE).
-    recipe: the effective recipe, as a dict. summary: what ran, with every deviation from the recipe.
+    recipe: the effective recipe, as a dict. summary: what ran, with every deviation from the recipe; where it has
+    `refit`, the projectors are of this second fit on all pairs, and the validation numbers of the first.
     history: the records of `history.jsonl`.
     """
 
@@ -55,6 +59,7 @@ def train_projectors(
     log: Sequence[str] = (),
     device: str | None = None,
     checkpoint_seconds: float = 60.0,
+    max_epochs: float | None = None,
     frozen: Modality | None = None,
 ) -> Trained:
     """Train an image and a text projector on cached features; the features are only read.
@@ -73,11 +78,13 @@ def train_projectors(
         val: validation pairs for early stopping and the best epoch; without any, training runs to the end. The state
             before the first step is judged too, as epoch 0.
         recipe: from `load_recipe`; resolved here for the number of training pairs (captions).
-        out: folder for `history.jsonl` and `checkpoint/`. None keeps all in memory and cannot resume.
+        out: folder for `history.jsonl` and `checkpoint/`; `refit/` has those of a second fit. None keeps all in
+            memory and cannot resume.
         seed: of weights, order and dropout, 0 or more.
         resume: go on from the checkpoint in `out`; False starts anew.
         max_seconds: stop this call after this time. The schedule stays that of all epochs. The summary says where it
-            stopped, and a later call continues from there.
+            stopped, and a later call continues from there; a refit comes only after the end.
+        max_epochs: stop this call after so many epochs, likewise.
         progress: a bar on a terminal or in a notebook, plain lines elsewhere; None: in a notebook alone.
         log: "tensorboard" and/or "wandb", besides the history; each is an extra.
         device: default: the GPU when there is one, else the CPU.
@@ -96,15 +103,21 @@ def train_projectors(
         if not hasattr(matrix, "identity"):  # images that are encoded while training are not checked before
             check_varies(side, matrix)
     objective = ContrastiveObjective(train, val, frozen)
-    folder = None if out is None else Path(out)
-    how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
+    folder, began = None if out is None else Path(out), time.monotonic()
+    how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds, max_epochs)
     with alone_in(folder), torch.random.fork_rng():
         run = fit(objective, recipe, how)
         run.finish()
         returned, joined = set_beside(objective.result(), train, objective.val, run.plan.recipe, frozen)
         if joined:
             run.append(joined["validation"] | {"scale": returned[2]})
-        return Trained(*returned, run.recipe.to_dict(), run.summary() | joined, run.history.records)
+        summary = run.summary() | joined
+        if run.plan.recipe.stop.refit:
+            left = max_seconds and max(0.0, max_seconds - (time.monotonic() - began))
+            again = refit(run, returned, joined.get("beside"), dataclasses.replace(how, max_seconds=left))
+            returned = again.fitted if again else returned
+            summary |= {"refit": again.facts, "ledger": again.cost} if again else {}
+        return Trained(*returned, run.recipe.to_dict(), summary, run.history.records)
 
 
 def plan_training(
@@ -117,7 +130,7 @@ def plan_training(
     """
     objective = ContrastiveObjective(train, val, frozen)
     plan = objective.planned(recipe)
-    head = plan.recipe.head
+    head, held = plan.recipe.head, 0 if val is None else len(val.image_of)
     check_views(head, train, frozen)
     width = max_width(head.init, train) if head.width == "auto" else head.width
     with torch.device("meta"):
@@ -126,7 +139,8 @@ def plan_training(
         "recipe": plan.recipe.to_dict(),
         "pairs": objective.items,
         "images": len(train),
-        "validation_pairs": 0 if val is None else len(val.image_of),
+        "validation_pairs": held,
+        "refit_pairs": objective.items + held if held and plan.recipe.stop.refit else 0,
         "batch": plan.batch,
         "steps": plan.steps,
         "parameters": sum(param.numel() for projector in projectors for param in projector.parameters()),

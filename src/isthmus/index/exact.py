@@ -1,0 +1,74 @@
+"""Exact search: every embedding is compared, read tile by tile where it lies."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+TILE = 32_768  # rows whose scores are made at once; in float32, 64 MiB at a width of 512
+NOTHING = -1  # the row of a place that nothing fills
+
+
+def exact_top(
+    queries: np.ndarray, blocks: Sequence[np.ndarray], k: int, where: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows with the greatest products, best first; of equal ones the lower row.
+
+    queries: float32 [q, d]. blocks: float16 or float32 [n_i, d] each, one after the other. where: bool [n], the rows
+    that may be found. Returns (scores float32 [q, k], rows int64 [q, k]); −inf and −1 where there are fewer.
+    """
+    asked = torch.from_numpy(np.ascontiguousarray(queries, np.float32)).T
+    scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    for start, tile in _tiles(blocks):
+        allowed = None if where is None else where[start : start + len(tile)]
+        if allowed is not None and not allowed.any():
+            continue
+        found = (tile.float() @ asked).T
+        if allowed is not None:
+            found[:, torch.from_numpy(~allowed)] = -torch.inf
+        best, place = found.topk(min(k, found.shape[1]))
+        scores, rows = best_of(
+            np.concatenate([scores, best.numpy()], axis=1), np.concatenate([rows, start + place.numpy()], axis=1), k
+        )
+    return padded(scores, rows, k)
+
+
+def rescored(
+    queries: np.ndarray, embeddings: np.ndarray, candidates: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of candidates (rows int64 [q, c] of float16 [n, d], −1: none) by their exact products; see
+    `exact_top`."""
+    scores = np.full(candidates.shape, -np.inf, np.float32)
+    for row, (query, listed) in enumerate(zip(queries, candidates, strict=True)):
+        there = listed >= 0
+        scores[row, there] = embeddings[listed[there]].astype(np.float32) @ query
+    return padded(*best_of(scores, candidates, k), k)
+
+
+def best_of(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of [q, m], sorted; of equal scores the lower row."""
+    order = np.lexsort((rows, -scores), axis=1)[:, :k]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def padded(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exactly k columns; what was not allowed is no row."""
+    lacking = ((0, 0), (0, k - scores.shape[1]))
+    scores = np.pad(scores, lacking, constant_values=-np.inf)
+    rows = np.pad(rows, lacking, constant_values=NOTHING)
+    return scores, np.where(np.isneginf(scores), NOTHING, rows)
+
+
+def _tiles(blocks: Sequence[np.ndarray]) -> Iterator[tuple[int, torch.Tensor]]:
+    """(number of the first row, rows) of every tile; nothing is copied."""
+    first = 0
+    for block in blocks:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a mapped file is read-only, and is only read
+            whole = torch.from_numpy(block)
+        for start in range(0, len(block), TILE):
+            yield first + start, whole[start : start + TILE]
+        first += len(block)

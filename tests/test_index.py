@@ -1,0 +1,275 @@
+"""An index of pictures: built, brought up to date and searched by the commands, on pictures that need no weights."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import isthmus as ist
+import toys
+from isthmus.cli import main
+from isthmus.encoders import Encoder
+from isthmus.encoders.callables import from_callable
+from isthmus.errors import InputError, UsageError
+from isthmus.index import build_index, open_index
+from isthmus.index.exact import exact_top
+from isthmus.metrics.nearest import top_k
+from isthmus.models.dual_encoder import DualEncoder
+from isthmus.projectors import build_projector
+from isthmus.projectors.blocks import set_linear
+
+NAMES = ("red", "green", "blue", "yellow")
+ENCODED: list[int] = []  # how many pictures each call of the encoder got
+
+
+def mean_colour(pictures: list[Image.Image]) -> np.ndarray:
+    ENCODED.append(len(pictures))
+    return np.array([np.asarray(one.resize((4, 4)), np.float32).mean(axis=(0, 1)) / 255 - 0.5 for one in pictures])
+
+
+def colour_words(texts: list[str]) -> np.ndarray:
+    """The colour that a text names; of another text, one that its letters decide."""
+    out = []
+    for text in texts:
+        named = [np.array(toys.COLOURS[name]) / 255 - 0.5 for name in NAMES if name in text.split()]
+        out.append(sum(named) if named else np.random.default_rng(sum(map(ord, text))).normal(size=3))
+    return np.array(out, np.float32)
+
+
+def encoders() -> dict[str, list[Encoder]]:
+    image = from_callable(mean_colour, "image", "colour-1", name="colour", width=3)
+    text = from_callable(colour_words, "text", "words-1", name="words", width=3)
+    return {"image": [image], "text": [text]}
+
+
+def dual(scale: float = 1.0) -> DualEncoder:
+    loaded = encoders()
+    heads = {}
+    for side in loaded:
+        heads[side] = build_projector("linear", [3], 3, norm="none")
+        set_linear(heads[side].blocks[0].get_submodule("linear"), scale * torch.eye(3), torch.zeros(3))
+    records = {side: [one.record() for one in listed] for side, listed in loaded.items()}
+    return DualEncoder(heads["image"], heads["text"], scale=1.0, records=records, encoders=loaded)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A model whose encoders are functions, which only Python can give."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(DualEncoder, "from_pretrained", classmethod(lambda cls, path, **options: dual()))
+    ENCODED.clear()
+    return "model"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number, (colour, shade) in enumerate((c, s) for c in NAMES for s in toys.SHADES):
+        folder = tmp_path / "photos" / colour
+        folder.mkdir(parents=True, exist_ok=True)
+        toys.picture(colour, shade, "left", seed=number).resize((240, 180)).save(folder / f"{shade}.png")
+    return tmp_path / "photos"
+
+
+def index(*words: object) -> tuple[int, dict[str, Any]]:
+    """The exit code of `isthmus index`, and what it reports."""
+    Path("report.json").unlink(missing_ok=True)
+    code = main(["index", *map(str, words), "--json", "report.json", "--debug"])
+    return code, json.loads(Path("report.json").read_text()) if Path("report.json").exists() else {}
+
+
+def search(*words: object) -> tuple[int, dict[str, Any]]:
+    code = main(["search", *map(str, words), "--json", "found.json"])
+    return code, json.loads(Path("found.json").read_text())
+
+
+def test_a_folder_is_indexed_and_answers_by_text_and_picture(model, photos, capsys) -> None:
+    code, report = index(model, photos, "--out", "p.index")
+    assert (code, report["pictures"], report["distinct"], report["encoded"]) == (0, 16, 16, 16)
+    assert "16 pictures, 16 of them distinct, 16 newly encoded" in capsys.readouterr().out
+    ENCODED.clear()
+    code, found = search(model, "p.index", "something green", "--k", 4)
+    assert code == 0 and ENCODED == []
+    assert {hit["label"] for hit in found["hits"]} == {"green"}
+    first = found["hits"][0]
+    assert Path(first["path"]).is_file() and (first["width"], first["height"]) == (240, 180)
+    told = capsys.readouterr().out
+    assert "green" in told and "contact sheet: sheet.png" in told
+    assert search(model, "p.index", photos / "blue" / "plain.png", "--k", 1)[1]["hits"][0]["id"] == "blue/plain.png"
+    assert ENCODED == [1]
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 380  # the picture that was searched by, and the one that was found
+
+
+def test_what_was_moved_is_not_encoded_again_and_what_is_missing_stays(model, photos, capsys) -> None:
+    index(model, photos, "--out", "p.index")
+    ENCODED.clear()
+    (photos / "blue" / "dark.png").rename(photos / "blue" / "night.png")
+    (photos / "red" / "pale.png").unlink()
+    shutil.copy(photos / "green" / "plain.png", photos / "green" / "copy.png")
+    toys.picture("red", "plain", "top", seed=99).save(photos / "red" / "new.png")
+    code, report = index(model, "--out", "p.index")  # the sources of the last time
+    assert code == 0 and sum(ENCODED) == report["encoded"] == 1
+    assert (report["moved"], report["missing"], report["removed"]) == (1, 1, 0)
+    found = search(model, "p.index", "red", "--label", "red", "--k", 9)[1]["hits"]
+    assert {hit["id"]: hit["missing"] for hit in found}["red/pale.png"] is True
+    assert {"red/new.png"} < {hit["id"] for hit in found}
+    assert "red/pale.png (missing)" in capsys.readouterr().out
+    blue = search(model, "p.index", "blue", "--folder", "blue", "--k", 9)[1]["hits"]
+    assert {hit["id"] for hit in blue} == {f"blue/{name}.png" for name in ("night", "pale", "plain", "bright")}
+    green = search(model, "p.index", "green", "--folder", "green")[1]["hits"]
+    assert sorted([hit["id"], *hit["also"]] for hit in green if hit["also"]) == [["green/copy.png", "green/plain.png"]]
+    code, report = index(model, photos, "--out", "p.index", "--remove-missing")
+    assert (code, report["removed"], report["distinct"]) == (0, 1, 16)
+    assert "red/pale.png" not in [hit["id"] for hit in search(model, "p.index", "red", "--k", 99)[1]["hits"]]
+
+
+def test_many_are_removed_only_when_told_to(model, photos, capsys) -> None:
+    index(model, photos, "--out", "p.index")
+    shutil.rmtree(photos / "green")
+    before = {path: path.read_bytes() for path in Path("p.index").rglob("*") if path.is_file()}
+    assert main(["index", model, str(photos), "--out", "p.index", "--remove-missing"]) == 1
+    told = capsys.readouterr().err
+    assert "4 of 16" in told and "--remove-many" in told
+    after = {path: path.read_bytes() for path in Path("p.index").rglob("*") if path.is_file()}
+    assert {path: data for path, data in after.items() if "work" not in path.parts} == before
+    code, report = index(model, photos, "--out", "p.index", "--remove-missing", "--remove-many")
+    assert (code, report["removed"], report["distinct"]) == (0, 4, 12)
+    index(model, photos, "--out", "p.index", "--compact")
+    assert len(open_index("p.index")) == 12
+    photos.rename("elsewhere")
+    assert main(["index", model, str(photos), "--out", "p.index", "--remove-missing"]) == 1  # an unplugged disk
+
+
+def test_an_interrupted_run_encodes_no_unit_twice(model, photos, monkeypatch) -> None:
+    from isthmus.embedding import work_plan
+
+    monkeypatch.setattr(work_plan, "LEAST_ITEMS", 4)
+    killed = mean_colour
+
+    def fails(pictures: list[Image.Image]) -> np.ndarray:
+        if sum(ENCODED) >= 8:
+            raise KeyboardInterrupt
+        return killed(pictures)
+
+    monkeypatch.setitem(globals(), "mean_colour", fails)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(dual(), photos, out="p.index", batch_size=4)
+    assert sum(ENCODED) == 8
+    monkeypatch.setitem(globals(), "mean_colour", killed)
+    opened: list[str] = []
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self.name) or read(self))
+    found = build_index(dual(), photos, out="p.index", batch_size=4)
+    assert sum(ENCODED) == 16 and found.report.encoded == 8
+    assert sum(name.endswith(".png") for name in opened) == 8  # what was hashed and encoded is not read again
+    whole = build_index(dual(), photos, out="whole.index")
+    assert set(map(bytes, np.concatenate(found.embeddings))) == set(map(bytes, np.concatenate(whole.embeddings)))
+    assert not (Path("p.index") / "work").exists()
+
+
+def test_an_index_of_another_model_or_a_damaged_one_is_refused(model, photos, monkeypatch, capsys) -> None:
+    index(model, photos, "--out", "p.index")
+    with pytest.raises(InputError, match="another model"):
+        build_index(dual(2.0), photos, out="p.index")
+    with pytest.raises(InputError, match="another model"):
+        ist.search(dual(2.0), "p.index", "red")
+    with pytest.raises(InputError, match="not an index"):
+        build_index(dual(), photos, out=photos)
+    file = next(Path("p.index").rglob("embeddings.npy"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    open_index("p.index")
+    with pytest.raises(InputError, match=r"embeddings\.npy: missing, damaged"):
+        open_index("p.index", verify=True)
+    file.write_bytes(data[:-2])
+    assert main(["search", model, "p.index", "red"]) == 1
+    assert "Restore it from a copy" in capsys.readouterr().err
+
+
+def test_tables_bring_captions_and_labels_and_stand_beside_folders(model, photos, tmp_path) -> None:
+    table = toys.write_pairs(tmp_path / "squares", copies=1)
+    found = build_index(dual(), [photos, table], out="p.index")
+    assert found.report.pictures == 16 + 64 and len(found.sources) == 2
+    hit = ist.search(dual(), found, "yellow", k=1, label="yellow").hits[0]
+    assert "yellow" in (hit["caption"] or hit["id"])
+    one = found.record(int(found.rows_where(label="blue")[-1]))
+    assert one["caption"] is not None and one["caption"].endswith("take 0")
+    ENCODED.clear()
+    again = build_index(dual(), table, out="p.index")  # the folder is not named, and left as it is
+    assert again.report.pictures == 80 and not ENCODED
+    with pytest.raises(UsageError, match="Did you mean 'blue'"):
+        found.rows_where(label="bleu")
+    with pytest.raises(UsageError, match="folder 'nowhere'"):
+        ist.search(dual(), found, "red", folder="nowhere")
+
+
+def test_bad_pictures_are_listed_and_shift_nothing(model, photos, capsys) -> None:
+    (photos / "blue" / "aaa.png").write_bytes(b"no picture")
+    code, report = index(model, photos, "--out", "p.index", "--max-skip", "0.5")
+    assert code == 3 and list(report["skipped"]) == ["blue/aaa.png"]
+    found = open_index("p.index")
+    for row in range(len(found)):
+        (own,) = dual().encode_image([found.record(row)["path"]])
+        assert found.embedding(row) == pytest.approx(own, abs=1e-3)
+    assert main(["index", model, str(photos), "--out", "p.index"]) == 1  # more than a hundredth
+    assert "--max-skip" in capsys.readouterr().err
+
+
+def test_thumbnails_are_small_and_hold_nothing_but_pixels(model, tmp_path) -> None:
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (800, 400), (250, 10, 10)).save(tmp_path / "one" / "a.jpg", comment=b"secret", exif=Image.Exif())
+    found = build_index(dual(), tmp_path / "one", out="p.index", thumbnails=64)
+    small = found.thumbnail(0)
+    assert small is not None and b"secret" not in small
+    with Image.open(io.BytesIO(small)) as image:
+        assert (image.format, image.size) == ("JPEG", (64, 32))
+    none = build_index(dual(), tmp_path / "one", out="q.index", thumbnails=0)
+    assert none.thumbnail(0) is None
+    assert ist.search(dual(), none, "red").contact_sheet().width > 180  # the file itself
+
+
+def test_mixes_add_and_take_away_by_weight(model, photos) -> None:
+    found = build_index(dual(), photos, out="p.index")
+    red, blue = (np.array(toys.COLOURS[name]) / 255 - 0.5 for name in ("red", "blue"))
+    unit = [one / np.linalg.norm(one) for one in (red, blue)]
+    for weight in (0.2, 3.0):
+        wanted = unit[0] + weight * unit[1]
+        expected = found.search(wanted / np.linalg.norm(wanted), 3)[1][0]
+        code, told = search(model, "p.index", "red", "--plus", f"blue:{weight}", "--k", 3)
+        assert code == 0 and [hit["row"] for hit in told["hits"]] == expected.tolist()
+        assert told["hits"][0]["probability"] is None and told["fits"] is None  # a mix is not calibrated
+    less = search(model, "p.index", "red", "--minus", photos / "red" / "plain.png", "--k", 1)[1]
+    assert less["hits"][0]["label"] != "red"
+    with pytest.raises(UsageError, match="cancels out"):
+        ist.search(dual(), found, "red", minus="red")
+    with pytest.raises(UsageError, match="above 0"):
+        ist.search(dual(), found, "red", minus=[("red", -1.0)])
+    with pytest.raises(UsageError, match="Only an index"):
+        ist.search(dual(), photos, "red", label="red")
+    assert main(["search", model, "p.index", "red", "--minus", "nowhere.png"]) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_exact_search_is_that_of_its_twin_whatever_the_blocks(dtype) -> None:
+    rng = np.random.default_rng(0)
+    emb = rng.standard_normal((500, 16)).astype(np.float32)
+    emb /= np.linalg.norm(emb, axis=1, keepdims=True)
+    kept, queries = emb.astype(dtype), emb[:7]
+    scores, rows = exact_top(queries, [kept[:13], kept[13:14], kept[14:]], 9)
+    expected = top_k(queries, kept, 9)
+    assert np.array_equal(rows, expected[1])
+    assert scores == pytest.approx(expected[0], abs=2e-3)
+    allowed = rng.random(500) < 0.1
+    few = exact_top(queries, [kept[:100], kept[100:]], 5, allowed)[1]
+    assert np.array_equal(few, np.flatnonzero(allowed)[top_k(queries, kept[allowed], 5)[1]])
+    assert exact_top(queries, [kept], 3, np.arange(500) == 8)[1].tolist() == [[8, -1, -1]] * 7
