@@ -28,8 +28,9 @@ from isthmus_demo import PAIRS
 from isthmus_demo.scenes import Cutout, Place, compose, names, read_cutouts
 
 SIDE = 224  # pixels of a scene
-SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}  # of the drawings of a name
-FEWEST = {"train": 3, "val": 1, "test": 1}  # drawings of a name, or it is left out
+SHARES = {"train": 0.55, "val": 0.15, "test": 0.3}  # of the drawings of a name
+FEWEST = {"train": 5, "val": 1, "test": 3}  # drawings of a name, or it is left out
+ALIKE = ("airplane", "ball", "gear", "lemon", "orange")  # the same, or as usual, upside down
 NO_SINGULAR = ("cherries", "corn", "garlic", "grapes", "ice cream", "scissors")  # names that a question cannot count
 PLURALS = {"fish": "fish", "mouse": "mice", "sheep": "sheep"}
 COLOURS = {
@@ -108,16 +109,12 @@ def content(cutout: Cutout) -> str:
 
 
 def _shared(groups: Mapping[str, Sequence[Cutout]], taken: Mapping[str, str]) -> dict[str, list[Cutout]]:
-    """The groups of one name, dealt out by the hash of their ids; one that another name has placed stays there."""
+    """The groups of one name, the largest first, each to the split that lacks most; one that another name has placed
+    stays there."""
     parts: dict[str, list[Cutout]] = {split: [] for split in SHARES}
-    free = [group for group in sorted(groups, key=_hash) if group not in taken]
-    for group in groups:
-        if group in taken:
-            parts[taken[group]] += groups[group]
-    ends = np.round(np.cumsum(list(SHARES.values())) * len(free)).astype(int)
-    for number, group in enumerate(free):
-        split = list(SHARES)[int(np.searchsorted(ends, number, "right"))]
-        parts[split] += groups[group]
+    for group in sorted(groups, key=lambda group: (-len(groups[group]), _hash(group))):
+        lacking = {split: share - len(parts[split]) / sum(map(len, groups.values())) for split, share in SHARES.items()}
+        parts[taken.get(group) or max(lacking, key=lacking.__getitem__)] += groups[group]
     return parts
 
 
@@ -236,8 +233,11 @@ def _left(scene: QuestionScene, rng: np.random.Generator) -> SceneQuestion | Non
     return SceneQuestion(f"Is the {a.name} left of the {b.name}?", _yes(a.cells[0] % 2 < b.cells[0] % 2), "left of")
 
 
-def _flip(scene: QuestionScene, rng: np.random.Generator) -> SceneQuestion:
-    thing = _one(scene.things, rng)
+def _flip(scene: QuestionScene, rng: np.random.Generator) -> SceneQuestion | None:
+    upright = [thing for thing in scene.things if thing.name not in ALIKE]
+    if not upright:
+        return None
+    thing = _one(upright, rng)
     return SceneQuestion(f"Is the {thing.name} upside down?", _yes(thing.turned), "flip")
 
 

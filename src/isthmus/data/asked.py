@@ -9,7 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from isthmus.data.answers import written
 from isthmus.data.pairs import Pairs, pairs_from_lists
+from isthmus.data.records import ANSWERS
 from isthmus.errors import InputError, UsageError
 
 
@@ -37,7 +39,8 @@ def _as_written(answer: str) -> str:
 class AskedQuestions:
     """Questions and the pictures that they are about.
 
-    pairs: the pictures, each with its questions as captions: what `isthmus.embed` takes. asked: in the order read.
+    pairs: the pictures, each with its questions as captions, with their answers: what `isthmus.embed` takes.
+    asked: in the order read.
     normalise: what is done to an answer before it is looked up among `Asked.scores`, whose keys it was done to already.
     """
 
@@ -90,6 +93,14 @@ def asked_questions(
     splits = {one.image: one.split for one in listed}
     split = pa.array([splits[id] for id in pairs.images["id"].to_pylist()], pa.string())
     column = pairs.images.column_names.index("split")
-    pairs = pairs.having(pairs.images.set_column(column, "split", split))
+    images = pairs.images.set_column(column, "split", split)
+    pairs = pairs.having(images, pairs.captions.append_column(ANSWERS, _answers(listed, pairs.captions)))
     pairs.path = Path(name)
     return AskedQuestions(pairs, listed, name, normalise)
+
+
+def _answers(asked: Sequence[Asked], captions: pa.Table) -> pa.Array:
+    """The answers to each caption, as a store keeps them."""
+    known = {(one.image, one.question): written(one.scores) for one in asked}
+    rows = captions.select(["id", "caption"]).to_pylist()
+    return pa.array([known.get((row["id"], row["caption"])) for row in rows], pa.string())
