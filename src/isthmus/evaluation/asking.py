@@ -21,6 +21,8 @@ from isthmus.fusion.sides import joined
 from isthmus.metrics.bootstrap import estimate
 from isthmus.models.fusion_model import FusionModel
 from isthmus.models.loading import load_model
+from isthmus.models.pretrained import is_uri
+from isthmus.models.saved import kind_of
 from isthmus.progress import progress_bar, watched
 
 GivenFusion = FusionModel | Saved | str | Path
@@ -46,6 +48,14 @@ def opened_fusion(model: GivenFusion, what: str) -> tuple[FusionModel, str]:
             "their layers: isthmus train STORE --recipe manager."
         )
     return found, name
+
+
+def fuses(model: Any) -> bool:
+    """Whether a model, or the one in a folder, fuses its encoders' layers."""
+    path = model.path if isinstance(model, Saved) else model
+    if isinstance(path, str | Path):
+        return not is_uri(path) and kind_of(Path(path)) == FusionModel.kind
+    return isinstance(path, FusionModel)
 
 
 def check_answers(model: FusionModel, name: str) -> None:

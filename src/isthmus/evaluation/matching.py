@@ -109,7 +109,8 @@ def _places(rows: Sequence[tuple[int, str]], partner: Sequence[int | None]) -> l
 
 def _scored(found: dict[str, Any], bootstrap: int, seed: int) -> dict[str, Any]:
     own, other, unit = found["own"], found["other"], found["groups"]
-    values = np.stack([((own > 0.5) + (other <= 0.5)) / 2, (own > other).astype(float)], axis=1)
+    sides = np.stack([own > 0.5, other <= 0.5]).mean(0)
+    values = np.stack([sides, own > other], axis=1)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         return np.average(values, axis=0, weights=weights[unit])
