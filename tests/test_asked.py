@@ -1,4 +1,4 @@
-"""Questions about pictures: VQAv2, GQA and SNLI-VE in miniature as they are published, tables, and scores of answers."""
+"""Questions about pictures: VQAv2, GQA and SNLI-VE in miniature as published, tables, and scores of answers."""
 
 from __future__ import annotations
 

@@ -294,9 +294,7 @@ def _given(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
 
 Model = DualEncoder | FusionModel | str | Path
 Evaluated = Data | Store | MaskedImages | Questions | AskedQuestions
-One = Literal[
-    "retrieval", "zeroshot", "segmentation", "diagnose", "vqa", "entailment", "matching", "layers"
-]
+One = Literal["retrieval", "zeroshot", "segmentation", "diagnose", "vqa", "entailment", "matching", "layers"]
 Several = Literal[
     "suite",
     "knn",

@@ -45,7 +45,8 @@ NUMBERS = ("one", "two", "three")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 LARGE, SMALL = 0.44, 0.24  # of the scene's side
 BLUR = 4.0  # pixels, of a scene of 224
-TINTED, BLURRED, TURNED = 0.6, 0.4, 0.4
+TINTED = 0.6  # share of things
+SHARES_OF = (0.4, 0.4, 0.5)  # shares of things that are blurred, turned, large
 LABELS = ("entailment", "neutral", "contradiction")
 
 
@@ -81,8 +82,9 @@ class SceneQuestion:
 def split_cutouts(cutouts: Sequence[Cutout], groups: Mapping[str, str] | None = None) -> dict[str, list[Cutout]]:
     """The cut-outs of each split: no drawing, and no near-duplicate of one, is in two of them.
 
-    groups: of near-duplicates by id; default, those of the demo's table. Drawings of equal pixels go together too. Names
-    that are then too rare in a split are left out, as are those without a singular. Raises `InputError` for none left.
+    groups: of near-duplicates by id; default, those of the demo's table. Drawings of equal pixels go together too.
+    Names that are then too rare in a split are left out, as are those without a singular. Raises `InputError` where
+    none is left.
     """
     groups = _groups() if groups is None else groups
     together: dict[str, str] = {}  # by pixels: equal drawings of different groups are one
@@ -148,7 +150,7 @@ def question_scene(cutouts: Sequence[Cutout], rng: np.random.Generator, *, side:
 def _thing(name: str, cutouts: Sequence[Cutout], rng: np.random.Generator, cells: tuple[int, ...]) -> Thing:
     own = [one for one in cutouts if one.name == name]
     colour = list(COLOURS)[rng.integers(len(COLOURS))] if rng.random() < TINTED else None
-    blurred, turned, large = (bool(draw < share) for draw, share in zip(rng.random(3), (BLURRED, TURNED, 0.5)))
+    blurred, turned, large = (bool(draw < share) for draw, share in zip(rng.random(3), SHARES_OF, strict=True))
     return Thing(name, own[rng.integers(len(own))], colour, blurred, turned, large, cells)
 
 
@@ -280,7 +282,7 @@ def plural(name: str) -> str:
 
 
 def article(name: str) -> str:
-    return "an" if name[0] in "aeiou" and not name.startswith("u") or name == "umbrella" else "a"
+    return "an" if (name[0] in "aeiou" and not name.startswith("u")) or name == "umbrella" else "a"
 
 
 def _one(some: Sequence, rng: np.random.Generator):  # type: ignore[type-arg,no-untyped-def]
@@ -310,9 +312,15 @@ def _packaged() -> dict[str, list[Cutout]]:
 
 
 def write_question_scenes(
-    folder: str | Path, counts: Mapping[str, int], *, seed: int = 0, side: int = SIDE, statements: bool = False
+    folder: str | Path,
+    counts: Mapping[str, int],
+    *,
+    seed: int = 0,
+    side: int = SIDE,
+    statements: bool = False,
+    table: str = "questions.csv",
 ) -> Path:
-    """Write `images/` and `questions.csv` (image, question, answer, kind, split), and return the table's path.
+    """Write `images/` and a table (image, question, answer, kind, split), and return the table's path.
 
     statements: in place of questions, whose answers are `LABELS`. The table is written last.
     """
@@ -321,15 +329,15 @@ def write_question_scenes(
     rows = []
     for split, count in counts.items():
         for name, scene, rng in question_scenes(split, count, seed=seed, side=side):
-            path = f"images/{name}.png"
-            scene.image.save(folder / path)
+            image = f"images/{name}.png"
+            scene.image.save(folder / image)
             asked = [(one.question, one.answer, one.kind) for one in scene_questions(scene, rng)]
             if statements:
                 asked = [(said, label, label) for said, label in scene_statements(scene, rng)]
-            rows += [(path, *one, split) for one in asked]
-    table = folder / "questions.csv"
-    with table.open("w", newline="", encoding="utf-8") as file:
+            rows += [(image, *one, split) for one in asked]
+    path = folder / table
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("image", "question", "answer", "kind", "split"))
         writer.writerows(rows)
-    return table
+    return path

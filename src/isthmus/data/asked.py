@@ -19,8 +19,8 @@ from isthmus.errors import InputError, UsageError
 class Asked:
     """A question about a picture, or a statement about it.
 
-    image: the picture's id. scores: what each accepted answer earns, in (0, 1]. kind: of the question, for a line of its
-    own in results; "" for none. place: where it stands, for messages.
+    image: the picture's id. scores: what each accepted answer earns, in (0, 1]. kind: of the question, for a line of
+    its own in results; "" for none. place: where it stands, for messages.
     """
 
     image: str

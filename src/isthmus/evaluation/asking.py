@@ -44,8 +44,8 @@ def opened_fusion(model: GivenFusion, what: str) -> tuple[FusionModel, str]:
         found, name = saved, "isthmus"
     if not isinstance(found, FusionModel):
         raise InputError(
-            f"{name}: a model that joins two encoders at their ends, which {what} needs more than. Train one that reads "
-            "their layers: isthmus train STORE --recipe manager."
+            f"{name}: a model that joins two encoders at their ends, which {what} needs more than. Train one that "
+            "reads their layers: isthmus train STORE --recipe manager."
         )
     return found, name
 
@@ -205,8 +205,8 @@ def _outside(data: AskedQuestions, asked: Sequence[Asked], model: FusionModel) -
     if len(outside) == len(asked):
         wanted, given = ", ".join(data.answers()[:5]), ", ".join(model.answers[:5])
         raise InputError(
-            f"{data.name}: none of its answers ({wanted}, …) is among the {len(model.answers):,} that the model can give "
-            f"({given}, …). It was trained on other questions."
+            f"{data.name}: none of its answers ({wanted}, …) is among the {len(model.answers):,} that the model can "
+            f"give ({given}, …). It was trained on other questions."
         )
     if not outside:
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ from isthmus.models.fusion_model import FusionModel
 EXAMPLES = 8
 PICTURES = 16  # encoded at a time
 DEFINITION = (
-    "For each cross-modal layer, the mean weight of each layer of an encoder over texts and tokens; entropy of a token's "
-    "weights as a share of the largest there is (1: all layers alike); spread over samples, the standard deviation of "
-    "their means, and over tokens, within a sample: both are 0 where weights are learned once. cosine: of what enters a "
-    "cross-modal layer with what enters the next, of the last with what it gives; mean over real tokens."
+    "For each cross-modal layer, the mean weight of each layer of an encoder over texts and tokens; entropy of a "
+    "token's weights as a share of the largest there is (1: all layers alike); spread over samples, the standard "
+    "deviation of their means, and over tokens, within a sample: both are 0 where weights are learned once. cosine: of "
+    "what enters a cross-modal layer with what enters the next, of the last with what it gives; mean over real tokens."
 )
 
 
@@ -268,7 +269,7 @@ def _cosines(fused: Fused, side: str, mask: Tensor) -> Tensor:
     """Of what enters each cross-modal layer with what enters the next, the last with what it gives: [depth, B]."""
     entering = [*fused.inputs[side], fused.states[side]]
     real = mask.to(entering[0].dtype)
-    each = [torch.cosine_similarity(a, b, dim=-1) for a, b in zip(entering[:-1], entering[1:], strict=True)]
+    each = [torch.cosine_similarity(a, b, dim=-1) for a, b in pairwise(entering)]
     return torch.stack([(one * real).sum(-1) / real.sum(-1) for one in each])
 
 

@@ -99,7 +99,7 @@ def matched(model: FusionModel, pairs: Pairs, exposure: Exposure) -> dict[str, A
 
 def _partner(names: Sequence[str], place: int, group_of: dict[str, str]) -> int | None:
     """The place of the nearest picture before this one, going round, that is of another group."""
-    around = (range(place - 1, place - len(names), -1))
+    around = range(place - 1, place - len(names), -1)
     return next((k % len(names) for k in around if group_of[names[k]] != group_of[names[place]]), None)
 
 

@@ -22,8 +22,8 @@ from isthmus.store.opening import holds_features
 TOP = 32  # candidates that are compared word by word
 TEXTS = 256  # texts, and pairs, at a time
 DEFINITION = (
-    " The {top} candidates of the greatest cosine between the unimodal ends are then put in order by the probability of a "
-    "match; those beyond keep their order, behind them. contrastive_… is the order before that."
+    " The {top} candidates of the greatest cosine between the unimodal ends are then put in order by the probability "
+    "of a match; those beyond keep their order, behind them. contrastive_… is the order before that."
 )
 
 

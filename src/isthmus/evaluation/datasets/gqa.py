@@ -17,8 +17,8 @@ SPLITS = ("testdev", "val", "train")
 
 
 def read_gqa(root: Path, split: str = "testdev", images: str | Path | None = None) -> AskedQuestions:
-    """`testdev_balanced_questions.json` (here or in `questions1.2/`), `{id: {imageId, question, answer, types}}`, beside
-    `images/2370799.jpg`.
+    """`testdev_balanced_questions.json` (here or in `questions1.2/`), `{id: {imageId, question, answer, types}}`,
+    beside `images/2370799.jpg`.
 
     The kind of a question is its structural type: verify, query, choose, logical, compare. One answer is right, letter
     for letter. Raises `InputError`.

@@ -10,31 +10,32 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-NUMBERS = "none zero one two three four five six seven eight nine ten".split()
+NUMBERS = ("none", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 DIGITS = {word: str(max(0, place - 1)) for place, word in enumerate(NUMBERS)}
 ARTICLES = ("a", "an", "the")
-PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 PERIOD = re.compile(r"\.(?!\d)")
 COMMA = re.compile(r"\d,\d")
 AGREE = 3  # people who have to give an answer for the full score
 
 # Written with their apostrophes; people leave one out.
-CONTRACTED = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-    he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't
-    must've needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've
+CONTRACTED = re.findall(
+    r"\S+",
+    """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
+    he'd've he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll ma'am mightn't mightn't've might've
+    mustn't must've needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've
     somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've
-    something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've wasn't we'd've we've
-    weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll
-    why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-""".split()
+    something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've wasn't
+    we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll
+    who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd
+    you'd've you'll you're you've
+    """,
+)
 
 
 SPELLING = {
-    word[:place] + word[place + 1 :]: word
-    for word in CONTRACTED
-    for place, letter in enumerate(word)
-    if letter == "'"
+    word[:place] + word[place + 1 :]: word for word in CONTRACTED for place, letter in enumerate(word) if letter == "'"
 }
 
 

@@ -26,9 +26,7 @@ def weights(mixing: Mapping[str, Sequence[Mixing]], numbers: Mapping[str, Sequen
     depth = max(map(len, mixing.values()))
     figure = Figure(figsize=(10.5, 1.3 + 0.55 * depth), layout="constrained")
     widths = [max(3, len(numbers[side])) for side in mixing]
-    for axes, (side, listed) in zip(
-        figure.subplots(1, len(mixing), width_ratios=widths), mixing.items(), strict=True
-    ):
+    for axes, (side, listed) in zip(figure.subplots(1, len(mixing), width_ratios=widths), mixing.items(), strict=True):
         shade(axes, np.stack([one.mean for one in listed]), COLOURS[side])
         axes.set_xticks(range(len(numbers[side])), [str(n) for n in numbers[side]])
         axes.set_yticks(range(len(listed)), [str(place + 1) for place in range(len(listed))])
