@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageFilter, ImageOps
 
+from isthmus.data.groups import whole_groups
 from isthmus.errors import InputError
 from isthmus_demo import PAIRS
 from isthmus_demo.scenes import Cutout, Place, compose, names, read_cutouts
@@ -87,19 +88,19 @@ def split_cutouts(cutouts: Sequence[Cutout], groups: Mapping[str, str] | None = 
     none is left.
     """
     groups = _groups() if groups is None else groups
-    together: dict[str, str] = {}  # by pixels: equal drawings of different groups are one
-    by_name: dict[str, dict[str, list[Cutout]]] = {}
-    for one in cutouts:
-        group = together.setdefault(content(one), groups.get(one.id) or one.id)
+    pixels = np.unique([content(one) for one in cutouts], return_inverse=True)[1]
+    together = whole_groups([groups.get(one.id) for one in cutouts], pixels).tolist()
+    by_name: dict[str, dict[int, list[Cutout]]] = {}
+    for one, group in zip(cutouts, together, strict=True):
         by_name.setdefault(one.name, {}).setdefault(group, []).append(one)
     found: dict[str, list[Cutout]] = {split: [] for split in SHARES}
-    taken: dict[str, str] = {}
+    taken: dict[int, str] = {}
     for name in sorted(set(by_name) - {*NO_SINGULAR}):
         parts = _shared(by_name[name], taken)
         if all(len(parts[split]) >= least for split, least in FEWEST.items()):
             for split, some in parts.items():
                 found[split] += some
-                taken |= {groups.get(one.id) or one.id: split for one in some}
+                taken |= {group: split for group, listed in by_name[name].items() if listed[0] in some}
     if not found["train"]:
         raise InputError("No name has enough drawings for scenes of all splits.")
     return found
@@ -110,11 +111,11 @@ def content(cutout: Cutout) -> str:
     return hashlib.blake2b(cutout.image.tobytes(), digest_size=16).hexdigest()
 
 
-def _shared(groups: Mapping[str, Sequence[Cutout]], taken: Mapping[str, str]) -> dict[str, list[Cutout]]:
+def _shared(groups: Mapping[int, Sequence[Cutout]], taken: Mapping[int, str]) -> dict[str, list[Cutout]]:
     """The groups of one name, the largest first, each to the split that lacks most; one that another name has placed
     stays there."""
     parts: dict[str, list[Cutout]] = {split: [] for split in SHARES}
-    for group in sorted(groups, key=lambda group: (-len(groups[group]), _hash(group))):
+    for group in sorted(groups, key=lambda group: (-len(groups[group]), _hash(groups[group][0].id))):
         lacking = {split: share - len(parts[split]) / sum(map(len, groups.values())) for split, share in SHARES.items()}
         parts[taken.get(group) or max(lacking, key=lacking.__getitem__)] += groups[group]
     return parts
