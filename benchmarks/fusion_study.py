@@ -8,9 +8,9 @@ Protocol. Scenes composed of the demo's cut-outs (`isthmus_demo.questions`), tho
 test on from different drawings; questions of eight kinds. Layers of two image encoders are embedded once; the text
 encoder is MiniLM. Every run has the recipe `manager` with another aggregator and nothing else changed; the epoch that
 is best on the validation scenes is kept, and the test scenes are looked at once, at the end. `best layer` is the one
-of greatest accuracy on the validation scenes, by the first seed. `last, wide` is METER's input with cross-modal layers made
-wide enough to have as many parameters as `aaum`. Runs of one seed see the same batches, so that differences are paired;
-intervals are of a bootstrap over test scenes, of the mean of a row's seeds.
+of greatest accuracy on the validation scenes, by the first seed. `last, wide` is METER's input with cross-modal
+layers made wide enough to have as many parameters as `aaum`. Runs of one seed see the same batches, so that
+differences are paired; intervals are of a bootstrap over test scenes, of the mean of a row's seeds.
 """
 
 from __future__ import annotations
@@ -278,17 +278,17 @@ differs.
 ## How it was measured
 
 {train} scenes to train on, {val} to choose the epoch by, {test} to test on ({questions} questions), composed of
-different drawings: no drawing, and no near-duplicate, is in two of them. The bracket is the 95 % interval of a bootstrap
-over test scenes ({resamples} resamples), of the mean of the seeds that were run; it includes chance in the scenes, not in the
-drawings, of which there are few. Differences are paired: the same questions, the same seeds, the same batches.
-*Another's picture*: the same model, asked about the scene before. CPU seconds of training, {machine}, on a machine
-that did other work at the same time.
+different drawings: no drawing, and no near-duplicate, is in two of them. The bracket is the 95 % interval of a
+bootstrap over test scenes ({resamples} resamples), of the mean of the seeds that were run; it includes chance in the
+scenes, not in the drawings, of which there are few. Differences are paired: the same questions, the same seeds, the
+same batches. *Another's picture*: the same model, asked about the scene before. CPU seconds of training, {machine},
+on a machine that did other work at the same time.
 
 ## What this does not show
 
 - Few seeds, as the tables say, and few scenes; a difference whose bracket holds 0 is a tie.
-{missing}- The last layer of this ViT is unusually poor: its publisher tuned it for saliency. A gain over it says little of
-  other encoders.
+{missing}- The last layer of this ViT is unusually poor: its publisher tuned it for saliency. A gain over it says little
+  of other encoders.
 - Drawings on plain grounds are not photographs, and fourteen names are not a vocabulary.
 """
 

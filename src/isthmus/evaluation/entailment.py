@@ -15,9 +15,9 @@ from isthmus.metrics.results import Result, result
 
 DEFINITION = (
     "accuracy = share of statements whose class (entailment, neutral, contradiction) is the most probable; by "
-    "category: of those of a class. shuffled_accuracy: with the picture of another statement; blind_accuracy: with a plain grey "
-    "one, which is what statements tell by themselves. chance = the most frequent class, always. ci95 = 95 % intervals "
-    "over pictures (docs/intervals.md)."
+    "category: of those of a class. shuffled_accuracy: with the picture of another statement; blind_accuracy: "
+    "with a plain grey one, which is what statements tell by themselves. chance = the most frequent class, "
+    "always. ci95 = 95 % intervals over pictures (docs/intervals.md)."
 )
 
 
