@@ -18,9 +18,9 @@ from isthmus.errors import InputError, UsageError
 from isthmus.evaluation.asking import answered, majority
 from isthmus.evaluation.datasets.asked_sets import read_asked
 from isthmus.evaluation.exposure import Exposure
-from isthmus.evaluation.layers import look_at
+from isthmus.evaluation.layer_findings import look_at
 from isthmus.evaluation.matching import matched
-from isthmus.evaluation.reranking import Candidates
+from isthmus.evaluation.reranking import Reranking
 from isthmus.metrics.retrieval import ranks
 from isthmus.models.fusion_model import FusionModel
 from tiny_encoders import WORDS, pictures
@@ -177,7 +177,7 @@ def naive_reranked(model: FusionModel, pairs: Path, top: int) -> tuple[list[floa
 
 
 def test_reranking_is_the_naive_one(model: FusionModel, pairs: Path) -> None:
-    found = Candidates(model, read_pairs(pairs), Exposure(None, "toy"))
+    found = Reranking(model, read_pairs(pairs), Exposure(None, "toy"))
     after = found.reordered(ranks(found.ends["image"], found.ends["text"], found.image_of), 6)
     by_text, by_image = naive_reranked(model, pairs, 6)
     same = np.isclose(after.image, by_text).mean(), np.isclose(after.text, by_image).mean()

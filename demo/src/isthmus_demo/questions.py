@@ -25,6 +25,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from isthmus.data.groups import whole_groups
 from isthmus.errors import InputError
+from isthmus.files import read_cached, write_sealed
 from isthmus_demo import PAIRS
 from isthmus_demo.scenes import Cutout, Place, compose, names, read_cutouts
 
@@ -323,9 +324,13 @@ def write_question_scenes(
 ) -> Path:
     """Write `images/` and a table (image, question, answer, kind, split), and return the table's path.
 
-    statements: in place of questions, whose answers are `LABELS`. The table is written last.
+    statements: in place of questions, whose answers are `LABELS`. The table is written last but for a note of what was
+    asked for; what is there already of the same note is not composed again.
     """
     folder = Path(folder)
+    note, told = folder / f"{table}.json", {"counts": dict(counts), "seed": seed, "side": side, "statements": statements}
+    if (folder / table).exists() and read_cached(note) == told:
+        return folder / table
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for split, count in counts.items():
@@ -341,4 +346,5 @@ def write_question_scenes(
         writer = csv.writer(file)
         writer.writerow(("image", "question", "answer", "kind", "split"))
         writer.writerows(rows)
+    write_sealed(note, told)
     return path

@@ -54,7 +54,7 @@ def reranked_retrieval(
     if only is not None:
         pairs = pairs.subset([id for id in pairs.images["id"].to_pylist() if id in set(only)])
     exposure = Exposure(model, named(data), unseen)
-    found = Candidates(model, pairs, exposure)
+    found = Reranking(model, pairs, exposure)
     before = ranks(found.ends[SIDES[0]], found.ends[SIDES[1]], found.image_of)
     after = found.reordered(before, top)
     told: Any = {"bootstrap": bootstrap, "seed": seed}
@@ -65,7 +65,7 @@ def reranked_retrieval(
     return scored | exposure.report() | {"skipped": found.skipped, "notes": list(pairs.notes)}
 
 
-class Candidates:
+class Reranking:
     """Pictures and captions by their unimodal ends; states are computed again for those that are compared.
 
     ends: float32 [n, d] and [m, d]. image_of: int64 [m]. groups: int64 [n]. Raises `InputError` where no picture with

@@ -36,8 +36,8 @@ def retrieval(
     images: str | Path | None = None,
     pages: str | int | None = None,
     range: str | Sequence[float] | None = None,
-    protocol: str | None = None,
     rerank: int | None = None,
+    protocol: str | None = None,
     unseen: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -45,8 +45,8 @@ def retrieval(
     """Retrieval from captions to images and from images to captions, on pairs or a store's cached features.
 
     Args:
-        protocol: treat the captions of pairs as a paper does: sail, freeze-align.
         rerank: of a model that fuses: how many of the nearest are compared word by word (32).
+        protocol: treat the captions of pairs as a paper does: sail, freeze-align.
     """
     data = read_first(data, columns=columns, images=images, pages=pages, range=range)
     source, preset = data, find_protocol(protocol)

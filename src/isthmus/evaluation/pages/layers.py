@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from isthmus.data.feature_pairs import SIDES
-from isthmus.evaluation.layers import LayerFindings, Look
+from isthmus.evaluation.layer_findings import LayerFindings, Look
 from isthmus.evaluation.pages.layers_figures import by_kind, cosines, weights
 from isthmus.metrics.results import Result
 from isthmus.models.fusion_model import FusionModel

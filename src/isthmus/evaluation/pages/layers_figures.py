@@ -12,7 +12,7 @@ from isthmus.report.figures import INK, PALETTE, drawn
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from isthmus.evaluation.layers import Mixing
+    from isthmus.evaluation.layer_findings import Mixing
 
 COLOURS = {"image": PALETTE[4], "text": PALETTE[0]}
 SIDES_SAID = {"image": "image encoder", "text": "text encoder"}
