@@ -31,6 +31,7 @@ import isthmus as ist
 from isthmus.data.answers import read_written
 from isthmus.data.asked_table import read_asked_table
 from isthmus.embedding import embed
+from isthmus.fusion import FusionOptions, TwoTower
 from isthmus.metrics.bootstrap import paired_bootstrap
 from isthmus.models.fusion_model import FusionModel
 from isthmus.store.states import rows_of
@@ -49,9 +50,12 @@ IMAGES = {
 }
 LAYERS = {"ViT-S": range(1, 7), "EfficientNet": range(1, 4)}  # as `layer:K` counts them
 NUMBERS = {"ViT-S": (7, 8, 9, 10, 11, 12), "EfficientNet": (5, 6, 7)}
-ROWS = ("last", "aaum", "mean", "best layer", "bridge", "saum", "last, wide")
-WIDE = "fusion.expand=4.6"  # as many parameters as `aaum`
-SETTINGS = ("fusion.grid=4", "optim.epochs=10")
+ROWS = ("last", "aaum", "mean", "saum", "bridge", "best layer", "last, wide")
+SIZES = {"depth": 2, "width": 64, "heads": 2, "grid": 4}
+SETTINGS = (
+    *(f"fusion.{name}={value}" for name, value in SIZES.items()),
+    *('objectives.answer_loss="one"', "optim.lr=5e-4", "optim.epochs=8"),
+)
 SEEDS, RESAMPLES, TOGETHER = 5, 2000, 64
 
 
@@ -113,8 +117,9 @@ class Study:
     def run(self, encoder: str, row: str, seed: int) -> dict[str, Any]:
         """Train with one aggregator; what every test question earned, with its own picture and another."""
         store = self.store(encoder)
-        aggregator, more = (row.partition(",")[0], [WIDE]) if row == "last, wide" else (row, [])
-        overrides = [*SETTINGS, f'fusion.aggregator="{aggregator}"', *more]
+        overrides = [*SETTINGS, f'fusion.aggregator="{row.partition(",")[0]}"']
+        if row == "last, wide":
+            overrides.append(f"fusion.expand={as_many_as_aaum(store)}")
         began = time.process_time()
         model: Any = ist.train(store, recipe="manager", overrides=overrides, seed=seed)
         seconds = time.process_time() - began
@@ -144,6 +149,18 @@ class Study:
         self.known["runs"][name] = found
         RESULTS.write_text(json.dumps(self.known, indent=1) + "\n")
         print(name, f"{100 * np.mean([int(one) for one in found['own']]):.1f} %", found["cpu_seconds"], flush=True)
+
+
+def as_many_as_aaum(store: Any) -> float:
+    """The width inside `last`'s cross-modal layers, in widths, that gives it as many parameters as `aaum` has."""
+    widths = {side: store.states(side).widths for side in ("image", "text")}
+
+    def size(aggregator: str, expand: float) -> int:
+        options = FusionOptions(aggregator=aggregator, expand=expand, **SIZES)  # type: ignore[arg-type]
+        return sum(one.numel() for one in TwoTower(widths, options).parameters())
+
+    step = size("last", 5.0) - size("last", 4.0)
+    return round(4 + (size("aaum", 4.0) - size("last", 4.0)) / step, 3)
 
 
 def answers(model: FusionModel, data: LayeredPairs) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def check_answers(model: FusionModel, name: str) -> None:
 
 @dataclass
 class Answered:
-    """Probabilities float32 [q, answers] of the questions `asked` that could be asked.
+    """The most probable answers, int64 [q] in batches, of the questions `asked` that could be asked.
 
     own: with their picture. shuffled: with the picture of another question. blind: with a grey picture. pictures: how
     many there were. skipped: (id, why) of pictures that could not be read.
@@ -87,7 +87,7 @@ class Answered:
         views = dict(zip(SCORES, (self.own, self.shuffled, self.blind), strict=True))
         if self.pictures < 2:
             del views[SCORES[1]]
-        chosen = {name: np.concatenate(some).argmax(1).tolist() for name, some in views.items()}
+        chosen = {name: np.concatenate(some).tolist() for name, some in views.items()}
         return {
             name: np.array([data.score(one, answers[k]) for one, k in zip(self.asked, places, strict=True)])
             for name, places in chosen.items()
@@ -111,9 +111,12 @@ def answered(model: FusionModel, data: AskedQuestions, exposure: Exposure) -> An
         texts = model.side("text", [one.question for _, one in asked])
         before = joined([states.take(place.new_tensor([len(ids) - 1])) if last is None else last, states])
         found.asked += [one for _, one in asked]
-        found.own.append(model.answer(states.take(place), texts))
-        found.shuffled.append(model.answer(before.take(place), texts))
-        found.blind.append(model.answer(grey.take(torch.zeros_like(place)), texts))
+        for into, pictures in (
+            (found.own, states.take(place)),
+            (found.shuffled, before.take(place)),
+            (found.blind, grey.take(torch.zeros_like(place))),
+        ):
+            into.append(model.answer(pictures, texts).argmax(1))
         found.pictures += len(ids)
         last = states.take(place.new_tensor([len(ids) - 1]))
     exposure.check(found.pictures)
