@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from isthmus.curation import curate
+from isthmus.data.asked import AskedQuestions
 from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.images import MAX_PIXELS
@@ -27,11 +28,13 @@ from isthmus.evaluation.tasks import TaskOption, check_options, find_task
 from isthmus.exports import export
 from isthmus.image_search.run import search
 from isthmus.index import build_index, open_index
+from isthmus.inference.ask import ask
 from isthmus.inference.classify import classify
 from isthmus.inference.encode import encode
 from isthmus.metrics.results import Result
 from isthmus.models.checkup import doctor
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.fusion_model import FusionModel
 from isthmus.segmentation.data import MaskedImages
 from isthmus.segmentation.run import segment
 from isthmus.selection.run import select
@@ -44,6 +47,7 @@ from isthmus.training.fit import Fitting
 from isthmus.training.recipe import DEFAULT_OBJECTIVE, OBJECTIVES
 
 __all__ = [
+    "ask",
     "build_index",
     "classify",
     "cross_validate",
@@ -288,9 +292,9 @@ def _given(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-Model = DualEncoder | str | Path
-Evaluated = Data | Store | MaskedImages | Questions
-One = Literal["retrieval", "zeroshot", "segmentation", "diagnose"]
+Model = DualEncoder | FusionModel | str | Path
+Evaluated = Data | Store | MaskedImages | Questions | AskedQuestions
+One = Literal["retrieval", "zeroshot", "segmentation", "diagnose", "vqa", "entailment", "matching", "layers"]
 Several = Literal[
     "suite",
     "knn",
