@@ -3,10 +3,10 @@
     python benchmarks/fusion.py [--quick]
 
 2,000 pictures × 6 layers × 65 tokens × 384 and as many questions × 6 layers × 4 to 12 tokens × 384, written as isthmus
-writes them, float16. A step is a batch of 32 through `isthmus train`'s own objective: read, padded, forward, backward,
-AdamW. “Modules” are the same forward, backward and AdamW on one batch that is already there. Width 128, three layers, 20
-answers. Runs alternate; medians. Wanted: at most 10 % above the modules. The aggregators are rows, since what they cost
-beside the last layer is asked too.
+writes them, float16. A step is a batch of 32 through the objective of `isthmus train`: read, padded, forward, backward,
+AdamW. “Modules” are the same forward, backward and AdamW on one batch that is already there. Width 128, three layers,
+20 answers. Runs alternate; medians. Wanted: at most 10 % above the modules. The aggregators are rows, since what they
+cost beside the last layer is asked too.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def record(side: str, layer: int) -> dict:
     shared = {"modality": side, "uri": f"test:{side}?layer={layer}&pool=states", "layer": layer, "pool": "states"}
     key = {"image": 1, "text": 2}[side]
     sizes = {"width": WIDTH, "parts": [WIDTH], "prefix": int(side == "image"), "rate_hz": None}
-    return shared | sizes | {"fingerprint": f"{100 * key + layer:064x}", "backbone_key": f"{key:064x}"}
+    return shared | sizes | {"fingerprint": f"{100 * key + layer:02x}" * 32, "backbone_key": f"{key:064x}"}
 
 
 def measure(store: Path, aggregator: str, runs: int) -> tuple[str, str, str]:
