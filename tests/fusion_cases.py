@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import transformers
+
 from isthmus.embedding import embed
 from tiny_encoders import WORDS, save_bert, save_dinov2
 from toys import picture, png
-
-QUESTIONS = {"red dog": "red", "blue dog": "blue"}
-KINDS = ("a cat in the park", "two dogs running", "a photo of a dog")
 
 
 def write_questions(folder: Path, count: int = 24) -> Path:
@@ -28,9 +27,12 @@ def write_questions(folder: Path, count: int = 24) -> Path:
 
 
 def save_encoders(folder: Path) -> dict[str, str]:
-    """A ViT and a BERT of three layers, 32 wide, by side."""
+    """A ViT and a BERT of three layers, 32 wide, by side; "park" is the word that masks."""
     save_dinov2(folder / "vit")
     save_bert(folder / "bert")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "bert")
+    tokenizer.add_special_tokens({"mask_token": "park"})
+    tokenizer.save_pretrained(folder / "bert")
     return {"image": f"hf:{folder / 'vit'}", "text": f"hf:{folder / 'bert'}"}
 
 
@@ -43,6 +45,7 @@ def question_store(folder: Path, layers: str = "1,2,3", **options: object) -> Pa
 
 
 SMALL = [
-    *("fusion.depth=2", "fusion.width=16", "fusion.heads=2", "fusion.grid=0", "fusion.dropout=0.0"),
-    *("optim.batch=6", "optim.epochs=2", "optim.lr=1e-3", "optim.precision=float32", "heads.expand=1.0"),
+    *("fusion.depth=2", "fusion.width=16", "fusion.heads=2", "fusion.grid=0", "heads.expand=1.0", "heads.contrast=8"),
+    *("optim.batch=6", "optim.epochs=2", "optim.lr=1e-3", "optim.precision=float32", "stop.restore_best=false"),
 ]
+EVERY = ["objectives.answers=1", "objectives.matching=1", "objectives.contrast=1", "objectives.words=1"]

@@ -227,6 +227,23 @@ def test_managers_add_what_the_paper_prints() -> None:
     assert round((size("aaum") + rows - bridge) / 1e6, 2) == pytest.approx(12.06, abs=0.011)
 
 
+def test_sizes_are_those_that_the_paper_prints() -> None:
+    """With RoBERTa-base and CLIP's ViT-B/16 at 384 pixels, 0.04 M below the table in each of its rows: the same norms
+    or rows of embeddings in all of them, which the paper does not name.
+    """
+    from transformers import CLIPVisionConfig, CLIPVisionModel, RobertaConfig, RobertaModel
+
+    large = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    with torch.device("meta"):
+        text = RobertaModel(RobertaConfig(**large, vocab_size=50265, max_position_embeddings=514, type_vocab_size=1))
+        image = CLIPVisionModel(CLIPVisionConfig(**large, image_size=384, patch_size=16))
+    encoders = sum(parameter.numel() for tower in (text, image) for parameter in tower.parameters())
+    rows = 2 * 6 * 768  # see above
+    ours = [size("bridge", layer_embedding=False), size("saum") + rows, size("aaum") + rows]
+    missing = [printed - (encoders + one) / 1e6 for printed, one in zip((326.58, 326.77, 338.64), ours, strict=True)]
+    assert all(0.03 < one < 0.05 for one in missing) and max(missing) - min(missing) < 0.01
+
+
 def test_bad_options_are_named() -> None:
     with pytest.raises(UsageError, match="4 of these"):
         tower("bridge", depth=4)

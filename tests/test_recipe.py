@@ -154,6 +154,20 @@ def test_sail_is_the_published_recipe():
     assert (recipe.stop.patience, recipe.stop.restore_best) == (0, False)
 
 
+@pytest.mark.parametrize(
+    ("name", "aggregator", "layers"), [("meter", "last", 1), ("bridgetower", "bridge", 6), ("managertower", "aaum", 6)]
+)
+def test_fusion_recipes_are_the_published_ones(name, aggregator, layers):
+    recipe = load_recipe(name).resolve(440_000)
+    fusion, optim, rates = recipe.fusion, recipe.optim, recipe.rates
+    assert (fusion.aggregator, fusion.image_layers, fusion.text_layers) == (aggregator, layers, layers)
+    assert (fusion.depth, fusion.width, fusion.heads, fusion.expand, fusion.dropout) == (6, 768, 12, 4, 0.1)
+    assert fusion.layer_embedding == (name == "managertower") and fusion.grid == 0
+    assert (optim.lr, optim.weight_decay, optim.warmup, optim.batch, optim.epochs) == (2e-5, 0.06, 0.1, 576, 10)
+    assert (optim.betas, rates.cross, rates.heads, recipe.heads.expand) == ((0.9, 0.98), 5, 50, 2)
+    assert (recipe.objectives.answers, recipe.objectives.answer_loss) == (1, "soft")
+
+
 def test_freeze_align_pooled_is_the_published_recipe():
     recipe = load_recipe("freeze-align-pooled").resolve(17_000_000)
     head, loss, optim = recipe.head, recipe.loss, recipe.optim

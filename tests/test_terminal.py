@@ -20,6 +20,7 @@ from isthmus.report import terminal
 from isthmus.training.progress import Progress
 from isthmus_demo import PAIRS
 from tiny_encoders import save_bert, save_dinov2
+from toy_fusion import toy_model
 
 Told = Callable[..., str]
 LABELS = ("animals", "food", "people")
@@ -48,6 +49,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.open(io.BytesIO(few[0]["image"])).convert("RGB").save("one.png")
         Path("classes.txt").write_text("\n".join(LABELS))
         Path("texts.txt").write_text("a cat\na dog\n")
+        toy_model(Path("encoders")).save_pretrained("fusion")
+        Path("questions.csv").write_text("image,question,answer,kind\none.png,a cat,two,count\none.png,red,no,what\n")
         for side in ("image", "text"):
             Path("arrays").mkdir(exist_ok=True)
             np.save(f"arrays/{side}.npy", np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32))
@@ -97,6 +100,10 @@ COMMAND_LINES = [
     ["eval", "model", "diagnose", "store", *BESIDE],
     ["eval", "model", "longtext", "pairs.parquet", *BESIDE[2:]],
     ["eval", "model", "segmentation", "scenes", *BESIDE],
+    ["eval", "fusion", "vqa", "questions.csv"],
+    ["eval", "fusion", "layers", "questions.csv", "--report", "layers.html"],
+    ["eval", "fusion", "retrieval", "pairs.parquet"],
+    ["ask", "fusion", "one.png", "a cat", "two dogs in the park"],
     ["search", "model", "pairs.parquet", "a red bird", "--k", "5"],
     ["search", "model", "store", "a red bird", "--k", "5"],
     ["classify", "model", "pairs.parquet", *LABELS, "--out", "labels.csv"],

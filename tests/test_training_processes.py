@@ -63,6 +63,23 @@ def test_two_processes_learn_what_one_learns(recipe, tmp_path):
     assert two.summary["processes"] == 2
 
 
+def test_small_gradients_are_summed_together_and_large_ones_alone(monkeypatch):
+    from isthmus.training import processes
+
+    sent = []
+    monkeypatch.setattr(processes, "PARCEL", 10)
+    monkeypatch.setattr(processes.dist, "all_reduce", lambda tensor, group: sent.append(tensor.mul_(2).numel()))
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in ((2, 3), (4,), (30,), (1,), (2,))]
+    for number, parameter in enumerate(parameters[:-1]):
+        parameter.grad = torch.full_like(parameter, number + 1.0)
+    two = processes.Processes()
+    two.group = "both"
+    two.sum_gradients(parameters)
+    assert sent == [10, 30, 1]
+    assert all((one.grad == 2 * (number + 1)).all() for number, one in enumerate(parameters[:-1]))
+    assert parameters[-1].grad is None
+
+
 @pytest.mark.slow
 def test_two_processes_resume_bit_for_bit(tmp_path):
     whole = run(tmp_path / "whole", 2, "freeze-align-pooled")

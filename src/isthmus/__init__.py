@@ -14,6 +14,7 @@ _moved.install()
 _EXPORTS = {
     "DualEncoder": "isthmus.models.dual_encoder",
     "FeaturePairs": "isthmus.data",
+    "ask": "isthmus.api",
     "build_index": "isthmus.index",
     "classify": "isthmus.api",
     "curate": "isthmus.api",
@@ -38,6 +39,7 @@ _EXPORTS = {
 __all__ = [
     "DualEncoder",
     "FeaturePairs",
+    "ask",
     "build_index",
     "classify",
     "cross_validate",
@@ -53,6 +55,7 @@ __all__ += ["select", "train"]
 if TYPE_CHECKING:
     from isthmus import losses
     from isthmus.api import (
+        ask,
         classify,
         cross_validate,
         curate,

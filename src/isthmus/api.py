@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from isthmus.curation import curate
+from isthmus.data.asked import AskedQuestions
 from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.images import MAX_PIXELS
@@ -27,11 +28,13 @@ from isthmus.evaluation.tasks import TaskOption, check_options, find_task
 from isthmus.exports import export
 from isthmus.image_search.run import search
 from isthmus.index import build_index, open_index
+from isthmus.inference.ask import ask
 from isthmus.inference.classify import classify
 from isthmus.inference.encode import encode
 from isthmus.metrics.results import Result
 from isthmus.models.checkup import doctor
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.fusion_model import FusionModel
 from isthmus.segmentation.data import MaskedImages
 from isthmus.segmentation.run import segment
 from isthmus.selection.run import select
@@ -41,9 +44,10 @@ from isthmus.store.opening import first_choice
 from isthmus.training import Recipe, load_recipe
 from isthmus.training.contrastive.folds import cross_validate as _cross_validate
 from isthmus.training.fit import Fitting
-from isthmus.training.recipe import OBJECTIVES
+from isthmus.training.recipe import DEFAULT_OBJECTIVE, OBJECTIVES
 
 __all__ = [
+    "ask",
     "build_index",
     "classify",
     "cross_validate",
@@ -227,6 +231,9 @@ def cross_validate(
     bootstrap: resamples of groups behind the intervals. max_seconds: of each fold. The other arguments are those of
     `train`. Raises UsageError for fewer than two folds, InputError for fewer groups than folds.
     """
+    choices = load_recipe(recipe, overrides)
+    if choices.objective != DEFAULT_OBJECTIVE:
+        raise UsageError(f"folds are for contrastive recipes; {recipe!r} has objective = {choices.objective!r}.")
     if isinstance(store, FeaturePairs):
         pairs = store if only is None else choose_ids(store, only)
     else:
@@ -239,7 +246,7 @@ def cross_validate(
     kept = np.array([split != "test" for split in pairs.splits or [None] * len(pairs)])
     return _cross_validate(
         pairs.subset(kept),
-        load_recipe(recipe, overrides),
+        choices,
         folds=folds,
         seed=seed,
         bootstrap=bootstrap,
@@ -285,9 +292,9 @@ def _given(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-Model = DualEncoder | str | Path
-Evaluated = Data | Store | MaskedImages | Questions
-One = Literal["retrieval", "zeroshot", "segmentation", "diagnose"]
+Model = DualEncoder | FusionModel | str | Path
+Evaluated = Data | Store | MaskedImages | Questions | AskedQuestions
+One = Literal["retrieval", "zeroshot", "segmentation", "diagnose", "vqa", "entailment", "matching", "layers"]
 Several = Literal[
     "suite",
     "knn",

@@ -28,6 +28,7 @@ COMMANDS = Registry(
         "index": "isthmus.cli.index",
         "search": "isthmus.cli.search",
         "classify": "isthmus.cli.classify",
+        "ask": "isthmus.cli.ask",
         "encode": "isthmus.cli.encode",
         "segment": "isthmus.cli.segment",
         "encoders": "isthmus.cli.encoders",

@@ -1,4 +1,4 @@
-"""Train projectors between the encoders of a store and write a dual encoder.
+"""Train a model between the encoders of a store: a dual encoder, or one that fuses layers of both.
 
 example:
   isthmus train store/ --recipe default --out model/
@@ -6,10 +6,11 @@ example:
   isthmus train store/ --recipe linear --set optim.lr=3e-4 --set optim.epochs=40 --out model/
   torchrun --nproc-per-node 2 -m isthmus train store/ --out model/      # batches over two processes
   isthmus train small/ --recipe default --folds 5 --out model/
+  isthmus train questions/ --recipe manager --out model/         # a store of states, and answers
   isthmus train store/ --recipe sail --tune 20 --out model/      # trials first, for 20 minutes
 
 Run it again to go on where it stopped, bit for bit. Recipes: default, cca, linear, freeze-align,
-freeze-align-pooled, sail, or a TOML file.
+freeze-align-pooled, sail; over layers: manager, managertower, bridgetower, meter; or a TOML file.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ def _say_end(args: argparse.Namespace, model: Any, before: str | None) -> None:
     if args.verbose:
         common.say_folded(common.lines(model.summary))
     done = "  (already done: the same as before)" if before and before == _weights(args.out) else ""
-    common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model.kind)}")
-    _say_few(args, model.summary)
+    common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model)}")
+    _say_few(args, model)
 
 
 def _say_trials(folder: Path) -> None:
@@ -115,10 +116,12 @@ def _say_trials(folder: Path) -> None:
     common.say(f"trials: {folder / 'tune.json'}" + (f"\nplot: {plot}\n" if plot.exists() else "\n"))
 
 
-def _say_few(args: argparse.Namespace, summary: dict[str, Any]) -> None:
+def _say_few(args: argparse.Namespace, model: Any) -> None:
     """Name --folds for a small table, where it can be used."""
-    pairs = summary.get("pairs", SMALL)
-    if pairs < SMALL and not (args.folds or args.init or args.pixels):
+    from isthmus.models.saved import DUAL
+
+    pairs = model.summary.get("pairs", SMALL)
+    if pairs < SMALL and model.kind == DUAL and not (args.folds or args.init or args.pixels):
         few = f"  note: {pairs:,} pairs train this, fewer than {SMALL:,}: a test split of so few says little. "
         common.say_folded(f"{few}--folds 5 tests every pair by models that never saw it.", error=True)
 
@@ -146,13 +149,15 @@ def _result(summary: dict[str, Any]) -> str:
     return f"validation: {', '.join(shown or others)}{refit}"
 
 
-def _next(args: argparse.Namespace, kind: str) -> str:
+def _next(args: argparse.Namespace, trained: Any) -> str:
     """What to run now: the evaluation where there is a test split, else a search."""
     from isthmus.models.saved import DUAL
     from isthmus.store import open_store
     from isthmus.store.opening import first_choice
 
-    if kind != DUAL:
+    if getattr(trained, "answers", []):
+        return f'isthmus ask {shlex.quote(args.out)} IMAGE "question"'
+    if trained.kind != DUAL:
         return "isthmus eval --help"
     store = open_store(first_choice(args.store, {})[0])
     model, pairs = shlex.quote(args.out), shlex.quote(str(store.path))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from isthmus.data.columns import Columns
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import Pairs, read_pairs
 from isthmus.errors import UsageError
+from isthmus.evaluation.asking import fuses, opened_fusion
 from isthmus.evaluation.inputs import Data, Given, embed_for_evaluation, named, opened
 from isthmus.evaluation.protocols import find_protocol
+from isthmus.evaluation.reranking import reranked_retrieval
 from isthmus.evaluation.tasks import task
 from isthmus.metrics.results import Result, result
 from isthmus.metrics.retrieval import retrieval as rank
@@ -33,6 +36,7 @@ def retrieval(
     images: str | Path | None = None,
     pages: str | int | None = None,
     range: str | Sequence[float] | None = None,
+    rerank: int | None = None,
     protocol: str | None = None,
     unseen: bool = False,
     bootstrap: int = 1000,
@@ -41,11 +45,20 @@ def retrieval(
     """Retrieval from captions to images and from images to captions, on pairs or a store's cached features.
 
     Args:
+        rerank: of a model that fuses: how many of the nearest are compared word by word (32).
         protocol: treat the captions of pairs as a paper does: sail, freeze-align.
     """
     data = read_first(data, columns=columns, images=images, pages=pages, range=range)
-    model, name = opened(model, encoders=not holds_features(data))
     source, preset = data, find_protocol(protocol)
+    if fuses(model):
+        fused, name = opened_fusion(model, "re-ranking")
+        given = preset.prepared(data if isinstance(data, Pairs) else read_pairs(data)) if preset else data
+        how: Any = {"split": split, "only": only, "rerank": rerank, "unseen": unseen, "bootstrap": bootstrap}
+        found = reranked_retrieval(fused, given, **how, seed=seed)
+        return result(found, dataset=named(source), model=name, task="zeroshot_retrieval")
+    if rerank is not None:
+        raise UsageError("rerank: is for models that fuse; this one compares pictures and texts at their ends alone.")
+    model, name = opened(model, encoders=not holds_features(data))
     if preset is not None:
         if isinstance(data, FeaturePairs) or holds_features(data):
             raise UsageError(

@@ -51,6 +51,10 @@ TASKS = Registry(
         "whatsup": "isthmus.evaluation.whatsup:whatsup",
         "longtext": "isthmus.evaluation.longtext:longtext",
         "multilingual": "isthmus.evaluation.multilingual:multilingual",
+        "vqa": "isthmus.evaluation.vqa:vqa",
+        "entailment": "isthmus.evaluation.entailment:entailment",
+        "matching": "isthmus.evaluation.matching:matching",
+        "layers": "isthmus.evaluation.layers:layers",
     },
     noun="task",
 )

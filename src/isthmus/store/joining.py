@@ -23,9 +23,9 @@ from isthmus.store.keys import to_keys
 
 if TYPE_CHECKING:
     from isthmus.store.matrix import FeatureMatrix
-    from isthmus.store.states import RowNumbers
+    from isthmus.store.states import NumberedRows
 
-    Side = FeatureMatrix | RowNumbers
+    Side = FeatureMatrix | NumberedRows
 
 HOLD_OUT = (
     " Run the same `isthmus embed` again with --test 0.2, which encodes nothing twice, and train on what is left; with "

@@ -23,7 +23,7 @@ from isthmus.store.keys import KeyIndex, to_keys
 from isthmus.store.manifest import SCHEMAS, is_store, is_unfinished, other_tables, read_store_json, read_table
 from isthmus.store.matrix import FeatureMatrix, Rows
 from isthmus.store.shards import AnyShard, Shard, holds_states, open_shards
-from isthmus.store.states import RowNumbers, StatesMatrix, backbone_uri
+from isthmus.store.states import NumberedRows, StatesMatrix, backbone_uri
 
 Which = str | Sequence[str] | None
 
@@ -210,7 +210,7 @@ class Store:
 
         states: of both sides, from `Store.states`; `isthmus.store.states.rows_of` gives the numbers.
         """
-        image, text = (RowNumbers(states[side]) for side in SIDES)
+        image, text = (NumberedRows(states[side]) for side in SIDES)
         return _chosen(join(self.path, self.tables(), image, text), split, only, seed)
 
     def _choose(self, modality: str, which: Which) -> list[EncoderRecord]:

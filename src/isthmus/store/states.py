@@ -195,7 +195,7 @@ class StatesMatrix:
         return found
 
 
-class RowNumbers(OnDemand):
+class NumberedRows(OnDemand):
     """In place of features, the numbers of the rows that states belong to: a matrix [n, 1], for `join`."""
 
     def __init__(self, states: StatesMatrix) -> None:
@@ -206,10 +206,10 @@ class RowNumbers(OnDemand):
 
 
 def rows_of(matrix: Matrix) -> np.ndarray:
-    """The numbers, int64 [n], in `RowNumbers` or some of them."""
+    """The numbers, int64 [n], in `NumberedRows` or some of them."""
     if isinstance(matrix, Chosen):
         return np.asarray(matrix.index, np.int64)
-    return np.arange(matrix.shape[0]) if isinstance(matrix, RowNumbers) else np.asarray(matrix[:, 0], np.int64)
+    return np.arange(matrix.shape[0]) if isinstance(matrix, NumberedRows) else np.asarray(matrix[:, 0], np.int64)
 
 
 class _Source:

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+PARCEL = 1 << 22  # numbers that are sent at once
+
 
 class Processes:
     """This process among `size`: `rank`, and their `group` (None for a single process)."""
@@ -45,11 +47,17 @@ class Processes:
         return captions[self.rank * count : (self.rank + 1) * count]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the processes."""
-        if self.group is not None:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    dist.all_reduce(parameter.grad, group=self.group)
+        """Replace every gradient by its sum over the processes; many small ones are sent as one."""
+        if self.group is None:
+            return
+        for some in _parcels([parameter.grad for parameter in parameters if parameter.grad is not None]):
+            if len(some) == 1:
+                dist.all_reduce(some[0], group=self.group)
+                continue
+            whole = torch.cat([one.flatten() for one in some])
+            dist.all_reduce(whole, group=self.group)
+            for one, summed in zip(some, whole.split([one.numel() for one in some]), strict=True):
+                one.copy_(summed.view_as(one))
 
     def as_first(self, tensors: Iterable[Tensor]) -> None:
         """Copy the first process's values to all, in place."""
@@ -77,3 +85,16 @@ class Processes:
         """Wait until all processes have arrived."""
         if self.group is not None:
             dist.barrier(group=self.group)
+
+
+def _parcels(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The tensors in order, those of one type and device that follow one another together, up to `PARCEL` numbers."""
+    found: list[list[Tensor]] = []
+    kind, room = None, 0
+    for one in tensors:
+        if kind != (one.dtype, one.device) or one.numel() > room:
+            found.append([])
+            kind, room = (one.dtype, one.device), PARCEL
+        found[-1].append(one)
+        room -= one.numel()
+    return found

@@ -4,10 +4,14 @@ example:
   isthmus fetch demo
   isthmus demo --out out/demo
   isthmus demo --limit 800 --out out/small
+  isthmus demo questions --out out/questions
 
 A first look comes within two minutes: OUT/first-look.png, and a search to try in OUT/first, a model of some
 800 pictures. Then the whole: OUT/store, OUT/models, OUT/model (of the recipe `default`), OUT/results.json and
 OUT/report.html. Run again, it computes only what has changed.
+
+`questions` trains a manager over layers of both encoders instead, on scenes composed of the drawings, and asks
+it about scenes of other drawings: OUT/model, for `isthmus ask`, OUT/scenes/unseen.csv, OUT/layers.html.
 """
 
 from __future__ import annotations
@@ -19,12 +23,20 @@ from isthmus.cli import common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="DIR", default="out/demo", help="folder for all results (out/demo)")
-    parser.add_argument("--limit", metavar="N", type=int, help="use at most N pictures, in whole groups")
+    what = "pictures and captions (the default), or questions"
+    parser.add_argument("what", nargs="?", choices=("pictures", "questions"), default="pictures", help=what)
+    parser.add_argument("--out", metavar="DIR", help="folder for all results (out/demo, or out/questions)")
+    limit = "use at most N pictures, in whole groups; of questions: N scenes to train on (500)"
+    parser.add_argument("--limit", metavar="N", type=int, help=limit)
     common.add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    args.out = args.out or ("out/questions" if args.what == "questions" else "out/demo")
+    return _questions(args) if args.what == "questions" else _pictures(args)
+
+
+def _pictures(args: argparse.Namespace) -> int:
     from isthmus_demo.pipeline import run_demo
     from isthmus_demo.results import text_table
 
@@ -50,6 +62,27 @@ def run(args: argparse.Namespace) -> int:
     common.print_skipped(demo.skipped, f"{args.out}/store/skipped.parquet")
     common.write_result(args, {"results": demo.records, "stages": dict(report.stages)})
     return 3 if demo.skipped else 0
+
+
+def _questions(args: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    from isthmus.metrics.results import details, table
+    from isthmus_demo.question_run import SCENES, run_questions, trial_rows
+
+    scenes = SCENES if args.limit is None else args.limit
+    found = run_questions(args.out, scenes=scenes, seed=args.seed, log=common.say, progress=common.progress_wanted())
+    common.say(f"\n{table([found.result], ['accuracy', 'shuffled_accuracy', 'blind_accuracy'])}")
+    common.say(f"\n{details([found.result])}\n")
+    heads = ["question about an unseen scene", "answer", "", "right would be"]
+    common.say(tabulate(trial_rows(found.trials), headers=heads, disable_numparse=True))
+    right, blind = (sum(getattr(one, name) for one in found.trials) for name in ("right", "blindly_right"))
+    common.say(f"\n{right} of {len(found.trials)} right; of a plain grey picture {blind}.\n")
+    first = found.trials[0].asked
+    common.say(f"model: {args.out}/model\nlayers: {args.out}/layers.html\nresults: {args.out}/results.json")
+    common.say(f"ask: isthmus ask {args.out}/model {args.out}/scenes/{first.image} {shlex.quote(first.question)}")
+    common.write_result(args, {"result": dict(found.result), "stages": dict(found.stages)})
+    return 3 if found.result.get("skipped") else 0
 
 
 def _command(args: argparse.Namespace) -> str:

@@ -67,8 +67,9 @@ def plan(
     """What `train` with the same arguments would do: the recipe in force, pairs, steps and parameters."""
     objective = _objective(store, choices, how, image=image, text=text, pixels=pixels, only=only)
     planned = objective.planned(choices)
+    shape = objective.shape(planned)
     with torch.device("meta"):
-        network = FusionNetwork(objective.shape(planned))
+        network = FusionNetwork(shape)
     blocks = [one.blocks for one in objective.unfrozen.values()]
     return {
         "recipe": planned.recipe.to_dict(),

@@ -20,7 +20,7 @@ MOST = 5000  # texts that are judged, evenly spaced
 AT_ONCE = 64
 
 
-class Judged(Protocol):
+class JudgedFusion(Protocol):
     """What is read of an objective."""
 
     plan: Any
@@ -34,7 +34,7 @@ class Judged(Protocol):
 
 
 @torch.no_grad()
-def validated(objective: Judged, val: LayeredPairs) -> dict[str, float]:
+def validated(objective: JudgedFusion, val: LayeredPairs) -> dict[str, float]:
     """Metrics of the module as it is, in eval mode; draws leave torch's generator as it was."""
     weights = objective.plan.recipe.objectives
     batches = objective.held_out
@@ -52,7 +52,7 @@ def validated(objective: Judged, val: LayeredPairs) -> dict[str, float]:
     return found
 
 
-def guessed(objective: Judged, val: LayeredPairs) -> dict[str, float]:
+def guessed(objective: JudgedFusion, val: LayeredPairs) -> dict[str, float]:
     """What the most frequent answer, a coin and a random order reach."""
     weights, found = objective.plan.recipe.objectives, {}
     if weights.answers:
@@ -77,7 +77,7 @@ def _states(val: LayeredPairs, batches: StateBatches, rows: np.ndarray) -> dict[
     return {side: batches.take(side, one) for side, one in zip(SIDES, places, strict=True)}
 
 
-def _answered(objective: Judged, val: LayeredPairs, batches: StateBatches) -> dict[str, float]:
+def _answered(objective: JudgedFusion, val: LayeredPairs, batches: StateBatches) -> dict[str, float]:
     """The mean score of the likeliest answer; answers that were not learned are wrong."""
     network, right = objective.module.network, []
     asked = np.flatnonzero([bool(one) for one in val.answers])
@@ -88,7 +88,7 @@ def _answered(objective: Judged, val: LayeredPairs, batches: StateBatches) -> di
     return {"val_accuracy": float(torch.cat(right).mean()) if right else 0.0}
 
 
-def _retrieved(objective: Judged, val: LayeredPairs, batches: StateBatches) -> dict[str, float]:
+def _retrieved(objective: JudgedFusion, val: LayeredPairs, batches: StateBatches) -> dict[str, float]:
     network = objective.module.network
     counts = {"image": len(val.pairs), "text": len(val)}
     ends = {
@@ -103,7 +103,7 @@ def _retrieved(objective: Judged, val: LayeredPairs, batches: StateBatches) -> d
     return recalls(ends[SIDES[0]], ends[SIDES[1]], val.pairs)
 
 
-def _matched(objective: Judged, val: LayeredPairs, batches: StateBatches) -> dict[str, float]:
+def _matched(objective: JudgedFusion, val: LayeredPairs, batches: StateBatches) -> dict[str, float]:
     """Balanced accuracy: texts with their pictures, and with another one drawn evenly from the same part."""
     network, of_image, of_text = objective.module.network, *positive_groups(val)
     yes: list[Tensor] = []
@@ -118,7 +118,7 @@ def _matched(objective: Judged, val: LayeredPairs, batches: StateBatches) -> dic
     return {"val_matching": (float(torch.cat(yes).float().mean()) + float(torch.cat(no).float().mean())) / 2}
 
 
-def _words(objective: Judged, val: LayeredPairs, batches: StateBatches) -> dict[str, float]:
+def _words(objective: JudgedFusion, val: LayeredPairs, batches: StateBatches) -> dict[str, float]:
     """The share of hidden words that are told."""
     network, right = objective.module.network, []
     assert network.words is not None

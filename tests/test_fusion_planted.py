@@ -1,0 +1,81 @@
+"""A planted layer is found, and two tasks that need two layers are told apart by weights for each token alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isthmus.fusion import FusionOptions, TwoTower
+
+LAYERS, WIDTH, CLASSES = 4, 12, 4
+Data = Callable[[int, torch.Generator], tuple[Tensor, Tensor, Tensor]]
+CODES = torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(7))
+
+
+def coded(label: Tensor, draw: torch.Generator) -> Tensor:
+    """Two tokens that say the class, [n, 2, D]."""
+    return CODES[label][:, None] + 0.3 * torch.randn(len(label), 2, WIDTH, generator=draw)
+
+
+def planted(layer: int) -> Data:
+    """The class is in one layer of the picture; the others and the text are noise."""
+
+    def draw_batch(n: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        label = torch.randint(CLASSES, (n,), generator=draw)
+        image = torch.randn(n, LAYERS, 2, WIDTH, generator=draw)
+        image[:, layer] = coded(label, draw)
+        return image, torch.randn(n, 1, 2, WIDTH, generator=draw), label
+
+    return draw_batch
+
+
+def two_tasks(n: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Two classes in two layers, in the same words; the text says which of them is asked for."""
+    first, second = torch.randint(CLASSES, (2, n), generator=draw)
+    task = torch.randint(2, (n,), generator=draw)
+    image = torch.randn(n, LAYERS, 2, WIDTH, generator=draw)
+    image[:, 0], image[:, 2] = coded(first, draw), coded(second, draw)
+    text = 0.3 * torch.randn(n, 1, 2, WIDTH, generator=draw)
+    text[..., 0] += (4 * task - 2)[:, None, None]
+    return image, text, torch.where(task == 0, first, second)
+
+
+def trained(name: str, data: Data, *, depth: int, steps: int = 120) -> tuple[float, list[Tensor]]:
+    """(accuracy, mean weight of each layer of the picture by cross-modal layer), after a short training."""
+    torch.manual_seed(0)
+    options = FusionOptions(aggregator=name, depth=depth, width=16, heads=2, expand=2.0, dropout=0.0)
+    tower = TwoTower({"text": [WIDTH], "image": [WIDTH] * LAYERS}, options)
+    head, own = nn.Linear(32, CLASSES), {"managers": [], "others": []}
+    for parameter_name, parameter in tower.named_parameters():
+        own["managers" if "aggregators" in parameter_name else "others"].append(parameter)
+    groups = [{"params": own["managers"], "lr": 3e-2}, {"params": [*own["others"], *head.parameters()], "lr": 3e-3}]
+    optimizer, draw = torch.optim.AdamW(groups), torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        image, text, label = data(32, draw)
+        found = tower({"text": text, "image": image}, {"text": None, "image": None})
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(head(found.pooled), label).backward()
+        optimizer.step()
+    image, text, label = data(500, torch.Generator().manual_seed(99))
+    with torch.no_grad():
+        found = tower.eval()({"text": text, "image": image}, {"text": None, "image": None})
+        right = (head(found.pooled).argmax(1) == label).float().mean().item()
+    return right, [one.mean((0, 2)) if one.ndim == 3 else one for one in found.weights["image"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", range(LAYERS))
+@pytest.mark.parametrize(("name", "depth"), [("saum", 1), ("aaum", 2)])
+def test_a_planted_layer_is_found(name: str, depth: int, layer: int) -> None:
+    right, weights = trained(name, planted(layer), depth=depth)
+    assert right > 0.9
+    assert int(weights[-1].argmax()) == layer and weights[-1][layer] > 0.5
+
+
+@pytest.mark.slow
+def test_weights_by_token_tell_two_tasks_apart_that_need_two_layers() -> None:
+    static, adaptive = (trained(name, two_tasks, depth=2, steps=150)[0] for name in ("saum", "aaum"))
+    assert adaptive > 0.9 and adaptive >= static + 0.1
