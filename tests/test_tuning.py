@@ -56,7 +56,7 @@ def made(folder: Path, ran: list[tuple[int, float]], trials: int | None = 19, **
 def test_the_first_third_of_a_bracket_goes_on_at_equal_epochs(tmp_path: Path) -> None:
     ran: list[tuple[int, float]] = []
     tuning = made(tmp_path, ran)
-    assert ran[0] == (0, 27) and tuning.rungs == [3, 9, 27]
+    assert [epochs for number, epochs in ran if not number] == [3, 9, 27] and tuning.rungs == [3, 9, 27]
     for first in (1, 1 + BRACKET):
         bracket = [(number, epochs) for number, epochs in ran if first <= number < first + BRACKET]
         at = {rung: [number for number, epochs in bracket if epochs == rung] for rung in tuning.rungs}

@@ -2,9 +2,9 @@
 
 Of the nine trials of a bracket the best third trains on, three times as long, and of these again; then the next bracket
 begins (Jamieson and Talwalkar, AISTATS 2016, arXiv:1502.07943; brackets as in Li et al., JMLR 2018, arXiv:1603.06560).
-Trials are compared after equally many epochs, so that all have seen as many pairs. The recipe as it is goes first, to
-its end, so that no choice is below it on the held-out data. Which trials there are follows from the space and the seed;
-only how many depends on the time.
+Trials are compared after equally many epochs, so that all have seen as many pairs. The recipe as it is goes first at
+each length and is never dropped, so that no choice is below it on the held-out data. Which trials there are follows
+from the space and the seed; only how many depends on the time.
 """
 
 from __future__ import annotations
@@ -128,13 +128,13 @@ class Tuning:
 
     def _work(self, most: int | None) -> Iterator[tuple[Trial, float]]:
         """What is to be done next, a trial and the epoch that it goes on to; what is done is passed over."""
-        yield from self._unless_reached([self.trials[0]], self.rungs[-1])
+        as_it_is = self.trials[0]
         for first in range(1, sys.maxsize, BRACKET):
             alive = self._bracket(first, most)
-            if not alive:
+            if not alive and as_it_is.reached(self.rungs[-1]):
                 return
             for rung in self.rungs:
-                yield from self._unless_reached(alive, rung)
+                yield from self._unless_reached([as_it_is, *alive], rung)
                 ranked = sorted(alive, key=lambda trial: -trial.score(rung))
                 alive = sorted(ranked[: math.ceil(len(alive) / KEEP)], key=lambda trial: trial.number)
                 self._forget([trial for trial in ranked if trial not in alive])
