@@ -53,7 +53,7 @@ IMAGE_ENCODERS = ["wheel:efficientnet-lite1"]
 TEXT_ENCODER = "wheel:minilm-l6"
 RECIPES = ("cca", "linear", "freeze-align-pooled", "sail", "default")
 # Published schedules are for millions of pairs: SAIL's 100 epochs of one batch end here before its warm-up has begun.
-# Both run as benchmarks/recipe_study.py tuned them on 4,000 pairs, and are named so.
+# Both run as trials on 4,000 pairs chose (benchmarks/results/recipe_study.json), and are named so.
 SCALED = {
     "freeze-align-pooled": "optim.epochs=30 optim.batch=512 optim.warmup=0.1 optim.weight_decay=0.1",
     "sail": "optim.epochs=30 optim.batch=1024 optim.lr=1e-4 optim.weight_decay=0.01 loss.bias='auto'"
