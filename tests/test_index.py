@@ -183,6 +183,7 @@ def test_an_interrupted_run_encodes_no_unit_twice(model, photos, monkeypatch) ->
 
 def test_an_index_of_another_model_or_a_damaged_one_is_refused(model, photos, monkeypatch, capsys) -> None:
     index(model, photos, "--out", "p.index")
+    assert main(["doctor", "p.index"]) == 0
     with pytest.raises(InputError, match="another model"):
         build_index(dual(2.0), photos, out="p.index")
     with pytest.raises(InputError, match="another model"):
@@ -194,6 +195,7 @@ def test_an_index_of_another_model_or_a_damaged_one_is_refused(model, photos, mo
     data[-1] ^= 1
     file.write_bytes(data)
     open_index("p.index")
+    assert main(["doctor", "p.index"]) == 1 and "embeddings.npy: missing, damaged" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"embeddings\.npy: missing, damaged"):
         open_index("p.index", verify=True)
     file.write_bytes(data[:-2])
@@ -307,7 +309,7 @@ def test_candidates_find_what_texts_are_near_to_and_their_scores_are_exact(kind,
     told = candidates.calibrate_probes(tmp_path, segment, texts[:32], pictures[:32])
     assert segment.record.candidates is not None and segment.record.candidates["kind"] == kind
     assert told["recall@10"]["text"] >= candidates.AIM
-    lists = candidates.Candidates(tmp_path, segment.record)
+    lists = candidates.InvertedLists(tmp_path, segment.record)
     scores, rows = lists.top(texts[32:], segment.embeddings, 10)
     expected = exact_top(texts[32:], [segment.embeddings], 10)
     assert candidates.shared(rows, expected[1]) > 0.9

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.index.candidates import EXACT_VALUES, Candidates
+from isthmus.index.candidates import EXACT_VALUES, InvertedLists
 from isthmus.index.exact import NOTHING, best_of, exact_top
 from isthmus.index.items import read_items
 from isthmus.index.layout import IndexRecord, read_record
@@ -67,7 +67,7 @@ class ImageIndex:
         self.model, self.width, self.null = record.model, record.width, record.null
         self.sources = record.sources
         self._segments = [Segment(path, one, record.width) for one in record.segments]
-        self._candidates = [None if one.candidates is None else Candidates(path, one) for one in record.segments]
+        self._candidates = [None if one.candidates is None else InvertedLists(path, one) for one in record.segments]
         self._starts = np.cumsum([0, *(len(segment) for segment in self._segments)])
         self._pictures: dict[int, pa.Table] = {}
         self.report: Any = None  # of the run that made it, if that was in this process
