@@ -1,4 +1,4 @@
-"""The modality `audio`: recordings of any kind are decoded to mono 16 kHz, safely, and no more of a file than is asked."""
+"""The modality `audio`: recordings of any kind decoded to mono 16 kHz, safely, and no more of a file than asked for."""
 
 from __future__ import annotations
 
