@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
@@ -105,6 +106,13 @@ class ImageIndex:
     def embeddings(self) -> list[np.ndarray]:
         """The embeddings of all rows, float16 [n_i, d] mapped, one block after the other."""
         return [segment.embeddings for segment in self._segments]
+
+    def blocks(self, rows: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """All rows, so many at a time: the first one's number, keys uint8 [n, 16], embeddings float16 [n, d]."""
+        for start, segment in zip(self._starts.tolist(), self._segments, strict=False):
+            keys = segment.keys
+            for first in range(0, len(segment), rows):
+                yield start + first, keys[first : first + rows], segment.embeddings[first : first + rows]
 
     def search(
         self, query_embeddings: np.ndarray, k: int, *, where: np.ndarray | None = None
