@@ -35,6 +35,7 @@ from isthmus.models.dual_encoder import DualEncoder
 from isthmus.segmentation.data import MaskedImages
 from isthmus.segmentation.run import segment
 from isthmus.selection.run import select
+from isthmus.serving.run import serve
 from isthmus.store import Store, open_store
 from isthmus.store.joining import choose_ids
 from isthmus.store.opening import first_choice
@@ -61,6 +62,7 @@ __all__ = [
     "search",
     "segment",
     "select",
+    "serve",
     "train",
 ]
 

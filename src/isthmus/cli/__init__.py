@@ -30,6 +30,7 @@ COMMANDS = Registry(
         "classify": "isthmus.cli.classify",
         "encode": "isthmus.cli.encode",
         "segment": "isthmus.cli.segment",
+        "serve": "isthmus.cli.serve",
         "encoders": "isthmus.cli.encoders",
         "export": "isthmus.cli.export",
         "doctor": "isthmus.cli.doctor",

@@ -8,7 +8,7 @@ from typing import Any
 
 from isthmus.errors import UsageError
 from isthmus.index import open_index
-from isthmus.index.build import model_fingerprint
+from isthmus.index.identity import model_fingerprint
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.serving.finding import Named
 from isthmus.serving.served import ServedModel
