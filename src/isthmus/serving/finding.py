@@ -65,4 +65,5 @@ def _name(path: str) -> str:
 
 def _unused(name: str, found: Sequence[Named]) -> str:
     taken = {one.name for one in found}
-    return next(one for one in (name, *(f"{name}-{i}" for i in itertools.count(2))) if one not in taken)
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in taken)
