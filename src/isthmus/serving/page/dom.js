@@ -10,7 +10,7 @@ export function element(name, attributes = {}, ...children) {
     else if (key === "colour") made.style.backgroundColor = value;
     else made.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
+  made.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
   return made;
 }
 

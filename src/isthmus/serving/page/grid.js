@@ -30,7 +30,7 @@ function tile(hit, choose, purpose) {
 function facts(hit) {
   const known = hit.probability !== null;
   return element("span", { class: "facts" },
-    known ? element("b", { class: hit.probability < 0.5 ? "weak" : null, title: "probability that it fits" }, percent(hit.probability)) : element("span"),
+    known && element("b", { class: hit.probability < 0.5 ? "weak" : null, title: "probability that it fits" }, percent(hit.probability)),
     element("span", { title: "cosine with the query" }, hit.score.toFixed(3)));
 }
 

@@ -64,13 +64,13 @@ function drawModels() {
 }
 
 function drawFound() {
-  const least = state.least, all = () => sure(0);
+  const least = state.least;
   if (state.found?.results) {
     tell(state.found.results.map((one) => `${one.model}: ${told(one, least) || "nothing fits."}`).join(" "));
-    show(compareView(state.found.results, asked(), least, like, all));
+    show(compareView(state.found.results, asked(), least, like));
   } else if (state.found) {
     tell(told(state.found, least));
-    show(foundView(state.found, asked(), least, like, all));
+    show(foundView(state.found, asked(), least, like));
   }
 }
 
@@ -132,6 +132,7 @@ async function label(signal) {
   if (!state.picture) return begin(signal, take, "Label it.");
   if (classes().length < 2) return show(note("Two names or more", "Name what it could be, with commas between: the bars say which fits best."));
   const found = await call("/api/classify", { model: state.model, ...await pictured(signal), classes: classes() }, signal);
+  tell("");
   show(labelView(state.picture, found.classes));
 }
 
@@ -141,7 +142,9 @@ async function segment(signal) {
   if (!classes().length) return show(note("Name what is in it", "With commas between; every pixel gets the name that fits best."));
   const found = await call("/api/segment", { model: state.model, ...await pictured(signal), classes: classes() }, signal);
   const view = await segmentView(state.picture, found);
-  if (!signal.aborted) show(view);
+  if (signal.aborted) return;
+  tell("");
+  show(view);
 }
 
 /** Before anything is asked: some pictures to begin with. */

@@ -4,16 +4,17 @@ import { element, note, percent } from "./dom.js";
 import { grid } from "./grid.js";
 
 const LIKE = "Show more like it.";
+const NEAREST = 12; // shown where nothing fits
 
 /** What was found, from `least` on; nothing fits where that is nothing. */
-export function foundView(found, asked, least, choose, showAll) {
+export function foundView(found, asked, least, choose) {
   const known = found.hits.some((hit) => hit.probability !== null);
   const shown = known ? found.hits.filter((hit) => hit.probability >= least) : found.hits;
   if (!found.hits.length) return note("No pictures", "The index has none to show.");
-  if (shown.length) return grid(shown, (hit) => choose(hit, found.model), LIKE);
-  const best = found.hits[0].probability;
-  return note(`Nothing fits ${asked}`, `The nearest is ${percent(best)} probable; pictures are shown from ${percent(least)}.`,
-    { button: "Show the nearest all the same", onclick: showAll });
+  const tiles = (hits) => grid(hits, (hit) => choose(hit, found.model), LIKE);
+  if (shown.length) return tiles(shown);
+  const text = `The nearest are less than ${percent(least)} probable. Here they are all the same.`;
+  return element("div", { class: "faint" }, note(`Nothing fits ${asked}`, text), tiles(found.hits.slice(0, NEAREST)));
 }
 
 /** One line on what is shown. */
@@ -27,10 +28,10 @@ export function told(found, least) {
 }
 
 /** Two models on one query, side by side. */
-export function compareView(results, asked, least, choose, showAll) {
+export function compareView(results, asked, least, choose) {
   const both = new Set(results[0].hits.map((hit) => hit.id).filter((id) => results[1].hits.some((hit) => hit.id === id)));
   return element("div", { class: "side-by-side" }, ...results.map((found) =>
     element("section", { "aria-label": found.model },
       element("h2", {}, `${found.model} `, element("span", {}, `${both.size} of ${found.hits.length} nearest in common`)),
-      foundView(found, asked, least, choose, showAll))));
+      foundView(found, asked, least, choose))));
 }
