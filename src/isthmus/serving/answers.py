@@ -181,7 +181,8 @@ def known_row(served: ServedModel, row: int) -> int:
 
 def small(served: ServedModel, row: int) -> bytes:
     """The small picture of a row. Raises `RequestRefused` where there is none."""
-    data = served.index.thumbnail(known_row(served, row))
+    known = known_row(served, row)
+    data = served.index.thumbnail(known)
     if data is None or kind_of_picture(data) is None:
         raise RequestRefused("the index holds no picture of this row", status=404, param="row")
     return bytes(data)

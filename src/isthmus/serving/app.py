@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import mimetypes
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 
 from starlette.applications import Starlette
@@ -47,13 +46,6 @@ def build_app(models: Sequence[ServedModel], *, token: str | None = None, hosts:
     token: that every request needs; None: none does. hosts: names under which it may be reached beside those of
     loopback.
     """
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
-        for one in models:
-            one.batcher.close()
-
     app = Starlette(
         routes=[*ROUTES, *_page_routes()],
         middleware=[
@@ -69,7 +61,6 @@ def build_app(models: Sequence[ServedModel], *, token: str | None = None, hosts:
             HTTPException: _http,
             Exception: _broken,
         },
-        lifespan=lifespan,
         max_body_size=MAX_BODY,
     )
     app.state.models = {one.name: one for one in models}

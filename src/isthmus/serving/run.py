@@ -76,4 +76,8 @@ def serve(
             limit_concurrency=AT_ONCE,
             timeout_graceful_shutdown=5,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            for one in served:
+                one.batcher.close()
