@@ -36,7 +36,7 @@ def find_models(given: Sequence[str | Path]) -> list[Named]:
     for one in given:
         home = Path(one)
         if is_uri(str(one)) or _holds_model(home):
-            some = [(str(one), None)]
+            some: list[tuple[str, Path | None]] = [(str(one), None)]
         elif _holds_model(home / MODEL):
             own = [(home / MODEL, home / INDEX), *((path, home / f"{INDEX}-{path.name}") for path in _further(home))]
             some = [(str(path), index if is_index(index) else None) for path, index in own]
