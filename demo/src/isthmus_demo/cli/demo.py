@@ -6,8 +6,8 @@ example:
   isthmus demo --limit 800 --out out/small
 
 A first look comes within two minutes: OUT/first-look.png, and a search to try in OUT/first, a model of some
-800 pictures. Then the whole: OUT/store, OUT/models, OUT/model (of the recipe `default`), OUT/results.json and
-OUT/report.html. Run again, it computes only what has changed.
+800 pictures. Then the whole: OUT/store, OUT/models, OUT/model (of the recipe `default`), OUT/index for
+`isthmus serve OUT`, OUT/results.json and OUT/report.html. Run again, it computes only what has changed.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     common.say_folded(f"\n{told}\n")
     for what, name in (("model", "model"), ("results", "results.json"), ("pictures", "report.html")):
         common.say(f"{what}: {args.out}/{name}")
+    common.say(f"a page to search them: {shlex.join(['isthmus', 'serve', args.out])}")
     common.print_skipped(demo.skipped, f"{args.out}/store/skipped.parquet")
     common.write_result(args, {"results": demo.records, "stages": dict(report.stages)})
     return 3 if demo.skipped else 0
