@@ -39,6 +39,7 @@ from isthmus.models.fusion_model import FusionModel
 from isthmus.segmentation.data import MaskedImages
 from isthmus.segmentation.run import segment
 from isthmus.selection.run import select
+from isthmus.serving.run import serve
 from isthmus.store import Store, open_store
 from isthmus.store.checkup import Finding
 from isthmus.store.joining import choose_ids
@@ -67,6 +68,7 @@ __all__ = [
     "search",
     "segment",
     "select",
+    "serve",
     "train",
 ]
 
