@@ -20,7 +20,9 @@ def picture_bytes(uri: str, param: str = "image") -> bytes:
     """The bytes in a data URI, whose header says that it is a picture within `MAX_PIXELS`. Raises `RequestRefused`."""
     head, comma, coded = uri.partition(",")
     if not comma or not head.lower().startswith("data:image/") or not head.lower().endswith(";base64"):
-        raise RequestRefused("a picture is a data URI (data:image/png;base64,…); addresses are not fetched", param=param)
+        raise RequestRefused(
+            "a picture is a data URI (data:image/png;base64,…); addresses are not fetched", param=param
+        )
     try:
         data = base64.b64decode(coded, validate=True)
     except (binascii.Error, ValueError):
