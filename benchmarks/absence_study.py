@@ -3,11 +3,11 @@
     python benchmarks/absence_study.py             # goes on where it stopped; needs apt-get for the emoji's packages
     python benchmarks/absence_study.py --render    # docs/absence.md from the committed JSON
 
-Closed forms of several sizes on the demo's drawings and on emoji, and what `make demo` trained, search held-out pictures
-of the same kind. Queries: the one-word names of emoji in Unicode's CLDR, without the nouns that the calibration itself
-uses; alone and with an article. A query is present if a caption of the searched pictures holds it as a whole word,
-absent if none holds it even within a word; the best picture is right if its own caption holds it. The floor is tried on
-drawings of which a third have the captions of one another.
+Closed forms of several sizes on the demo's drawings and on emoji, and what `make demo` trained, search held-out
+pictures of the same kind. Queries: the one-word names of emoji in Unicode's CLDR, without the nouns that the
+calibration itself uses; alone and with an article. A query is present if a caption of the searched pictures holds it
+as a whole word, absent if none holds it even within a word; the best picture is right if its own caption holds it. The
+floor is tried on drawings of which a third have the captions of one another.
 """
 
 from __future__ import annotations
