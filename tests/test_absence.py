@@ -94,6 +94,9 @@ def test_a_concept_that_is_not_there_gets_no_pair_and_one_that_is_gets_its_own(d
     assert "Least score" in str(chosen) and "--floor none" in str(chosen)
     page = (tmp_path / "report.html").read_text()
     assert "The weakest pair of each concept" in page and "nine in ten concepts" in page
+    both = ist.curate(drawn / "store", [*there, *missing], sides="both", **options)
+    assert both.manifest["floor"]["kind"] == "auto" and all(both.per_concept[name] == 0 for name in missing)
+    assert all(1 <= both.per_concept[name] <= 4 for name in there)
     filled = ist.curate(drawn / "store", [*there, *missing], floor=None, **options)
     assert set(filled.per_concept.values()) == {10}  # as before there was a floor
 
