@@ -52,9 +52,10 @@ format: $(VENV)/.test
 docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-# The study behind the `default` recipe (hours; goes on where it stopped); writes benchmarks/results/ and docs/recipes.md.
+# The contest of recipes (hours; goes on where it stopped); writes benchmarks/results/ and docs/recipes.md.
 study: $(VENV)/.demo
 	$(BIN)/python benchmarks/recipe_study.py
+	$(BIN)/python benchmarks/recipe_study.py --open
 	$(BIN)/python benchmarks/recipe_study.py --render
 
 # isthmus beside its peers, in a fixed order; writes benchmarks/results.json and docs/benchmarks.md.

@@ -37,7 +37,7 @@ from isthmus.models.fusion_model import FusionModel
 from isthmus.store.states import rows_of
 from isthmus.training.fusion.batches import StateBatches
 from isthmus.training.fusion.data import LayeredPairs
-from isthmus_demo.question_run import TEXT
+from isthmus_demo.question_run import OVERRIDES, TEXT
 from isthmus_demo.questions import KINDS, write_question_scenes
 
 HERE = Path(__file__).parent
@@ -51,11 +51,7 @@ IMAGES = {
 LAYERS = {"ViT-S": range(1, 7), "EfficientNet": range(1, 4)}  # as `layer:K` counts them
 NUMBERS = {"ViT-S": (7, 8, 9, 10, 11, 12), "EfficientNet": (5, 6, 7)}
 ROWS = ("last", "aaum", "mean", "saum", "bridge", "best layer", "last, wide")
-SIZES = {"depth": 2, "width": 64, "heads": 2, "grid": 4}
-SETTINGS = (
-    *(f"fusion.{name}={value}" for name, value in SIZES.items()),
-    *('objectives.answer_loss="one"', "optim.lr=5e-4", "optim.epochs=8"),
-)
+SIZES = {"depth": 2, "width": 64, "heads": 2, "grid": 4}  # those of OVERRIDES
 SEEDS, RESAMPLES, TOGETHER = 5, 2000, 64
 
 
@@ -117,7 +113,7 @@ class Study:
     def run(self, encoder: str, row: str, seed: int) -> dict[str, Any]:
         """Train with one aggregator; what every test question earned, with its own picture and another."""
         store = self.store(encoder)
-        overrides = [*SETTINGS, f'fusion.aggregator="{row.partition(",")[0]}"']
+        overrides = [*OVERRIDES, f'fusion.aggregator="{row.partition(",")[0]}"']
         if row == "last, wide":
             overrides.append(f"fusion.expand={as_many_as_aaum(store)}")
         began = time.process_time()
@@ -145,7 +141,7 @@ class Study:
     def add(self, name: str, found: dict[str, Any]) -> None:
         """Keep a run, at once."""
         shared = {key: found.pop(key) for key in ("kinds", "scenes")}
-        self.known |= {"scenes": SCENES, "settings": list(SETTINGS), "test": shared}
+        self.known |= {"scenes": SCENES, "settings": list(OVERRIDES), "test": shared}
         self.known["runs"][name] = found
         RESULTS.write_text(json.dumps(self.known, indent=1) + "\n")
         print(name, f"{100 * np.mean([int(one) for one in found['own']]):.1f} %", found["cpu_seconds"], flush=True)

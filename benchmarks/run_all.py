@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-ORDER = ["losses", "training_step", "embedding", "store", "states", "fusion", "retrieval"]
+ORDER = ["losses", "training_step", "embedding", "store", "states", "fusion", "retrieval", "index"]
 HEAD = """# Benchmarks
 
 Written by `make bench` (`benchmarks/run_all.py`) from `benchmarks/results.json`; do not edit. Each row pairs

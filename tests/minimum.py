@@ -12,7 +12,7 @@ from pathlib import Path
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 extras = project["optional-dependencies"]
-needed = [*project["dependencies"], *extras["curate"], *extras["report"], *extras["demo"]]
+needed = [*project["dependencies"], *extras["curate"], *extras["report"], *extras["serve"], *extras["demo"]]
 for name, version in (found.groups() for found in map(re.compile(r"([\w-]+)>=([\d.]+)").match, needed) if found):
     if name != "torch":
         sys.stdout.write(f"{name}=={version}\n")

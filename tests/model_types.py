@@ -96,8 +96,8 @@ REFUSED: dict[str, tuple[Shape, str]] = {
     "videomae": ({}, "a videomae is made for video"),
     "vivit": ({}, "a vivit is made for video"),
     "speech_to_text": ({}, "made for audio"),
-    "wav2vec2": ({}, "made for audio"),
-    "whisper": ({}, "made for audio"),
+    "wav2vec2": ({}, "its feature extractor is a preprocessor of something else"),
+    "whisper": ({}, "its feature extractor is a preprocessor of something else"),
 }
 
 

@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-soundfile = pytest.importorskip("soundfile", reason="needs the extra audio")
-pytest.importorskip("soxr", reason="needs the extra audio")
-
 CONVOLUTIONS = {"conv_dim": [8, 8, 8], "conv_kernel": [10, 8, 4], "conv_stride": [5, 8, 8]}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 SMALL |= {**CONVOLUTIONS, "num_feat_extract_layers": 3, "vocab_size": 8}
@@ -42,7 +39,7 @@ def tone(seconds: float, rate: int = 16_000, pitch: float = 440.0, seed: int = 0
 
 def coded(wave: np.ndarray, rate: int = 16_000, **options: Any) -> bytes:
     """A file of the wave [samples] or [samples, channels]; WAV of 16 bits unless options say otherwise."""
-    file = io.BytesIO()
+    soundfile, file = pytest.importorskip("soundfile", reason="needs the extra audio"), io.BytesIO()
     soundfile.write(file, wave, rate, **{"format": "WAV", **options})
     return file.getvalue()
 

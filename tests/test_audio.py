@@ -20,6 +20,9 @@ from isthmus.store import open_store
 from sounds import coded, save_speech, tone
 from tiny_encoders import save_bert
 
+pytest.importorskip("soundfile", reason="needs the extra audio")
+pytest.importorskip("soxr", reason="needs the extra audio")
+
 
 def peak_of(wave: np.ndarray) -> float:
     """The strongest frequency in Hz."""
@@ -220,3 +223,56 @@ def test_a_recording_longer_than_the_encoder_takes_is_listed_and_shifts_nothing(
     store = open_store(tmp_path / "store")
     assert "longer than the 2 s" in store.skipped["reason"].to_pylist()[0]
     assert store.pairs(modalities=("audio", "text")).captions == ["a", "c"]
+
+
+def lrs(folder: Path, sound: Path, *names: str) -> None:
+    """Clips as LRS2 and LRS3 have them, with their sound beside."""
+    for k, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.wav").write_bytes(sound.read_bytes())
+        (folder / f"{name}.mp4").write_bytes(b"")
+        (folder / f"{name}.txt").write_text(f"Text:  IT'S LINE {k}\nConf:  4\n\nWORD START END ASDSCORE\n")
+
+
+def rows_of(pairs) -> list[tuple]:
+    caption = dict(zip(pairs.captions["id"].to_pylist(), pairs.captions["caption"].to_pylist(), strict=True))
+    return [(row["id"], caption[row["id"]], row["split"], row.get("speaker")) for row in pairs.images.to_pylist()]
+
+
+def test_lrs2_lrs3_and_lrw_are_read_as_they_are_published(spoken, tmp_path):
+    two, three, words = tmp_path / "lrs2", tmp_path / "lrs3", tmp_path / "lrw"
+    sound = spoken / "00.wav"
+    lrs(two, sound, "main/535/00001", "main/535/00002", "main/6/00001", "pretrain/7/00001")
+    (two / "train.txt").write_text("535/00001\n535/00002\n")
+    (two / "test.txt").write_text("6/00001 NF\n")
+    assert rows_of(read_pairs(two)) == [
+        ("main/535/00001.wav", "IT'S LINE 0", "train", None),
+        ("main/535/00002.wav", "IT'S LINE 1", "train", None),
+        ("main/6/00001.wav", "IT'S LINE 2", "test", None),
+        ("pretrain/7/00001.wav", "IT'S LINE 3", "train", None),
+    ]
+    lrs(three, sound, "test/ab/00001", "trainval/cd/50001")
+    (three / "trainval/cd/50002.mp4").write_bytes(b"")
+    read = read_pairs(three)
+    assert rows_of(read) == [
+        ("test/ab/00001.wav", "IT'S LINE 0", "test", None),
+        ("trainval/cd/50001.wav", "IT'S LINE 1", "train", "cd"),
+    ]
+    assert any("1 clips without a transcript, as trainval/cd/50002.mp4" in note for note in read.notes)
+    for name in ("ABOUT/train/ABOUT_00001", "ABOUT/test/ABOUT_00001", "YEARS/val/YEARS_00012"):
+        (words / name).parent.mkdir(parents=True)
+        (words / f"{name}.wav").write_bytes(sound.read_bytes())
+        (words / f"{name}.txt").write_text("Duration: 0.53 seconds\n")
+    read = read_pairs(words)
+    assert read.images["label"].to_pylist() == ["ABOUT", "ABOUT", "YEARS"] == read.captions["caption"].to_pylist()
+    assert read.images["split"].to_pylist() == ["test", "train", "val"] and len(read.decode(0)) > 0
+
+
+def test_parts_speakers_and_languages_of_a_table_are_kept(spoken, tmp_path):
+    (tmp_path / "a.wav").write_bytes(coded(tone(3.0)))
+    (tmp_path / "pairs.csv").write_text(
+        "audio,start,end,caption,speaker,lang\na.wav,0,1.0,one,ann,en\na.wav,1.0,2.5,twee,bob,nl\n"
+    )
+    pairs = read_pairs(tmp_path / "pairs.csv")
+    assert [len(pairs.decode(row)) for row in (0, 1)] == [16_000, 24_000] and not pairs.notes
+    assert pairs.images["speaker"].to_pylist() == ["ann", "bob"] and pairs.captions["lang"].to_pylist() == ["en", "nl"]

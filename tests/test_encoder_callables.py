@@ -64,8 +64,8 @@ def test_it_has_neither_layers_nor_tokens() -> None:
         encoder.at(layer=0)
     with pytest.raises(UsageError, match="pooled features only"):
         encoder.at(pool="mean")
-    with pytest.raises(UsageError, match=r"no modality 'audio'\. Known: image, text"):
-        from_callable(lengths, "audio", "v1")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"no modality 'smell'\. Known: image, text, audio"):
+        from_callable(lengths, "smell", "v1")  # type: ignore[arg-type]
 
 
 def test_a_loaded_encoder_passes_through_the_loaders_if_it_is_of_the_right_modality() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
 import shutil
+import threading
+import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -19,8 +23,9 @@ from isthmus.cli import main
 from isthmus.encoders import Encoder
 from isthmus.encoders.callables import from_callable
 from isthmus.errors import InputError, UsageError
-from isthmus.index import build_index, open_index
+from isthmus.index import build_index, calibration, candidates, open_index, reader
 from isthmus.index.exact import exact_top
+from isthmus.index.segments import PICTURE_SCHEMA, Part, Segment, write_segment
 from isthmus.metrics.nearest import top_k
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import build_projector
@@ -178,6 +183,7 @@ def test_an_interrupted_run_encodes_no_unit_twice(model, photos, monkeypatch) ->
 
 def test_an_index_of_another_model_or_a_damaged_one_is_refused(model, photos, monkeypatch, capsys) -> None:
     index(model, photos, "--out", "p.index")
+    assert main(["doctor", "p.index"]) == 0
     with pytest.raises(InputError, match="another model"):
         build_index(dual(2.0), photos, out="p.index")
     with pytest.raises(InputError, match="another model"):
@@ -189,6 +195,7 @@ def test_an_index_of_another_model_or_a_damaged_one_is_refused(model, photos, mo
     data[-1] ^= 1
     file.write_bytes(data)
     open_index("p.index")
+    assert main(["doctor", "p.index"]) == 1 and "embeddings.npy: missing, damaged" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"embeddings\.npy: missing, damaged"):
         open_index("p.index", verify=True)
     file.write_bytes(data[:-2])
@@ -273,3 +280,139 @@ def test_exact_search_is_that_of_its_twin_whatever_the_blocks(dtype) -> None:
     few = exact_top(queries, [kept[:100], kept[100:]], 5, allowed)[1]
     assert np.array_equal(few, np.flatnonzero(allowed)[top_k(queries, kept[allowed], 5)[1]])
     assert exact_top(queries, [kept], 3, np.arange(500) == 8)[1].tolist() == [[8, -1, -1]] * 7
+
+
+def clustered(rows: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures in clusters, and texts that lie apart from all of them: float32, L2-normalised."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((rows // 50, width))
+    pictures = centres[rng.integers(0, len(centres), rows)] + 0.7 * rng.standard_normal((rows, width))
+    texts = centres[rng.integers(0, len(centres), 64)] + rng.standard_normal((64, width)) + 2
+    return tuple((one / np.linalg.norm(one, axis=1, keepdims=True)).astype(np.float32) for one in (pictures, texts))  # type: ignore[return-value]
+
+
+def written(root: Path, embeddings: np.ndarray) -> Segment:
+    """A segment of embeddings without pictures."""
+    keys = np.random.default_rng(1).integers(0, 256, (len(embeddings), 16), np.uint8)
+    nothing = pa.table([[1] * len(keys), [1] * len(keys), [None] * len(keys)], schema=PICTURE_SCHEMA)
+    parts = [Part(keys, embeddings.astype(np.float16), nothing)]
+    return Segment(root, write_segment(root, len(keys), embeddings.shape[1], parts), embeddings.shape[1])
+
+
+@pytest.mark.parametrize("kind", ["SQ8", "RaBitQ"])
+def test_candidates_find_what_texts_are_near_to_and_their_scores_are_exact(kind, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(candidates, "BITS_ROWS", 0 if kind == "RaBitQ" else 10**9)
+    pictures, texts = clustered(4000, 32)
+    segment = written(tmp_path, pictures)
+    candidates.write_candidates(tmp_path, segment)
+    told = candidates.calibrate_probes(tmp_path, segment, texts[:32], pictures[:32])
+    assert segment.record.candidates is not None and segment.record.candidates["kind"] == kind
+    assert told["recall@10"]["text"] >= candidates.AIM
+    lists = candidates.InvertedLists(tmp_path, segment.record)
+    scores, rows = lists.top(texts[32:], segment.embeddings, 10)
+    expected = exact_top(texts[32:], [segment.embeddings], 10)
+    assert candidates.shared(rows, expected[1]) > 0.9
+    same = rows == expected[1]
+    assert scores[same] == pytest.approx(expected[0][same], abs=1e-6)
+    allowed = np.arange(4000) % 4 == 0
+    few = lists.top(texts[32:], segment.embeddings, 10, allowed)[1]
+    assert (few % 4 == 0).all()
+    assert candidates.shared(few, exact_top(texts[32:], [segment.embeddings], 10, allowed)[1]) > 0.9
+    segment.record.candidates["probes"] = 1
+    assert candidates.shared(lists.top(texts[32:], segment.embeddings, 10)[1], expected[1]) < 0.9  # it would be seen
+
+
+def test_a_large_index_says_what_it_finds_and_small_segments_are_joined(model, photos, monkeypatch, capsys) -> None:
+    pytest.importorskip("faiss")
+    for module in (candidates, reader):
+        monkeypatch.setattr(module, "EXACT_VALUES", 3 * 20)
+    table = toys.write_pairs(photos.parent / "squares", copies=1)
+    index(model, photos, "--out", "p.index")
+    code, _ = index(model, table, "--out", "p.index")
+    told = capsys.readouterr().out
+    assert code == 0 and "lists (SQ8)" in told and "recall@10" in told and "for texts" in told
+    found = open_index("p.index")
+    assert [len(block) for block in found.embeddings] == [16, 64]  # the second is large
+    query = dual().encode_text(["red"])
+    expected = exact_top(query, found.embeddings, 5)
+    assert found.search(query, 5)[0] == pytest.approx(expected[0], abs=1e-6)
+    toys.picture("green", "plain", "top", seed=7).resize((90, 90)).save(photos / "green" / "new.png")
+    for number in range(5):
+        toys.picture("blue", "plain", "top", seed=70 + number).save(photos / "blue" / f"n{number}.png")
+    index(model, photos, "--out", "p.index")
+    assert [len(block) for block in open_index("p.index").embeddings] == [64, 22]  # 16 and 6, joined, are large too
+    index(model, photos, "--out", "p.index", "--compact")
+    assert [len(block) for block in open_index("p.index").embeddings] == [86]
+    monkeypatch.setattr(calibration, "available", lambda: False)
+    index(model, photos, "--out", "q.index")
+    assert "isthmus[index]" in capsys.readouterr().err
+
+
+class StandIn(http.server.BaseHTTPRequestHandler):
+    """Answers as Qdrant does, and keeps what it was asked."""
+
+    asked: ClassVar[list[tuple[str, str, Any]]] = []
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.asked.append((self.command, self.path, json.loads(body) if body else None))
+        exists = any(path == "/collections/p" and command == "PUT" for command, path, _ in self.asked)
+        if self.path.endswith("/exists"):
+            result: Any = {"exists": exists}
+        elif self.command == "GET":
+            result = {"status": "green", "optimizer_status": "ok", "segments_count": 1, "payload_schema": {}} | CONFIG
+        else:
+            result = {"operation_id": 0, "status": "acknowledged"} if "points" in self.path else True
+        data = json.dumps({"time": 0.0, "status": "ok", "result": result}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_PUT = do_POST = answer
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+CONFIG = {
+    "config": {
+        "params": {"vectors": {"size": 3, "distance": "Cosine"}, "shard_number": 1},
+        "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
+        "optimizer_config": {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0,
+                             "flush_interval_sec": 5},
+    }
+}  # fmt: skip
+
+
+def test_an_index_goes_to_qdrant_as_its_client_asks(model, photos, monkeypatch, capsys) -> None:
+    """Against recorded requests: nothing here is a Qdrant server."""
+    pytest.importorskip("qdrant_client")
+    monkeypatch.setattr(StandIn, "asked", [])
+    monkeypatch.setattr("isthmus.index.qdrant.BATCH", 10)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), StandIn) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        send = ["--to", "qdrant", "--url", f"http://127.0.0.1:{server.server_port}"]
+        assert index(model, photos, "--out", "p.index", *send)[0] == 0
+        assert "16 pictures sent to the collection p" in capsys.readouterr().out
+        first = list(StandIn.asked)
+        (photos / "red" / "pale.png").unlink()
+        index(model, photos, "--out", "p.index", "--remove-missing")
+        assert main(["index", model, "--out", "p.index", *send]) == 0
+        server.shutdown()
+    ((_, _, made),) = [one for one in first if one[:2] == ("PUT", "/collections/p")]
+    assert made["vectors"] == {"size": 3, "distance": "Cosine", "on_disk": True, "datatype": "float16"}
+    sent = [point for _, path, body in first if "/points" in path for point in body["points"]]
+    found = open_index("p.index")
+    assert len({point["id"] for point in sent}) == 16 and uuid.UUID(sent[0]["id"]).version == 5
+    assert sent[0]["vector"] == pytest.approx(found.embedding(0).tolist())
+    assert sent[0]["payload"]["id"] == found.record(0)["id"] and sent[0]["payload"]["label"] == "blue"
+    again = StandIn.asked[len(first) :]
+    assert not [one for one in again if one[:2] == ("PUT", "/collections/p")]  # it is there
+    (gone,) = [body["points"] for _, path, body in again if "points/delete" in path]
+    (pale,) = [point["id"] for point in sent if point["payload"]["id"] == "red/pale.png"]
+    assert gone == [pale]
+    assert {p["id"] for _, path, b in again if path.endswith("points?wait=false") for p in b["points"]} == {
+        point["id"] for point in sent
+    } - {pale}

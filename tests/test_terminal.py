@@ -17,6 +17,7 @@ from PIL import Image
 
 from isthmus.cli import COMMANDS, main
 from isthmus.report import terminal
+from isthmus.training.progress import Progress
 from isthmus_demo import PAIRS
 from tiny_encoders import save_bert, save_dinov2
 from toy_fusion import toy_model
@@ -149,6 +150,18 @@ def test_train_ends_with_the_result_the_model_and_the_next_command(told: Told, h
     assert told(*arguments).splitlines()[1] == "model: m3  (already done: the same as before)"
     assert "recipe:" in told(*arguments, "--verbose") and "name: cca" in told(*arguments, "--verbose")
     assert "optim.epochs" in (home / "m3" / "README.md").read_text()
+
+
+def test_a_closed_form_which_has_no_steps_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", shown)
+    with Progress(True, 0, 0):
+        pass
+    assert not shown.getvalue()
+    with Progress(True, 10, 0) as progress:
+        progress.advance(10, "")
+    assert "pair" in shown.getvalue()
 
 
 def test_a_table_that_is_too_wide_goes_on_below_and_loses_nothing() -> None:

@@ -34,6 +34,7 @@ _EXPORTS = {
     "search": "isthmus.api",
     "segment": "isthmus.api",
     "select": "isthmus.api",
+    "serve": "isthmus.api",
     "train": "isthmus.api",
 }
 __all__ = [
@@ -50,7 +51,7 @@ __all__ = [
 ]
 __all__ += ["evaluate", "export", "load_encoder"]
 __all__ += ["load_model", "load_recipe", "losses", "open_index", "open_store", "read_pairs", "search", "segment"]
-__all__ += ["select", "train"]
+__all__ += ["select", "serve", "train"]
 
 if TYPE_CHECKING:
     from isthmus import losses
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
         search,
         segment,
         select,
+        serve,
         train,
     )
     from isthmus.data import FeaturePairs

@@ -27,18 +27,21 @@ from isthmus.evaluation.shown import shown
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
 from isthmus.exports import export
 from isthmus.image_search.run import search
-from isthmus.index import build_index, open_index
+from isthmus.index import build_index, is_index, open_index
+from isthmus.index.checkup import doctor_index
 from isthmus.inference.ask import ask
 from isthmus.inference.classify import classify
 from isthmus.inference.encode import encode
 from isthmus.metrics.results import Result
-from isthmus.models.checkup import doctor
+from isthmus.models.checkup import doctor as _doctor
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.fusion_model import FusionModel
 from isthmus.segmentation.data import MaskedImages
 from isthmus.segmentation.run import segment
 from isthmus.selection.run import select
+from isthmus.serving.run import serve
 from isthmus.store import Store, open_store
+from isthmus.store.checkup import Finding
 from isthmus.store.joining import choose_ids
 from isthmus.store.opening import first_choice
 from isthmus.training import Recipe, load_recipe
@@ -65,6 +68,7 @@ __all__ = [
     "search",
     "segment",
     "select",
+    "serve",
     "train",
 ]
 
@@ -391,3 +395,26 @@ def evaluate(
         for text in one.get("warnings", []):
             warnings.warn(f"{one['dataset']}: {text}", SeenWarning, stacklevel=2)
     return shown(found, run.columns, options.get("report"))  # type: ignore[arg-type]
+
+
+def doctor(
+    path: str | Path, *, deep: bool = False, device: str | None = None, trust_remote_code: bool = False
+) -> list[Finding]:
+    """Findings `{"ok", "what", "remedy"}` about a store, a model or an index; it is sound if all are ok.
+
+    Use this when one of them was copied, a disk was full or a run was killed, or before results are published: it reads
+    everything and changes nothing.
+
+        >>> [finding["what"] for finding in ist.doctor("store/") if not finding["ok"]]
+        []
+
+    Of a model: its files, that weights and configuration fit, and that every encoder is available and the one it was
+    trained on (encoders that are callables cannot be checked). deep: read the encoders' weights again, also where a
+    digest of the same files is remembered. device, trust_remote_code: for loading them.
+
+    Raises:
+        InputError: `path` is none of these.
+    """
+    if is_index(path):
+        return doctor_index(Path(path))
+    return _doctor(path, deep=deep, device=device, trust_remote_code=trust_remote_code)

@@ -32,6 +32,7 @@ class ModalitySpec:
         damaged. None where items are no files but stand in the table itself, as texts do.
     columns: of a table of pairs, that hold its items: its own first, then as others spell it.
     part: further columns, that say which part of the file an item is (`start`, `end`).
+    about: columns that say more of an item, and are kept with pairs (`speaker`).
     endings: of its files in folders, with their dot, in small letters.
     table: of a store, in which its items stand; None: one with the modality's name. Only ours have another.
     """
@@ -47,6 +48,7 @@ class ModalitySpec:
     decode: Callable[..., Any] | None = None
     columns: tuple[str, ...] = ()
     part: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
     endings: tuple[str, ...] = ()
     table: str | None = None
 
@@ -60,7 +62,7 @@ MODALITIES = Registry(
     },
     noun="modality",
 )
-FIRST = ("image", "text")  # those that every store has a table of, and that pairs are of unless they say otherwise
+FIRST = tuple(MODALITIES.own)[:2]  # image and text, of which every store has a table
 
 
 def spec_of(modality: Modality) -> ModalitySpec:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from isthmus.encoders import Encoder, load_encoders
 from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError
 from isthmus.files import read_cached, read_sealed, write_json, write_sealed
+from isthmus.index import build_index, is_index, open_index
+from isthmus.index.identity import model_fingerprint
 from isthmus.metrics import results as results_file
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.report import Picture
@@ -53,7 +56,7 @@ IMAGE_ENCODERS = ["wheel:efficientnet-lite1"]
 TEXT_ENCODER = "wheel:minilm-l6"
 RECIPES = ("cca", "linear", "freeze-align-pooled", "sail", "default")
 # Published schedules are for millions of pairs: SAIL's 100 epochs of one batch end here before its warm-up has begun.
-# Both run as benchmarks/recipe_study.py tuned them on 4,000 pairs, and are named so.
+# Both run as trials on 4,000 pairs chose (benchmarks/results/recipe_study.json), and are named so.
 SCALED = {
     "freeze-align-pooled": "optim.epochs=30 optim.batch=512 optim.warmup=0.1 optim.weight_decay=0.1",
     "sail": "optim.epochs=30 optim.batch=1024 optim.lr=1e-4 optim.weight_decay=0.01 loss.bias='auto'"
@@ -81,6 +84,7 @@ QUERIES = (  # written with the captions' subjects in view, before any result wa
     "a hat that keeps the sun off",
 )
 HITS, MISTAKES = 6, 12
+BESIDE = "cca"  # the recipe that `isthmus serve` compares it with
 NOTE = "demo.json"  # beside a finished model: its data, settings and training time
 
 Say = Callable[[str], None]
@@ -122,8 +126,8 @@ def run_demo(
     log: Say = lambda line: None,
     progress: bool = False,
 ) -> Demo:
-    """Write `store/`, `models/`, `model/` (of `default`), `results.json` and `report.html` into `out`; of many pictures
-    first a slice, with a model in `first/` and `first-look.png`.
+    """Write `store/`, `models/`, `model/` (of `default`), `index/`, `index-cca/`, `results.json` and `report.html` into
+    `out`; of many pictures first a slice, with a model in `first/` and `first-look.png`.
 
     Features, and models whose data and recipe are unchanged, that `out` holds already are not computed again.
 
@@ -151,6 +155,7 @@ def run_demo(
     store = open_store(out / "store")
     splits = feature_splits(store, pairs, images, texts)
     models = train_all(store, splits, out, seed, max_seconds, stages)
+    indexed(models, pairs, store, out, stages)
     with stages("evaluate on the test split"):
         measured = {name: measure(m, splits["test"], classes, features, seed) for name, m in models.items()}
         records = list(result_records(measured, [*images, *texts], command))
@@ -271,6 +276,16 @@ def train_all(
             models[recipe] = trained(store, splits, recipe, out / "models" / recipe, seed, max_seconds, stages.log)
     models[MAIN].save_pretrained(out / "model")
     return models
+
+
+def indexed(models: Mapping[str, DualEncoder], pairs: Pairs, store: Store, out: Path, stages: Stages) -> None:
+    """Indexes of the pictures for `isthmus serve`: of the model that is kept, and of one to compare it with."""
+    with stages("index the pictures for `isthmus serve`"):
+        for recipe, name in ((MAIN, "index"), (BESIDE, f"index-{BESIDE}")):
+            folder = out / name
+            if is_index(folder) and open_index(folder).model["fingerprint"] != model_fingerprint(models[recipe]):
+                shutil.rmtree(folder)  # of an earlier run's model
+            build_index(models[recipe], pairs, out=folder, store=store, progress=False)
 
 
 def trained(

@@ -328,7 +328,10 @@ def write_question_scenes(
     asked for; what is there already of the same note is not composed again.
     """
     folder = Path(folder)
-    note, told = folder / f"{table}.json", {"counts": dict(counts), "seed": seed, "side": side, "statements": statements}
+    note, told = (
+        folder / f"{table}.json",
+        {"counts": dict(counts), "seed": seed, "side": side, "statements": statements},
+    )
     if (folder / table).exists() and read_cached(note) == told:
         return folder / table
     (folder / "images").mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ COMMANDS = Registry(
         "ask": "isthmus.cli.ask",
         "encode": "isthmus.cli.encode",
         "segment": "isthmus.cli.segment",
+        "serve": "isthmus.cli.serve",
         "encoders": "isthmus.cli.encoders",
         "export": "isthmus.cli.export",
         "doctor": "isthmus.cli.doctor",

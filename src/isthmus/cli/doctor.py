@@ -1,4 +1,4 @@
-"""Verify everything in a store or model that can be verified.
+"""Verify everything in a store, a model or an index that can be verified.
 
 example:
   isthmus doctor store/
@@ -12,7 +12,7 @@ from isthmus.cli import common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="STORE|MODEL")
+    parser.add_argument("path", metavar="STORE|MODEL|INDEX")
     parser.add_argument(
         "--deep", action="store_true", help="read the weights of encoders again instead of trusting what is remembered"
     )

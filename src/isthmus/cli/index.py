@@ -8,6 +8,7 @@ example:
 Run it again when pictures have changed; without IMAGES it looks at those of the last time. Files are read if
 they are new or changed, and encoded if their content is: moved and renamed ones are not. Pictures that are gone
 stay in the index, as on a disk that is not plugged in, until --remove-missing. A killed run goes on where it was.
+--to qdrant sends the index to a Qdrant cluster by its own client (docs/guide/search.md).
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-skip", type=float, default=0.01, metavar="X", help="largest share of bad pictures (0.01)"
     )
+    parser.add_argument("--to", choices=("qdrant",), help="send the index on; without IMAGES it is not looked through")
+    parser.add_argument("--url", default="http://localhost:6333", help="of the cluster (http://localhost:6333)")
+    parser.add_argument("--collection", metavar="NAME", help="there; default: the name of the index's folder")
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON ('-': standard output)")
     common.add_reading_arguments(parser)
     common.add_encoder_arguments(parser)
@@ -47,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     common.check_paths(args.model, *args.images, args.image_folder)
+    if args.to and not args.images:
+        return _send(args)
     from isthmus.index import build_index
 
     reading = common.reading(args)
@@ -72,4 +78,19 @@ def run(args: argparse.Namespace) -> int:
     common.print_notes(report.notes)
     common.print_skipped(report.skipped)
     common.write_result(args, report.to_dict())
+    if args.to:
+        _send(args)
     return 3 if report.skipped else 0
+
+
+def _send(args: argparse.Namespace) -> int:
+    """Send the index as it is."""
+    from pathlib import Path
+
+    from isthmus.index import open_index
+    from isthmus.index.qdrant import send_to_qdrant
+
+    collection = args.collection or Path(args.out).resolve().stem
+    sent = send_to_qdrant(open_index(args.out), args.url, collection)
+    common.say(f"{args.url}: {sent:,} pictures sent to the collection {collection}.")
+    return 0

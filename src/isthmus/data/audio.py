@@ -1,4 +1,4 @@
-"""The modality `audio`: recordings of any kind are decoded to mono 16 kHz, safely, and no more of a file than is asked."""
+"""The modality `audio`: recordings of any kind decoded to mono 16 kHz, safely, and no more of a file than asked for."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ SLACK = 0.1  # seconds by which a file may end before the `end` that its row nam
 BLOCK = 2**18  # values that are decoded at a time
 
 ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
+FILMS = (".mp4", ".m4a", ".mov", ".mkv", ".webm", ".avi")  # read as audio where something names them
 EXTRA = "Audio is read with pip install 'isthmus[audio]'."
 FILM_EXTRA = "a film or another container: its sound is read with pip install 'isthmus[video]'."
 
@@ -215,5 +216,6 @@ AUDIO = ModalitySpec(
     decode=decode,
     columns=("audio", "audio_path", "audio_file", "audio_filepath", "wav", "wav_path", "speech"),
     part=("start", "end"),
+    about=("speaker",),
     endings=ENDINGS,
 )

@@ -52,7 +52,7 @@ def parse_columns(given: str | Columns | None) -> dict[str, str]:
 def table_fields() -> tuple[str, ...]:
     """What a column can be: ours, items of other packages' modalities, and what says which part of a file they are."""
     beside = others()
-    parts = [part for spec in beside.values() for part in spec.part]
+    parts = [part for spec in beside.values() for part in (*spec.part, *spec.about)]
     return tuple(dict.fromkeys([*TABLE_FIELDS, *beside, *parts]))
 
 
@@ -68,13 +68,15 @@ def find_columns(
     for field, column in given.items():
         if column not in names:
             raise InputError(f"{where}: no column {column!r} for {field}.{did_you_mean(column, map(str, names))}")
-    found = dict(given) | {name: name for name in TABLE_FIELDS if name in names and name not in given}
+    own = (*TABLE_FIELDS, *others())
+    found = dict(given) | {name: name for name in own if name in names and name not in given}
     guessed = _by_spelling(names, found)
     found |= guessed
     if str(found.get("caption", "")).strip().lower() != QUESTION:  # `answers` of another table may be anything
         found = {field: column for field, column in found.items() if field in given or field not in answers.FIELDS}
     beside = {name: spec for name, spec in others().items() if name in found}
-    found |= {part: part for spec in beside.values() for part in spec.part if part in names and part not in found}
+    further = {part for spec in beside.values() for part in (*spec.part, *spec.about)}
+    found |= {part: part for part in names if part in further and part not in found}
     for field, column in found.items():
         if Counter(names)[column] > 1:
             raise InputError(f"{where}: the column {column!r} ({field}) is there twice. Rename or remove one.")

@@ -18,6 +18,7 @@ from isthmus.data.images import EXTENSIONS, FOREIGN
 from isthmus.data.parquet import DAMAGE
 from isthmus.data.records import Placed, encodable
 from isthmus.data.sources import Folders, ImageColumn, open_table
+from isthmus.data.speech_sets import read_speech_set
 from isthmus.data.splits import SYNONYMS
 from isthmus.data.text import json_lines, parse_json, read_text
 from isthmus.errors import InputError
@@ -103,6 +104,8 @@ def read_folder(folder: Path, into: Gathered) -> None:
     into.intake.skipped += [(_shown(name), reason) for name, reason in found.skipped]
     into.notes += [f"{folder}: {_shown(name)} is a link to a folder that is read already." for name in found.again]
     images, tars, parts = found.ending(*EXTENSIONS), found.ending(".tar"), found.ending(".parquet")
+    if not (images or tars or parts) and read_speech_set(folder, found.files, into):
+        return
     listed = _metadata(found)
     if listed and len(tars) <= len(images):
         _read_metadata(found, listed, into)

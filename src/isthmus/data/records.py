@@ -11,7 +11,7 @@ from isthmus.data import answers
 from isthmus.data.cells import MAX_EXACT, as_captions, is_nan, plain
 from isthmus.data.splits import normalise_split
 from isthmus.errors import InputError
-from isthmus.modality import Modality, table_of
+from isthmus.modality import Modality, others, table_of
 
 CaptionRule = Literal["required", "optional"]
 
@@ -54,6 +54,7 @@ class Intake:
         self._awaiting: dict[str, int] = {}  # images without a usable caption so far: their place in `skipped` says so
         self._parts: dict[str, str] = {}
         self._answers: dict[str, str] = {}  # by caption
+        self._told: dict[str, dict[str, str]] = {}  # by column, what more is said of an item
         self._beside: dict[Modality, dict[str, list[Any]]] = {}
         self._placed: dict[tuple[Modality, str], list[str | None]] = {}  # what is known of the items of each sample
 
@@ -106,6 +107,7 @@ class Intake:
         if self.captions == "optional" or captions or beside:
             if row is None:
                 row = self._add_image(place, id, fields, source)
+                self._add_told(place, id, fields)
             else:
                 self._check_same(place, row, fields, first)
             self._add_captions(place, id, captions, fields.get("lang"), written)
@@ -141,10 +143,12 @@ class Intake:
         images = pa.table(self._images, schema=IMAGES)
         if self._parts:
             images = images.append_column("part", pa.array(map(self._parts.get, self._images["id"]), pa.string()))
+        for name, told in self._told.items():
+            images = images.append_column(name, pa.array(map(told.get, self._images["id"]), pa.string()))
         captions = pa.table(self._captions, schema=CAPTIONS)
         if self._answers:
-            told = pa.array(map(self._answers.get, self._captions["caption_id"]), pa.string())
-            captions = captions.append_column(ANSWERS, told)
+            answers = pa.array(map(self._answers.get, self._captions["caption_id"]), pa.string())
+            captions = captions.append_column(ANSWERS, answers)
         return images, captions
 
     def beside(self) -> dict[Modality, pa.Table]:
@@ -173,6 +177,12 @@ class Intake:
         for name, value in zip(IMAGES.names, (id, *self._about(place, fields), source), strict=True):
             self._images[name].append(value)
         return len(self._images["id"]) - 1
+
+    def _add_told(self, place: str, id: str, fields: Mapping[str, Any]) -> None:
+        spec = others().get(self.modality or "")
+        for name in () if spec is None else spec.about:
+            if (value := text(fields.get(name), place, name)) is not None:
+                self._told.setdefault(name, {})[id] = value
 
     def _about(self, place: str, fields: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
         """Group, split and label of a row."""

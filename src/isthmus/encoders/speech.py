@@ -185,7 +185,8 @@ def _feature_extractor(folder: Path, uri: EncoderURI, kind: str) -> dict[str, An
             f"{uri}: {folder} has no preprocessor_config.json. How its sound is normalised is unknown and is not "
             "guessed: put the file of the original model there."
         )
-    found, rate = settings.get("feature_extractor_type", kind), settings.get("sampling_rate", RATE)
+    rate = settings.get("sampling_rate")  # old files have no type, those of images no rate
+    found = settings.get("feature_extractor_type", "preprocessor of something else" if rate is None else kind)
     if found != kind or rate != RATE:
         raise InputError(f"{uri}: its feature extractor is a {found} at {rate} Hz, not a {kind} at {RATE} Hz.")
     kept = {key: value for key, value in settings.items() if key not in (*hub.INCIDENTAL, "mel_filters")}

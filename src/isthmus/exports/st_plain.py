@@ -22,6 +22,7 @@ from isthmus.models.dual_encoder import DualEncoder
 from isthmus.projectors import Head
 
 REASON = "cannot be said in Sentence-Transformers' own modules (--to hf can)"
+PILLOW = {"backend": "pil"}  # where torchvision is, transformers would resize with it, and differently
 REQUIRED = {"sentence-transformers": ">=5.7"}  # for a Dense with use_residual
 
 
@@ -40,6 +41,7 @@ def write(model: DualEncoder, folder: Path) -> dict[str, Any]:
         built = SentenceTransformer(modules=[router, Normalize()], device="cpu", similarity_fn_name="cosine")
         built.save_pretrained(str(folder), create_model_card=False)
     edit_json(folder / "config_sentence_transformers.json", requirements=REQUIRED)
+    edit_json(folder / "image_0_Transformer" / "sentence_bert_config.json", processor_kwargs=PILLOW)
     loaded = SentenceTransformer(str(folder), device="cpu")
     found = differences(model, loaded.encode, loaded.encode, plain=True)
     check_close(found)
@@ -72,7 +74,7 @@ def _save_image(encoder: Encoder, shipped: Portable, folder: Path) -> list[Any]:
     name = shipped.processor["class"].removesuffix("Pil")
     _save_network(shipped, folder)
     write_json(folder / "preprocessor_config.json", {**shipped.processor["settings"], "image_processor_type": name})
-    return _transformer(folder, "image", pooled or _output(view["layer"]), view["pool"], {"backend": "pil"})
+    return _transformer(folder, "image", pooled or _output(view["layer"]), view["pool"], PILLOW)
 
 
 def _save_text(encoder: Encoder, shipped: Portable, folder: Path) -> list[Any]:

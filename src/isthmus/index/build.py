@@ -26,11 +26,13 @@ from isthmus.index.layout import WORK, IndexRecord, KeptFile, commit_record, is_
 from isthmus.index.reader import ImageIndex, open_index
 from isthmus.index.segments import Segment, write_segment
 from isthmus.index.sources import IndexSource, read_sources, scanned_items
+from isthmus.index.stored import StoredEncoder
 from isthmus.index.work import IndexWork
 from isthmus.locking import LOCK, alone
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.owned import check_owned
 from isthmus.progress import progress_bar
+from isthmus.store import Store, open_store
 from isthmus.store.keys import KeyIndex, as_bytes, to_keys
 
 MOST_REMOVED = 0.1  # share of the pictures that may be removed at once without `remove_many`
@@ -71,6 +73,7 @@ def build_index(
     images: Pairs | Frame | str | Path | Sequence[Any] = (),
     *,
     out: str | Path,
+    store: Store | str | Path | None = None,
     thumbnails: int = THUMBNAIL,
     remove_missing: bool = False,
     remove_many: bool = False,
@@ -102,6 +105,7 @@ def build_index(
         images: folders, tables, whatever `read_pairs` reads (captions are not needed), one or several. None: those that
             the index was made of.
         out: the index's folder; made or brought up to date.
+        store: one with features of these pictures by the model's encoders: what it holds is not encoded again.
         thumbnails: longer side, in pixels, of the small pictures that are kept; 0: none.
         remove_missing: remove pictures that are no longer there, which are otherwise kept, as on a disk that is not
             plugged in. remove_many: also more than a tenth of them.
@@ -134,7 +138,10 @@ def build_index(
     with alone(root, "writing this index"):
         run = _IndexRun(root, model, name, progress)
         with run.work:
-            run.scan(sources, PictureEncoder(model, sources[0].pairs, precision, batch_size), thumbnails)
+            encoder: PictureEncoder | StoredEncoder = PictureEncoder(model, sources[0].pairs, precision, batch_size)
+            if store is not None:
+                encoder = StoredEncoder(model, store if isinstance(store, Store) else open_store(store), encoder)
+            run.scan(sources, encoder, thumbnails)
             run.publish(remove_missing, remove_many, compact)
     _check_skipped(run.report, max_skip)
     found = open_index(root)
@@ -181,7 +188,7 @@ class _IndexRun:
         self.names: list[str] = []
         self.report = IndexReport(str(root))
 
-    def scan(self, sources: list[IndexSource], encoder: PictureEncoder, thumbnails: int) -> None:
+    def scan(self, sources: list[IndexSource], encoder: PictureEncoder | StoredEncoder, thumbnails: int) -> None:
         """Read the sources, and encode what neither the index nor the unfinished run has."""
         known = {key for segment in self.segments for key in as_bytes(segment.keys)} | self.work.done()
         for source in sources:

@@ -85,7 +85,7 @@ def calibrate_probes(root: Path, segment: Segment, texts: np.ndarray, pictures: 
         probes = 1
         while True:
             record.candidates |= {"probes": probes, "keep": keep}
-            source = Candidates(root, record)
+            source = InvertedLists(root, record)
             recall = {name: shared(source.top(asked[name], segment.embeddings, AMONG)[1], near[name]) for name in asked}
             if recall["text"] >= AIM or probes >= record.candidates["lists"]:
                 break
@@ -102,7 +102,7 @@ def shared(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.mean([np.isin(one, other).mean() for one, other in zip(wanted, found, strict=True)]))
 
 
-class Candidates:
+class InvertedLists:
     """The lists of one segment, mapped when they are first searched. Raises `UsageError` without faiss."""
 
     def __init__(self, root: Path, record: SegmentRecord) -> None:

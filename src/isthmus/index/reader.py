@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.index.candidates import EXACT_VALUES, Candidates
+from isthmus.index.candidates import EXACT_VALUES, InvertedLists
 from isthmus.index.exact import NOTHING, best_of, exact_top
 from isthmus.index.items import read_items
 from isthmus.index.layout import IndexRecord, read_record
@@ -66,7 +67,7 @@ class ImageIndex:
         self.model, self.width, self.null = record.model, record.width, record.null
         self.sources = record.sources
         self._segments = [Segment(path, one, record.width) for one in record.segments]
-        self._candidates = [None if one.candidates is None else Candidates(path, one) for one in record.segments]
+        self._candidates = [None if one.candidates is None else InvertedLists(path, one) for one in record.segments]
         self._starts = np.cumsum([0, *(len(segment) for segment in self._segments)])
         self._pictures: dict[int, pa.Table] = {}
         self.report: Any = None  # of the run that made it, if that was in this process
@@ -105,6 +106,13 @@ class ImageIndex:
     def embeddings(self) -> list[np.ndarray]:
         """The embeddings of all rows, float16 [n_i, d] mapped, one block after the other."""
         return [segment.embeddings for segment in self._segments]
+
+    def blocks(self, rows: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """All rows, so many at a time: the first one's number, keys uint8 [n, 16], embeddings float16 [n, d]."""
+        for start, segment in zip(self._starts.tolist(), self._segments, strict=False):
+            keys = segment.keys
+            for first in range(0, len(segment), rows):
+                yield start + first, keys[first : first + rows], segment.embeddings[first : first + rows]
 
     def search(
         self, query_embeddings: np.ndarray, k: int, *, where: np.ndarray | None = None

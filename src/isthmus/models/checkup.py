@@ -21,21 +21,7 @@ from isthmus.store.checkup import Finding
 def doctor(
     path: str | Path, *, deep: bool = False, device: str | None = None, trust_remote_code: bool = False
 ) -> list[Finding]:
-    """Findings `{"ok", "what", "remedy"}` about a store or a model; it is sound if all are ok.
-
-    Use this when a store or a model was copied, a disk was full or a run was killed, or before results are published:
-    it reads everything and changes nothing.
-
-        >>> [finding["what"] for finding in ist.doctor("store/") if not finding["ok"]]
-        []
-
-    Of a model: its files, that weights and configuration fit, and that every encoder is available and the one it was
-    trained on (encoders that are callables cannot be checked). deep: read the encoders' weights again, also where a
-    digest of the same files is remembered. device, trust_remote_code: for loading them.
-
-    Raises:
-        InputError: `path` is neither.
-    """
+    """Findings about a store or a model; see `isthmus.doctor`, which also knows indexes."""
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder.")

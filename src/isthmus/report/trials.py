@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SHOWN = 10  # trials of a table
 SETTINGS = 38  # columns of a trial's settings
 HEADERS = ("trial", "pairs seen", "recall %", "seconds", "settings")
+ALIGNED = ("right", "right", "right", "right", "left")
 
 
 def table(trials: list[dict[str, Any]], best: int) -> str:
@@ -28,7 +29,9 @@ def table(trials: list[dict[str, Any]], best: int) -> str:
     shown = [trial for place, trial in enumerate(ranked) if place < SHOWN or not trial["number"]]
     varied = {key for key, values in _values(trials).items() if len(values) > 1}
     rows = [_row(trial, best, varied) for trial in shown]
-    text = tabulate(rows, headers=HEADERS, disable_numparse=True, maxcolwidths=[None] * 4 + [SETTINGS])
+    text = tabulate(
+        rows, headers=HEADERS, disable_numparse=True, maxcolwidths=[None] * 4 + [SETTINGS], colalign=ALIGNED
+    )
     return text + (f"\n{len(trials) - len(shown)} more in tune.json" if len(trials) > len(shown) else "")
 
 
@@ -69,13 +72,15 @@ def write_plot(path: Path, trials: list[dict[str, Any]], best: int) -> None:
 
 def _draw(figure: Figure, trials: list[dict[str, Any]], best: int) -> None:
     axes = figure.subplots()
+    others = next((trial["number"] for trial in trials if trial["number"] not in (0, best)), None)
     for trial in sorted(trials, key=lambda trial: (trial["number"] == best, not trial["number"])):
         number = trial["number"]
         points = [(stop["pairs"], 100 * stop["score"]) for stop in trial["stops"]]
         named = {0: ("#e08a1e", "the recipe as it is"), best: (ACCENT, f"chosen: trial {number}")}
-        colour, label = named.get(number, ("#b8bec7", None))
+        colour, label = named.get(number, ("#b8bec7", "other trials" if number == others else None))
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=label)
     axes.set(xlabel="pairs seen", ylabel="recall on the validation pairs, %", title="Trials")
+    axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -22,7 +22,8 @@ class Progress:
         self.lines, self.unit = shown and not watched(), unit
         self.total, self.done = total, done
         self.start, self.last = (done, time.monotonic()), time.monotonic()
-        self.bar = progress_bar(shown and watched(), total=total, initial=done, unit=unit, unit_scale=True)
+        shown = shown and watched() and total > done  # a closed form has no steps
+        self.bar = progress_bar(shown, total=total, initial=done, unit=unit, unit_scale=True)
 
     def advance(self, items: int, note: str) -> None:
         """`items` more are done; `note`: the latest loss and metric."""

@@ -2,9 +2,9 @@
 
 Of the nine trials of a bracket the best third trains on, three times as long, and of these again; then the next bracket
 begins (Jamieson and Talwalkar, AISTATS 2016, arXiv:1502.07943; brackets as in Li et al., JMLR 2018, arXiv:1603.06560).
-Trials are compared after equally many epochs, so that all have seen as many pairs. The recipe as it is goes first, to
-its end, so that no choice is below it on the held-out data. Which trials there are follows from the space and the seed;
-only how many depends on the time.
+Trials are compared after equally many epochs, so that all have seen as many pairs. The recipe as it is goes first at
+each length and is never dropped, so that no choice is below it on the held-out data. Which trials there are follows
+from the space and the seed; only how many depends on the time.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ STATE = "trials.json"
 FORMAT = 1
 
 Space = dict[str, tuple[Any, ...]]  # values to try, by dotted key
-Settings = dict[str, Any]  # one of them each
+TrialSettings = dict[str, Any]  # one of them each
 
 
 @dataclass
-class Outcome:
+class TrialStop:
     """A trial so far: epochs and pairs seen, its score on held-out data, and whether its schedule is over."""
 
     epochs: float
@@ -50,18 +50,18 @@ class Trial:
     """Settings, what they led to at each stop, and the time that took; `failed` says why they led to nothing."""
 
     number: int
-    settings: Settings
-    stops: list[Outcome] = field(default_factory=list)
+    settings: TrialSettings
+    stops: list[TrialStop] = field(default_factory=list)
     seconds: float = 0.0
     failed: str = ""
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> Trial:
-        return cls(**{**saved, "stops": [Outcome(**one) for one in saved["stops"]]})
+        return cls(**{**saved, "stops": [TrialStop(**one) for one in saved["stops"]]})
 
     @property
-    def last(self) -> Outcome:
-        return self.stops[-1] if self.stops else Outcome(0, 0, -math.inf, bool(self.failed))
+    def last(self) -> TrialStop:
+        return self.stops[-1] if self.stops else TrialStop(0, 0, -math.inf, bool(self.failed))
 
     def reached(self, epochs: float) -> bool:
         return bool(self.failed) or bool(self.stops and (self.last.over or self.last.epochs >= epochs))
@@ -71,11 +71,11 @@ class Trial:
         return next((one.score for one in self.stops if one.epochs >= epochs), self.last.score)
 
 
-Run = Callable[[Trial, float, float | None], Outcome]  # of a trial, up to an epoch, in so many seconds at most
+RunTrial = Callable[[Trial, float, float | None], TrialStop]  # of a trial, up to an epoch, in so many seconds at most
 
 
 @dataclass(frozen=True)
-class Budget:
+class TrialBudget:
     """Where trials end: minutes of work in all calls, or a number of trials, or when there are no other settings."""
 
     minutes: float | None = None
@@ -96,7 +96,7 @@ class Tuning:
         self.rungs = sorted({math.ceil(most / KEEP**power) for power in range(3)})
         self.trials = self._read() or [Trial(0, {})]
 
-    def run(self, run: Run, budget: Budget, say: Callable[[str], None]) -> Trial:
+    def run(self, run: RunTrial, budget: TrialBudget, say: Callable[[str], None]) -> Trial:
         """Try until the budget is used up; returns the best trial."""
         for trial, epochs in self._work(budget.trials):
             left = None if budget.minutes is None else 60 * budget.minutes - self.seconds
@@ -114,6 +114,11 @@ class Tuning:
         return max(self.trials, key=lambda trial: trial.last.score)
 
     @property
+    def tried(self) -> list[Trial]:
+        """Those that have begun."""
+        return [trial for trial in self.trials if trial.stops or trial.failed]
+
+    @property
     def seconds(self) -> float:
         return sum(trial.seconds for trial in self.trials)
 
@@ -128,13 +133,13 @@ class Tuning:
 
     def _work(self, most: int | None) -> Iterator[tuple[Trial, float]]:
         """What is to be done next, a trial and the epoch that it goes on to; what is done is passed over."""
-        yield from self._unless_reached([self.trials[0]], self.rungs[-1])
+        as_it_is = self.trials[0]
         for first in range(1, sys.maxsize, BRACKET):
             alive = self._bracket(first, most)
-            if not alive:
+            if not alive and as_it_is.reached(self.rungs[-1]):
                 return
             for rung in self.rungs:
-                yield from self._unless_reached(alive, rung)
+                yield from self._unless_reached([as_it_is, *alive], rung)
                 ranked = sorted(alive, key=lambda trial: -trial.score(rung))
                 alive = sorted(ranked[: math.ceil(len(alive) / KEEP)], key=lambda trial: trial.number)
                 self._forget([trial for trial in ranked if trial not in alive])
@@ -151,7 +156,7 @@ class Tuning:
         self.trials += [Trial(number, drawn[number - 1]) for number in range(len(self.trials), len(drawn) + 1)]
         return self.trials[first:stop]
 
-    def _try(self, trial: Trial, run: Run, epochs: float, left: float | None) -> None:
+    def _try(self, trial: Trial, run: RunTrial, epochs: float, left: float | None) -> None:
         began = time.monotonic()
         try:
             trial.stops.append(run(trial, epochs, left))
@@ -182,18 +187,18 @@ class Tuning:
         return [Trial.of(one) for one in saved["trials"]]
 
     def _write(self) -> None:
-        done = [asdict(trial) for trial in self.trials if trial.stops or trial.failed]
+        done = [asdict(trial) for trial in self.tried]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_sealed(self.folder / STATE, {"format": FORMAT, "identity": self.identity, "trials": done})
 
-    def _line(self, trial: Trial, budget: Budget) -> str:
+    def _line(self, trial: Trial, budget: TrialBudget) -> str:
         got = trial.failed or f"{trial.last.epochs:g} epochs, {100 * trial.last.score:.1f} %"
         of = "" if budget.minutes is None else f" of {budget.minutes:g}"
         best = f"best {100 * self.best.last.score:.1f} %, trial {self.best.number}"
         return f"trial {trial.number}: {got}; {best}; {self.seconds / 60:.1f}{of} minutes"
 
 
-def draw(space: Space, count: int, seed: int) -> list[Settings]:
+def draw(space: Space, count: int, seed: int) -> list[TrialSettings]:
     """`count` different settings, or all there are: the first of an endless random row, so that more begin the same."""
     most, found = math.prod(len(values) for values in space.values()), dict[tuple[int, ...], None]()
     random = np.random.default_rng(seed)
@@ -217,7 +222,7 @@ def check_space(space: Space, name: str, pinned: dict[str, Any]) -> Space:
 def summary(tuning: Tuning, best: Trial) -> dict[str, Any]:
     """What the trials were and what they chose, for the model's card."""
     as_it_is = tuning.trials[0].last.score
-    counts = {"trials": len(tuning.trials), "seconds": round(tuning.seconds, 1), "pairs_seen": tuning.pairs}
+    counts = {"trials": len(tuning.tried), "seconds": round(tuning.seconds, 1), "pairs_seen": tuning.pairs}
     scores = {"as_it_is": None if as_it_is == -math.inf else as_it_is, "score": best.last.score}
     return {**counts, "trial": best.number, "settings": best.settings, **scores}
 

@@ -7,8 +7,8 @@ example:
   isthmus demo questions --out out/questions
 
 A first look comes within two minutes: OUT/first-look.png, and a search to try in OUT/first, a model of some
-800 pictures. Then the whole: OUT/store, OUT/models, OUT/model (of the recipe `default`), OUT/results.json and
-OUT/report.html. Run again, it computes only what has changed.
+800 pictures. Then the whole: OUT/store, OUT/models, OUT/model (of the recipe `default`), OUT/index for
+`isthmus serve OUT`, OUT/results.json and OUT/report.html. Run again, it computes only what has changed.
 
 `questions` trains a manager over layers of both encoders instead, on scenes composed of the drawings, and asks
 it about scenes of other drawings: OUT/model, for `isthmus ask`, OUT/scenes/unseen.csv, OUT/layers.html.
@@ -59,6 +59,7 @@ def _pictures(args: argparse.Namespace) -> int:
     common.say_folded(f"\n{told}\n")
     for what, name in (("model", "model"), ("results", "results.json"), ("pictures", "report.html")):
         common.say(f"{what}: {args.out}/{name}")
+    common.say(f"a page to search them: {shlex.join(['isthmus', 'serve', args.out])}")
     common.print_skipped(demo.skipped, f"{args.out}/store/skipped.parquet")
     common.write_result(args, {"results": demo.records, "stages": dict(report.stages)})
     return 3 if demo.skipped else 0

@@ -25,7 +25,7 @@ from isthmus.training.contrastive.trials import tune as find_best
 from isthmus.training.fit import Fitting
 from isthmus.training.history import History
 from isthmus.training.processes import Processes
-from isthmus.training.tuning import Budget
+from isthmus.training.tuning import TrialBudget
 
 recipe = ContrastiveRecipe  # the class of this objective's recipes
 Named = str | Sequence[str] | None  # encoders of a store
@@ -72,7 +72,7 @@ def _trained(
     """The trained projectors, with the settings that trials of so many minutes chose, if any are wanted."""
     if minutes is None:
         return train_projectors(pairs, val, choices, frozen=frozen, **vars(how))
-    chosen, folder, tuned = find_best(pairs, val, choices, how, Budget(minutes), frozen)
+    chosen, folder, tuned = find_best(pairs, val, choices, how, TrialBudget(minutes), frozen)
     trained = train_projectors(
         pairs, val, chosen, frozen=frozen, **vars(dataclasses.replace(how, out=folder, resume=True))
     )

@@ -19,7 +19,7 @@ from isthmus.training.contrastive.trainer import train_projectors
 from isthmus.training.fit import Fitting, alone_in
 from isthmus.training.processes import Processes
 from isthmus.training.run import NO_BETTER
-from isthmus.training.tuning import Budget, Outcome, Trial, Tuning, check_space, plain, summary
+from isthmus.training.tuning import Trial, TrialBudget, TrialStop, Tuning, check_space, plain, summary
 
 Tuned = tuple[ContrastiveRecipe, Path, dict[str, Any]]  # the recipe, the folder of its run, facts for the summary
 
@@ -29,7 +29,7 @@ def tune(
     val: FeaturePairs | None,
     recipe: ContrastiveRecipe,
     how: Fitting,
-    budget: Budget,
+    budget: TrialBudget,
     frozen: Modality | None = None,
 ) -> Tuned:
     """The recipe with the settings that are best on `val`, and the folder where training goes on with them.
@@ -46,14 +46,14 @@ def tune(
     identity = {"recipe": effective.identity(), "data": objective.fingerprint()}
     say = (lambda line: sys.stderr.write(f"{line}\n")) if how.progress else (lambda line: None)
 
-    def run(trial: Trial, epochs: float, seconds: float | None) -> Outcome:
+    def run(trial: Trial, epochs: float, seconds: float | None) -> TrialStop:
         place = dataclasses.replace(
             how, out=tuning.place(trial), resume=True, max_seconds=seconds, max_epochs=epochs, progress=False, log=()
         )
         chosen = recipe.having({**trial.settings, "stop.refit": False})
         found = train_projectors(train, val, chosen, frozen=frozen, **vars(place)).summary
         over = found["stopped"] is None or NO_BETTER in found["stopped"]
-        return Outcome(found["epochs"], found["ledger"]["pairs_seen"], found["validation"]["val_recall"], over)
+        return TrialStop(found["epochs"], found["ledger"]["pairs_seen"], found["validation"]["val_recall"], over)
 
     with alone_in(how.out):
         if not how.resume and folder.exists():
@@ -64,7 +64,7 @@ def tune(
     return recipe.having(best.settings), tuning.place(best), summary(tuning, best)
 
 
-def _check(how: Fitting, val: FeaturePairs | None, budget: Budget) -> None:
+def _check(how: Fitting, val: FeaturePairs | None, budget: TrialBudget) -> None:
     if how.out is None:
         raise UsageError("tune needs an output folder, in which its trials are kept.")
     if budget.minutes is not None and budget.minutes <= 0:
@@ -79,7 +79,7 @@ def _tell(tuning: Tuning, best: Trial) -> None:
     """All trials as JSON, and the plot where matplotlib is."""
     from isthmus.report.trials import write_plot
 
-    trials = [plain(trial) for trial in tuning.trials if trial.stops or trial.failed]
+    trials = [plain(trial) for trial in tuning.tried]
     write_json(tuning.folder / "tune.json", {"best": best.number, "trials": trials})
     with on_top():
         write_plot(tuning.folder / "tune.png", trials, best.number)

@@ -1,0 +1,69 @@
+"""What `isthmus serve` is given: models, or a folder of results with models and indexes in it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from isthmus.errors import UsageError
+from isthmus.index.layout import is_index
+from isthmus.models.pretrained import is_uri
+from isthmus.models.saved import CONFIG
+
+MODEL, MODELS, INDEX = "model", "models", "index"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model to serve: its name in requests, its folder or URI, and the folder of its index where one is known."""
+
+    name: str
+    path: str
+    index: Path | None = None
+
+
+def find_models(given: Sequence[str | Path]) -> list[Named]:
+    """The models that are meant.
+
+    A folder of results, such as that of `isthmus demo`, stands for its `model` with the index in `index`, and for those
+    of its `models` that have an index of their name: `models/cca` with `index-cca`. Raises `UsageError` for one without
+    a model.
+    """
+    found: list[Named] = []
+    for one in given:
+        home = Path(one)
+        if is_uri(str(one)) or _holds_model(home):
+            some: list[tuple[str, Path | None]] = [(str(one), None)]
+        elif _holds_model(home / MODEL):
+            own = [(home / MODEL, home / INDEX), *((path, home / f"{INDEX}-{path.name}") for path in _further(home))]
+            some = [(str(path), index if is_index(index) else None) for path, index in own]
+        else:
+            raise UsageError(f"{one}: neither a model nor a folder with one. `isthmus train` writes a model.")
+        found += [Named(_unused(_name(path), found), path, index) for path, index in some]
+    return found
+
+
+def _holds_model(path: Path) -> bool:
+    return (path / CONFIG).is_file()
+
+
+def _further(home: Path) -> list[Path]:
+    """The models of a folder of results that have an index of their own."""
+    models = sorted((home / MODELS).glob("*"))
+    return [path for path in models if _holds_model(path) and is_index(home / f"{INDEX}-{path.name}")]
+
+
+def _name(path: str) -> str:
+    """What a model is called in addresses: its folder, or the folder of results that it is in."""
+    last = Path(path).resolve() if not is_uri(path) else Path(path.partition(":")[2])
+    name = last.parent.name if last.name == MODEL and last.parent.name else last.name
+    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or MODEL
+
+
+def _unused(name: str, found: Sequence[Named]) -> str:
+    taken = {one.name for one in found}
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in taken)

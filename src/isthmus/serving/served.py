@@ -1,0 +1,129 @@
+"""A model that is served: what it can do, its index, and the thread that works for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from isthmus.data.feature_pairs import SIDES
+from isthmus.data.images import decode
+from isthmus.errors import IsthmusError, UsageError
+from isthmus.metrics.zeroshot import class_embeddings, load_templates
+from isthmus.models.dual_encoder import DualEncoder
+from isthmus.segmentation.dense import PatchTokens
+from isthmus.segmentation.labels import Segmenter
+from isthmus.serving.batching import Batcher
+from isthmus.serving.contract import RequestRefused
+
+WORK_SECONDS = 60.0  # that a client waits for its work, queueing included
+SEGMENTED = 768  # pixels of the longer side of a picture that is segmented
+
+
+class ServedModel:
+    """A model under a name, with what answers its clients.
+
+    index: of pictures in the model's space; None: nothing to search. Raises `UsageError` for a model that joins other
+    modalities than image and text.
+    """
+
+    def __init__(self, name: str, model: DualEncoder, index: Any = None) -> None:
+        if model.modalities != SIDES:
+            raise UsageError(f"{name}: joins {' and '.join(model.modalities)}; served are pictures and texts.")
+        self.name, self.model, self.index = name, model, index
+        self.since, self.templates = int(time.time()), load_templates("default")
+        self.batcher = Batcher(f"isthmus-{name}")
+        self.capabilities = ["embed", "classify", *_further(model), *(["search"] if index is not None else [])]
+
+    @property
+    def listed(self) -> dict[str, Any]:
+        """As `/v1/models` tells it."""
+        told = {"id": self.name, "object": "model", "created": self.since, "owned_by": "isthmus"}
+        pictures = 0 if self.index is None else len(self.index)
+        return told | {"width": self.model.width, "capabilities": self.capabilities, "pictures": pictures}
+
+    def need(self, capability: str) -> None:
+        """Raise `RequestRefused` for something that this model cannot do."""
+        if capability not in self.capabilities:
+            what = {"search": "has no index of pictures", "segment": "gives no patches to segment"}
+            raise RequestRefused(f"the model {self.name!r} {what.get(capability, f'cannot {capability}')}")
+
+    async def embed_texts(self, texts: list[str]) -> list[np.ndarray]:
+        """N texts to N rows float32 [d], L2-normalised."""
+        return await self._submit("text", self.model.encode_text, texts)
+
+    async def embed_pictures(self, files: list[bytes], param: str = "image") -> list[np.ndarray]:
+        """N files of pictures to N rows float32 [d]. Raises `RequestRefused` for the first that cannot be read."""
+        found = await self._submit("image", partial(_embed_pictures, self.model), files)
+        for one in found:
+            if isinstance(one, str):
+                raise RequestRefused(one, param=param)
+        return found
+
+    async def nearest(self, query: np.ndarray, k: int, **where: str) -> list[tuple[int, float]]:
+        """(row, cosine) of the k pictures nearest to a query float32 [d], best first."""
+        self.need("search")
+        kind = ("nearest", k, *sorted(where.items()))
+        [found] = await self._submit(kind, partial(_nearest, self.index, k, where), [query])
+        return found
+
+    async def classify(self, file: bytes, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and softmax of the logits of one picture over C classes: float32 [C] each."""
+        [picture] = await self.embed_pictures([file])
+        [towards] = await self._submit(("classes", *classes), self._class_embeddings, [list(classes)])
+        cosines = (picture[None] @ towards.T)[0]
+        logits = self.model.logits(picture[None], towards)[0].astype(np.float64)
+        weights = np.exp(logits - logits.max())
+        return cosines, weights / weights.sum()
+
+    async def segment(self, file: bytes, classes: Sequence[str], threshold: float | None) -> np.ndarray:
+        """The number of each pixel's class, uint8 [H, W], of the picture at `SEGMENTED` pixels at most."""
+        self.need("segment")
+        [labels] = await self._submit(object(), partial(self._segment, classes, threshold), [file])
+        return labels
+
+    async def _submit(self, kind: Any, work: Any, items: list[Any]) -> list[Any]:
+        return await self.batcher.submit(kind, work, items, seconds=WORK_SECONDS)
+
+    def _class_embeddings(self, named: list[list[str]]) -> list[np.ndarray]:
+        found = class_embeddings(self.model.encode_text, named[0], self.templates)
+        return [found] * len(named)  # jobs of one kind name the same classes
+
+    def _segment(self, classes: Sequence[str], threshold: float | None, files: list[bytes]) -> list[np.ndarray]:
+        segmenter = Segmenter(self.model, classes, self.templates, threshold=threshold)
+        return [segmenter(_shrunk(decode(data))) for data in files]
+
+
+def _further(model: DualEncoder) -> list[str]:
+    """What only some models can: `segment`, and `ask` where they have a method of that name."""
+    found = ["ask"] if callable(getattr(model, "ask", None)) else []
+    try:
+        for encoder in model.encoders_of(SIDES[0]):
+            PatchTokens(encoder)
+    except (IsthmusError, AttributeError):
+        return found
+    return ["segment", *found]
+
+
+def _embed_pictures(model: DualEncoder, files: list[bytes]) -> list[np.ndarray | str]:
+    """A row for each file, or why there is none."""
+    skipped: list[tuple[int, str]] = []
+    emb, refused = model.encode_image(files, skipped=skipped), dict(skipped)
+    return [refused.get(row, emb[row]) for row in range(len(files))]
+
+
+def _nearest(index: Any, k: int, where: dict[str, str], queries: list[np.ndarray]) -> list[list[tuple[int, float]]]:
+    chosen = index.rows_where(**where) if where else None
+    if chosen is not None and not len(chosen):
+        return [[] for _ in queries]
+    scores, rows = index.search(np.stack(queries), k, where=chosen)
+    return [list(zip(*pair, strict=True)) for pair in zip(rows.tolist(), scores.tolist(), strict=True)]
+
+
+def _shrunk(picture: Image.Image) -> Image.Image:
+    picture.thumbnail((SEGMENTED, SEGMENTED))
+    return picture
