@@ -216,7 +216,9 @@ class Store:
     def _choose(self, modality: str, which: Which) -> list[EncoderRecord]:
         records = self.pooled(modality)
         if not records:
-            raise UsageError(f"{self.path}: holds no {modality} encoder.")
+            layers = any(record["modality"] == modality for record in self.encoders)
+            more = ", only states of layers: --recipe manager trains on these; or embed a pooling too" if layers else ""
+            raise UsageError(f"{self.path}: holds no {modality} encoder{more}.")
         if which is None:
             if len(records) > 1:
                 raise UsageError(f"{self.path}: holds several {modality} encoders; name one: {_listed(records)}.")
@@ -243,7 +245,7 @@ class Store:
         uris = {key: backbone_uri(records[0]["uri"]) for key, records in networks.items()}
         if not networks:
             raise UsageError(
-                f"{self.path}: holds no states of a {modality} encoder: embed with layer=…&pool=states in its URI."
+                f"{self.path}: holds no states of {modality} encoders: embed with layer=…&pool=states in the URI."
             )
         found = list(networks)
         if which is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -48,22 +48,14 @@ class Processes:
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its sum over the processes; many small ones are sent as one."""
-        if self.group is None:
-            return
-        for some in _parcels([parameter.grad for parameter in parameters if parameter.grad is not None]):
-            if len(some) == 1:
-                dist.all_reduce(some[0], group=self.group)
-                continue
-            whole = torch.cat([one.flatten() for one in some])
-            dist.all_reduce(whole, group=self.group)
-            for one, summed in zip(some, whole.split([one.numel() for one in some]), strict=True):
-                one.copy_(summed.view_as(one))
+        if self.group is not None:
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            _in_parcels(gradients, lambda whole: dist.all_reduce(whole, group=self.group))
 
     def as_first(self, tensors: Iterable[Tensor]) -> None:
         """Copy the first process's values to all, in place."""
         if self.group is not None:
-            for tensor in tensors:
-                dist.broadcast(tensor, 0, group=self.group)
+            _in_parcels(tensors, lambda whole: dist.broadcast(whole, 0, group=self.group))
 
     def numbers_of_first(self, numbers: dict[str, float], device: torch.device) -> dict[str, float]:
         """The first process's numbers, on all processes; names must be the same."""
@@ -85,6 +77,18 @@ class Processes:
         """Wait until all processes have arrived."""
         if self.group is not None:
             dist.barrier(group=self.group)
+
+
+def _in_parcels(tensors: Iterable[Tensor], send: Callable[[Tensor], object]) -> None:
+    """Apply `send`, which changes what it gets in place, to all tensors, many small ones at once."""
+    for some in _parcels(tensors):
+        if len(some) == 1:
+            send(some[0])
+            continue
+        whole = torch.cat([one.flatten() for one in some])
+        send(whole)
+        for one, changed in zip(some, whole.split([one.numel() for one in some]), strict=True):
+            one.copy_(changed.view_as(one))
 
 
 def _parcels(tensors: Iterable[Tensor]) -> list[list[Tensor]]:

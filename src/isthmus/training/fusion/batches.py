@@ -12,14 +12,15 @@ from isthmus.models.fusion_model import prepare_states
 from isthmus.store.states import StatesMatrix
 from isthmus.training.fusion.data import LayeredPairs
 
-RESIDENT_BYTES = 2 << 30  # of each side
+RESIDENT_BYTES = 1 << 30  # of each side
+LARGEST = 65_000  # that half precision holds
 READ_AT_ONCE = 64
 
 
 class StateBatches:
     """States of `data` by number of a picture or a text, on `device`, in float32.
 
-    Equal items (by content) are held once, in the precision of the store, if those of a side take up to 2 GiB; more are
+    Equal items (by content) are held once, in half precision, if those of a side take up to 1 GiB; more are
     read as needed, and states that are computed while training are computed anew for every batch.
     """
 
@@ -34,7 +35,7 @@ class StateBatches:
     def take(self, side: str, rows: np.ndarray) -> SideStates:
         """States of these pictures or texts, without padding that none of them needs."""
         if side in self._held:
-            index = self._place[side][torch.from_numpy(rows)]
+            index = self._place[side][torch.from_numpy(rows)].to(self.device)
             return self._held[side].take(index).trimmed().ready(self.device)
         return self._read(side, self._numbers[side][rows]).trimmed().ready(self.device)
 
@@ -57,7 +58,10 @@ class StateBatches:
             return
         held = held.each(lambda one: torch.zeros(one.shape, dtype=one.dtype))  # only now the memory is taken
         for start in range(0, len(numbers), READ_AT_ONCE):
-            _put(held, self._read(side, numbers[start : start + READ_AT_ONCE]), start)
+            part = self._read(side, numbers[start : start + READ_AT_ONCE])
+            if any(float(one.abs().max()) > LARGEST for one in _tensors(part)[:-1]):
+                return
+            _put(held, part, start)
         self._held[side] = held.each(lambda one: one.to(self.device))
         self._place[side] = torch.from_numpy(place.ravel())
 

@@ -190,9 +190,10 @@ class FusionObjective(Objective):
     ) -> list[tuple[dict[str, SideStates], Tensor]]:
         """For each text another picture, for each picture another text: states, and whether there was one."""
         rows, first = gathered(torch.from_numpy(batch.rows).to(self.device), group)
-        of_image, of_text = (of.to(self.device)[rows] for of in self.groups)
+        rows = rows.cpu()
+        of_image, of_text = (of[rows] for of in self.groups)
         own = slice(first, first + len(batch.rows))
-        numbers = drawn(2 * len(rows), self.device, group).view(2, -1)
+        numbers = drawn(2 * len(rows), self.device, group).view(2, -1)  # on the CPU, as all that follows
         similarity = self.similarity(ends, own, group)
         found = []
         for side, similar, mine, others, drawn_by in (
@@ -200,9 +201,9 @@ class FusionObjective(Objective):
             (SIDES[1], similarity[0], of_image[own], of_text, numbers[1][own]),
         ):
             picked, there = draw_negatives(similar, mine[:, None] == others, drawn_by)
-            chosen = rows[picked].cpu().numpy()
+            chosen = rows[picked].numpy()
             places = self.train.pairs.image_of[chosen] if side == SIDES[0] else chosen
-            found.append(({**batch.states, side: self.batches.take(side, places)}, there))
+            found.append(({**batch.states, side: self.batches.take(side, places)}, there.to(self.device)))
         return found
 
     def similarity(
@@ -215,7 +216,7 @@ class FusionObjective(Objective):
         assert contrast is not None
         x, y = (gathered(ends[side].float(), group)[0] for side in SIDES)
         scale = contrast.scale()
-        return scale * x[own] @ y.T, scale * y[own] @ x.T
+        return (scale * x[own] @ y.T).cpu(), (scale * y[own] @ x.T).cpu()
 
     def matching_loss(
         self, fused: Fused, negatives: list[tuple[dict[str, SideStates], Tensor]], group: ProcessGroup | None

@@ -36,8 +36,9 @@ def gathered(own: Tensor, group: ProcessGroup | None) -> tuple[Tensor, int]:
 
 
 def drawn(count: int, device: torch.device, group: ProcessGroup | None) -> Tensor:
-    """Numbers from [0, 1), float64 [count], the first process's, from torch's global generator on the CPU."""
-    numbers = torch.rand(count, dtype=torch.float64).to(device)
+    """Numbers from [0, 1), float64 [count] on the CPU, the first process's, from torch's global generator."""
+    numbers = torch.rand(count, dtype=torch.float64)
     if group is not None:
+        numbers = numbers.to(device)
         dist.broadcast(numbers, 0, group=group)
-    return numbers
+    return numbers.cpu()

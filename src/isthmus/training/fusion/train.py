@@ -126,6 +126,8 @@ def _model(objective: FusionObjective, effective: FusionRecipe, summary: dict[st
     records = objective.train.records
     told = {"recipe": effective.to_dict(), **summary, "ledger": model_ledger(folder, records, summary["ledger"])}
     blocks = {side: dict(one.blocks.state_dict()) for side, one in objective.unfrozen.items()}
+    for view in (one.views[0] for one in objective.unfrozen.values()):
+        view.network.to(view.device)  # whose blocks are on the CPU since training ended
     return FusionModel(
         objective.result(),
         records=records,
