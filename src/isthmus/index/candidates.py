@@ -3,9 +3,9 @@
 Inverted lists of quantised embeddings, bytes (SQ8) below ten million rows and bits (RaBitQ: Gao and Long 2024,
 arXiv:2405.12497) from there on; both are mapped, and candidates are compared again by the embeddings that are stored.
 
-How many lists are probed is calibrated when a segment is written, on queries of the kinds that will be asked: texts lie
-outside the distribution of pictures, so what serves pictures may not serve them (clip-retrieval#76; Jaiswal et al. 2022,
-"OOD-DiskANN", arXiv:2211.12850), and the other way round.
+How many lists are probed is calibrated when a segment is written, on queries of the kinds that will be asked: texts
+lie outside the distribution of pictures, so what serves pictures may not serve them (clip-retrieval#76; Jaiswal et al.
+2022, "OOD-DiskANN", arXiv:2211.12850), and the other way round.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def write_candidates(root: Path, segment: Segment, seed: int = 0) -> None:
 
 
 def calibrate_probes(root: Path, segment: Segment, texts: np.ndarray, pictures: np.ndarray) -> dict[str, Any]:
-    """Set the fewest probes with which both `texts` (float32 [q, d]) and `pictures` (float32 [p, d]) find `AIM` of their
-    nearest pictures; note the recall of both.
+    """Set the fewest probes with which both `texts` (float32 [q, d]) and `pictures` (float32 [p, d]) find `AIM` of
+    their nearest pictures; note the recall of both.
     """
     record = segment.record
     assert record.candidates is not None
