@@ -116,7 +116,8 @@ class InvertedLists:
         import faiss
 
         found: Any = faiss.read_index(str(self._path), faiss.IO_FLAG_MMAP)
-        faiss.downcast_InvertedLists(found.invlists).prefetch_nthread = 0  # 32 threads for each query: milliseconds
+        mapped: Any = faiss.downcast_InvertedLists(found.invlists)
+        mapped.prefetch_nthread = 0  # by default 32 threads are started for each query, which takes milliseconds
         return found
 
     def top(
