@@ -385,6 +385,7 @@ def test_characters_are_symbols_and_an_unknown_one_is_named():
         Characters.of([" "])
 
 
+@pytest.mark.slow
 def test_a_recogniser_learns_to_spell_what_it_hears():
     torch.manual_seed(0)
     rng, known = np.random.default_rng(0), Characters("abc ")
