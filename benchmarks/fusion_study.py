@@ -189,16 +189,22 @@ def render(study: dict[str, Any]) -> str:
     """docs/managers.md."""
     encoders = [one for one in IMAGES if len(hits(study, one, "last"))]
     parts = [section(study, encoder) for encoder in encoders]
-    missing = [one for one in IMAGES if one not in encoders]
     return PAGE_TEXT.format(
-        sections="\n\n".join(parts),
-        questions=len(study["test"]["kinds"]),
-        settings=", ".join(f"`{one}`" for one in study["settings"]),
+        sections="\n\n".join(parts) or "**No run of this study is committed yet.**",
+        questions=len(study["test"]["kinds"]) if parts else 0,
+        settings=", ".join(f"`{one}`" for one in OVERRIDES),
         resamples=RESAMPLES,
-        machine=next(iter(study["runs"].values()))["machine"],
-        missing=f"- Not run at all: {', '.join(missing)}.\n" if missing else "",
-        **study["scenes"],
+        machine=next(iter(study["runs"].values()))["machine"] if parts else platform.machine(),
+        missing=missing(study),
+        **SCENES,
     )
+
+
+def missing(study: dict[str, Any]) -> str:
+    """The rows that were not run, in words."""
+    lacking = {one: [row for row in ROWS if not any(row in name for name in rows_run(study, one))] for one in IMAGES}
+    lines = [f"- Not run with {one}: {', '.join(rows)}.\n" for one, rows in lacking.items() if rows]
+    return "".join(lines) + "- Not run at all: matching, re-ranked retrieval and entailment, and more scenes.\n"
 
 
 def rows_run(study: dict[str, Any], encoder: str) -> dict[str, str]:
