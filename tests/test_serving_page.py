@@ -1,4 +1,4 @@
-"""The page in a real browser: what a user sees and does. Needs Chromium (`apt-get install chromium`), else is skipped."""
+"""The page in a real browser: what a user sees and does. Skipped without Chromium (`apt-get install chromium`)."""
 
 from __future__ import annotations
 
