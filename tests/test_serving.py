@@ -301,7 +301,7 @@ def test_a_folder_of_results_stands_for_its_models_and_indexes(tmp_path: Path) -
         (tmp_path / name).mkdir()
         (tmp_path / name / "index.json").write_text("{}")
     found = find_models([tmp_path, tmp_path / "other", "hf:openai/clip-vit-base-patch32"])
-    assert [one.name for one in found] == [tmp_path.name.lower(), "cca", "other", "clip-vit-base-patch32"]
+    assert [one.name for one in found] == [tmp_path.name, "cca", "other", "clip-vit-base-patch32"]
     assert [one.index and one.index.name for one in found] == ["index", "index-cca", None, None]
     with pytest.raises(UsageError, match="neither a model"):
         find_models([tmp_path / "models"])
