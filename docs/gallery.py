@@ -1,5 +1,5 @@
-"""Make the reports of docs/gallery.md on some of the demo's pictures, and photograph them and the page of `isthmus serve`
-with a headless Chromium.
+"""Make the reports of docs/gallery.md on some of the demo's pictures, and photograph them and the page of `isthmus
+serve` with a headless Chromium.
 
 python docs/gallery.py --out out/gallery          # goes on where it stopped; the pictures go to docs/gallery/
 """
