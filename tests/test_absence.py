@@ -40,8 +40,8 @@ def test_the_distribution_is_that_of_the_best_of_many() -> None:
 def test_a_probability_rises_with_the_score_and_is_low_where_absent_texts_score_as_much() -> None:
     null = NullBest(0.3, 0.05, 100, True)
     probability = null.probability(np.linspace(0, 1, 50))
-    assert (np.diff(probability) >= 0).all() and probability[0] < 0.25 and probability[-1] > 0.99
-    assert null.probability(null.quantile(0.5)) < 0.4
+    assert (np.diff(probability) >= 0).all() and probability[0] < 0.35 and probability[-1] > 0.99
+    assert null.probability(null.quantile(0.5)) < 0.45
 
 
 def test_where_the_model_cannot_tell_what_is_there_no_probability_is_far_from_even() -> None:
@@ -52,7 +52,7 @@ def test_where_the_model_cannot_tell_what_is_there_no_probability_is_far_from_ev
         null = null_best(best, missing)
         assert low < null.alternative < high
         if lift == 0.0:
-            assert null.probability(null.quantile(0.99)) < 0.7  # by a fixed a = 0.25 it is 0.89
+            assert null.probability(null.quantile(0.99)) < 0.7  # by a fixed a = 0.5 it is 0.83
     assert null_best(best).alternative == NullBest(0, 1, 1, False).alternative
 
 
