@@ -89,6 +89,25 @@ def test_layers_of_several_widths_have_a_projection_each() -> None:
     assert found.states["image"].shape == (2, 4, 16)
 
 
+def test_features_lose_the_data_s_mean_and_spread() -> None:
+    """Another scale and place of every feature change nothing, and padding has no say."""
+    states, masks = halves()
+    made = tower("saum", norm="data")
+    other = {side: 3 * one + 20 for side, one in states.items()}
+    found = []
+    for given in (states, other):
+        for side, mask in masks.items():
+            real = torch.ones(3, 7, dtype=torch.bool) if mask is None else mask
+            values = given[side].clone()
+            values.transpose(1, 2)[~real] = 1e6
+            made.fit(side, values, real)
+        found.append(made(given, masks).pooled)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+    layer = tower("saum", norm="layer")
+    same = (layer(given, masks).pooled for given in ({**states}, {side: 2 * one for side, one in states.items()}))
+    torch.testing.assert_close(*same, rtol=1e-3, atol=1e-3)
+
+
 def test_one_hot_scores_pick_one_layer() -> None:
     static = build_aggregator("saum", 4, 16, 0, 2).eval()
     static.scores.data[2] += 100

@@ -79,10 +79,3 @@ class Contrast(nn.Module):
 
     def forward(self, states: Mapping[str, SideStates]) -> dict[str, Tensor]:
         return {side: self.ends[side](states[side]) for side in self.ends if side in states}
-
-
-def start(module: nn.Module) -> None:
-    """N(0, 0.02) for linear layers, zero for biases, as the published heads start."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

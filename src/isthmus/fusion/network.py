@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from isthmus.data.feature_pairs import SIDES
 from isthmus.errors import UsageError
-from isthmus.fusion.heads import AnswerHead, Contrast, FusionHeads, WordHead, start
+from isthmus.fusion.heads import AnswerHead, Contrast, FusionHeads, WordHead
 from isthmus.fusion.sides import SideStates
-from isthmus.fusion.two_tower import Fused, FusionOptions, TwoTower
+from isthmus.fusion.two_tower import Fused, FusionOptions, TwoTower, start
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FusionNetwork(nn.Module):
         self.contrast = Contrast(last, plan.heads) if plan.contrast else None
         for head in (self.answers, self.matching, self.words, self.contrast):
             if head is not None:
-                head.apply(start)
+                start(head, width)
 
     def forward(self, states: Mapping[str, SideStates], *, inputs: bool = False) -> Fused:
         """Both halves; inputs: as for `TwoTower`. Padding is masked only where there is some."""

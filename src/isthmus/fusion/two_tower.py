@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class FusionOptions:
     image_layers, text_layers: how many of the encoders' layers, the uppermost ones; 0: all that there are.
     grid: the side of the grid that patches are averaged on, 0: as they are, or where the layers have several grids
     (stages of a CNN) the smallest of them.
+    norm: of states before they are projected: "layer", of each token by itself; "data", of each feature by its mean and
+    spread in the training data, since layers of one encoder differ twentyfold; or none.
     """
 
     aggregator: str = "aaum"
@@ -43,6 +45,7 @@ class FusionOptions:
     image_layers: int = within(0, 0)
     text_layers: int = within(0, 0)
     grid: int = within(0, 0, 64)
+    norm: Literal["none", "layer", "data"] = "none"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,32 @@ class Fused:
     inputs: dict[str, list[Tensor]]
 
 
+class InputNorm(nn.Module):
+    """States of a layer [..., D], normalised as `FusionOptions.norm` says; `fit` learns the data's mean and spread."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, width: int, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "data":
+            self.register_buffer("mean", torch.zeros(width))
+            self.register_buffer("spread", torch.ones(width))
+
+    def fit(self, states: Tensor) -> None:
+        """From real tokens [n, D]. A feature that hardly varies is not blown up."""
+        if self.kind == "data":
+            spread = states.std(0)
+            self.mean.copy_(states.mean(0))
+            self.spread.copy_(spread.clamp(min=max(0.05 * float(spread.mean()), 1e-6)))
+
+    def forward(self, states: Tensor) -> Tensor:
+        if self.kind == "data":
+            return (states - self.mean) / self.spread
+        return nn.functional.layer_norm(states, states.shape[-1:]) if self.kind == "layer" else states
+
+
 class Half(nn.Module):
     """One encoder's side: its projection, embeddings, aggregators and halves of the cross-modal layers.
 
@@ -69,9 +98,11 @@ class Half(nn.Module):
 
     def __init__(self, widths: Sequence[int], options: FusionOptions) -> None:
         super().__init__()
+        self.options = options
         width, count = options.width, len(widths)
         several = len(set(widths)) > 1
         self.project = nn.ModuleList(nn.Linear(inputs, width) for inputs in (widths if several else widths[:1]))
+        self.norms = nn.ModuleList(InputNorm(inputs, options.norm) for inputs in widths)
         self.modality = nn.Parameter(torch.zeros(width))
         self.layer_embedding = nn.Parameter(torch.zeros(count, 1, width)) if options.layer_embedding else None
         chosen: dict[str, Any] = {"vector": options.vector, "temperature": options.temperature, "noise": options.noise}
@@ -87,12 +118,14 @@ class Half(nn.Module):
 
     def projected(self, layers: Tensor | Sequence[Tensor]) -> Tensor:
         """Layers [B, N, T, D_k], or a list of N [B, T, D_k], to [B, N, T, D] with their embeddings."""
-        if len(self.project) == 1 and isinstance(layers, Tensor):
+        each = layers.unbind(1) if isinstance(layers, Tensor) else layers
+        plain = len(self.project) == 1 and self.options.norm == "none"
+        if plain and isinstance(layers, Tensor):
             found = self.project[0](layers)
         else:
-            each = layers.unbind(1) if isinstance(layers, Tensor) else layers
             projections = self.project if len(self.project) > 1 else list(self.project) * len(each)
-            found = torch.stack([project(one) for project, one in zip(projections, each, strict=True)], 1)
+            parts = zip(projections, self.norms, each, strict=True)
+            found = torch.stack([project(norm(one)) for project, norm, one in parts], 1)
         found = found + self.modality
         return found if self.layer_embedding is None else found + self.layer_embedding
 
@@ -113,7 +146,14 @@ class TwoTower(nn.Module):
             raise UsageError(f"fusion.width {options.width} cannot be shared by {options.heads} heads (fusion.heads).")
         self.options = options
         self.halves = nn.ModuleDict({name: Half(listed, options) for name, listed in widths.items()})
-        self.apply(_start)
+        start(self, options.width)
+
+    @torch.no_grad()
+    def fit(self, side: str, layers: Tensor | Sequence[Tensor], mask: Tensor) -> None:
+        """Learn the norms of one half from states as `forward` takes them; mask: bool [B, T]."""
+        each = layers.unbind(1) if isinstance(layers, Tensor) else layers
+        for norm, one in zip(cast(Half, self.halves[side]).norms, each, strict=True):
+            cast(InputNorm, norm).fit(one[mask])
 
     def forward(
         self,
@@ -155,12 +195,16 @@ def _before(aggregator: nn.Module, states: list[Tensor]) -> Tensor | None:
     return torch.stack(states, 1) if isinstance(aggregator, StaticAll) else states[-1]
 
 
-def _start(module: nn.Module) -> None:
-    """N(0, 0.02) for linear layers and embeddings, zero for biases (BERT)."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, Half):
-        nn.init.normal_(module.modality, std=0.02)
-        if module.layer_embedding is not None:
-            nn.init.normal_(module.layer_embedding, std=0.02)
+def start(module: nn.Module, width: int) -> None:
+    """N(0, 0.02) for linear layers and embeddings at the published width of 768; larger for narrower ones, so that
+    what a layer gives is as large. Zero for biases.
+    """
+    std = 0.02 * (768 / width) ** 0.5
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=std)
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, Half):
+            nn.init.normal_(part.modality, std=std)
+            if part.layer_embedding is not None:
+                nn.init.normal_(part.layer_embedding, std=std)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from isthmus.data.feature_pairs import SIDES
+from isthmus.data.matrix import evenly
 from isthmus.encoders import Encoder
 from isthmus.encoders.unfrozen import Unfrozen
 from isthmus.errors import InputError, UsageError
@@ -31,6 +32,8 @@ from isthmus.training.fusion.words import Vocabulary
 from isthmus.training.objective import Objective
 from isthmus.training.plan import Plan
 from isthmus.training.recipe import Recipe
+
+NORMED = 256  # pictures and texts from which the norms of features are taken
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,15 @@ class FusionObjective(Objective):
         self.answers = learned_answers(self.train, weights.least) if weights.answers else []
         if weights.answers and not self.answers:
             raise InputError(f"no answer has objectives.least = {weights.least} training questions: ask for fewer.")
-        words = self.vocabulary.size if weights.words else 0
-        heads = {"matching": bool(weights.matching), "contrast": bool(weights.contrast), "words": words}
-        return FusionPlan(self.train.widths, recipe.fusion, recipe.heads, answers=len(self.answers), **heads)
+        return FusionPlan(
+            self.train.widths,
+            recipe.fusion,
+            recipe.heads,
+            answers=len(self.answers),
+            matching=bool(weights.matching),
+            contrast=bool(weights.contrast),
+            words=self.vocabulary.size if weights.words else 0,
+        )
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -136,10 +145,18 @@ class FusionObjective(Objective):
         self.batches = StateBatches(self.train, plan.recipe.fusion.grid, device)
         if self.val is not None:
             self.held_out = StateBatches(self.val, plan.recipe.fusion.grid, device)
+        self.fit_norms()
         self.groups = positive_groups(self.train)
         self.scores = scored(self.train.answers, self.answers)
         self.answered = torch.tensor([bool(told) for told in self.train.answers])
         return self.module
+
+    def fit_norms(self) -> None:
+        """The mean and spread of features, from some of the training data."""
+        if self.plan.recipe.fusion.norm == "data":
+            for side, count in zip(SIDES, (len(self.train.pairs), len(self.train)), strict=True):
+                some = self.batches.take(side, evenly(count, NORMED))
+                self.module.network.tower.fit(side, some.values, some.mask)
 
     def batch(self, rows: np.ndarray) -> FusionBatch:
         pictures = self.train.pairs.image_of[rows]
@@ -169,8 +186,7 @@ class FusionObjective(Objective):
             parts["contrast"] = infonce(x, y, scale, groups=groups, process_group=group)  # type: ignore[arg-type]
         if weights.words:
             parts["words"] = self.word_loss(batch, group)
-        total = sum(getattr(weights, name) * loss for name, loss in parts.items())
-        return {"loss": total, **parts}  # type: ignore[dict-item]
+        return {"loss": torch.stack([getattr(weights, name) * loss for name, loss in parts.items()]).sum(), **parts}
 
     def answer_loss(self, batch: FusionBatch, fused: Fused, group: ProcessGroup | None) -> Tensor:
         """Of the questions with answers, the mean of: BCE summed over all answers, or cross-entropy."""

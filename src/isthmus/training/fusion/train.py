@@ -48,7 +48,7 @@ def train(
         run.finish()
     model = _model(objective, run.plan.recipe, run.summary(), _folder(store))
     if remember:
-        model.seen = SeenItems.of_pairs(objective.train.pairs, objective.val and objective.val.pairs)
+        model.seen = SeenItems.of_pairs(objective.train.pairs, None if objective.val is None else objective.val.pairs)
     if how.out is not None and Processes().first:
         model.save_pretrained(how.out)
     return model
