@@ -272,6 +272,12 @@ def test_mixes_add_and_take_away_by_weight(model, photos) -> None:
     with pytest.raises(UsageError, match="Only an index"):
         ist.search(dual(), photos, "red", label="red")
     assert main(["search", model, "p.index", "red", "--minus", "nowhere.png"]) == 1
+    assert main(["search", model, "p.index", "red", "--split", "test"]) == 2
+    with pytest.raises(UsageError, match="an index: split are for reading"):
+        ist.search(dual(), found, "red", split="test")
+    assert main(["index", model, "--out", "new.index"]) == 2
+    assert main(["index", model, str(photos), "--out", "new.index", "--thumbnails", "-1"]) == 2
+    assert not Path("new.index").exists()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -125,15 +125,15 @@ def build_index(
     """
     root = Path(out)
     before = _before(root)
+    named = images if not _nothing(images) else (before.sources if before else [])
+    if _nothing(named) or thumbnails < 0:
+        raise UsageError(f"{root}: name the pictures to index, and thumbnails of 0 pixels or more.")
     if isinstance(model, str | Path):
         loading: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
         name, model = str(model), DualEncoder.from_pretrained(model, **loading)
     else:
         name = "in memory"
     reading = {"columns": columns, "images": image_folder, "split": split, "pages": pages, "range": range}
-    named = images if not _nothing(images) else (before.sources if before else [])
-    if _nothing(named):
-        raise UsageError(f"{root}: name the pictures to index.")
     sources = read_sources(named, max_pixels=max_pixels, **reading)
     with alone(root, "writing this index"):
         run = _IndexRun(root, model, name, progress)
