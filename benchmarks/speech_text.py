@@ -93,12 +93,13 @@ def run(*arguments: object, allowed: tuple[int, ...] = (0,)) -> None:
 
 def evaluated(out: Path, uri: str, recipe: str, seed: int, split: str) -> dict[str, Any]:
     """The result of `eval retrieval` of a model of one view of the speech encoder."""
-    name = re.sub(r"\W+", "-", f"{uri}-{recipe}-{seed}")
+    choosing = split == "val"  # by models that have not seen what they are chosen on
+    name = re.sub(r"\W+", "-", f"{uri}-{recipe}-{seed}{'-choosing' if choosing else ''}")
     model, result = out / "models" / name, out / "models" / f"{name}-{split}.json"
     model.parent.mkdir(exist_ok=True)
     if not model.exists():
         run("train", out / "store", "--modalities", "audio", "text", "--image-encoder", uri, "--recipe", recipe,
-            "--seed", seed, "--out", model)  # fmt: skip
+            "--seed", seed, *(["--set", "stop.refit=false"] if choosing else []), "--out", model)  # fmt: skip
     run("eval", model, "retrieval", out / "store", "--split", split, "--json", result)
     return json.loads(result.read_text())
 
