@@ -69,20 +69,19 @@ def part_of(text: str) -> str:
 
 def write_pairs(lines: Iterator[SpokenLine], table: Path, seconds: float, limit: int | None) -> dict[str, Any]:
     """A row for each line of at most `seconds`; of equal texts the first alone, since one answer would do for all."""
-    rows, seen, total = [], set(), 0.0
+    rows, seen = [], set()
     for name, sound, written, speaker in lines:
         text = " ".join(written.split())
         key = re.sub(r"\W+", " ", text.lower()).strip()
-        if key and key not in seen and sound.exists() and (length := soundfile.info(sound).duration) <= seconds:
+        if key and key not in seen and sound.exists() and soundfile.info(sound).duration <= seconds:
             seen.add(key)
-            total += length
             rows.append({"id": name, "audio": str(sound.resolve()), "caption": text, "speaker": speaker, "lang": "en",
                          "split": part_of(key)})  # fmt: skip
     rows.sort(key=lambda row: blake2b(row["id"].encode()).digest())
     rows = rows[:limit]
     table.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
     counts = {split: sum(row["split"] == split for row in rows) for split in ("train", "val", "test")}
-    return {"lines": counts, "minutes": round(total / 60, 1)}
+    return {"lines": counts, "minutes": round(sum(soundfile.info(row["audio"]).duration for row in rows) / 60, 1)}
 
 
 def run(*arguments: object, allowed: tuple[int, ...] = (0,)) -> None:
