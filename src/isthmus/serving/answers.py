@@ -18,6 +18,7 @@ from isthmus.serving.pictures import kind_of_picture, picture_bytes, png_uri
 from isthmus.serving.served import ServedModel
 
 FILTERS = ("label", "folder")
+OTHERS = ("minus", "image", "row", "file")  # parts of a query beside a text
 SAMPLE = 40  # pictures that the page begins with
 
 
@@ -132,7 +133,8 @@ async def found(served: ServedModel, body: dict[str, Any]) -> dict[str, Any]:
     k = min(body["k"] + (own is not None), len(served.index))
     where = {name: body[name] for name in FILTERS if name in body}
     rows = [(row, score) for row, score in await served.nearest(query, k, **where) if row != own][: body["k"]]
-    null = served.index.null if set(body) & {"text", "minus", "image", "row", "file"} == {"text"} else None
+    text_alone = "text" in body and not set(body) & set(OTHERS)
+    null = served.index.null if text_alone else None
     sure = null.probability([score for _, score in rows]).tolist() if null is not None else [None] * len(rows)
     hits = [hit(served, row, score, p) for (row, score), p in zip(rows, sure, strict=True)]
     least = body.get("least", 0.0)

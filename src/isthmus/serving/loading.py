@@ -10,12 +10,12 @@ from isthmus.errors import UsageError
 from isthmus.index import open_index
 from isthmus.index.identity import model_fingerprint
 from isthmus.models.dual_encoder import DualEncoder
-from isthmus.serving.finding import Named
+from isthmus.serving.finding import NamedModel
 from isthmus.serving.served import ServedModel
 
 
 def load_served(
-    named: Sequence[Named], index: str | Path | Sequence[str | Path], loading: dict[str, Any]
+    named: Sequence[NamedModel], index: str | Path | Sequence[str | Path], loading: dict[str, Any]
 ) -> list[ServedModel]:
     """The models with their indexes: those of `index`, or else those that stand beside them.
 
