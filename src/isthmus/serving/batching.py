@@ -96,7 +96,7 @@ class Batcher:
             return chosen
 
     def _do(self, jobs: list[WaitingJob]) -> None:
-        """BatchWork on jobs of one kind; where that fails, on each alone, so that one client's items spoil no other's."""
+        """Work on jobs of one kind; where that fails, on each alone, so that one client's items spoil no other's."""
         if not jobs:
             return
         try:
