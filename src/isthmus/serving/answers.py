@@ -19,6 +19,7 @@ from isthmus.serving.served import ServedModel
 
 FILTERS = ("label", "folder")
 OTHERS = ("minus", "image", "row", "file")  # parts of a query beside a text
+SHOWN = 8  # answers to a question
 SAMPLE = 40  # pictures that the page begins with
 
 
@@ -99,6 +100,16 @@ async def segment(request: Request) -> Response:
     height, width = labels.shape
     told = {"model": served.name, "width": width, "height": height, "labels": png_uri(labels), "classes": listed}
     return JSONResponse(told)
+
+
+async def ask(request: Request) -> Response:
+    """The most probable answers to a question about a picture."""
+    body = await read_body(request, "Ask")
+    served = chosen(request, body.get("model"))
+    found = await served.ask(await one_picture(served, body), body["question"])
+    best = np.argsort(-found, kind="stable")[:SHOWN].tolist()
+    listed = [{"name": served.model.answers[i], "probability": float(found[i])} for i in best]
+    return JSONResponse({"model": served.name, "answers": listed})
 
 
 async def pictures(request: Request) -> Response:
