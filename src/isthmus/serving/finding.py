@@ -17,7 +17,7 @@ MODEL, MODELS, INDEX = "model", "models", "index"
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedModel:
     """A model to serve: its name in requests, its folder or URI, and the folder of its index where one is known."""
 
     name: str
@@ -25,14 +25,14 @@ class Named:
     index: Path | None = None
 
 
-def find_models(given: Sequence[str | Path]) -> list[Named]:
+def find_models(given: Sequence[str | Path]) -> list[NamedModel]:
     """The models that are meant.
 
     A folder of results, such as that of `isthmus demo`, stands for its `model` with the index in `index`, and for those
     of its `models` that have an index of their name: `models/cca` with `index-cca`. Raises `UsageError` for one without
     a model.
     """
-    found: list[Named] = []
+    found: list[NamedModel] = []
     for one in given:
         home = Path(one)
         if is_uri(str(one)) or _holds_model(home):
@@ -44,7 +44,7 @@ def find_models(given: Sequence[str | Path]) -> list[Named]:
         else:
             raise UsageError(f"{one}: neither a model nor a folder with one. `isthmus train` writes a model.")
         for name, path, index_of in some:
-            found.append(Named(_unused(_plain(name), found), path, index_of))
+            found.append(NamedModel(_unused(_plain(name), found), path, index_of))
     return found
 
 
@@ -68,7 +68,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or MODEL
 
 
-def _unused(name: str, found: Sequence[Named]) -> str:
+def _unused(name: str, found: Sequence[NamedModel]) -> str:
     taken = {one.name for one in found}
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return next(one for one in itertools.chain([name], numbered) if one not in taken)
