@@ -375,8 +375,8 @@ Written by `benchmarks/absence_study.py --render` from `benchmarks/results/absen
 
 - The probability of a search says how likely it is that *something* fits, not that the first picture is the right one.
 - A weak model rarely goes far from 50 %: it does not know. Train on more before you trust "nothing fits".
-- "Nothing fits" was said of {missed:.0f} % of the queries that were there (of {rightly:.0f} % of the absent): these models
-  do not see most of what is there. It tells of the model as much as of the pictures.
+- "Nothing fits" was said of {missed:.0f} % of the queries that were there (of {rightly:.0f} % of the absent): these
+  models do not see most of what is there. It tells of the model as much as of the pictures.
 - Of small galleries, of pictures without captions and of captions in other languages less is known: look yourself.
 - `curate`'s floor asks how many concepts that are not there should get nothing; every step up costs right pairs.
 
