@@ -8,7 +8,7 @@ Protocol. Scenes composed of the demo's cut-outs (`isthmus_demo.questions`), tho
 test on from different drawings; questions of eight kinds. Layers of two image encoders are embedded once; the text
 encoder is MiniLM. Every run has the recipe `manager` with another aggregator and nothing else changed; the epoch that
 is best on the validation scenes is kept, and the test scenes are looked at once, at the end. `best layer` is the one
-of greatest accuracy on the validation scenes, by the first seed. `last, wide` is METER's input with cross-modal
+of greatest accuracy on the validation scenes, by the first seed. `wide last` is METER's input with cross-modal
 layers made wide enough to have as many parameters as `aaum`. Runs of one seed see the same batches, so that
 differences are paired; intervals are of a bootstrap over test scenes, of the mean of a row's seeds.
 """
@@ -50,7 +50,7 @@ IMAGES = {
 }
 LAYERS = {"ViT-S": range(1, 7), "EfficientNet": range(1, 4)}  # as `layer:K` counts them
 NUMBERS = {"ViT-S": (7, 8, 9, 10, 11, 12), "EfficientNet": (5, 6, 7)}
-ROWS = ("last", "aaum", "mean", "saum", "bridge", "best layer", "last, wide")
+ROWS = ("last", "aaum", "mean", "saum", "bridge", "best layer", "wide last")
 SIZES = {"depth": 2, "width": 64, "heads": 2, "grid": 4}  # those of OVERRIDES
 SEEDS, RESAMPLES, TOGETHER = 5, 2000, 64
 
@@ -113,8 +113,8 @@ class Study:
     def run(self, encoder: str, row: str, seed: int) -> dict[str, Any]:
         """Train with one aggregator; what every test question earned, with its own picture and another."""
         store = self.store(encoder)
-        overrides = [*OVERRIDES, f'fusion.aggregator="{row.partition(",")[0]}"']
-        if row == "last, wide":
+        overrides = [*OVERRIDES, f'fusion.aggregator="{row.removeprefix("wide ")}"']
+        if row == "wide last":
             overrides.append(f"fusion.expand={as_many_as_aaum(store)}")
         began = time.process_time()
         model: Any = ist.train(store, recipe="manager", overrides=overrides, seed=seed)
@@ -189,16 +189,22 @@ def render(study: dict[str, Any]) -> str:
     """docs/managers.md."""
     encoders = [one for one in IMAGES if len(hits(study, one, "last"))]
     parts = [section(study, encoder) for encoder in encoders]
-    missing = [one for one in IMAGES if one not in encoders]
     return PAGE_TEXT.format(
-        sections="\n\n".join(parts),
-        questions=len(study["test"]["kinds"]),
-        settings=", ".join(f"`{one}`" for one in study["settings"]),
+        sections="\n\n".join(parts) or "**No run of this study is committed yet.**",
+        questions=len(study["test"]["kinds"]) if parts else 0,
+        settings=", ".join(f"`{one}`" for one in OVERRIDES),
         resamples=RESAMPLES,
-        machine=next(iter(study["runs"].values()))["machine"],
-        missing=f"- Not run at all: {', '.join(missing)}.\n" if missing else "",
-        **study["scenes"],
+        machine=next(iter(study["runs"].values()))["machine"] if parts else platform.machine(),
+        missing=missing(study),
+        **SCENES,
     )
+
+
+def missing(study: dict[str, Any]) -> str:
+    """The rows that were not run, in words."""
+    lacking = {one: [row for row in ROWS if not any(row in name for name in rows_run(study, one))] for one in IMAGES}
+    lines = [f"- Not run with {one}: {', '.join(rows)}.\n" for one, rows in lacking.items() if rows]
+    return "".join(lines) + "- Not run at all: matching, re-ranked retrieval and entailment, and more scenes.\n"
 
 
 def rows_run(study: dict[str, Any], encoder: str) -> dict[str, str]:

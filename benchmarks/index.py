@@ -5,7 +5,8 @@
 Synthetic pictures in clusters of very different sizes, float16 in a mapped file, and texts that lie apart from all
 pictures, as those of joint spaces do. Each case runs in a process of its own, one query at a time. Recall@10 is against
 an exact search of the same float16 embeddings. Peers raise their own parameter until *pictures* find 0.98 of their
-nearest, as one does who has no texts; isthmus does so with texts. `--alone` adds isthmus alone at another size.
+nearest, as one does who has no texts; isthmus does so with texts and pictures. `--alone` adds isthmus alone at another
+size.
 """
 
 from __future__ import annotations

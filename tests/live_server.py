@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 import uvicorn
 from starlette.applications import Starlette
 
@@ -23,17 +24,19 @@ from toys import write_pairs
 
 
 def colour_words(texts: list[str]) -> np.ndarray:
-    """The colour that a text names; of another text, the opposite of a colour that its letters decide."""
+    """The colour that a text names, seen from grey; of another text, nearly white, as no picture is."""
     out = []
     for text in texts:
-        named = [np.array(colour, np.float32) / 255 for name, colour in COLOURS.items() if name in text.lower()]
-        strange = -np.random.default_rng(sum(map(ord, text))).random(3, dtype=np.float32)
-        out.append(sum(named) + 1e-3 if named else strange)
-    return np.stack(out)
+        named = [np.array(colour) / 255 - 0.5 for name, colour in COLOURS.items() if name in text.lower()]
+        white = 1 + np.random.default_rng(sum(map(ord, text))).normal(0, 0.2, 3)
+        out.append(sum(named) if named else white)
+    return np.array(out, np.float32)
 
 
 def colours() -> DualEncoder:
-    return colour_model(text=from_callable(colour_words, "text", "colour-words", name="words", width=3))
+    model = colour_model(text=from_callable(colour_words, "text", "colour-words", name="words", width=3))
+    torch.nn.init.constant_(model.image_projector.get_submodule("blocks.0.linear").bias, -0.5)
+    return model
 
 
 def served_models(folder: Path) -> list[ServedModel]:

@@ -64,7 +64,7 @@ def test_it_has_neither_layers_nor_tokens() -> None:
         encoder.at(layer=0)
     with pytest.raises(UsageError, match="pooled features only"):
         encoder.at(pool="mean")
-    with pytest.raises(UsageError, match=r"no modality 'smell'\. Known: image, text, audio"):
+    with pytest.raises(UsageError, match=r"no modality 'smell'\. Known: audio, image, text"):
         from_callable(lengths, "smell", "v1")  # type: ignore[arg-type]
 
 

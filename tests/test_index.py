@@ -23,6 +23,7 @@ from isthmus.cli import main
 from isthmus.encoders import Encoder
 from isthmus.encoders.callables import from_callable
 from isthmus.errors import InputError, UsageError
+from isthmus.files import read_sealed, write_sealed
 from isthmus.index import build_index, calibration, candidates, open_index, reader
 from isthmus.index.exact import exact_top
 from isthmus.index.segments import PICTURE_SCHEMA, Part, Segment, write_segment
@@ -169,6 +170,8 @@ def test_an_interrupted_run_encodes_no_unit_twice(model, photos, monkeypatch) ->
     with pytest.raises(KeyboardInterrupt):
         build_index(dual(), photos, out="p.index", batch_size=4)
     assert sum(ENCODED) == 8
+    with pytest.raises(InputError, match="unfinished index; run the same"):
+        ist.search(dual(), "p.index", "red")
     monkeypatch.setitem(globals(), "mean_colour", killed)
     opened: list[str] = []
     read = Path.read_bytes
@@ -190,6 +193,11 @@ def test_an_index_of_another_model_or_a_damaged_one_is_refused(model, photos, mo
         ist.search(dual(2.0), "p.index", "red")
     with pytest.raises(InputError, match="not an index"):
         build_index(dual(), photos, out=photos)
+    told = read_sealed(Path("p.index/index.json"))
+    shutil.copytree("p.index", "foreign.index")
+    write_sealed("foreign.index/index.json", told | {"items": told["items"] | {"name": "../photos/red/plain.png"}})
+    with pytest.raises(InputError, match="no file of an index"):
+        open_index("foreign.index")
     file = next(Path("p.index").rglob("embeddings.npy"))
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
@@ -264,6 +272,12 @@ def test_mixes_add_and_take_away_by_weight(model, photos) -> None:
     with pytest.raises(UsageError, match="Only an index"):
         ist.search(dual(), photos, "red", label="red")
     assert main(["search", model, "p.index", "red", "--minus", "nowhere.png"]) == 1
+    assert main(["search", model, "p.index", "red", "--split", "test"]) == 2
+    with pytest.raises(UsageError, match="an index: split are for reading"):
+        ist.search(dual(), found, "red", split="test")
+    assert main(["index", model, "--out", "new.index"]) == 2
+    assert main(["index", model, str(photos), "--out", "new.index", "--thumbnails", "-1"]) == 2
+    assert not Path("new.index").exists()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toys
 from PIL import Image
 
 import isthmus as ist
+import toys
 from isthmus.encoders import Encoder
 from isthmus.encoders.callables import from_callable
 from isthmus.errors import UsageError

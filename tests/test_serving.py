@@ -24,6 +24,7 @@ from isthmus.serving.contract import contract
 from isthmus.serving.finding import find_models
 from isthmus.serving.served import ServedModel
 from live_server import colours, live, served_models
+from toy_fusion import toy_model
 from toys import png
 
 SAME = "http://127.0.0.1"
@@ -126,6 +127,17 @@ def test_models_say_what_they_can(client: TestClient) -> None:
         400,
         "the model 'bare' has no index of pictures",
     )
+
+
+def test_a_model_that_fuses_answers_questions_and_nothing_else(tmp_path: Path) -> None:
+    model = toy_model(tmp_path)
+    client = TestClient(build_app([ServedModel("asked", model)]), base_url=SAME)
+    found = post(client, "/api/ask", image=RED, question="a red photo")["answers"]
+    alone = ist.ask(model, Image.new("RGB", (40, 30), "red"), "a red photo", k=8)
+    assert [(one["name"], pytest.approx(one["probability"])) for one in found] == alone.ranked
+    assert client.get("/v1/models").json()["data"][0]["capabilities"] == ["ask"]
+    refused = client.post("/v1/embeddings", json={"model": "asked", "input": "red"})
+    assert (refused.status_code, refused.json()["error"]["message"]) == (400, "the model 'asked' cannot embed")
 
 
 def test_every_address_is_in_the_openapi_document_and_the_other_way_round(client: TestClient) -> None:
@@ -301,7 +313,7 @@ def test_a_folder_of_results_stands_for_its_models_and_indexes(tmp_path: Path) -
         (tmp_path / name).mkdir()
         (tmp_path / name / "index.json").write_text("{}")
     found = find_models([tmp_path, tmp_path / "other", "hf:openai/clip-vit-base-patch32"])
-    assert [one.name for one in found] == [tmp_path.name.lower(), "cca", "other", "clip-vit-base-patch32"]
+    assert [one.name for one in found] == [tmp_path.name, "cca", "other", "clip-vit-base-patch32"]
     assert [one.index and one.index.name for one in found] == ["index", "index-cca", None, None]
     with pytest.raises(UsageError, match="neither a model"):
         find_models([tmp_path / "models"])

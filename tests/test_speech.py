@@ -20,6 +20,7 @@ from isthmus.speech.join import ConcatJoin, GatedJoin
 from isthmus.speech.model import SpeechRecogniser, SpeechShape
 from isthmus.speech.noise import at_snr, at_speed, babble, check_disjoint, masked
 from isthmus.speech.prefix_scores import PrefixScorer, PrefixStates, greedy
+from isthmus.speech.vocabulary import Characters
 
 TINY = {"width": 16, "depth": 1, "heads": 2, "dropout": 0.1}
 
@@ -370,3 +371,49 @@ def test_edits_are_counted_by_line_and_an_empty_reference_has_no_rate():
         word_edits([" "], ["a"])
     with pytest.raises(InputError, match="1 references but 2"):
         word_edits(["a"], ["a", "b"])
+
+
+def test_characters_are_symbols_and_an_unknown_one_is_named():
+    known = Characters.of(["a cab", "it's  bad"], folded=True)
+    assert known.characters == " 'ABCDIST" and known.symbols == 11
+    rows = known.encode(["A bad  cat", "sad"])
+    assert rows.shape == (2, 9) and not rows[1, 3:].any() and int(rows.max()) < known.symbols - 1
+    assert [known.decode(row) for row in rows.tolist()] == ["A BAD CAT", "SAD"]
+    with pytest.raises(InputError, match=r"'cab 7': the character '7' is none of the 9"):
+        known.encode(["cab 7"])
+    with pytest.raises(InputError, match="no characters"):
+        Characters.of([" "])
+
+
+@pytest.mark.slow
+def test_a_recogniser_learns_to_spell_what_it_hears():
+    torch.manual_seed(0)
+    rng, known = np.random.default_rng(0), Characters("abc ")
+    lines = ["".join(rng.choice([*"abc"], rng.integers(2, 5))) for _ in range(64)]
+    sound, length = torch.randn(5, 12), 6  # six frames at 50 Hz for each character
+
+    def heard(texts):
+        rows = [sound[known.encode([text])[0]].repeat_interleave(length, 0) for text in texts]
+        frames = torch.tensor([len(row) for row in rows])
+        states = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return {"audio": states + 0.1 * torch.randn_like(states)}, {"audio": frames}
+
+    model = SpeechRecogniser(SpeechShape(known.symbols, audio=(12, 50.0), **{**TINY, "width": 32, "dropout": 0.0}))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    targets = known.encode(lines)
+    prefix, follows = teacher_forcing(targets, known.symbols)
+    for _ in range(120):
+        joined, steps = model(*heard(lines))
+        ctc = ctc_loss(model.ctc(joined, steps), steps, targets, (targets > 0).sum(1))
+        loss = 0.5 * ctc + 0.5 * attention_loss(model.decoder(prefix, joined, steps), follows)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    unseen = ["cabba", "bac", "ca", "accab"]
+    with torch.no_grad():
+        joined, steps = model.eval()(*heard(unseen))
+        log_probs = model.ctc(joined, steps)
+        found = joint_beam(log_probs, joined, steps, model.decoder, ctc_weight=0.5)
+    beam = [known.decode(one[0].symbols) for one in found]
+    assert character_edits(unseen, [known.decode(line) for line in greedy(log_probs, steps)]).rate <= 0.2
+    assert character_edits(unseen, beam).rate <= 0.2

@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.open(io.BytesIO(few[0]["image"])).convert("RGB").save("one.png")
         Path("classes.txt").write_text("\n".join(LABELS))
         Path("texts.txt").write_text("a cat\na dog\n")
-        toy_model(Path("encoders")).save_pretrained("fusion")
+        toy_model(folder / "encoders").save_pretrained("fusion")
         Path("questions.csv").write_text("image,question,answer,kind\none.png,a cat,two,count\none.png,red,no,what\n")
         for side in ("image", "text"):
             Path("arrays").mkdir(exist_ok=True)

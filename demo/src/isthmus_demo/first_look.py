@@ -30,7 +30,7 @@ def show(out: Path, model: DualEncoder, pairs: Pairs, unseen: FeaturePairs, feat
     pictures = [pairs.decode(row[id]) for id, _ in hits]
     labels = [f"{score:.3f}\n{id.rpartition('/')[2]}" for id, score in hits]
     write_atomic(out / SHEET, contact_sheet(pictures, labels, QUERY).save)
-    trained = model.summary["pairs"]
+    trained = (model.summary.get("refit") or model.summary)["pairs"]
     command = shlex.join(["isthmus", "search", str(out / "first"), str(out / "store"), NEXT, "--k", "5"])
     return (
         f"           a first look, trained on {trained:,} pairs: {out / SHEET} shows the best\n"

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -28,6 +29,8 @@ from isthmus.errors import InputError
 from isthmus.files import read_cached, write_sealed
 from isthmus_demo import PAIRS
 from isthmus_demo.scenes import Cutout, Place, compose, names, read_cutouts
+
+Chosen = TypeVar("Chosen")
 
 SIDE = 224  # pixels of a scene
 SHARES = {"train": 0.55, "val": 0.15, "test": 0.3}  # of the drawings of a name
@@ -287,8 +290,8 @@ def article(name: str) -> str:
     return "an" if (name[0] in "aeiou" and not name.startswith("u")) or name == "umbrella" else "a"
 
 
-def _one(some: Sequence, rng: np.random.Generator):  # type: ignore[type-arg,no-untyped-def]
-    return some[rng.integers(len(some))]
+def _one(some: Sequence[Chosen], rng: np.random.Generator) -> Chosen:
+    return some[int(rng.integers(len(some)))]
 
 
 def _yes(true: bool) -> str:

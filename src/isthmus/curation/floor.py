@@ -10,7 +10,7 @@ import numpy as np
 
 from isthmus.curation.encoding import Encoding
 from isthmus.curation.pools import Pool, PoolSide
-from isthmus.curation.prototypes import Prototypes, sampled_captions
+from isthmus.curation.prototypes import Prototypes, image_side, sampled_captions
 from isthmus.curation.scan import ConceptScorer, best_scores
 from isthmus.errors import UsageError
 from isthmus.metrics.absence import absent, nouns, null_best
@@ -45,7 +45,8 @@ def choose_floor(
     """The floor: a number as asked, None for none, or "auto".
 
     "auto" is the score that the best row of nine in ten everyday nouns stays below that are not in the pool
-    (`NullBest`). It needs concepts that are texts on every side; for others there is none, and the reason says so.
+    (`NullBest`). It needs concepts that are texts on every side, or whose image side is made from the pool, as that of
+    the nouns is then; for others there is none, and the reason says so.
     """
     if asked is None:
         return Floor(None, "none", "none, as asked")
@@ -53,14 +54,18 @@ def choose_floor(
         if isinstance(asked, str):
             raise UsageError(f"floor={asked!r}: a number, 'auto' or None.")
         return Floor(float(asked), "given", "as asked")
-    if encoding.text is None or not set(sides) <= set(prototypes.named):
+    foreign = set(sides) - set(prototypes.named)
+    if encoding.text is None or (foreign and not prototypes.from_pool):
         return Floor(None, "none", "none: these concepts are no texts, to which others could be compared")
     names = nouns()
     prompts = load_templates(templates) if isinstance(templates, str) else templates
     unit = class_embeddings(
         encoding.text, names, load_templates("default") if isinstance(prompts, Mapping) else prompts
     )
-    best, seen = best_scores(pool, ConceptScorer(dict.fromkeys(sides, unit), combine), ROWS)
+    compared = Prototypes(names, dict.fromkeys(set(sides) - foreign, unit), "everyday nouns")
+    if foreign:
+        compared = image_side(pool, compared, rows=ROWS)
+    best, seen = best_scores(pool, ConceptScorer({side: compared.sides[side] for side in sides}, combine), ROWS)
     missing = absent(names, sampled_captions(pool))
     if not seen or np.ptp(best) < 1e-6:
         return Floor(None, "none", "none: the text encoder does not tell everyday nouns apart")

@@ -34,7 +34,8 @@ class Prototypes:
     """Concepts and the vectors that represent them.
 
     names [C]. sides: by side, [C, width], rows of length 1. source: how they were made, for the manifest.
-    notes: remarks for the user, such as classes with fewer images than `shots`.
+    notes: remarks for the user, such as classes with fewer images than `shots`. named: the sides that are made from the
+    names. from_pool: whether the image side is made from the pool's own images (`image_side`).
     """
 
     names: list[str]
@@ -42,6 +43,7 @@ class Prototypes:
     source: str
     notes: list[str] = field(default_factory=list)
     named: tuple[PoolSide, ...] = ()
+    from_pool: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -171,12 +173,17 @@ def from_clusters(pool: Pool, count: int, *, seed: int = 0, sample: int = SAMPLE
 
 
 def image_side(
-    pool: Pool, prototypes: Prototypes, *, shots: int = 32, excluded: np.ndarray | None = None
+    pool: Pool,
+    prototypes: Prototypes,
+    *,
+    shots: int = 32,
+    excluded: np.ndarray | None = None,
+    rows: int | None = None,
 ) -> Prototypes:
     """`prototypes` with an image side from the pool itself: per concept the mean of the images whose captions
-    match it best. With it, two encoders of different spaces can judge a pair from both sides.
+    match it best, of the first `rows`. With it, two encoders of different spaces can judge a pair from both sides.
     """
-    top = scan(pool, ConceptScorer({"caption": prototypes.sides["caption"]}), shots, excluded=excluded)
+    top = scan(pool, ConceptScorer({"caption": prototypes.sides["caption"]}), shots, excluded=excluded, stop=rows)
     means = []
     for concept, name in enumerate(prototypes.names):
         index = top.best(concept)[1]
@@ -187,7 +194,7 @@ def image_side(
         means.append(mean)
     note = f"image side: means of the {shots} images of this pool whose captions match best"
     sides: dict[PoolSide, np.ndarray] = prototypes.sides | {"image": np.stack(means)}
-    return replace(prototypes, sides=sides, notes=[*prototypes.notes, note], named=("caption",))
+    return replace(prototypes, sides=sides, notes=[*prototypes.notes, note], named=("caption",), from_pool=True)
 
 
 def _text_prototypes(names: Sequence[str], encode: Encode, templates: Any) -> np.ndarray:

@@ -143,8 +143,8 @@ class Intake:
         images = pa.table(self._images, schema=IMAGES)
         if self._parts:
             images = images.append_column("part", pa.array(map(self._parts.get, self._images["id"]), pa.string()))
-        for name, told in self._told.items():
-            images = images.append_column(name, pa.array(map(told.get, self._images["id"]), pa.string()))
+        for name, cells in self._told.items():
+            images = images.append_column(name, pa.array(map(cells.get, self._images["id"]), pa.string()))
         captions = pa.table(self._captions, schema=CAPTIONS)
         if self._answers:
             answers = pa.array(map(self._answers.get, self._captions["caption_id"]), pa.string())

@@ -64,7 +64,7 @@ def _clips(folder: Path, files: Sequence[str], into: Gathered) -> list[SpeechRow
     clips = [told for told in named if told.string[:-4] in sounds]
     if not clips or not _transcript(folder / clips[0].string):
         return []
-    listed, rows = _listed(folder, files), []
+    listed, rows = _listed(folder, files), list[SpeechRow]()
     if left := [name for stem, name in sounds.items() if f"{stem}.txt" not in {told.string for told in clips}]:
         into.notes.append(f"{folder}: {len(left):,} clips without a transcript, as {left[0]}.")
     for told in clips:

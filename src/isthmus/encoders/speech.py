@@ -23,7 +23,6 @@ from isthmus.errors import InputError, UsageError
 
 WAVES = ("data2vec-audio", "hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm")
 SECONDS = 30  # of the longest recording, unless the URI names another number
-Groups = list[tuple[int, list[int]]]  # number of samples, rows of that length
 
 
 def load_speech(
@@ -153,7 +152,7 @@ def _mel_filters(mels: int, fft: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(bank.T, np.float32))
 
 
-def _by_length(samples: Tensor) -> Groups:
+def _by_length(samples: Tensor) -> list[tuple[int, list[int]]]:
     """The rows of each length, so that equal ones share a forward pass."""
     lengths = samples.tolist()
     return [(length, [row for row, own in enumerate(lengths) if own == length]) for length in sorted(set(lengths))]

@@ -20,7 +20,6 @@ from isthmus.fusion import SideStates
 from isthmus.fusion.sides import joined
 from isthmus.metrics.bootstrap import estimate
 from isthmus.models.fusion_model import FusionModel
-from isthmus.models.loading import load_model
 from isthmus.models.pretrained import is_uri
 from isthmus.models.saved import kind_of
 from isthmus.progress import progress_bar, watched
@@ -37,17 +36,16 @@ def opened_fusion(model: GivenFusion, what: str) -> tuple[FusionModel, str]:
     what: it is asked to do, for messages. Raises `InputError` for a model of another kind.
     """
     saved = Saved(model) if isinstance(model, str | Path) else model
-    if isinstance(saved, Saved):
-        options = {"device": saved.device, "trust_remote_code": saved.trust_remote_code}
-        found, name = load_model(saved.path, **options), str(saved.path)
-    else:
-        found, name = saved, "isthmus"
-    if not isinstance(found, FusionModel):
+    name = str(saved.path) if isinstance(saved, Saved) else "isthmus"
+    if not fuses(saved):  # before its encoders are loaded
         raise InputError(
             f"{name}: a model that joins two encoders at their ends, which {what} needs more than. Train one that "
             "reads their layers: isthmus train STORE --recipe manager."
         )
-    return found, name
+    if isinstance(saved, Saved):
+        device, trust = saved.device, saved.trust_remote_code
+        return FusionModel.from_pretrained(saved.path, device=device, trust_remote_code=trust), name
+    return saved, name
 
 
 def fuses(model: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -102,6 +103,7 @@ def _write_graph(path: Path, graph: nn.Module, example: dict[str, Tensor]) -> No
     size = sum(one.nbytes for one in graph.parameters())
     last = next(iter(example.values())).ndim - 1
     axes = {0: "batch"} if path.stem == "image" else {0: "batch", last: "tokens"}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it says that operators of torchvision are missing
     with warnings.catch_warnings(), caught(path, "the graph cannot be made"):
         warnings.simplefilter("ignore")
         torch.onnx.export(

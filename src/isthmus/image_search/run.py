@@ -100,6 +100,8 @@ def search(
     }
     if not isinstance(images, ImageIndex):
         images = read_first(images, **reading)
+    elif given := [name for name, value in reading.items() if value is not None]:
+        raise UsageError(f"{images.path}: an index: {', '.join(given)} are for reading pairs.")
     _check(k, out, images, least, label or folder)
     wanted = _Asked.of(query, plus, minus)
     if isinstance(model, str | Path):

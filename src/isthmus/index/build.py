@@ -22,7 +22,7 @@ from isthmus.index.compaction import compacted
 from isthmus.index.encoding import PicturedPairs, PictureEncoder, known_contents
 from isthmus.index.identity import model_fingerprint
 from isthmus.index.items import ITEM_SCHEMA, Merged, identities, merge_items, place_items, read_items, write_items
-from isthmus.index.layout import WORK, IndexRecord, KeptFile, commit_record, is_index, read_record, sweep
+from isthmus.index.layout import INDEX_JSON, WORK, IndexRecord, KeptFile, commit_record, read_record, sweep
 from isthmus.index.reader import ImageIndex, open_index
 from isthmus.index.segments import Segment, write_segment
 from isthmus.index.sources import IndexSource, read_sources, scanned_items
@@ -125,15 +125,15 @@ def build_index(
     """
     root = Path(out)
     before = _before(root)
+    named = images if not _nothing(images) else (before.sources if before else [])
+    if _nothing(named) or thumbnails < 0:
+        raise UsageError(f"{root}: name the pictures to index, and thumbnails of 0 pixels or more.")
     if isinstance(model, str | Path):
         loading: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
         name, model = str(model), DualEncoder.from_pretrained(model, **loading)
     else:
         name = "in memory"
     reading = {"columns": columns, "images": image_folder, "split": split, "pages": pages, "range": range}
-    named = images if not _nothing(images) else (before.sources if before else [])
-    if _nothing(named):
-        raise UsageError(f"{root}: name the pictures to index.")
     sources = read_sources(named, max_pixels=max_pixels, **reading)
     with alone(root, "writing this index"):
         run = _IndexRun(root, model, name, progress)
@@ -155,7 +155,7 @@ def _nothing(images: Any) -> bool:
 
 def _before(root: Path) -> IndexRecord | None:
     """The index that is there. Raises `InputError` for a folder that holds something else."""
-    if is_index(root):
+    if (root / INDEX_JSON).is_file():
         return read_record(root)
     strange = {path.name for path in root.iterdir()} - {LOCK, WORK, "segments"} if root.is_dir() else set()
     if any(not name.startswith((".tmp-", "items-", "removed-")) for name in strange):

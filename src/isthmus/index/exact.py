@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-TILE = 32_768  # rows whose scores are made at once; in float32, 64 MiB at a width of 512
+TILE = 32_768  # rows whose best are chosen at once
+CONVERTED = 1024  # rows that stay in a core's cache between conversion and product
 NOTHING = -1  # the row of a place that nothing fills
 
 
@@ -26,7 +27,7 @@ def exact_top(
         allowed = None if where is None else where[start : start + len(tile)]
         if allowed is not None and not allowed.any():
             continue
-        found = (tile.float() @ asked).T
+        found = torch.cat([some.float() @ asked for some in tile.split(CONVERTED)]).T
         if allowed is not None:
             found[:, torch.from_numpy(~allowed)] = -torch.inf
         best, place = found.topk(min(k, found.shape[1]))

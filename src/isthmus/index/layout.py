@@ -7,6 +7,7 @@ items and the numbers of rows that were removed. So a reader that has an index o
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from isthmus.version import __version__
 
 FORMAT = "isthmus-index/1"
 INDEX_JSON, SEGMENTS, WORK = "index.json", "segments", "work"
+MADE_BY = "made-by.json"  # of the work: which model
+_NAME = re.compile(r"items-[0-9a-f]+\.arrow|removed-[0-9a-f]+\.npy|segments/segment-[0-9a-f]+/[a-z]+\.[a-z]+")
 _NEEDED = {"model": dict, "width": int, "segments": list, "items": dict, "sources": list}
 
 
@@ -92,15 +95,19 @@ class IndexRecord:
 
 
 def is_index(path: Any) -> bool:
-    """Whether `path` is the folder of a finished index."""
-    return isinstance(path, str | Path) and (Path(path) / INDEX_JSON).is_file()
+    """Whether `path` is the folder of an index, also of one whose first run is unfinished: opening it says so."""
+    return isinstance(path, str | Path) and any(
+        (Path(path) / name).is_file() for name in (INDEX_JSON, f"{WORK}/{MADE_BY}")
+    )
 
 
 def read_record(root: Path) -> IndexRecord:
     """`index.json`, its seal, format and fields checked. Raises `InputError`."""
     path = root / INDEX_JSON
     if not path.is_file():
-        raise InputError(f"{root}: not an index (no {INDEX_JSON}). `isthmus index` makes one, or finishes one.")
+        unfinished = (root / WORK).is_dir()
+        remedy = "run the same `isthmus index` again to finish it" if unfinished else "`isthmus index` makes one"
+        raise InputError(f"{root}: {'an unfinished index' if unfinished else f'no index (no {INDEX_JSON})'}; {remedy}.")
     told = read_sealed(path)
     found = told.get("format") if isinstance(told, dict) else None
     if found != FORMAT:
@@ -109,7 +116,7 @@ def read_record(root: Path) -> IndexRecord:
     if wrong:
         raise InputError(f"{path}: {', '.join(wrong)} missing or malformed; the file was changed by hand.")
     try:
-        return IndexRecord(
+        record = IndexRecord(
             told["model"],
             told["width"],
             [SegmentRecord.read(one) for one in told["segments"]],
@@ -120,6 +127,10 @@ def read_record(root: Path) -> IndexRecord:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: malformed ({error!r}); the file was changed by hand.") from None
+    for file in record.files():
+        if not isinstance(file.name, str) or not _NAME.fullmatch(file.name):
+            raise InputError(f"{path}: names {file.name!r}, which is no file of an index.")
+    return record
 
 
 def commit_record(root: Path, record: IndexRecord) -> None:

@@ -17,13 +17,12 @@ import pyarrow as pa
 from isthmus.data.contents import KEY_BYTES
 from isthmus.errors import InputError
 from isthmus.files import file_digest, read_cached, sync_folder, write_sealed, writing
-from isthmus.index.layout import WORK
+from isthmus.index.layout import MADE_BY, WORK
 from isthmus.index.segments import PICTURE_SCHEMA, Part, open_arrow, write_arrow
 from isthmus.modality import Modality
 from isthmus.store.journal import Journal, Row, recall
 from isthmus.store.keys import as_bytes
 
-MADE_BY = "made-by.json"
 _PART = re.compile(r"part-(\d{6,})\.arrow")
 
 

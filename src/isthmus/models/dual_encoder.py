@@ -312,7 +312,8 @@ class DualEncoder(nn.Module):
             for side, listed in self.records.items()
         ]
         told = self.summary.get("recipe", {}).get("name") if isinstance(self.summary.get("recipe"), dict) else None
-        rows += [f"trained by the recipe {told!r} on {self.summary.get('pairs', 0):,} pairs"] if told else []
+        counted = self.summary["refit"] if isinstance(self.summary.get("refit"), dict) else self.summary
+        rows += [f"trained by the recipe {told!r} on {counted.get('pairs', 0):,} pairs"] if told else []
         rows.append(f"scale {self.scale:.3g}" + ("" if self.bias is None else f", bias {self.bias:.3g}"))
         return "DualEncoder\n  " + "\n  ".join(rows)
 

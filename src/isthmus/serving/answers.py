@@ -18,6 +18,8 @@ from isthmus.serving.pictures import kind_of_picture, picture_bytes, png_uri
 from isthmus.serving.served import ServedModel
 
 FILTERS = ("label", "folder")
+OTHERS = ("minus", "image", "row", "file")  # parts of a query beside a text
+SHOWN = 8  # answers to a question
 SAMPLE = 40  # pictures that the page begins with
 
 
@@ -100,6 +102,16 @@ async def segment(request: Request) -> Response:
     return JSONResponse(told)
 
 
+async def ask(request: Request) -> Response:
+    """The most probable answers to a question about a picture."""
+    body = await read_body(request, "Ask")
+    served = chosen(request, body.get("model"))
+    found = await served.ask(await one_picture(served, body), body["question"])
+    best = np.argsort(-found, kind="stable")[:SHOWN].tolist()
+    listed = [{"name": served.model.answers[i], "probability": float(found[i])} for i in best]
+    return JSONResponse({"model": served.name, "answers": listed})
+
+
 async def pictures(request: Request) -> Response:
     """Some pictures of the index, evenly spread over it."""
     served = chosen(request, request.path_params["model"])
@@ -132,7 +144,8 @@ async def found(served: ServedModel, body: dict[str, Any]) -> dict[str, Any]:
     k = min(body["k"] + (own is not None), len(served.index))
     where = {name: body[name] for name in FILTERS if name in body}
     rows = [(row, score) for row, score in await served.nearest(query, k, **where) if row != own][: body["k"]]
-    null = served.index.null if set(body) & {"text", "minus", "image", "row", "file"} == {"text"} else None
+    text_alone = "text" in body and not set(body) & set(OTHERS)
+    null = served.index.null if text_alone else None
     sure = null.probability([score for _, score in rows]).tolist() if null is not None else [None] * len(rows)
     hits = [hit(served, row, score, p) for (row, score), p in zip(rows, sure, strict=True)]
     least = body.get("least", 0.0)

@@ -35,6 +35,7 @@ ROUTES = [
     Route("/api/compare", answers.compare, methods=["POST"]),
     Route("/api/classify", answers.classify, methods=["POST"]),
     Route("/api/segment", answers.segment, methods=["POST"]),
+    Route("/api/ask", answers.ask, methods=["POST"]),
     Route("/api/models/{model}/pictures", answers.pictures),
     Route("/api/models/{model}/pictures/{row:int}", answers.picture),
 ]

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-Work = Callable[[list[Any]], Sequence[Any]]
+BatchWork = Callable[[list[Any]], Sequence[Any]]
 
 
 class QueueFull(Exception):
@@ -18,11 +18,11 @@ class QueueFull(Exception):
 
 
 @dataclass(eq=False)
-class Job:
+class WaitingJob:
     """What one client waits for. kind: jobs of equal kinds may be joined. work: N items to N results."""
 
     kind: Hashable
-    work: Work
+    work: BatchWork
     items: list[Any]
     future: Future[list[Any]] = field(default_factory=Future)
 
@@ -39,18 +39,20 @@ class Batcher:
 
     def __init__(self, name: str, *, most: int = 32, waiting: int = 1024, window: float = 0.003) -> None:
         self.most, self.waiting, self.window = most, waiting, window
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[WaitingJob] = deque()
         self._ready, self._closed = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def submit(self, kind: Hashable, work: Work, items: list[Any], *, seconds: float | None = None) -> list[Any]:
+    async def submit(
+        self, kind: Hashable, work: BatchWork, items: list[Any], *, seconds: float | None = None
+    ) -> list[Any]:
         """The results of `work` for `items`, in their order.
 
         An exception of `work` is raised here, for this job's items alone. Raises `QueueFull`, and `TimeoutError` after
         so many `seconds`; what then still waits is not worked on.
         """
-        job = Job(kind, work, items)
+        job = WaitingJob(kind, work, items)
         with self._ready:
             taken = sum(len(one.items) for one in self._jobs)
             if self._closed or (taken and taken + len(items) > self.waiting):
@@ -75,7 +77,7 @@ class Batcher:
             started = [job for job in jobs if job.future.set_running_or_notify_cancel()]
             self._do(started)
 
-    def _next(self) -> list[Job]:
+    def _next(self) -> list[WaitingJob]:
         """The oldest job, and those of its kind that fit in with it; empty at the end."""
         with self._ready:
             while not self._jobs and not self._closed:
@@ -93,7 +95,7 @@ class Batcher:
                 self._jobs.remove(job)
             return chosen
 
-    def _do(self, jobs: list[Job]) -> None:
+    def _do(self, jobs: list[WaitingJob]) -> None:
         """Work on jobs of one kind; where that fails, on each alone, so that one client's items spoil no other's."""
         if not jobs:
             return

@@ -17,7 +17,7 @@ MODEL, MODELS, INDEX = "model", "models", "index"
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedModel:
     """A model to serve: its name in requests, its folder or URI, and the folder of its index where one is known."""
 
     name: str
@@ -25,24 +25,26 @@ class Named:
     index: Path | None = None
 
 
-def find_models(given: Sequence[str | Path]) -> list[Named]:
+def find_models(given: Sequence[str | Path]) -> list[NamedModel]:
     """The models that are meant.
 
     A folder of results, such as that of `isthmus demo`, stands for its `model` with the index in `index`, and for those
     of its `models` that have an index of their name: `models/cca` with `index-cca`. Raises `UsageError` for one without
     a model.
     """
-    found: list[Named] = []
+    found: list[NamedModel] = []
     for one in given:
         home = Path(one)
         if is_uri(str(one)) or _holds_model(home):
-            some: list[tuple[str, Path | None]] = [(str(one), None)]
+            some: list[tuple[str, str, Path | None]] = [(_last(str(one)), str(one), None)]
         elif _holds_model(home / MODEL):
-            own = [(home / MODEL, home / INDEX), *((path, home / f"{INDEX}-{path.name}") for path in _further(home))]
-            some = [(str(path), index if is_index(index) else None) for path, index in own]
+            index = home / INDEX
+            some = [(_last(str(home)), str(home / MODEL), index if is_index(index) else None)]
+            some += [(path.name, str(path), home / f"{INDEX}-{path.name}") for path in _further(home)]
         else:
             raise UsageError(f"{one}: neither a model nor a folder with one. `isthmus train` writes a model.")
-        found += [Named(_unused(_name(path), found), path, index) for path, index in some]
+        for name, path, index_of in some:
+            found.append(NamedModel(_unused(_plain(name), found), path, index_of))
     return found
 
 
@@ -56,14 +58,17 @@ def _further(home: Path) -> list[Path]:
     return [path for path in models if _holds_model(path) and is_index(home / f"{INDEX}-{path.name}")]
 
 
-def _name(path: str) -> str:
-    """What a model is called in addresses: its folder, or the folder of results that it is in."""
-    last = Path(path).resolve() if not is_uri(path) else Path(path.partition(":")[2])
-    name = last.parent.name if last.name == MODEL and last.parent.name else last.name
+def _last(path: str) -> str:
+    """The last part of a folder's path or of a URI."""
+    return Path(path).resolve().name if not is_uri(path) else Path(path.partition(":")[2]).name
+
+
+def _plain(name: str) -> str:
+    """A name as it can stand in an address."""
     return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or MODEL
 
 
-def _unused(name: str, found: Sequence[Named]) -> str:
+def _unused(name: str, found: Sequence[NamedModel]) -> str:
     taken = {one.name for one in found}
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return next(one for one in itertools.chain([name], numbered) if one not in taken)

@@ -12,6 +12,7 @@ from PIL import Image
 from isthmus.data.images import BadImage, check_size, open_image
 from isthmus.serving.contract import RequestRefused
 
+DATA_URI = "a data URI (data:image/png;base64,…)"
 MAX_PIXELS = 40_000_000  # of a picture in a request
 KINDS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"RIFF": "image/webp"}
 
@@ -20,7 +21,7 @@ def picture_bytes(uri: str, param: str = "image") -> bytes:
     """The bytes in a data URI, whose header says that it is a picture within `MAX_PIXELS`. Raises `RequestRefused`."""
     head, comma, coded = uri.partition(",")
     if not comma or not head.lower().startswith("data:image/") or not head.lower().endswith(";base64"):
-        raise RequestRefused("a picture is a data URI (data:image/png;base64,…); addresses are not fetched", param=param)
+        raise RequestRefused(f"a picture is {DATA_URI}; addresses are not fetched", param=param)
     try:
         data = base64.b64decode(coded, validate=True)
     except (binascii.Error, ValueError):

@@ -54,7 +54,8 @@ def serve(
         from isthmus.serving.app import build_app
         from isthmus.serving.loading import load_served
     except ImportError as error:
-        raise UsageError(f"serve needs starlette, uvicorn and jsonschema: pip install 'isthmus[serve]' ({error}).") from None
+        needed = "starlette, uvicorn and jsonschema: pip install 'isthmus[serve]'"
+        raise UsageError(f"serve needs {needed} ({error}).") from None
     given = [models] if isinstance(models, str | Path) else list(models)
     named = find_models(given)
     token = os.environ.get(TOKEN) or (None if is_loopback(host) else secrets.token_urlsafe(32))

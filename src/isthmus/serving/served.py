@@ -13,8 +13,10 @@ from PIL import Image
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.images import decode
 from isthmus.errors import IsthmusError, UsageError
+from isthmus.evaluation.asking import check_answers
 from isthmus.metrics.zeroshot import class_embeddings, load_templates
 from isthmus.models.dual_encoder import DualEncoder
+from isthmus.models.fusion_model import FusionModel
 from isthmus.segmentation.dense import PatchTokens
 from isthmus.segmentation.labels import Segmenter
 from isthmus.serving.batching import Batcher
@@ -27,37 +29,47 @@ SEGMENTED = 768  # pixels of the longer side of a picture that is segmented
 class ServedModel:
     """A model under a name, with what answers its clients.
 
-    index: of pictures in the model's space; None: nothing to search. Raises `UsageError` for a model that joins other
-    modalities than image and text.
+    model: a `DualEncoder`, or a `FusionModel` with answers, which can `ask` alone. index: of pictures in the model's
+    space; None: nothing to search. Raises `UsageError` for a model of other modalities, or one that answers nothing.
     """
 
-    def __init__(self, name: str, model: DualEncoder, index: Any = None) -> None:
-        if model.modalities != SIDES:
+    def __init__(self, name: str, model: Any, index: Any = None) -> None:
+        fuses = isinstance(model, FusionModel)
+        if fuses:
+            check_answers(model, name)
+        elif model.modalities != SIDES:
             raise UsageError(f"{name}: joins {' and '.join(model.modalities)}; served are pictures and texts.")
         self.name, self.model, self.index = name, model, index
         self.since, self.templates = int(time.time()), load_templates("default")
         self.batcher = Batcher(f"isthmus-{name}")
-        self.capabilities = ["embed", "classify", *_further(model), *(["search"] if index is not None else [])]
+        searches = ["search"] if index is not None else []
+        self.capabilities = ["ask"] if fuses else ["embed", "classify", *_segments(model), *searches]
 
     @property
     def listed(self) -> dict[str, Any]:
         """As `/v1/models` tells it."""
         told = {"id": self.name, "object": "model", "created": self.since, "owned_by": "isthmus"}
         pictures = 0 if self.index is None else len(self.index)
-        return told | {"width": self.model.width, "capabilities": self.capabilities, "pictures": pictures}
+        return told | {
+            "width": getattr(self.model, "width", None),
+            "capabilities": self.capabilities,
+            "pictures": pictures,
+        }
 
     def need(self, capability: str) -> None:
         """Raise `RequestRefused` for something that this model cannot do."""
         if capability not in self.capabilities:
-            what = {"search": "has no index of pictures", "segment": "gives no patches to segment"}
+            what = {"search": "has no index of pictures", "segment": "gives no patches", "ask": "answers no questions"}
             raise RequestRefused(f"the model {self.name!r} {what.get(capability, f'cannot {capability}')}")
 
     async def embed_texts(self, texts: list[str]) -> list[np.ndarray]:
         """N texts to N rows float32 [d], L2-normalised."""
+        self.need("embed")
         return await self._submit("text", self.model.encode_text, texts)
 
     async def embed_pictures(self, files: list[bytes], param: str = "image") -> list[np.ndarray]:
         """N files of pictures to N rows float32 [d]. Raises `RequestRefused` for the first that cannot be read."""
+        self.need("embed")
         found = await self._submit("image", partial(_embed_pictures, self.model), files)
         for one in found:
             if isinstance(one, str):
@@ -86,6 +98,12 @@ class ServedModel:
         [labels] = await self._submit(object(), partial(self._segment, classes, threshold), [file])
         return labels
 
+    async def ask(self, file: bytes, question: str) -> np.ndarray:
+        """The probability of each of the model's answers to a question about a picture, float32 [answers]."""
+        self.need("ask")
+        [found] = await self._submit(object(), lambda files: self.model.answer(decode(files[0]), [question]), [file])
+        return found
+
     async def _submit(self, kind: Any, work: Any, items: list[Any]) -> list[Any]:
         return await self.batcher.submit(kind, work, items, seconds=WORK_SECONDS)
 
@@ -98,15 +116,14 @@ class ServedModel:
         return [segmenter(_shrunk(decode(data))) for data in files]
 
 
-def _further(model: DualEncoder) -> list[str]:
-    """What only some models can: `segment`, and `ask` where they have a method of that name."""
-    found = ["ask"] if callable(getattr(model, "ask", None)) else []
+def _segments(model: DualEncoder) -> list[str]:
+    """`segment`, if the image encoders give patches."""
     try:
         for encoder in model.encoders_of(SIDES[0]):
             PatchTokens(encoder)
     except (IsthmusError, AttributeError):
-        return found
-    return ["segment", *found]
+        return []
+    return ["segment"]
 
 
 def _embed_pictures(model: DualEncoder, files: list[bytes]) -> list[np.ndarray | str]:

@@ -12,9 +12,10 @@ const TABS = {
   compare: { go: "Compare", hint: "One query for two models", field: "query", needs: "search" },
   label: { go: "Label", hint: "Names, with commas: cat, dog, something else", field: "names", needs: "classify" },
   segment: { go: "Segment", hint: "Names, with commas: sky, tree, house", field: "names", needs: "segment" },
+  ask: { go: "Ask", hint: "A question about the picture", field: "question", needs: "ask" },
 };
 const at = (id) => document.getElementById(id);
-const state = { tab: "search", query: "", names: "", picture: null, model: null, other: null, least: 0.5, found: null };
+const state = { tab: "search", query: "", names: "", question: "", picture: null, model: null, other: null, least: 0.5, found: null };
 const dropped = []; // pictures of the user's, for the way back
 let models = [], running = null;
 
@@ -39,12 +40,13 @@ function draw() {
     const own = button.dataset.tab === state.tab;
     button.setAttribute("aria-selected", String(own));
     button.tabIndex = own ? 0 : -1;
+    button.hidden = button.dataset.tab === "ask" && !able("ask").length;
   }
   at("results").setAttribute("aria-labelledby", `tab-${state.tab}`);
   document.querySelector(".go").textContent = tab.go;
   input.value = state[tab.field];
   input.placeholder = state.picture && tab.field === "query" ? "More like it; add words to change it" : tab.hint;
-  input.setAttribute("aria-label", tab.field === "query" ? "Query" : "Names, with commas");
+  input.setAttribute("aria-label", { query: "Query", names: "Names, with commas", question: "Question" }[tab.field]);
   at("chip").hidden = !state.picture;
   if (state.picture) Object.assign(at("chip").querySelector("img"), { src: state.picture.src, alt: state.picture.name });
   const known = [state.found?.results ?? state.found ?? []].flat().some((one) => one.hits?.some((hit) => hit.probability !== null));
@@ -86,7 +88,7 @@ async function run() {
   const wait = setTimeout(() => { show(waiting()); tell("Looking…"); }, 150);
   at("results").setAttribute("aria-busy", "true");
   try {
-    await ({ search, compare, label, segment })[state.tab](mine.signal);
+    await ({ search, compare, label, segment, ask })[state.tab](mine.signal);
   } catch (error) {
     if (error.name === "AbortError") return;
     clearTimeout(wait);
@@ -147,6 +149,14 @@ async function segment(signal) {
   show(view);
 }
 
+async function ask(signal) {
+  if (!state.picture) return begin(signal, take, "Ask about it.");
+  if (!state.question) return show(note("Ask about it", "The model chooses among the answers that it was trained on."));
+  const found = await call("/api/ask", { model: state.model, ...await pictured(signal), question: state.question }, signal);
+  tell("");
+  show(labelView(state.picture, found.answers, "The most probable of the answers that the model was trained on."));
+}
+
 /** Before anything is asked: some pictures to begin with. */
 async function begin(signal, choose, purpose) {
   const model = able("search").find((one) => one.id === state.model) ?? able("search")[0];
@@ -182,7 +192,7 @@ function sure(least) {
 
 function go() {
   const picture = state.picture ?? {};
-  const kept = { tab: state.tab, q: state.query, names: state.names, row: picture.row ?? "", of: picture.model ?? "", model: state.model ?? "" };
+  const kept = { tab: state.tab, q: state.query, names: state.names, ask: state.question, row: picture.row ?? "", of: picture.model ?? "", model: state.model ?? "" };
   const told = new URLSearchParams(Object.entries(kept).filter(([name, value]) => value !== "" && !(name === "tab" && value === "search") && !(name === "model" && value === models[0]?.id)));
   if (picture.image && !dropped.includes(picture)) dropped.push(picture);
   history.pushState({ name: picture.name, dropped: dropped.indexOf(picture) }, "", `#${told}`);
@@ -194,6 +204,7 @@ function recall() {
   state.tab = told.get("tab") in TABS ? told.get("tab") : "search";
   state.query = told.get("q") ?? "";
   state.names = told.get("names") ?? "";
+  state.question = told.get("ask") ?? "";
   state.model = models.some((one) => one.id === told.get("model")) ? told.get("model") : models[0].id;
   state.picture = dropped[history.state?.dropped] ?? remembered(told.get("row"), told.get("of"));
   settle();
@@ -243,7 +254,7 @@ function keys(event) {
 }
 
 function walkTabs(event) {
-  const names = Object.keys(TABS), step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  const names = Object.keys(TABS).filter((name) => !at(`tab-${name}`).hidden), step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   if (step) change(names[(names.indexOf(state.tab) + step + names.length) % names.length]);
 }
 

@@ -2,15 +2,17 @@
 
 import { element, percent } from "./dom.js";
 
+const SHARES = "The names share 100 %, also where none of them fits: add one for what is left, such as “something else”.";
+
 /** Which of the names the picture shows. */
-export function labelView(picture, classes) {
+export function labelView(picture, classes, remark = SHARES) {
   const bars = classes.map((one) => element("li", {},
     element("div", { class: "name" }, element("span", {}, one.name), element("span", {}, percent(one.probability, one.probability < 0.1 ? 1 : 0))),
     element("div", { class: "track" }, element("i", { "width%": 100 * one.probability }))));
   return element("div", { class: "studio" },
     element("figure", { class: "stage" }, element("img", { src: picture.src, alt: picture.name })),
     element("div", {}, element("ol", { class: "bars", "aria-label": "Probability of each name" }, ...bars),
-      element("p", { class: "fine" }, "The names share 100 %, also where none of them fits: add one for what is left, such as “something else”.")));
+      element("p", { class: "fine" }, remark)));
 }
 
 /** The picture under the colours of the names, with a legend; a name alone is shown by its button. */

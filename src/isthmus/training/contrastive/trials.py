@@ -44,7 +44,10 @@ def tune(
     effective = objective.planned(recipe).recipe
     space = check_space(recipe.tune, recipe.name, recipe.overrides)
     identity = {"recipe": effective.identity(), "data": objective.fingerprint()}
-    say = (lambda line: sys.stderr.write(f"{line}\n")) if how.progress else (lambda line: None)
+
+    def say(line: str) -> None:
+        if how.progress:
+            sys.stderr.write(f"{line}\n")
 
     def run(trial: Trial, epochs: float, seconds: float | None) -> TrialStop:
         place = dataclasses.replace(
