@@ -36,7 +36,7 @@ ASKED = 20
 
 
 @dataclass(frozen=True)
-class Trial:
+class AskedScene:
     """A question about an unseen scene, and what the model said to it, with the picture and with a grey one."""
 
     asked: Asked
@@ -58,7 +58,7 @@ class QuestionDemo:
     """The results of a run: of all test questions, and of the twenty that are shown."""
 
     result: Result
-    trials: list[Trial]
+    trials: list[AskedScene]
     stages: list[tuple[str, float]]
 
 
@@ -107,7 +107,7 @@ def run_questions(
     return QuestionDemo(found, trials, stages.done)
 
 
-def asked_twenty(model: FusionModel, table: Path) -> list[Trial]:
+def asked_twenty(model: FusionModel, table: Path) -> list[AskedScene]:
     """One question about each of the first twenty scenes, the kinds in turn."""
     data = read_asked(table)
     of_image: dict[str, dict[str, Asked]] = {}
@@ -119,7 +119,7 @@ def asked_twenty(model: FusionModel, table: Path) -> list[Trial]:
         one = next(asked[kind] for kind in turn if kind in asked)
         row = data.pairs.images["id"].to_pylist().index(image)
         own, blind = (model.answer(picture, [one.question])[0] for picture in (data.pairs.decode(row), GREY))
-        trials.append(Trial(one, _best(model, own), float(own.max()), _best(model, blind)))
+        trials.append(AskedScene(one, _best(model, own), float(own.max()), _best(model, blind)))
     return trials
 
 
@@ -127,7 +127,7 @@ def _best(model: FusionModel, probabilities: np.ndarray) -> str:
     return model.answers[int(probabilities.argmax())]
 
 
-def trial_rows(trials: Sequence[Trial]) -> list[list[str]]:
+def trial_rows(trials: Sequence[AskedScene]) -> list[list[str]]:
     """For a table: question, answer, probability, what is right where it is not."""
     return [
         [

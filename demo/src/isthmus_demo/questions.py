@@ -30,7 +30,7 @@ from isthmus.files import read_cached, write_sealed
 from isthmus_demo import PAIRS
 from isthmus_demo.scenes import Cutout, Place, compose, names, read_cutouts
 
-Chosen = TypeVar("Chosen")
+Picked = TypeVar("Picked")
 
 SIDE = 224  # pixels of a scene
 SHARES = {"train": 0.55, "val": 0.15, "test": 0.3}  # of the drawings of a name
@@ -290,7 +290,7 @@ def article(name: str) -> str:
     return "an" if (name[0] in "aeiou" and not name.startswith("u")) or name == "umbrella" else "a"
 
 
-def _one(some: Sequence[Chosen], rng: np.random.Generator) -> Chosen:
+def _one(some: Sequence[Picked], rng: np.random.Generator) -> Picked:
     return some[int(rng.integers(len(some)))]
 
 

@@ -20,7 +20,7 @@ from isthmus.errors import InputError, UsageError
 from isthmus.modality import Modality
 from isthmus.store.keys import text_hash
 
-Run = Mapping[Modality, Contents]  # the items of a run that are files
+RunContents = Mapping[Modality, Contents]  # the items of a run that are files
 Stored = Mapping[Modality, pa.Table]  # the tables that a store has already
 TEXT = SIDES[1]
 
@@ -39,7 +39,7 @@ def check_share(share: float | None, pairs: Pairs) -> None:
         )
 
 
-def keep_splits(run: Run, before: Stored) -> list[str]:
+def keep_splits(run: RunContents, before: Stored) -> list[str]:
     """Give the items of a run without a split that which the store knows of their sample; a note where there are any.
 
     Changes `pairs` of each `Contents`.
@@ -57,7 +57,7 @@ def keep_splits(run: Run, before: Stored) -> list[str]:
     return [note] if kept else []
 
 
-def hold_out(run: Run, captions: pa.Table, before: Stored, share: float, seed: int) -> list[str]:
+def hold_out(run: RunContents, captions: pa.Table, before: Stored, share: float, seed: int) -> list[str]:
     """Put about `share` of the samples of a run into the split test, and say so. Changes `pairs` of each `Contents`.
 
     Samples belong together that have an equal item (unreadable ones equal none), an equal caption or a group of the
@@ -117,7 +117,9 @@ class _Links:
         return self.nodes.setdefault((what, name), len(self.nodes))
 
 
-def _links(run: Run, captions: pa.Table, others: Stored, texts: pa.Table | None, mine: Mapping[str, object]) -> _Links:
+def _links(
+    run: RunContents, captions: pa.Table, others: Stored, texts: pa.Table | None, mine: Mapping[str, object]
+) -> _Links:
     """Of a run and of what the store has from other pairs; what it has of the same samples is replaced."""
     links = _Links()
     for modality, contents in run.items():
@@ -134,7 +136,7 @@ def _links(run: Run, captions: pa.Table, others: Stored, texts: pa.Table | None,
     return links
 
 
-def _check_free(samples: Mapping[str, object], others: Stored, run: Run) -> None:
+def _check_free(samples: Mapping[str, object], others: Stored, run: RunContents) -> None:
     """The store has no test split of these samples already, with items of other modalities than the run's."""
     held = sum(split == "test" and sample in samples for sample, split in _stored_splits(others).items())
     if held:
