@@ -303,6 +303,9 @@ def render(found: dict[str, Any]) -> str:
         alternative=ALTERNATIVE,
         before=BEFORE,
         share=floor.SHARE,
+        kinds=" and ".join(names),
+        rightly=100 * np.mean([one.said(a)[0] for one, a in own]),
+        missed=100 * np.mean([one.said(a)[1] for one, a in own]),
         floor=floor_table(found["floor"]),
         machine=found["machine"],
     )
@@ -372,16 +375,18 @@ Written by `benchmarks/absence_study.py --render` from `benchmarks/results/absen
 
 - The probability of a search says how likely it is that *something* fits, not that the first picture is the right one.
 - A weak model rarely goes far from 50 %: it does not know. Train on more before you trust "nothing fits".
+- "Nothing fits" was said of {missed:.0f} % of the queries that were there (of {rightly:.0f} % of the absent): these
+  models do not see most of what is there. It tells of the model as much as of the pictures.
 - Of small galleries, of pictures without captions and of captions in other languages less is known: look yourself.
 - `curate`'s floor asks how many concepts that are not there should get nothing; every step up costs right pairs.
 
 ## Searches
 
-Closed forms (`cca`) of the demo's drawings and of emoji, and the demo's own models, search held-out pictures of the
-same kind. Queries are the one-word names of emoji in Unicode's CLDR, alone and with an article, without the nouns
-that the calibration itself uses. A query is *there* if a caption of the searched pictures holds it as a whole word,
-*absent* if none holds it even within a word; both count half. The best picture is *right* if its own caption holds
-the word; others may fit all the same.
+Closed forms (`cca`) of {kinds}, and the demo's own models, search held-out pictures of the same kind. Queries are
+the one-word names of emoji in Unicode's CLDR, alone and with an article, without the nouns that the calibration
+itself uses. A query is *there* if a caption of the searched pictures holds it as a whole word, *absent* if none
+holds it even within a word; both count half. The best picture is *right* if its own caption holds the word; others
+may fit all the same.
 
 {reliability}
 

@@ -267,7 +267,7 @@ def render(found: dict[str, Any]) -> str:
         verdict=verdict(drawn),
         pairs=len(columns[0][1]),
         settings=len(settings),
-        test=found["test"],
+        test=found.get("test", 120),
         machine=found["machine"],
     )
 

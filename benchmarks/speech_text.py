@@ -168,7 +168,7 @@ def table_of_results(rows: list[dict[str, Any]]) -> str:
 KINDS = {
     "asterisk": (
         "English prompts, one voice",
-        "Asterisk's English prompts: one person reads them, many are single words. Whisper was trained on transcripts,\n"
+        "Asterisk's English prompts: one person reads them, many are single words. Whisper learned from transcripts,\n"
         "so its last states are near to words already: this says little of other voices, and nothing of encoders that\n"
         "never saw text.",
     ),

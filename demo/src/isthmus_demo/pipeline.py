@@ -155,7 +155,7 @@ def run_demo(
     store = open_store(out / "store")
     splits = feature_splits(store, pairs, images, texts)
     models = train_all(store, splits, out, seed, max_seconds, stages)
-    indexed(models, pairs, store, out, stages)
+    indexed(models, images, texts, pairs, store, out, stages)
     with stages("evaluate on the test split"):
         measured = {name: measure(m, splits["test"], classes, features, seed) for name, m in models.items()}
         records = list(result_records(measured, [*images, *texts], command))
@@ -278,14 +278,22 @@ def train_all(
     return models
 
 
-def indexed(models: Mapping[str, DualEncoder], pairs: Pairs, store: Store, out: Path, stages: Stages) -> None:
+def indexed(
+    models: Mapping[str, DualEncoder],
+    images: Sequence[Encoder],
+    texts: Sequence[Encoder],
+    pairs: Pairs,
+    store: Store,
+    out: Path,
+    stages: Stages,
+) -> None:
     """Indexes of the pictures for `isthmus serve`: of the model that is kept, and of one to compare it with."""
     with stages("index the pictures for `isthmus serve`"):
         for recipe, name in ((MAIN, "index"), (BESIDE, f"index-{BESIDE}")):
-            folder = out / name
-            if is_index(folder) and open_index(folder).model["fingerprint"] != model_fingerprint(models[recipe]):
+            folder, model = out / name, models[recipe].with_encoders(image=images, text=texts)
+            if is_index(folder) and open_index(folder).model["fingerprint"] != model_fingerprint(model):
                 shutil.rmtree(folder)  # of an earlier run's model
-            build_index(models[recipe], pairs, out=folder, store=store, progress=False)
+            build_index(model, pairs, out=folder, store=store, progress=False)
 
 
 def trained(

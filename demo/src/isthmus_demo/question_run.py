@@ -30,7 +30,7 @@ HELD_OUT = {"val": 60, "test": 100}
 # A quarter of a scene is 2 × 2 cells of the grid; every question has one answer; the rest is for minutes of two cores.
 OVERRIDES = (
     *("fusion.grid=4", "fusion.depth=2", "fusion.width=64", "fusion.heads=2", 'objectives.answer_loss="one"'),
-    *("optim.lr=3e-4", "optim.epochs=8"),
+    *("optim.lr=3e-4", "optim.batch=16", "optim.epochs=8"),
 )
 ASKED = 20
 
