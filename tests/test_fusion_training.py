@@ -99,8 +99,8 @@ def test_two_processes_learn_what_one_learns(here: Path, tmp_path: Path) -> None
     parts = {"tests": str(Path(__file__).parent), "here": str(here), "out": str(tmp_path / "two"), "changes": changes}
     spawn(WORKER.format(**parts), 2)
     one, two = train(here, tmp_path / "one", *changes), ist.load_model(tmp_path / "two", load=False)
-    for name, weight in one.network.state_dict().items():
-        torch.testing.assert_close(two.network.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
+    for name, weight in one.network.state_dict().items():  # Adam enlarges what is rounding alone
+        torch.testing.assert_close(two.network.state_dict()[name], weight, rtol=1e-3, atol=1e-3)
     losses = [
         [record["loss"] for record in map(json.loads, (tmp_path / name / "history.jsonl").read_text().splitlines()[1:])]
         for name in ("one", "two")
