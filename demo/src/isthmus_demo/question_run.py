@@ -95,13 +95,12 @@ def run_questions(
         embed(table, image, text, out=out / "store", states_dtype="int8", progress=progress)
     with stages("train a manager"):
         how: dict[str, Any] = {"seed": seed, "max_seconds": max_seconds, "progress": progress}
-        model = train(out / "store", recipe="manager", overrides=overrides, out=out / "model", **how)
+        model: Any = train(out / "store", recipe="manager", overrides=overrides, out=out / "model", **how)
     with stages(f"ask about {counts['test']:,} unseen scenes"):
-        asked: Any = model
-        found = evaluate(asked, "vqa", unseen)
-        trials = asked_twenty(asked, unseen)
+        found = evaluate(out / "model", "vqa", unseen)
+        trials = asked_twenty(model, unseen)
     with stages("see which layers it reads"):
-        evaluate(asked, "layers", unseen, report=str(out / "layers.html"))
+        evaluate(out / "model", "layers", unseen, report=str(out / "layers.html"))
     told = [{**vars(one), "asked": vars(one.asked)} for one in trials]
     write_json(out / "results.json", {"result": dict(found), "twenty": told})
     return QuestionDemo(found, trials, stages.done)
