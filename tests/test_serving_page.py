@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,7 @@ from toys import png
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium here: apt-get install chromium"
-    ),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
 ]
 DROP = """([uri, name]) => {
   const bytes = Uint8Array.from(atob(uri.split(',')[1]), (one) => one.charCodeAt(0));
@@ -52,7 +49,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     """A page on which no error, warning or request to another host may occur."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     opened = context.new_page()
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(60_000)
     heard: list[str] = []
     opened.on("console", lambda message: heard.append(message.text) if message.type in ("error", "warning") else None)
     opened.on("pageerror", lambda error: heard.append(str(error)))
