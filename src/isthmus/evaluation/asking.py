@@ -30,8 +30,8 @@ GREY = Image.new("RGB", (224, 224), (128, 128, 128))
 SCORES = ("accuracy", "shuffled_accuracy", "blind_accuracy")
 
 
-def opened_fusion(model: GivenFusion, what: str) -> tuple[FusionModel, str]:
-    """The model, loaded if it is only named, and its name in results.
+def opened_fusion(model: Any, what: str) -> tuple[FusionModel, str]:
+    """The model (`GivenFusion`), loaded if it is only named, and its name in results.
 
     what: it is asked to do, for messages. Raises `InputError` for a model of another kind.
     """

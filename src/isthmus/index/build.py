@@ -138,10 +138,10 @@ def build_index(
     with alone(root, "writing this index"):
         run = _IndexRun(root, model, name, progress)
         with run.work:
-            encoder: PictureEncoder | StoredEncoder = PictureEncoder(model, sources[0].pairs, precision, batch_size)
-            if store is not None:
-                encoder = StoredEncoder(model, store if isinstance(store, Store) else open_store(store), encoder)
-            run.scan(sources, encoder, thumbnails)
+            own = PictureEncoder(model, sources[0].pairs, precision, batch_size)
+            if isinstance(store, str | Path):
+                store = open_store(store)
+            run.scan(sources, StoredEncoder(model, store, own) if store is not None else own, thumbnails)
             run.publish(remove_missing, remove_many, compact)
     _check_skipped(run.report, max_skip)
     found = open_index(root)
