@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import isthmus as ist
+from colour_model import PatchColours
 from isthmus.data.feature_pairs import FeaturePairs
 from isthmus.data.pairs import pairs_from_lists
 from isthmus.embedding import plan
@@ -25,7 +26,6 @@ from isthmus.projectors import tokens as tokens_module
 from isthmus.selection.candidates import from_store
 from isthmus.training import load_recipe, train_projectors
 from isthmus.training.contrastive.pixels import PixelFeatures, live_split, random_crop
-from test_segmentation import PatchColours
 from tiny_encoders import TEXTS, pictures, save_bert, save_dinov2
 from toys import picture, pixel_encoder, write_pairs
 
