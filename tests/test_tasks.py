@@ -142,7 +142,7 @@ def test_the_help_of_all_lists_tasks_and_none_of_their_options(capsys: pytest.Ca
 
 def test_an_option_of_another_task_is_refused_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "model", "retrieval", "data", "--max-tokens", "3"]) == 2
-    takes = "split, only, columns, images, pages, range, protocol, unseen, bootstrap, seed"
+    takes = "split, only, columns, images, pages, range, rerank, protocol, unseen, bootstrap, seed"
     assert f"retrieval takes no 'max_tokens': it takes {takes}." in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:
         main(["eval", "model", "retrieval", "data", "--no-such-option"])
