@@ -189,6 +189,7 @@ def test_the_command_reads_a_published_split(
     monkeypatch: pytest.MonkeyPatch,
     model: ist.DualEncoder,
 ) -> None:
+    monkeypatch.setattr("isthmus.evaluation.retrieval.fuses", lambda _: False)
     monkeypatch.setattr("isthmus.evaluation.retrieval.opened", lambda *_, **__: (model, "toy"))
     (tmp_path / "dataset_flickr30k.json").write_text(json.dumps(karpathy()))
     folder = tmp_path / "model"

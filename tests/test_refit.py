@@ -166,7 +166,7 @@ def test_the_command_the_card_and_the_memory_say_so(
     out = str(tmp_path / "model")
     command = ["train", str(store.path), "--recipe", "cca", "--out", out, "--json", str(tmp_path / "m.json")]
     assert main(command) == 0
-    assert "refit: on all 128 pairs, the validation pairs included" in capsys.readouterr().out
+    assert "(fitted again on all 128 pairs, validation included)" in capsys.readouterr().out
     assert json.loads((tmp_path / "m.json").read_text())["refit"]["pairs"] == 128
     card = " ".join((tmp_path / "model" / "README.md").read_text().split())
     assert "second fit, on all 128 pairs" in card and "| image | trained it | 128 |" in card

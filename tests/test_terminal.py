@@ -148,7 +148,8 @@ def test_train_ends_with_the_result_the_model_and_the_next_command(told: Told, h
     result, model, following = told(*arguments).splitlines()[:3]
     validation = json.loads((home / "m3" / "config.json").read_text())["summary"]["validation"]
     assert f"recall@1 {100 * validation['val_recall@1']:.1f} % (chance 6.7 %)" in result  # of 15 pictures
-    assert model == "model: m3" and following == "next: isthmus eval m3 retrieval store --split test"
+    assert model == "model: m3  (fitted again on all 45 pairs, validation included)"
+    assert following == "next: isthmus eval m3 retrieval store --split test"
     assert "recall@1" in told(*following.removeprefix("next: isthmus ").split(), "--bootstrap", "0")
     assert told(*arguments).splitlines()[1] == "model: m3  (already done: the same as before)"
     assert "recipe:" in told(*arguments, "--verbose") and "name: cca" in told(*arguments, "--verbose")

@@ -102,8 +102,9 @@ def _say_end(args: argparse.Namespace, model: Any, before: str | None) -> None:
         _say_trials(Path(args.out) / "tune")
     if args.verbose:
         common.say_folded(common.lines(model.summary))
-    done = "  (already done: the same as before)" if before and before == _weights(args.out) else ""
-    common.say(f"{_result(model.summary)}\nmodel: {args.out}{done}\nnext: {_next(args, model)}")
+    same = before and before == _weights(args.out)
+    note = "  (already done: the same as before)" if same else _again(model.summary)
+    common.say(f"{_result(model.summary)}\nmodel: {args.out}{note}\nnext: {_next(args, model)}")
     _say_few(args, model)
 
 
@@ -144,9 +145,13 @@ def _result(summary: dict[str, Any]) -> str:
         for name in dict.fromkeys([*chance][:1] + [*chance][-1:])
     ]
     others = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items() if name != "epoch"]
+    return f"validation: {', '.join(shown or others)}"
+
+
+def _again(summary: dict[str, Any]) -> str:
+    """What a second fit took in, if there was one."""
     again = summary.get("refit")
-    refit = f"\nrefit: on all {again['pairs']:,} pairs, the validation pairs included" if again else ""
-    return f"validation: {', '.join(shown or others)}{refit}"
+    return f"  (fitted again on all {again['pairs']:,} pairs, validation included)" if again else ""
 
 
 def _next(args: argparse.Namespace, trained: Any) -> str:
