@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -16,7 +16,7 @@ from isthmus.data.frames import as_pandas
 from isthmus.data.pairs import Pairs
 from isthmus.errors import UsageError
 from isthmus.files import write_atomic
-from isthmus.report import Picture, notebook
+from isthmus.report import Picture, notebook, terminal
 from isthmus.report.contact_sheet import contact_sheet
 
 LEAST = 0.5  # probability: as likely as not
@@ -126,18 +126,29 @@ class SearchResult:
         return notebook.grid(self.title, (Picture(self._picture(hit), _label(hit)) for hit in self.hits))
 
     def __repr__(self) -> str:
-        known = self.fits is not None
         further = [name for name in ("label", "caption") if any(hit.get(name) for hit in self.hits)]
-        headers = ["score", *(["probability"] if known else []), "id", *further]
-        rows = [
-            [f"{hit['score']:.3f}", *([_percent(hit)] if known else []), _named(hit), *(_told(hit, f) for f in further)]
-            for hit in self.hits
-        ]
-        table = tabulate(rows, headers=headers, disable_numparse=True)
+        shorter = [(further[:count], told) for count in range(len(further), -1, -1) for told in (TOLD, TOLD // 2)]
+        tables = (self._table(names, told) for names, told in shorter)
+        table = next(filter(terminal.fits, tables), self._table([], TOLD))
         if self.fits is not False:
             return table
         least = f"less than {100 * self.least:.0f} % probable"
         return f"Nothing fits {self.query!r}: {least}. The nearest all the same:\n{table}"
+
+    def _table(self, further: Sequence[str], told: int) -> str:
+        """A row for each hit; of `further`, `told` characters each."""
+        known = self.fits is not None
+        headers = ["score", *(["probability"] if known else []), "id", *further]
+        rows = [
+            [
+                f"{hit['score']:.3f}",
+                *([_percent(hit)] if known else []),
+                _named(hit),
+                *(_told(hit, name, told) for name in further),
+            ]
+            for hit in self.hits
+        ]
+        return tabulate(rows, headers=headers, disable_numparse=True)
 
 
 def _percent(hit: Hit) -> str:
@@ -150,10 +161,10 @@ def _named(hit: Hit) -> str:
     return f"{hit['id']}{also}{' (missing)' if hit.get('missing') else ''}"
 
 
-def _told(hit: Hit, name: str) -> str:
+def _told(hit: Hit, name: str, most: int) -> str:
     """A caption or a label on one line, cut."""
     text = " ".join(str(hit.get(name) or "").split())
-    return text if len(text) <= TOLD else f"{text[: TOLD - 1]}…"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _label(hit: Hit) -> str:
