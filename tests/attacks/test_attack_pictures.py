@@ -296,3 +296,15 @@ def test_a_network_that_fails_on_every_image_is_told_itself(tmp_path: Path) -> N
     encoder.failing = "all"
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         ist.embed(write_pairs(tmp_path / "d", copies=1), encoder, word_encoder(), out=tmp_path / "s")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a decoder's own")])
+def test_a_picture_that_cannot_be_read_for_any_reason_is_listed_and_shifts_no_other(error: Exception) -> None:
+    def read(row: int) -> int:
+        if row == 1:
+            raise error
+        return row
+
+    refused: list[int] = []
+    found = pictures.encode_each(3, read, lambda rows: np.array(rows)[:, None], lambda row, _: refused.append(row))
+    assert [(rows, features.ravel().tolist()) for rows, features in found] == [([0, 2], [0, 2])] and refused == [1]
