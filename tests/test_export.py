@@ -338,9 +338,7 @@ def test_graphs_embed_without_torch_and_int8_says_what_it_loses(encoders: Path, 
     found = exported(model, tmp_path / "out", to="onnx", int8=pairs)
     assert max(found["differences"].values()) <= parity.TOLERANCE
     assert 0.999 <= min(found["cosines"].values()) < 1 - 1e-7  # they are other weights
-    with pytest.raises(
-        InputError, match=r"image embeddings in int8 .* only 0\.99000 .* less than 0\.999"
-    ):
+    with pytest.raises(InputError, match=r"image embeddings in int8 .* only 0\.99000 .* less than 0\.999"):
         parity.check_cosine({"image": 0.99, "text": 1.0})
     assert set(found["recall"]["int8"]) == {"mean_recall@1", "mean_recall@5", "mean_recall@10"}
     assert f"| {found['recall']['int8']['mean_recall@10']:.4f} |" in (tmp_path / "out" / "README.md").read_text()
