@@ -52,12 +52,7 @@ class HFWaveEncoder(Encoder):
         self._seconds = uri.seconds or SECONDS
         self._blocks = find_blocks(network.encoder, network.config.num_hidden_layers)
         self.rate_hz = RATE / float(np.prod(network.config.conv_stride))
-        ingredients = {
-            "weights": files_digest(hub.weight_files(folder), folder),
-            "config": hub.read_config(folder),
-            "feature_extractor": settings,
-            "max_tokens": int(self._seconds * self.rate_hz),
-        }
+        ingredients = _ingredients(folder, settings, int(self._seconds * self.rate_hz))
         super().__init__(uri, "audio", network, ingredients, pools=("mean", "max", "last"), device=device)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
@@ -99,12 +94,7 @@ class HFWhisperEncoder(Encoder):
         if self._hop != RATE // 100 or self._seconds > own:
             raise UsageError(f"{uri}: its window is at most {own:.0f} s, in steps of 10 ms.")
         self._filters = _mel_filters(network.config.num_mel_bins, self._fft)
-        ingredients = {
-            "weights": files_digest(hub.weight_files(folder), folder),
-            "config": hub.read_config(folder),
-            "feature_extractor": settings,
-            "max_tokens": int(self._seconds * self.rate_hz),
-        }
+        ingredients = _ingredients(folder, settings, int(self._seconds * self.rate_hz))
         super().__init__(uri, "audio", network, ingredients, pools=("mean", "max", "last"), device=device)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
@@ -160,6 +150,16 @@ def _by_length(samples: Tensor) -> list[tuple[int, list[int]]]:
 
 def _mask(counts: Tensor, longest: int) -> Tensor:
     return torch.arange(longest, device=counts.device) < counts[:, None]
+
+
+def _ingredients(folder: Path, settings: dict[str, Any], most: int) -> dict[str, Any]:
+    """What an encoder's features depend on, for its fingerprint. most: tokens of the longest recording."""
+    return {
+        "weights": files_digest(hub.weight_files(folder), folder),
+        "config": hub.read_config(folder),
+        "feature_extractor": settings,
+        "max_tokens": most,
+    }
 
 
 def _fitting(wave: np.ndarray, seconds: float, uri: EncoderURI) -> np.ndarray:

@@ -23,7 +23,7 @@ from isthmus.index.layout import KeptFile, SegmentRecord
 from isthmus.index.segments import Segment
 
 FILE = "candidates.faiss"
-EXACT_VALUES = 2**25  # numbers of a segment that is searched exactly: 65,536 rows of 512, some 30 ms
+EXACT_VALUES = 2**25  # numbers of a segment that is searched exactly: 65,536 rows of 512
 BITS_ROWS = 10_000_000  # rows from which lists hold bits
 TRAINED = 40  # rows a list that its centre is found by
 ROUNDS = 8  # of k-means
