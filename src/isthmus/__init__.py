@@ -31,7 +31,7 @@ _EXPORTS = {
     "open_index": "isthmus.index",
     "open_store": "isthmus.api",
     "read_pairs": "isthmus.api",
-    "search": "isthmus.api",
+    "search": "isthmus.image_search.run",
     "segment": "isthmus.api",
     "select": "isthmus.api",
     "serve": "isthmus.api",

@@ -25,7 +25,7 @@ from isthmus.evaluation.exposure import SeenWarning
 from isthmus.evaluation.inputs import Data, Saved
 from isthmus.evaluation.shown import shown
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
-from isthmus.exports import export
+from isthmus.exports.run import export
 from isthmus.image_search.run import search
 from isthmus.index import build_index, is_index, open_index
 from isthmus.index.checkup import doctor_index
