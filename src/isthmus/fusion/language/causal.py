@@ -52,9 +52,7 @@ def decoder_layers(network: nn.Module) -> list[nn.Module]:
     return found
 
 
-def load_language(
-    uri: str, *, device: str | torch.device | None = None, fetch: bool = True
-) -> CausalLanguage:
+def load_language(uri: str, *, device: str | torch.device | None = None, fetch: bool = True) -> CausalLanguage:
     """Load a causal language model, `hf:` (of the hub, or a folder) or `wheel:`; code that comes with it is not run.
 
     Raises `UsageError` for a source or a name that does not exist, `InputError` for a folder that holds no causal
@@ -98,8 +96,9 @@ def _network(folder: Path, uri: EncoderURI) -> Any:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
         raise UsageError(f"{uri}: a {config.model_type} is no causal language model.")
     with hub.loading(uri):
-        options = {"use_safetensors": True, "output_loading_info": True, "dtype": "float32"}
-        network, info = AutoModelForCausalLM.from_pretrained(folder, config=config, **shared, **options)
+        shared |= {"use_safetensors": True, "output_loading_info": True, "dtype": "float32"}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, **shared)
+    network, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise InputError(f"{uri}: its weights lack {', '.join(missing[:3])}: it is no trained language model.")
     return network.eval().requires_grad_(False)
@@ -123,5 +122,6 @@ def _fingerprint(folder: Path, tokenizer: Any) -> str:
             "weights": files_digest(hub.weight_files(folder), folder),
             "config": hub.read_config(folder),
             "tokenizer": tokenizer_digest(tokenizer.get_vocab(), tokenizer.encode),
+            "template": tokenizer.chat_template,
         }
     )

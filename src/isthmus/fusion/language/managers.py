@@ -22,7 +22,9 @@ class LanguageManagers(nn.Module):
     fed: place among the N of the layer that is fed in, None if it is none of them. jitter: of weights in training.
     """
 
-    def __init__(self, layers: int, hidden: int, before: Sequence[int], *, fed: int | None, jitter: float = 0.0) -> None:
+    def __init__(
+        self, layers: int, hidden: int, before: Sequence[int], *, fed: int | None, jitter: float = 0.0
+    ) -> None:
         super().__init__()
         self.layers, self.before, self.fed, self.jitter = layers, list(before), fed, jitter
         counts = {place: layers - (place == 0 and fed is not None) for place in self.before}

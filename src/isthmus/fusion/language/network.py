@@ -71,13 +71,18 @@ class LanguageNetwork(nn.Module):
         self.language = language
 
     @property
-    def trained_language(self) -> list[str]:
-        """Names of the language model's parameters that are trained."""
-        return [name for name, one in self.named_parameters() if name.startswith(LANGUAGE) and one.requires_grad]
+    def trained_language(self) -> set[str]:
+        """Names of the language model's parameters that the plan lets be trained: adapters and the last layers."""
+        if self.language is None:
+            return set()
+        layers = decoder_layers(self.language)
+        last = {id(one) for layer in layers[len(layers) - self.plan.unfreeze :] for one in layer.parameters()}
+        named = ((name, one) for name, one in self.named_parameters() if name.startswith(LANGUAGE))
+        return {name for name, one in named if "lora_" in name or id(one) in last}
 
     def own_state(self) -> dict[str, Tensor]:
         """What training made: everything but the language model as it came."""
-        kept = {*self.trained_language}
+        kept = self.trained_language
         return {name: one for name, one in self.state_dict().items() if not name.startswith(LANGUAGE) or name in kept}
 
     def load_own(self, weights: Mapping[str, Tensor]) -> None:

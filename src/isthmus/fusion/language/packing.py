@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,11 @@ class Packed:
     slots: Tensor
     branch: Tensor | None = None
 
+    def to(self, device: torch.device) -> Packed:
+        """The same on a device."""
+        held: dict[str, Any] = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return Packed(**{name: value if value is None else value.to(device) for name, value in held.items()})
+
     @property
     def mask(self) -> Tensor:
         """Which tokens each token sees, bool [R, 1, T, T]: those before it in its own sequence, and itself."""
@@ -41,7 +48,7 @@ class Packed:
 
 
 def packed(prompts: Sequence[Prompt], room: int, *, padding: int = 0) -> Packed:
-    """Prompts in as few rows of `room` tokens as filling one after the other gives; where one is longer, of as many as that.
+    """Prompts in as few rows of `room` tokens (or of the longest) as filling one after the other gives.
 
     room: 0 for a row for each. padding: the id of what is no token.
     """

@@ -39,11 +39,24 @@ class Prompts:
     """
 
     def __init__(
-        self, tokenizer: Any, tokens: int, context: int, *, template: str = "", system: str = "", name: str = "the model"
+        self,
+        tokenizer: Any,
+        tokens: int,
+        context: int,
+        *,
+        template: str = "",
+        system: str = "",
+        name: str = "the model",
     ) -> None:
         from copy import deepcopy
 
-        self.tokenizer, self.tokens, self.context, self.system, self.name = deepcopy(tokenizer), tokens, context, system, name
+        self.tokenizer, self.tokens, self.context, self.system, self.name = (
+            deepcopy(tokenizer),
+            tokens,
+            context,
+            system,
+            name,
+        )
         if template:
             self.tokenizer.chat_template = template
         if not self.tokenizer.chat_template:
