@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -269,3 +272,73 @@ def test_a_question_beyond_the_context_and_an_empty_one_are_refused(here: Path, 
     with pytest.raises(UsageError, match="empty"):
         model.say(picture, [" "])
     assert TEMPLATE
+
+
+NO_MANAGERS = ["managers.every=0"]
+FORMS = {
+    "one": [*NO_MANAGERS, "picture.layers=[2]"],
+    "joined": [*NO_MANAGERS, "picture.layers=[1, 3]", "picture.cls=true"],
+    "adapted": [*NO_MANAGERS, "language.lora=2", "language.unfreeze=1"],
+    "managers": ["managers.every=1"],
+    "pooled": [*NO_MANAGERS, "picture.tokens=4", "picture.projector=linear"],
+}
+STOCK = ("one", "joined", "adapted")
+QUESTION = "what colour is the dog"
+
+
+def exported(here: Path, out: Path, how: str) -> tuple[dict, str]:
+    """The report of an export, and what the model says about the first picture."""
+    told = [f"language.model=hf:{here / 'lm'}", *QUICK, *FORMS[how], "language.system=is a dog"]
+    model: Any = ist.train(here / "store", recipe="llava-manager", overrides=told)
+    if model.network.managers is not None:
+        for gate in model.network.managers.gates.values():
+            torch.nn.init.normal_(gate)
+    found = ist.export(model, out, to="llava", allow_unknown_licence=True)
+    return found, model.say(here / "data" / "000.png", [QUESTION])[0]
+
+
+@pytest.mark.parametrize("how", ["joined", "managers"])
+def test_an_exported_folder_gives_equal_logits(here: Path, tmp_path: Path, how: str) -> None:
+    found, _ = exported(here, tmp_path / "out", how)
+    assert found["differences"]["logits"] < 1e-5 and found["stock"] == (how in STOCK)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("Needs `trust_remote_code=True`" in card) == (how not in STOCK)
+
+
+OUTSIDE = """
+import json, sys
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+picture, question, *folders = sys.argv[1:]
+found = []
+for folder in folders:
+    options = {} if folder.endswith(("one", "joined", "adapted")) else {"trust_remote_code": True}
+    model = AutoModelForImageTextToText.from_pretrained(folder, **options).eval()
+    processor = AutoProcessor.from_pretrained(folder, **options)
+    asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    inputs = processor(images=Image.open(picture).convert("RGB"), return_tensors="pt",
+                       text=processor.apply_chat_template(asked, add_generation_prompt=True))
+    said = model.generate(**inputs, max_new_tokens=48, do_sample=False)
+    found.append(processor.decode(said[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True).strip())
+print(json.dumps(found))
+assert not any(name.split(".")[0] == "isthmus" for name in sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_exported_folders_say_the_same_in_a_process_without_isthmus(here: Path, tmp_path: Path) -> None:
+    said = [exported(here, tmp_path / how, how)[1] for how in FORMS]
+    command = [sys.executable, "-c", OUTSIDE, str(here / "data" / "000.png"), QUESTION]
+    done = subprocess.run([*command, *(str(tmp_path / how) for how in FORMS)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.strip().split("\n")[-1]) == said
+
+
+def test_what_llava_has_no_form_for_is_refused_with_the_reason(here: Path, tmp_path: Path) -> None:
+    told = [f"language.model=hf:{here / 'lm'}", *QUICK, "picture.blind=true"]
+    model = ist.train(here / "store", recipe="llava", overrides=told)
+    with pytest.raises(UsageError, match="trained blind"):
+        ist.export(model, tmp_path / "out", to="llava", allow_unknown_licence=True)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="--to hf takes no language model"):
+        ist.export(model, tmp_path / "out", to="hf")  # type: ignore[arg-type]
+    assert not list((tmp_path / "out").glob("*"))
