@@ -10,6 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fusion_cases import write_questions
 from isthmus.embedding import embed
+from isthmus.encoders import load_encoders
+from isthmus.fusion.language import LanguageNetwork, LanguagePlan, load_language
+from isthmus.models.language_model import VisionLanguageModel
 from tiny_encoders import WORDS, save_dinov2
 
 SAID = ["<pad>", "<end>", "<unk>", "<user>", "<assistant>", "<system>", "\n", *WORDS, "green", "what", "colour", "is"]
@@ -51,3 +54,19 @@ def language_store(folder: Path, layers: str = "1,2,3", count: int = 24) -> Path
         write_questions(folder / "data", count), f"hf:{folder / 'vit'}?layer={layers}&pool=states", out=folder / "store"
     )
     return folder / "store"
+
+
+def toy_speaker(folder: Path) -> VisionLanguageModel:
+    """A model of random weights over a tiny ViT and a language model of two layers, both in `folder`."""
+    view = load_encoders([f"hf:{save_dinov2(folder / 'vit')}?layer=2&pool=states"], modality="image")[0]
+    language = load_language(f"hf:{save_language(folder / 'lm')}")
+    plan = LanguagePlan(widths=[32], fed=[0], tokens=9, patches=[9], prefix=1, hidden=32)
+    return VisionLanguageModel(
+        LanguageNetwork(plan, language.network),
+        records={"image": [view.record()]},
+        language=language.record,
+        prompting={"template": "", "system": "", "caption": "describe"},
+        loaded=language,
+        answers=["two", "red", "no"],
+        encoders={"image": [view]},
+    )

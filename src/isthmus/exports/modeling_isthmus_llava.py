@@ -77,9 +77,13 @@ class IsthmusLlavaModel(LlavaModel):
         normed = [norm(one) for norm, one in zip(self.norms, layers, strict=True)]
         tokens = self.projector(torch.cat([normed[place] for place in self.facts["fed"]], -1))
         if self.facts["before"]:
-            by = self.manager_projectors if len(self.manager_projectors) else [self.projector] * len(normed)
+            by = (
+                self.manager_projectors
+                if len(self.manager_projectors)
+                else [self.projector] * len(self.facts["managed"])
+            )
             each = [normed[place] for place in self.facts["managed"]]
-            self._managed = torch.stack([project(one) for project, one in zip(by, each)], 1)
+            self._managed = torch.stack([project(one) for project, one in zip(by, each, strict=True)], 1)
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=list(tokens))
 
     def _tokens(self, states):
