@@ -17,10 +17,10 @@ from isthmus.cli import main
 from isthmus.errors import InputError, UsageError
 from isthmus.fusion.language import (
     CausalLanguage,
+    ChatPrompts,
     LanguageManagers,
     LanguageNetwork,
     LanguagePlan,
-    Prompts,
     load_language,
     packed,
 )
@@ -52,8 +52,8 @@ def plan(**changes: object) -> LanguagePlan:
     return LanguagePlan(**{**shape, **changes})  # type: ignore[arg-type]
 
 
-def prompts(language: CausalLanguage, tokens: int = 4) -> Prompts:
-    return Prompts(language.tokenizer, tokens, language.context, name=language.record["uri"])
+def prompts(language: CausalLanguage, tokens: int = 4) -> ChatPrompts:
+    return ChatPrompts(language.tokenizer, tokens, language.context, name=language.record["uri"])
 
 
 def seen(network: LanguageNetwork, count: int) -> Sight:

@@ -15,7 +15,7 @@ from isthmus.encoders import Encoder
 from isthmus.errors import InputError, UsageError
 from isthmus.files import locate, write_atomic
 from isthmus.fusion import SideStates
-from isthmus.fusion.language import CausalLanguage, LanguageNetwork, LanguagePlan, Prompt, Prompts, load_language
+from isthmus.fusion.language import CausalLanguage, ChatPrompts, LanguageNetwork, LanguagePlan, Prompt, load_language
 from isthmus.fusion.language.causal import LanguageRecord, check_language
 from isthmus.fusion.language.packing import branched, left_padded
 from isthmus.fusion.sides import joined
@@ -245,7 +245,7 @@ class VisionLanguageModel:
         """The prompt of a question as it is written, `<image>` standing for the picture."""
         return self._prompts().text(turns)
 
-    def _prompts(self) -> Prompts:
+    def _prompts(self) -> ChatPrompts:
         if self.prompts is None:
             raise InputError("This model was loaded without its language model: load it with load=True.")
         return self.prompts
@@ -349,9 +349,9 @@ class VisionLanguageModel:
         )
 
 
-def prompts_of(loaded: CausalLanguage, plan: LanguagePlan, prompting: Mapping[str, str]) -> Prompts:
-    """Prompts of a language model for pictures of a plan. Raises as `Prompts`."""
-    return Prompts(
+def prompts_of(loaded: CausalLanguage, plan: LanguagePlan, prompting: Mapping[str, str]) -> ChatPrompts:
+    """ChatPrompts of a language model for pictures of a plan. Raises as `ChatPrompts`."""
+    return ChatPrompts(
         loaded.tokenizer,
         plan.tokens,
         loaded.context,

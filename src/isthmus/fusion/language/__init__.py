@@ -6,10 +6,11 @@ from isthmus.fusion.language.network import LanguageNetwork
 from isthmus.fusion.language.packing import Packed, packed
 from isthmus.fusion.language.pictures import PictureTokens
 from isthmus.fusion.language.plan import LanguageOptions, LanguagePlan, ManagerOptions, PictureOptions
-from isthmus.fusion.language.prompts import Prompt, Prompts
+from isthmus.fusion.language.prompts import ChatPrompts, Prompt
 
 __all__ = [
     "CausalLanguage",
+    "ChatPrompts",
     "LanguageManagers",
     "LanguageNetwork",
     "LanguageOptions",
@@ -19,7 +20,6 @@ __all__ = [
     "PictureOptions",
     "PictureTokens",
     "Prompt",
-    "Prompts",
     "load_language",
     "packed",
 ]

@@ -18,7 +18,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Packed:
-    """Prompts in rows.
+    """ChatPrompts in rows.
 
     ids: int64 [R, T]. positions: of each token in its own sequence, int64 [R, T]. owner: the sequence of each token,
     -1 for padding, int64 [R, T]. labels: the token that each position is to say, where that belongs to an answer, else
@@ -48,7 +48,7 @@ class Packed:
 
 
 def packed(prompts: Sequence[Prompt], room: int, *, padding: int = 0) -> Packed:
-    """Prompts in as few rows of `room` tokens (or of the longest) as filling one after the other gives.
+    """ChatPrompts in as few rows of `room` tokens (or of the longest) as filling one after the other gives.
 
     room: 0 for a row for each. padding: the id of what is no token.
     """

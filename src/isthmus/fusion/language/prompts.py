@@ -29,8 +29,8 @@ class Prompt:
         return len(self.ids)
 
 
-class Prompts:
-    """Prompts of one language model, for pictures of so many tokens.
+class ChatPrompts:
+    """ChatPrompts of one language model, for pictures of so many tokens.
 
     tokenizer: of the language model; a copy of it knows the slot as a token of its own. tokens: of a picture.
     context: tokens that the model takes. template: in place of the tokenizer's own. system: "" for what the template
