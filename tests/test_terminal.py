@@ -21,6 +21,7 @@ from isthmus.training.progress import Progress
 from isthmus_demo import PAIRS
 from tiny_encoders import save_bert, save_dinov2
 from toy_fusion import toy_model
+from toy_language import toy_speaker
 
 Told = Callable[..., str]
 LABELS = ("animals", "food", "people")
@@ -50,6 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("classes.txt").write_text("\n".join(LABELS))
         Path("texts.txt").write_text("a cat\na dog\n")
         toy_model(folder / "encoders").save_pretrained("fusion")
+        toy_speaker(folder / "speaking").save_pretrained("speaker")
         Path("questions.csv").write_text("image,question,answer,kind\none.png,a cat,two,count\none.png,red,no,what\n")
         for side in ("image", "text"):
             Path("arrays").mkdir(exist_ok=True)
@@ -104,6 +106,11 @@ COMMAND_LINES = [
     ["eval", "fusion", "layers", "questions.csv", "--report", "layers.html"],
     ["eval", "fusion", "retrieval", "pairs.parquet"],
     ["ask", "fusion", "one.png", "a cat", "two dogs in the park"],
+    ["ask", "speaker", "one.png", "what colour is the cat"],
+    ["caption", "speaker", "one.png", "--tokens", "30"],
+    ["eval", "speaker", "vqa", "questions.csv"],
+    ["eval", "speaker", "captions", "pairs.parquet", "--judge", "hf:./bert", "--tokens", "3"],
+    ["export", "speaker", "--to", "llava", "--allow-unknown-licence", "--out", "spoken"],
     ["index", "model", "pairs.parquet", "--out", "index"],
     ["search", "model", "index", "a red bird", "--k", "5"],
     ["search", "model", "pairs.parquet", "a red bird", "--k", "5"],

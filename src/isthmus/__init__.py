@@ -16,6 +16,7 @@ _EXPORTS = {
     "FeaturePairs": "isthmus.data",
     "ask": "isthmus.api",
     "build_index": "isthmus.index",
+    "caption": "isthmus.api",
     "classify": "isthmus.api",
     "curate": "isthmus.api",
     "cross_validate": "isthmus.api",
@@ -42,6 +43,7 @@ __all__ = [
     "FeaturePairs",
     "ask",
     "build_index",
+    "caption",
     "classify",
     "cross_validate",
     "curate",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from isthmus import losses
     from isthmus.api import (
         ask,
+        caption,
         classify,
         cross_validate,
         curate,

@@ -319,6 +319,12 @@ def question_scenes(
         yield f"{split}-{number:04d}", question_scene(cutouts, rng, side=side), rng
 
 
+def question_scene_groups(splits: Sequence[str]) -> set[str]:
+    """The demo's groups of near-duplicates that drawings of these splits belong to, for others to leave out."""
+    groups = _groups()
+    return {groups[one.id] for split in splits for one in _packaged()[split]}
+
+
 @lru_cache(maxsize=1)
 def _packaged() -> dict[str, list[Cutout]]:
     return split_cutouts(read_cutouts(split=None))
