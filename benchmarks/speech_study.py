@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--published", type=Path)
     given = parser.parse_args()
     if given.render:
-        PAGE.write_text(page(json.loads(RESULTS.read_text())), encoding="utf-8")
+        PAGE.write_text(page(json.loads(RESULTS.read_text()) if RESULTS.exists() else {}), encoding="utf-8")
     elif given.published:
         published(given.published)
     elif given.what == "asterisk":

@@ -13,11 +13,15 @@ import torch
 from torch import nn
 
 from isthmus.cli import main
+from isthmus.encoders import load_encoder
 from isthmus.encoders.base import Encoder, Output
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
 from isthmus.modality import MODALITIES, ModalitySpec
-from sounds import coded
+from isthmus.models.speech_model import SpeechModel
+from isthmus.speech.model import SpeechRecogniser, SpeechShape
+from isthmus.speech.vocabulary import Characters
+from sounds import coded, save_speech
 
 LETTERS, SECONDS = "abc", 0.16  # of each letter
 SPACE = 0.08
@@ -111,7 +115,7 @@ def shown(text: str, seed: int = 0) -> np.ndarray:
 
 
 def write_lines(folder: Path, count: int = 48, *, words: bool = True) -> Path:
-    """`lines.jsonl` with audio, video, caption, speaker, split; half are single words. Voices that babble in `noise`."""
+    """`lines.jsonl` with audio, video, caption, speaker, split; half are single words. Voices to babble in `noise`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, rows = np.random.default_rng(0), list[Row]()
     vocabulary = ["ab", "bc", "cab", "abc"]
@@ -140,3 +144,13 @@ def embed_lines(table: Path, out: Path, *senses: str) -> None:
 def changes(*more: str) -> list[str]:
     """As the command takes them."""
     return [part for one in (*TINY, *more) for part in ("--set", one)]
+
+
+def toy_recogniser(folder: Path) -> SpeechModel:
+    """An untrained recogniser over a tiny random Whisper, which is saved in `folder`."""
+    folder.mkdir()
+    save_speech(folder, "whisper")
+    encoder, known = load_encoder(f"hf:{folder}?layer=2&pool=states"), Characters("abc ")
+    torch.manual_seed(0)
+    shape = SpeechShape(known.symbols, audio=(16, 50.0), width=16, depth=1, heads=2)
+    return SpeechModel({"audio": SpeechRecogniser(shape)}, records={"audio": [encoder.record()]}, symbols=known)

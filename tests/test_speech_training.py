@@ -60,7 +60,7 @@ def weights(folder: Path) -> bytes:
 
 
 def test_the_model_of_both_has_the_very_back_ends_of_the_stages_before(here):
-    """What each stage ended with, from its own checkpoint, against what the last one has after its training: by hash."""
+    """What each stage ended with, from its own checkpoint, against what the last one has after training: by hash."""
     ended = {}
     for stage in ("audio", "video", "both"):
         folder = here / "model" / "stages" / stage / "checkpoint"
