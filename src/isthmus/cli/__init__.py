@@ -30,6 +30,7 @@ COMMANDS = Registry(
         "classify": "isthmus.cli.classify",
         "ask": "isthmus.cli.ask",
         "caption": "isthmus.cli.caption",
+        "transcribe": "isthmus.cli.transcribe",
         "encode": "isthmus.cli.encode",
         "segment": "isthmus.cli.segment",
         "serve": "isthmus.cli.serve",

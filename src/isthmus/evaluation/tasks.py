@@ -56,6 +56,7 @@ TASKS = Registry(
         "matching": "isthmus.evaluation.matching:matching",
         "layers": "isthmus.evaluation.layers:layers",
         "captions": "isthmus.evaluation.captions:captions",
+        "speech": "isthmus.evaluation.speech:speech",
     },
     noun="task",
 )
