@@ -28,6 +28,7 @@ class EncoderURI:
         last. Many, side by side: patches (all of an image), grid4, grid9, grid16, … (so many averages of them),
         tokens (all of a text, zeros behind the last). A sequence of any length, unpooled: states.
     size: image side in pixels. max_tokens, prompt: length limit and prefix of texts. seconds: of the longest recording.
+    fps: frames a second, which makes an image encoder one of films, frame by frame.
     dtype: compute type, float32 unless given.
     """
 
@@ -35,6 +36,7 @@ class EncoderURI:
     name: str
     revision: str | None = None
     dtype: str | None = None
+    fps: int | None = None
     layer: int | tuple[int, ...] | Literal["*"] | None = None
     max_tokens: int | None = None
     pool: str | None = None
@@ -141,7 +143,7 @@ def _option(text: str, item: str) -> tuple[str, str | int | bool | tuple[int, ..
         if len(set(layers)) < len(layers):
             raise UsageError(f"{text!r}: a layer is given twice.")
         return key, layers
-    if key in ("size", "max_tokens", "seconds") or (key == "layer" and value != "*"):
+    if key in ("fps", "size", "max_tokens", "seconds") or (key == "layer" and value != "*"):
         return key, _integer(text, key, value)
     return key, value
 
