@@ -102,7 +102,7 @@ def sound_alone() -> bytes:
 
 
 def test_the_hour_of_a_film_is_never_held():
-    frame, count = np.zeros((64, 64), np.uint8), 25 * 600
+    frame, count = np.zeros((64, 64), np.uint8), 25 * 60
     long = Film(np.broadcast_to(frame, (count, 64, 64)))
     tracemalloc.start()
     assert sum(1 for _ in long.frames(25)) == count

@@ -1,9 +1,9 @@
 """The modalities there are, by name, and what the rest of isthmus asks of one: light enough for every part to import.
 
 Nothing else lists modalities. Ours are in `isthmus.encoders.modality`, `isthmus.data.audio` and `isthmus.data.video`.
-Another package adds one by an entry point of the group `isthmus.modalities` that names a `ModalitySpec`; its encoders come from a source of
-its own (`isthmus.encoders.sources`). From then on its items are read from pairs, embedded, selected, trained on,
-evaluated and searched beside those of any other modality.
+Another package adds one by an entry point of the group `isthmus.modalities` that names a `ModalitySpec`; its encoders
+come from a source of its own (`isthmus.encoders.sources`). From then on its items are read from pairs, embedded,
+selected, trained on, evaluated and searched beside those of any other modality.
 """
 
 from __future__ import annotations
