@@ -21,17 +21,14 @@ FRAMES = 32  # that go through the network at once
 class FramewiseEncoder(Encoder):
     """Tokens are frames, `fps` a second; each is what the image encoder gives of the whole picture.
 
-    Layers are those of the image encoder, every frame pooled as its own pipeline does by default. A film is decoded
-    while the network works: memory holds `FRAMES` frames, whatever its length.
+    Layers are those of the image encoder, every frame pooled by the option `frame`, or as its own pipeline does by
+    default. A film is decoded while the network works: memory holds `FRAMES` frames, whatever its length.
     """
 
     def __init__(self, pictures: Encoder, uri: EncoderURI) -> None:
         self.pictures, self.rate_hz = pictures, float(uri.fps or 25)
-        ingredients = {
-            "pictures": pictures.backbone_key,
-            "fps": uri.fps,
-            "frame": pictures.pool or pictures.default_pool,
-        }
+        self._view = pictures.at(pool=uri.frame)
+        ingredients = {"pictures": pictures.backbone_key, "fps": uri.fps, "frame": self._view.pool}
         super().__init__(uri, "video", pictures.network, ingredients, pools=("mean", "max"), device=pictures.device)
         self.licence, self.revision = pictures.licence, pictures.revision
 
@@ -53,7 +50,7 @@ class FramewiseEncoder(Encoder):
         while frames := list(islice(rest, FRAMES)):
             inputs = self.pictures.prepare([Image.fromarray(np.ascontiguousarray(frame)) for frame in frames])
             output = self.pictures.forward({key: self._place(value) for key, value in inputs.items()}, layers)
-            pool, prefix = self.pictures.default_pool, output.prefix
-            parts.append([pool_tokens(state, pool, None, prefix) for state in output.layers])
-            parts[-1].append(self.pictures.at()._pooled(output))
+            pool = self._view.pool or self.pictures.default_pool
+            parts.append([pool_tokens(state, pool, None, output.prefix) for state in output.layers])
+            parts[-1].append(self._view._pooled(output))
         return [torch.cat(column) for column in zip(*parts, strict=True)]

@@ -97,7 +97,7 @@ def _load_backbone(
     if modality is not None:
         spec_of(modality)
     if uri.fps is not None:
-        pictures = _load_backbone(replace(uri, fps=None), FIRST[0], device, trust_remote_code, fetch)
+        pictures = _load_backbone(replace(uri, fps=None, frame=None), FIRST[0], device, trust_remote_code, fetch)
         return _checked(FramewiseEncoder(pictures, uri), modality, uri)
     load = SOURCES.find(uri.source)
     with caught(uri):
