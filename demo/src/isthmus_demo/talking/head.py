@@ -19,7 +19,9 @@ REGION = np.array([[-0.72, 5.75, 0.45], [0.72, 7.2, 2.0]])
 INSIDE = ("helper-upper-teeth", "helper-lower-teeth", "helper-tongue")
 BODY, EYES = "body", ("helper-r-eye", "helper-l-eye")
 SHAPES = ("mouth", "chin", "cheek", "nose", "head")  # folders of shapes that make an identity
-ROOTS = tuple(f"{r}-{s}-{a}" for r in ("african", "asian", "caucasian") for s in ("female", "male") for a in ("young", "old"))
+ROOTS = tuple(
+    f"{r}-{s}-{a}" for r in ("african", "asian", "caucasian") for s in ("female", "male") for a in ("young", "old")
+)
 UPPER_TEETH, LOWER_TEETH, TONGUE, CAVITY, LIPS, SKIN = range(6)
 
 
@@ -75,8 +77,12 @@ def _read(archive: zipfile.ZipFile) -> HeadMesh:
     names = archive.namelist()
     units = sorted(name for name in names if name.startswith(UNITS) and name.endswith(".target"))
     moving = [(name, moved(name)[0]) for name in units]
-    moving = [(name, unit) for name, unit in moving if np.abs(unit).max() > 1e-3 and "eye" not in name.lower().rsplit("/")[-1]]
-    shapes = sorted(n for n in names if any(n.startswith(f"{DATA}/targets/{one}/") for one in SHAPES) and n.endswith(".gz"))
+    moving = [
+        (name, unit) for name, unit in moving if np.abs(unit).max() > 1e-3 and "eye" not in name.lower().rsplit("/")[-1]
+    ]
+    shapes = sorted(
+        n for n in names if any(n.startswith(f"{DATA}/targets/{one}/") for one in SHAPES) and n.endswith(".gz")
+    )
     shaping = [(name, *moved(name)) for name in shapes]
     roots = [moved(f"{DATA}/targets/macrodetails/{root}.target.gz") for root in ROOTS]
     return HeadMesh(
