@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -20,7 +21,9 @@ from isthmus.speech.join import ConcatJoin, GatedJoin
 from isthmus.speech.model import SpeechRecogniser, SpeechShape
 from isthmus.speech.noise import at_snr, at_speed, babble, check_disjoint, masked
 from isthmus.speech.prefix_scores import PrefixScorer, PrefixStates, greedy
-from isthmus.speech.vocabulary import Characters
+from isthmus.speech.times import ctc_alignment, timed_words
+from isthmus.speech.vocabulary import Characters, Subwords, symbols_from
+from isthmus.training.freezing import freeze, take_over
 
 TINY = {"width": 16, "depth": 1, "heads": 2, "dropout": 0.1}
 
@@ -230,42 +233,11 @@ def stages(join: str) -> tuple[SpeechRecogniser, SpeechRecogniser, SpeechRecogni
     return audio, video, SpeechRecogniser(SpeechShape(6, audio=(5, 50.0), video=(3, 25.0), join=join, **TINY))
 
 
-@pytest.mark.parametrize("join", ["concat", "gated"])
-def test_the_last_stage_has_the_very_back_ends_of_the_first_two_before_and_after_training(join):
-    audio, video, both = stages(join)
-    taken = both.inherit(audio, video)
-    sources = {"audio": audio, "video": video}
-    wanted = {f"back_ends.{name}.{key}": tensor for name, one in sources.items()
-              for key, tensor in one.back_ends[name].state_dict().items()}  # fmt: skip
-    assert set(wanted) <= set(taken) and len(wanted) > 20
-    assert all(torch.equal(both.state_dict()[name], tensor) for name, tensor in wanted.items())
-    assert ({"ctc.maps.0.weight", "decoder.embedding.weight"} <= set(taken)) == (join == "gated")
-    before = {name: tensor.clone() for name, tensor in both.state_dict().items()}
-    optimizer = torch.optim.AdamW([one for one in both.parameters() if one.requires_grad], lr=1e-2)
-    states = {"audio": torch.randn(2, 12, 5), "video": torch.randn(2, 6, 3)}
-    frames = {"audio": torch.tensor([12, 8]), "video": torch.tensor([6, 4])}
-    prefix, follows = teacher_forcing(torch.tensor([[1, 2], [3, 0]]), 6)
-    for _ in range(3):
-        joined, steps = both.train()(states, frames)
-        loss = attention_loss(both.decoder(prefix, joined, steps), follows)
-        loss = loss + ctc_loss(both.ctc(joined, steps), steps, torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert not both.back_ends.training
-    after = both.state_dict()
-    changed = {name for name in after if not torch.equal(after[name], before[name])}
-    assert changed and not {name for name in changed if name.startswith("back_ends.")}
-    assert any(name.startswith("join.") for name in changed) and any(name.startswith("ctc.") for name in changed)
-
-
-def test_a_back_end_of_another_shape_is_not_inherited():
-    audio, video, both = stages("gated")
-    deeper = SpeechRecogniser(SpeechShape(6, video=(4, 25.0), **TINY))
-    with pytest.raises(InputError, match=r"back_ends\.video\.reduce\.weight cannot be inherited"):
-        both.inherit(audio, deeper)
-    with pytest.raises(InputError, match=r"back_ends\.audio\."):
-        both.inherit(video, video)
+def hand_over(audio: SpeechRecogniser, video: SpeechRecogniser, both: SpeechRecogniser) -> None:
+    """As the recipes' last stage begins."""
+    parts = {"back_ends.audio": audio, "back_ends.video": video, "ctc": audio, "decoder": audio}
+    take_over(both, {part: one.get_submodule(part).state_dict() for part, one in parts.items()})
+    freeze(both, ["join.*", "ctc.*", "decoder.*"])
 
 
 def test_the_gated_join_begins_as_the_audio_model_exactly_and_concat_does_not():
@@ -273,7 +245,7 @@ def test_the_gated_join_begins_as_the_audio_model_exactly_and_concat_does_not():
     frames = {"audio": torch.tensor([12, 8]), "video": torch.tensor([6, 4])}
     for join, same in (("gated", True), ("concat", False)):
         audio, video, both = stages(join)
-        both.inherit(audio, video)
+        hand_over(audio, video, both)
         with torch.no_grad():
             heard, steps = audio.eval()({"audio": states["audio"]}, {"audio": frames["audio"]})
             joined, _ = both.eval()(states, frames)
@@ -331,7 +303,7 @@ def test_what_has_no_ratio_and_voices_on_both_sides_are_refused():
         at_snr(np.zeros(10, np.float32), np.ones(10, np.float32), 0)
     with pytest.raises(InputError, match="babble of 3 voices"):
         babble([np.ones(5)], 10, 3, np.random.default_rng(0))
-    with pytest.raises(InputError, match=r"1 voices of the noise are in the test as well, such as 'b'"):
+    with pytest.raises(InputError, match=r"1 voices of the noise are in the lines as well, such as 'b'"):
         check_disjoint(["a", "b"], ["b", "c"])
 
 
@@ -374,7 +346,7 @@ def test_edits_are_counted_by_line_and_an_empty_reference_has_no_rate():
 
 
 def test_characters_are_symbols_and_an_unknown_one_is_named():
-    known = Characters.of(["a cab", "it's  bad"], folded=True)
+    known = Characters.of(["a cab", "it’s  bad!"], spelling="spoken")
     assert known.characters == " 'ABCDIST" and known.symbols == 11
     rows = known.encode(["A bad  cat", "sad"])
     assert rows.shape == (2, 9) and not rows[1, 3:].any() and int(rows.max()) < known.symbols - 1
@@ -417,3 +389,42 @@ def test_a_recogniser_learns_to_spell_what_it_hears():
     beam = [known.decode(one[0].symbols) for one in found]
     assert character_edits(unseen, [known.decode(line) for line in greedy(log_probs, steps)]).rate <= 0.2
     assert character_edits(unseen, beam).rate <= 0.2
+
+
+def test_an_alignment_is_the_likeliest_path_that_reads_the_line():
+    rng = np.random.default_rng(0)
+    for line in ([1, 2], [1, 1], [2, 1, 2], [3]):
+        log_probs = np.log(rng.dirichlet(np.ones(4), 6))
+        paths = readings(4, 6)[tuple(line)]
+        best = max(paths, key=lambda path: log_probs[range(6), path].sum())
+        runs = [
+            (symbol, list(places)) for symbol, places in itertools.groupby(range(6), key=lambda t: best[t]) if symbol
+        ]
+        assert ctc_alignment(log_probs, line) == [(places[0], places[-1]) for _, places in runs]
+    assert ctc_alignment(log_probs[:1], [1, 2]) is None and ctc_alignment(log_probs[:2], [1, 1]) is None
+    assert ctc_alignment(log_probs, []) == []
+
+
+def test_words_have_the_times_of_their_symbols():
+    known = Characters("ab ")
+    path = [0, 1, 1, 2, 0, 3, 0, 2, 2, 0]  # "ab b"
+    log_probs = np.log(np.full((10, 5), 0.01) + np.eye(5)[path])
+    words = timed_words(log_probs, [1, 2, 3, 2], known, steps_hz=25, start=2.0)
+    assert [(one.text, round(one.start, 2), round(one.end, 2)) for one in words] == [
+        ("ab", 2.04, 2.16),
+        ("b", 2.28, 2.36),
+    ]
+
+
+def test_pieces_of_words_are_symbols_that_come_back_from_a_file():
+    texts = ["the cat sat on the mat", "the hat of the cat", "that is the cat"]
+    known = Subwords.of(texts, 24, spelling="spoken")
+    rows = known.encode(texts)
+    assert known.symbols <= 26 and rows.shape[1] < max(map(len, texts)) and int(rows.max()) < known.symbols - 1
+    again = symbols_from(json.loads(json.dumps(known.to_dict())))
+    assert [again.decode(row) for row in rows.tolist()] == [one.upper() for one in texts]
+    assert symbols_from(Characters("ab").to_dict()) == Characters("ab")
+    with pytest.raises(InputError, match="none of the"):
+        known.encode(["jazz"])
+    with pytest.raises(ValueError, match="tokenizer"):
+        symbols_from({"kind": "subwords", "tokenizer": {"a": 1}, "spelling": "spoken"})

@@ -36,6 +36,7 @@ _EXPORTS = {
     "select": "isthmus.api",
     "serve": "isthmus.api",
     "train": "isthmus.api",
+    "transcribe": "isthmus.api",
 }
 __all__ = [
     "DualEncoder",
@@ -51,7 +52,7 @@ __all__ = [
 ]
 __all__ += ["evaluate", "export", "load_encoder"]
 __all__ += ["load_model", "load_recipe", "losses", "open_index", "open_store", "read_pairs", "search", "segment"]
-__all__ += ["select", "serve", "train"]
+__all__ += ["select", "serve", "train", "transcribe"]
 
 if TYPE_CHECKING:
     from isthmus import losses
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
         select,
         serve,
         train,
+        transcribe,
     )
     from isthmus.data import FeaturePairs
     from isthmus.index import build_index, open_index

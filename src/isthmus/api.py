@@ -32,10 +32,12 @@ from isthmus.index.checkup import doctor_index
 from isthmus.inference.ask import ask
 from isthmus.inference.classify import classify
 from isthmus.inference.encode import encode
+from isthmus.inference.transcribe import transcribe
 from isthmus.metrics.results import Result
 from isthmus.models.checkup import doctor as _doctor
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.fusion_model import FusionModel
+from isthmus.models.speech_model import SpeechModel
 from isthmus.segmentation.data import MaskedImages
 from isthmus.segmentation.run import segment
 from isthmus.selection.run import select
@@ -70,6 +72,7 @@ __all__ = [
     "select",
     "serve",
     "train",
+    "transcribe",
 ]
 
 
@@ -149,6 +152,10 @@ def train(
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
     modalities: tuple[str, str] | None = None,
+    audio: str | None = None,
+    video: str | None = None,
+    recordings: Pairs | str | Path | None = None,
+    noise: Pairs | str | Path | None = None,
     remember: bool = True,
     seed: int = 0,
     max_seconds: float | None = None,
@@ -185,6 +192,9 @@ def train(
             side's encoder joins its space. Its features must be those of the model's own encoder.
         modalities: of the store, which two are joined; default image and text. Wherever arguments and the model say
             image, the first is meant; wherever they say text, the second.
+        audio, video: of a recipe for speech, which encoder's states, if the store holds those of several.
+        recordings, noise: of a recipe for speech, pairs with the recordings of the store's lines, and a recording, or a
+            folder or table of them, that is mixed with them as the recipe says.
         remember: keep eight bytes of the hash of each item that trains and validates with the model, so that
             evaluation can say which of its items are new.
         seed: of the order of samples, initial weights, dropout and the validation split.
@@ -205,6 +215,7 @@ def train(
     how = Fitting(folder, seed, resume, max_seconds, progress, log, device, checkpoint_seconds)
     chosen: dict[str, Any] = {"image": image, "text": text, "pixels": pixels, "only": only, "val": val, "init": init}
     chosen |= {"freeze": freeze, "modalities": modalities, "remember": None if remember else False, "tune": tune}
+    chosen |= {"audio": audio, "video": video, "recordings": recordings, "noise": noise}
     return _objective(choices).train(store, choices, how, **_given(choices, chosen))
 
 
@@ -272,12 +283,16 @@ def training_plan(
     init: DualEncoder | str | Path | None = None,
     freeze: str | None = None,
     modalities: tuple[str, str] | None = None,
+    audio: str | None = None,
+    video: str | None = None,
+    recordings: Pairs | str | Path | None = None,
+    noise: Pairs | str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the effective recipe, pairs, steps and parameters."""
     choices = load_recipe(recipe, overrides)
     chosen = {"image": image, "text": text, "pixels": pixels, "only": only, "init": init, "freeze": freeze}
-    chosen |= {"modalities": modalities}
+    chosen |= {"modalities": modalities, "audio": audio, "video": video, "recordings": recordings, "noise": noise}
     return _objective(choices).plan(store, choices, Fitting(seed=seed), **_given(choices, chosen))
 
 
@@ -296,7 +311,7 @@ def _given(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-Model = DualEncoder | FusionModel | str | Path
+Model = DualEncoder | FusionModel | SpeechModel | str | Path
 Evaluated = Data | Store | MaskedImages | Questions | AskedQuestions
 One = Literal["retrieval", "zeroshot", "segmentation", "diagnose", "vqa", "entailment", "matching", "layers"]
 Several = Literal[
@@ -311,6 +326,7 @@ Several = Literal[
     "whatsup",
     "longtext",
     "multilingual",
+    "speech",
 ]
 
 

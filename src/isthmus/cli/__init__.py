@@ -29,6 +29,7 @@ COMMANDS = Registry(
         "search": "isthmus.cli.search",
         "classify": "isthmus.cli.classify",
         "ask": "isthmus.cli.ask",
+        "transcribe": "isthmus.cli.transcribe",
         "encode": "isthmus.cli.encode",
         "segment": "isthmus.cli.segment",
         "serve": "isthmus.cli.serve",

@@ -1,4 +1,4 @@
-"""Train a model between the encoders of a store: a dual encoder, or one that fuses layers of both.
+"""Train a model between the encoders of a store: a dual encoder, or one that fuses layers of both, or reads speech.
 
 example:
   isthmus train store/ --recipe default --out model/
@@ -7,10 +7,12 @@ example:
   torchrun --nproc-per-node 2 -m isthmus train store/ --out model/      # batches over two processes
   isthmus train small/ --recipe default --folds 5 --out model/
   isthmus train questions/ --recipe manager --out model/         # a store of states, and answers
+  isthmus train lines/ --recipe avsr-small --recordings lines.jsonl --noise voices/ --out model/
   isthmus train store/ --recipe sail --tune 20 --out model/      # trials first, for 20 minutes
 
 Run it again to go on where it stopped, bit for bit. Recipes: default, cca, linear, freeze-align,
-freeze-align-pooled, sail; over layers: manager, managertower, bridgetower, meter; or a TOML file.
+freeze-align-pooled, sail; over layers: manager, managertower, bridgetower, meter; speech: avsr, avsr-small; or
+a TOML file.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from isthmus.cli import common
 from isthmus.errors import UsageError
 
 SMALL = 1_000  # pairs: below, a test split is too small to say much
-NOT_OF_FOLDS = ("init", "freeze", "pixels")
+NOT_OF_FOLDS = ("init", "freeze", "pixels", "audio", "video", "recordings", "noise")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pixels", metavar="PAIRS", help="encode the images of these pairs while training (--set data.augment=crop)"
     )
+    parser.add_argument("--recordings", metavar="PAIRS", help="speech: the recordings of the store's lines")
+    parser.add_argument("--noise", metavar="PATH", help="speech: a recording, or several that babble, mixed with them")
+    parser.add_argument("--audio-encoder", dest="audio", metavar="URI", help="speech: which of the store's")
+    parser.add_argument("--video-encoder", dest="video", metavar="URI", help="speech: which of the store's")
     parser.add_argument("--only", metavar="PARQUET", help="train only on the ids in this file")
     parser.add_argument("--init", metavar="MODEL", help="a trained model; its --freeze side stays unchanged")
     parser.add_argument(
@@ -56,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    common.check_paths(args.store, args.only, args.pixels, args.init, *common.file_names(args.recipe))
+    named = (args.only, args.pixels, args.init, args.recordings, args.noise)
+    common.check_paths(args.store, *named, *common.file_names(args.recipe))
     from isthmus.api import train, training_plan
     from isthmus.training.processes import Processes
 
@@ -68,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         "init": args.init,
         "freeze": args.freeze,
         "modalities": args.modalities and tuple(args.modalities),
+        **{name: getattr(args, name) for name in ("audio", "video", "recordings", "noise")},
         "seed": args.seed,
     }
     if args.dry_run:
@@ -162,6 +170,8 @@ def _next(args: argparse.Namespace, trained: Any) -> str:
 
     if getattr(trained, "answers", []):
         return f'isthmus ask {shlex.quote(args.out)} IMAGE "question"'
+    if trained.kind == "speech":
+        return f"isthmus transcribe {shlex.quote(args.out)} FILE"
     if trained.kind != DUAL:
         return "isthmus eval --help"
     store = open_store(first_choice(args.store, {})[0])

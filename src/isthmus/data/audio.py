@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -60,6 +61,28 @@ def decode(data: bytes, start: Any = None, end: Any = None) -> np.ndarray:
     return wave
 
 
+def streamed(path: str | os.PathLike[str]) -> Blocks:
+    """A recording of any length as float32 [n] pieces, mono, 16,000 a second; files of sound are never held as a whole.
+
+    Raises `BadAudio` for one that is damaged or has no sound, `UsageError` where soundfile or soxr is not installed.
+    """
+    with open(path, "rb") as file:
+        head = file.read(1024)
+        rate, blocks = _opened(head + file.read() if _is_film(head) else path, 0.0)
+    try:
+        import soxr
+    except ImportError as error:
+        raise UsageError(f"{EXTRA} ({error})") from None
+    stream = soxr.ResampleStream(rate, RATE, 1, dtype="float32") if rate != RATE else None
+    for block in blocks:
+        mono = block.mean(axis=1, dtype=np.float32)
+        if not np.isfinite(mono).all():
+            raise BadAudio("some of its samples are not finite.")
+        yield mono if stream is None else stream.resample_chunk(mono)
+    if stream is not None:
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
 def read(items: Sequence[Any]) -> list[np.ndarray]:
     """Recordings as float32 [samples] at 16 kHz: arrays or tensors. Raises `BadAudio` for anything else."""
     found = []
@@ -95,16 +118,16 @@ def _times(start: Any, end: Any) -> tuple[float, float | None]:
     return first, last
 
 
-def _opened(data: bytes, start: float) -> tuple[int, Blocks]:
-    """Samples a second of a file, and what is in it from `start` on."""
+def _opened(data: bytes | str | os.PathLike[str], start: float) -> tuple[int, Blocks]:
+    """Samples a second of a file, in memory or by its path, and what is in it from `start` on."""
     try:
         import soundfile
     except (ImportError, OSError) as error:
         raise UsageError(f"{EXTRA} ({error})") from None
-    if container_of(data) not in NO_FILMS:
+    if isinstance(data, bytes) and container_of(data) not in NO_FILMS:
         return _film(data, start)
     try:
-        file = soundfile.SoundFile(io.BytesIO(data))
+        file = soundfile.SoundFile(io.BytesIO(data) if isinstance(data, bytes) else os.fspath(data))
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         raise BadAudio(f"no sound that can be read ({said(error)})") from None
     _check(file.samplerate, file.channels)

@@ -49,15 +49,15 @@ class HFWaveEncoder(Encoder):
         if getattr(network, "adapter", None) is not None:
             raise UsageError(f"{uri}: its adapter shortens the last layer, which is not supported.")
         self._normalises = bool(settings.get("do_normalize", True))
-        self._seconds = uri.seconds or SECONDS
+        self.seconds = uri.seconds or SECONDS
         self._blocks = find_blocks(network.encoder, network.config.num_hidden_layers)
         self.rate_hz = RATE / float(np.prod(network.config.conv_stride))
-        ingredients = _ingredients(folder, settings, int(self._seconds * self.rate_hz))
+        ingredients = _ingredients(folder, settings, int(self.seconds * self.rate_hz))
         super().__init__(uri, "audio", network, ingredients, pools=("mean", "max", "last"), device=device)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
         """{"input_values": float32 [N, samples], zeros behind each; "samples": int64 [N]}."""
-        waves = [torch.from_numpy(_fitting(wave, self._seconds, self.uri)) for wave in self.spec.read(items)]
+        waves = [torch.from_numpy(_fitting(wave, self.seconds, self.uri)) for wave in self.spec.read(items)]
         if self._normalises:
             waves = [(wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + 1e-7) for wave in waves]
         lengths = torch.tensor([len(wave) for wave in waves])
@@ -90,17 +90,17 @@ class HFWhisperEncoder(Encoder):
         settings = _feature_extractor(folder, uri, "WhisperFeatureExtractor")
         self._fft, self._hop = int(settings.get("n_fft", 400)), int(settings.get("hop_length", 160))
         own = network.config.max_source_positions / self.rate_hz
-        self._seconds = uri.seconds or own
-        if self._hop != RATE // 100 or self._seconds > own:
+        self.seconds = uri.seconds or own
+        if self._hop != RATE // 100 or self.seconds > own:
             raise UsageError(f"{uri}: its window is at most {own:.0f} s, in steps of 10 ms.")
         self._filters = _mel_filters(network.config.num_mel_bins, self._fft)
-        ingredients = _ingredients(folder, settings, int(self._seconds * self.rate_hz))
+        ingredients = _ingredients(folder, settings, int(self.seconds * self.rate_hz))
         super().__init__(uri, "audio", network, ingredients, pools=("mean", "max", "last"), device=device)
 
     def preprocess(self, items: Sequence[Any]) -> Inputs:
         """{"input_features": float32 [N, mels, 100 · seconds], "samples": int64 [N]}."""
-        waves = [torch.from_numpy(_fitting(wave, self._seconds, self.uri)) for wave in self.spec.read(items)]
-        size = int(self._seconds * RATE)
+        waves = [torch.from_numpy(_fitting(wave, self.seconds, self.uri)) for wave in self.spec.read(items)]
+        size = int(self.seconds * RATE)
         batch = torch.stack([F.pad(wave, (0, size - len(wave))) for wave in waves])
         return {
             "input_features": log_mel(batch, self._filters, self._fft, self._hop),

@@ -21,6 +21,8 @@ OPTIONAL = (
     "max_tokens",
     "truncated",
     "features",
+    "modality",
+    "snr",
 )  # columns of a table, shown if its rows differ
 SHOWN = 25  # lines of a table of categories, and of skipped items, that are printed
 
@@ -53,6 +55,11 @@ class Result(TypedDict, total=False):
     confusion: list[list[int]]
     features: str
     projected_minus_frozen: dict[str, dict[str, Any]]
+    modality: str
+    snr: str
+    noise: str | None
+    decoding: dict[str, Any]
+    transcripts: list[dict[str, str]]
     max_tokens: int
     truncated: int
     by_length: list[dict[str, Any]]

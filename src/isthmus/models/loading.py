@@ -12,7 +12,11 @@ from isthmus.registry import Registry
 # Classes with `from_pretrained`, `save_pretrained`, `records`, `summary` and `describe`, by the `kind` in config.json.
 KINDS = Registry(
     "isthmus.models",
-    {DUAL: "isthmus.models.dual_encoder:DualEncoder", "fusion": "isthmus.models.fusion_model:FusionModel"},
+    {
+        DUAL: "isthmus.models.dual_encoder:DualEncoder",
+        "fusion": "isthmus.models.fusion_model:FusionModel",
+        "speech": "isthmus.models.speech_model:SpeechModel",
+    },
     noun="kind of model",
 )
 

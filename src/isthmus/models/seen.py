@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isthmus.data.contents import items_of_hashes, items_of_texts
 from isthmus.data.feature_pairs import SIDES, FeaturePairs
 from isthmus.errors import InputError
 from isthmus.models.bloom import BloomFilter
@@ -60,6 +61,18 @@ class SeenItems:
                 items = pairs.items(side)
                 items = items[np.unique(pairs.image_of)] if side == SIDES[0] else items
                 kept.setdefault((pairs.modality(side), role), []).append(ItemHashes(np.unique(items)))
+        return cls(partial(_merged, [kept]))
+
+    @classmethod
+    def of_contents(cls, contents: Mapping[str, Mapping[str, Sequence[str]]]) -> SeenItems:
+        """Items by role and modality: content hashes ("": none), or the texts themselves."""
+        kept: Kept = {}
+        for role in (one for one in ROLES if one in contents):
+            for modality, listed in contents[role].items():
+                items = (
+                    items_of_texts(listed) if modality == SIDES[1] else items_of_hashes([one for one in listed if one])
+                )
+                kept[modality, role] = [ItemHashes(np.unique(items))]
         return cls(partial(_merged, [kept]))
 
     @classmethod

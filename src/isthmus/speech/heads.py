@@ -15,11 +15,14 @@ BLANK = 0  # the last symbol of a vocabulary begins and ends every line
 
 
 class CTCHead(nn.Module):
-    """Four 1 × 1 convolutions, masked norm and ReLU between them: forward(x [N, T, D], steps [N]) → log p [N, T, V]."""
+    """Four 1 × 1 convolutions, masked norm and ReLU between them: forward(x [N, T, D], steps [N]) → log p [N, T, V].
 
-    def __init__(self, width: int, symbols: int) -> None:
+    plain: a single one, which learns from fewer lines.
+    """
+
+    def __init__(self, width: int, symbols: int, plain: bool = False) -> None:
         super().__init__()
-        widths = (width, width, width // 2, width // 2, symbols)
+        widths = (width, symbols) if plain else (width, width, width // 2, width // 2, symbols)
         self.maps = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.norm = MaskedNorm()
 
@@ -37,10 +40,12 @@ class AttentionDecoder(nn.Module):
     the result is about symbol k + 1.
     """
 
-    def __init__(self, width: int, symbols: int, depth: int = 6, heads: int = 8, dropout: float = 0.1) -> None:
+    def __init__(
+        self, width: int, symbols: int, depth: int = 6, heads: int = 8, dropout: float = 0.1, early: bool = False
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(symbols, width)
-        layer = nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, batch_first=True)
+        layer = nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, batch_first=True, norm_first=early)
         self.decoder = nn.TransformerDecoder(layer, depth, nn.LayerNorm(width))
         for one in self.decoder.layers:
             for parameter in one.parameters():

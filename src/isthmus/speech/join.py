@@ -12,13 +12,21 @@ class ConcatJoin(nn.Module):
     """As published: a LayerNorm for each modality, both side by side, a back-end on top.
 
     forward(audio [N, T, D], video [N, T, D] or None, steps [N]) → [N, T, D]. Without video its place holds zeros.
-    drop: share of the lines whose video is left out in training.
+    drop: share of the lines whose video is left out in training. early: see `TemporalBackEnd`.
     """
 
-    def __init__(self, width: int = 512, depth: int = 6, heads: int = 8, dropout: float = 0.1, drop: float = 0.0):
+    def __init__(
+        self,
+        width: int = 512,
+        depth: int = 6,
+        heads: int = 8,
+        dropout: float = 0.1,
+        drop: float = 0.0,
+        early: bool = False,
+    ) -> None:
         super().__init__()
         self.audio_norm, self.video_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.fuse = TemporalBackEnd(2 * width, width, 1, depth, heads, dropout)
+        self.fuse = TemporalBackEnd(2 * width, width, 1, depth, heads, dropout, early=early)
         self.drop = drop
 
     def forward(self, audio: Tensor, video: Tensor | None, steps: Tensor) -> Tensor:
@@ -35,9 +43,17 @@ class GatedJoin(nn.Module):
     So a visual side that has learned its lines by heart cannot make clean speech worse. Arguments as of `ConcatJoin`.
     """
 
-    def __init__(self, width: int = 512, depth: int = 6, heads: int = 8, dropout: float = 0.1, drop: float = 0.2):
+    def __init__(
+        self,
+        width: int = 512,
+        depth: int = 6,
+        heads: int = 8,
+        dropout: float = 0.1,
+        drop: float = 0.2,
+        early: bool = False,
+    ) -> None:
         super().__init__()
-        self.concat = ConcatJoin(width, depth, heads, dropout, drop)
+        self.concat = ConcatJoin(width, depth, heads, dropout, drop, early)
         self.gate = nn.Linear(width, width, bias=False)
         nn.init.zeros_(self.gate.weight)
 

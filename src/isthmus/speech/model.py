@@ -1,20 +1,22 @@
-"""A recogniser of speech from frozen states of an audio and a visual encoder, and the hand-over between its stages."""
+"""A recogniser of speech from frozen states of an audio and a visual encoder, and what classifies single words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from isthmus.errors import InputError, UsageError, did_you_mean
+from isthmus.errors import UsageError, did_you_mean
 from isthmus.speech.alignment import align, common_steps, stride_of
-from isthmus.speech.blocks import TemporalBackEnd
+from isthmus.speech.blocks import LayersMix, LayersNorm, TemporalBackEnd
 from isthmus.speech.heads import AttentionDecoder, CTCHead
 from isthmus.speech.join import JOINS
 
 Senses = Literal["audio", "video", "av"]
+SENSES = ("audio", "video")  # modalities, in this order
+FRONTS = ("plain", "norm", "saum")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class SpeechShape:
 
     audio, video: (width, rate in Hz) of the states of each encoder; None where there is none. steps_hz: steps a second,
     of which both rates are whole multiples. symbols: of the vocabulary, blank first, the symbol of the ends last.
-    least: the fewest steps of a line.
+    least: the fewest steps of a line. layers: of the audio encoder, side by side in its width. front: what states go
+    through first: "plain", nothing; "norm", each layer normalised; "saum", also mixed by learned weights.
     """
 
     symbols: int
@@ -36,6 +39,10 @@ class SpeechShape:
     dropout: float = 0.1
     join: str = "gated"
     least: int = 0
+    layers: int = 1
+    front: str = "plain"
+    drop: float = 0.2
+    small: bool = False
 
     @property
     def senses(self) -> Senses:
@@ -43,6 +50,36 @@ class SpeechShape:
         if self.audio is None and self.video is None:
             raise UsageError("a recogniser needs states of an audio or of a visual encoder.")
         return "av" if self.audio and self.video else "audio" if self.audio else "video"
+
+    @property
+    def states(self) -> dict[str, tuple[int, float]]:
+        """(width, rate) by sense."""
+        told = {"audio": self.audio, "video": self.video}
+        return {name: one for name, one in told.items() if one is not None}
+
+    def back_end(self, sense: str) -> TemporalBackEnd:
+        """The back-end of a sense."""
+        inputs, rate = self.states[sense]
+        layers = self.layers if sense == "audio" else 1
+        front: nn.Module | None = None if self.front == "plain" else LayersNorm(layers)
+        if self.front == "saum" and layers > 1:
+            inputs //= layers
+            front = LayersMix(layers, inputs)
+        stride = stride_of(rate, self.steps_hz)
+        size = (self.depth, self.heads, self.dropout)
+        return TemporalBackEnd(inputs, self.width, stride, *size, front=front, early=self.small)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> SpeechShape:
+        """What `to_dict` gave. Raises `ValueError` or `TypeError` for anything else."""
+        if not isinstance(values, dict) or values.keys() - {one.name for one in fields(cls)}:
+            raise ValueError("no shape of a recogniser")
+        pairs = {name: tuple(values[name]) for name in SENSES if values.get(name) is not None}
+        return cls(**{**values, **pairs})
 
 
 class SpeechRecogniser(nn.Module):
@@ -54,23 +91,16 @@ class SpeechRecogniser(nn.Module):
 
     def __init__(self, shape: SpeechShape) -> None:
         super().__init__()
-        if shape.join not in JOINS:
-            raise UsageError(f"no join {shape.join!r}." + did_you_mean(shape.join, JOINS))
+        for kind, name, known in (("join", shape.join, JOINS), ("front", shape.front, FRONTS)):
+            if name not in known:
+                raise UsageError(f"no {kind} {name!r}." + did_you_mean(name, known))
         self.shape, senses = shape, shape.senses
         size = (shape.width, shape.depth, shape.heads, shape.dropout)
-        told = {"audio": shape.audio, "video": shape.video}
-        self.strides = {name: stride_of(one[1], shape.steps_hz) for name, one in told.items() if one}
-        self.back_ends = nn.ModuleDict(
-            {
-                name: TemporalBackEnd(one[0], shape.width, self.strides[name], *size[1:])
-                for name, one in told.items()
-                if one
-            }
-        )
-        self.join = JOINS[shape.join](*size) if senses == "av" else None
-        self.ctc = CTCHead(shape.width, shape.symbols)
-        self.decoder = AttentionDecoder(shape.width, shape.symbols, *size[1:])
-        self._inherited: tuple[str, ...] = ()
+        self.strides = {name: stride_of(rate, shape.steps_hz) for name, (_, rate) in shape.states.items()}
+        self.back_ends = nn.ModuleDict({name: shape.back_end(name) for name in shape.states})
+        self.join = JOINS[shape.join](*size, shape.drop, shape.small) if senses == "av" else None
+        self.ctc = CTCHead(shape.width, shape.symbols, shape.small)
+        self.decoder = AttentionDecoder(shape.width, shape.symbols, *size[1:], shape.small)
 
     def forward(self, states: Mapping[str, Tensor], frames: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         given = {name: frames[name] for name in self.back_ends if name in states}
@@ -85,33 +115,20 @@ class SpeechRecogniser(nn.Module):
             return next(iter(found.values())), steps
         return self.join(found["audio"], found.get("video"), steps), steps
 
-    def inherit(self, audio: SpeechRecogniser, video: SpeechRecogniser) -> list[str]:
-        """Take the back-ends of two trained models, and freeze them; with a gated join the audio model's heads too.
 
-        Returns the names of all tensors taken. Raises `InputError` where one is missing or of another shape, so that no
-        back-end is left as it was made.
-        """
-        sources = {"back_ends.audio.": audio, "back_ends.video.": video}
-        if self.shape.join == "gated":
-            sources |= {"ctc.": audio, "decoder.": audio}
-        own, taken = self.state_dict(), []
-        for prefix, source in sources.items():
-            there = source.state_dict()
-            for name in (name for name in own if name.startswith(prefix)):
-                if name not in there or there[name].shape != own[name].shape:
-                    raise InputError(f"{name} cannot be inherited: the earlier stage has none of this shape.")
-                own[name].copy_(there[name])
-                taken.append(name)
-        for name, parameter in self.named_parameters():
-            if name.startswith("back_ends."):
-                parameter.requires_grad_(False)
-        self._inherited = ("back_ends",)
-        self.train(self.training)
-        return taken
+class WordClassifier(nn.Module):
+    """The visual back-end under a classifier of single words: what it is trained on before whole lines.
 
-    def train(self, mode: bool = True) -> SpeechRecogniser:
-        """As of any module; back-ends that were inherited stay in eval mode, so that they are the same each time."""
-        super().train(mode)
-        for name in self._inherited:
-            self.get_submodule(name).eval()
-        return self
+    forward(states {"video": [N, L, D]}, frames {"video": [N]}) → logits [N, words] of the mean over steps.
+    """
+
+    def __init__(self, shape: SpeechShape, words: int) -> None:
+        super().__init__()
+        self.stride = stride_of(shape.states["video"][1], shape.steps_hz)
+        self.back_ends = nn.ModuleDict({"video": shape.back_end("video")})
+        self.head = nn.Linear(shape.width, words)
+
+    def forward(self, states: Mapping[str, Tensor], frames: Mapping[str, Tensor]) -> Tensor:
+        steps = common_steps({"video": frames["video"]}, {"video": self.stride})
+        found = self.back_ends["video"](align(states["video"], frames["video"], self.stride, steps), steps)
+        return self.head(found.sum(1) / steps[:, None])

@@ -39,11 +39,11 @@ def babble(voices: Sequence[np.ndarray], samples: int, count: int, rng: np.rando
     return total.astype(np.float32)
 
 
-def check_disjoint(noise: Sequence[str], test: Sequence[str]) -> None:
-    """Raise `InputError` if someone who speaks in the test also babbles behind it; names or ids of the speakers."""
-    both = sorted({*noise} & {*test})
+def check_disjoint(noise: Sequence[str], lines: Sequence[str], what: str = "voices") -> None:
+    """Raise `InputError` if someone who speaks in the lines also babbles behind them; names or ids of the speakers."""
+    both = sorted({*noise} & {*lines})
     if both:
-        raise InputError(f"{len(both)} voices of the noise are in the test as well, such as {both[0]!r}.")
+        raise InputError(f"{len(both)} {what} of the noise are in the lines as well, such as {both[0]!r}.")
 
 
 def at_speed(wave: np.ndarray, factor: float) -> np.ndarray:

@@ -13,6 +13,7 @@ from isthmus.errors import InputError, UsageError
 from isthmus.files import read_sealed
 from isthmus.store.manifest import is_store, is_unfinished
 from isthmus.store.reader import Store, open_store
+from isthmus.store.states import StatesMatrix
 
 SELECTION = "select.json"  # what `isthmus select` writes
 
@@ -83,3 +84,18 @@ def first_choice(folder: str | Path, named: dict[str, Any]) -> tuple[Path, dict[
     if "modalities" in written:
         chosen["modalities"] = tuple(written["modalities"])
     return folder / written["store"], named | chosen
+
+
+def uppermost_states(store: Store, modality: str, which: str | None, count: int, asked: str) -> StatesMatrix:
+    """The states of the uppermost `count` layers that a store holds of an encoder (`Store.states`); 0: of all.
+
+    asked: what the count is called. Raises `UsageError` where there are fewer, and as `Store.states`.
+    """
+    found = store.states(modality, which)
+    if count > len(found.records):
+        there = ", ".join(map(str, found.layers))
+        raise UsageError(
+            f"{asked} = {count}, but {store.path} holds {len(found.records)} layers of the {modality} encoder "
+            f"({there}). Embed more (layer=…&pool=states), or ask for fewer."
+        )
+    return store.states(modality, which, layers=found.layers[-count:]) if count else found

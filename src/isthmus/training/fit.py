@@ -76,5 +76,5 @@ def alone_in(out: Path | None) -> AbstractContextManager[None]:
     """A lock of the writing process, so that two runs cannot mix their checkpoints."""
     if out is None or not Processes().first:
         return nullcontext()
-    check_owned(out, {"checkpoint", "tensorboard", "refit", "tune"})
+    check_owned(out, {"checkpoint", "tensorboard", "refit", "tune", "stages", "heard"})
     return alone(out / "checkpoint", "training into this folder")

@@ -28,7 +28,11 @@ Tables = Mapping[str, Any]
 # `train` and `plan`, functions of a store, a recipe, a `Fitting` and what else they take; they run an `Objective`.
 OBJECTIVES = Registry(
     "isthmus.objectives",
-    {"contrastive": "isthmus.training.contrastive.train", "fusion": "isthmus.training.fusion.train"},
+    {
+        "contrastive": "isthmus.training.contrastive.train",
+        "fusion": "isthmus.training.fusion.train",
+        "speech": "isthmus.training.speech.train",
+    },
     noun="objective",
 )
 

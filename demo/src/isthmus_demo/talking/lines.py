@@ -1,4 +1,4 @@
-"""Lines with their phones: a closed grammar spoken by the voices of flite, and recorded prompts aligned by pocketsphinx."""
+"""Lines with their phones: a closed grammar said by the voices of flite, and recorded prompts, aligned."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def _spoken(out: Path, counts: dict[str, int], seed: int) -> dict[str, list[Spok
     lines = [list(first.values())[place] for place in order]
     bounds = np.cumsum([0, *(round(share * len(lines)) for share in SHARES.values())]).tolist()
     total = sum(counts.values())
-    for split, (low, high) in zip(SHARES, zip(bounds, bounds[1:], strict=False), strict=True):
+    for split, (low, high) in zip(SHARES, pairwise(bounds), strict=True):
         some = lines[low:high][: max(2, total // 2)]
         for line in some:
             soundfile.write(out / "sound" / f"{line.id}.wav", line.wave, RATE)

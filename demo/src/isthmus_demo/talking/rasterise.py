@@ -32,7 +32,8 @@ def rasterise(
     """Pictures uint8 [T, side, side] of a mesh that moves.
 
     positions: float [T, V, 3], x to the right, y down, z towards the viewer; the picture is 2 · side wide, and halved.
-    triangles: [F, 3]. albedo, ambient: [V] from 0 to 1, the second the light that comes from everywhere. light: [3], towards the light. Raises `UsageError` without a compiler.
+    triangles: [F, 3]. albedo: [V] from 0 to 1; ambient: [V], the share of the light that comes from everywhere. light:
+    [3], towards the light. background: behind the mesh. Raises `UsageError` without a compiler.
     """
     positions, albedo, ambient = (np.ascontiguousarray(a, np.float32) for a in (positions, albedo, ambient))
     triangles = np.ascontiguousarray(triangles, np.int32)

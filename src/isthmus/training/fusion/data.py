@@ -21,7 +21,7 @@ from isthmus.errors import UsageError
 from isthmus.fusion import FusionOptions
 from isthmus.models.saved import check_encoders
 from isthmus.store import Store, open_store
-from isthmus.store.opening import first_choice, open_pairs
+from isthmus.store.opening import first_choice, open_pairs, uppermost_states
 from isthmus.store.states import rows_of
 from isthmus.training.contrastive.pixels import PixelFeatures
 
@@ -143,14 +143,7 @@ def _uppermost(store: Store, side: str, named: Any, count: int) -> Any:
         if len(named) > 1:
             raise UsageError(f"fusion takes the layers of one {side} encoder, not of {len(named)} side by side.")
         named = named[0]
-    found = store.states(side, named)
-    if count > len(found.records):
-        there = ", ".join(map(str, found.layers))
-        raise UsageError(
-            f"fusion.{side}_layers = {count}, but {store.path} holds {len(found.records)} layers of the {side} "
-            f"encoder ({there}). Embed more (layer=…&pool=states), or ask for fewer."
-        )
-    return store.states(side, named, layers=found.layers[-count:]) if count else found
+    return uppermost_states(store, side, named, count, f"fusion.{side}_layers")
 
 
 def live(data: LayeredPairs, side: str, views: Sequence[Encoder], pictures: Pairs | None, augment: str) -> LayeredPairs:
