@@ -68,7 +68,7 @@ def streamed(path: str | os.PathLike[str]) -> Blocks:
     """
     with open(path, "rb") as file:
         head = file.read(1024)
-        rate, blocks = _opened(head + file.read() if _is_film(head) else path, 0.0)
+        rate, blocks = _opened(head + file.read() if container_of(head) not in NO_FILMS else path, 0.0)
     try:
         import soxr
     except ImportError as error:
