@@ -1,4 +1,4 @@
-"""`isthmus demo speech`: lines with rendered faces → states → a recogniser in stages → error rates in babble, and a page."""
+"""`isthmus demo speech`: lines with rendered faces → states → a recogniser in stages → error rates in babble."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from isthmus_demo.talking.parts import PARTS
 
 AUDIO = "wheel:whisper-tiny-en?seconds=4&layer=4&pool=states"
 VIDEO = "wheel:efficientnet-lite0?fps=25&size=64&frame=grid4&layer=4&pool=states"
-SENTENCES = 480
-HELD_OUT = {"val": 40, "test": 100}
+SENTENCES = 300
+PACK = {"val": 30, "test": 60, "recorded": 120}
 NOISES = ("clean", "10", "5", "0", "-5", "-10")
 OF_CONTROLS = ("clean", "0", "-10")
 # Two loudnesses of babble in training: each is another pass of the audio encoder.
@@ -50,7 +50,7 @@ def run_speech(
     *,
     sentences: int = SENTENCES,
     seed: int = 0,
-    held_out: dict[str, int] | None = None,
+    pack: dict[str, int] | None = None,
     encoders: Sequence[Any] = (AUDIO, VIDEO),
     overrides: Sequence[str] = OVERRIDES,
     max_seconds: float | None = None,
@@ -62,7 +62,7 @@ def run_speech(
     What `out` holds already is not computed again.
 
     Args:
-        sentences: of the grammar, to train on; recorded prompts come on top. held_out: how many validate and test.
+        sentences: of the grammar, to train on. pack: the other numbers of `write_pack`.
         encoders: of sound and video, as states with a rate. overrides: of the recipe `avsr-small`.
         max_seconds: of training. log: called with a line as each step begins.
     """
@@ -70,27 +70,27 @@ def run_speech(
         raise UsageError(f"sentences={sentences}: too few to train on; ask for 16 or more.")
     out, stages = Path(out), Stages(log)
     with stages("say lines, and render faces that say them"):
-        pack = write_pack(out / "pack", train=sentences, **(held_out or HELD_OUT), seed=seed, log=log)
+        made = write_pack(out / "pack", train=sentences, **(pack or PACK), seed=seed, log=log)
     with stages("embed sound and faces"):
-        embed(pack.lines, encoders=list(encoders), out=out / "store", progress=progress)
+        embed(made.lines, encoders=list(encoders), out=out / "store", progress=progress)
     with stages("train on sound, on faces, on both"):
         how: dict[str, Any] = {"seed": seed, "max_seconds": max_seconds, "progress": progress}
-        how |= {"recordings": pack.lines, "noise": pack.babble, "overrides": overrides}
+        how |= {"recordings": made.lines, "noise": made.babble, "overrides": overrides}
         train(out / "store", recipe="avsr-small", out=out / "model", **how)
     with stages("read unseen lines of unseen faces in unseen babble"):
-        asked: dict[str, Any] = {"noise": str(pack.unseen_babble), "seed": seed}
-        results = _listed(evaluate(out / "model", "speech", pack.test, snr=NOISES, **asked))
+        asked: dict[str, Any] = {"noise": str(made.unseen_babble), "seed": seed}
+        results = _listed(evaluate(out / "model", "speech", made.test, snr=NOISES, **asked))
     with stages("the same with the faces of other lines, and with faces timed by another voice"):
         asked |= {"snr": OF_CONTROLS, "modality": ("av",)}
         controls = {
             name: _listed(evaluate(out / "model", "speech", table, **asked))
-            for name, table in (("another line's face", pack.wrong), ("timed by another voice", pack.retimed))
+            for name, table in (("another line's face", made.wrong), ("timed by another voice", made.retimed))
         }
     demo = SpeechDemo(results, controls, stages.done)
     told = {"results": [dict(one) for one in results]}
     told |= {"controls": {name: [dict(one) for one in listed] for name, listed in controls.items()}}
     write_json(out / "results.json", told | {"stages": dict(stages.done)})
-    write_page(page(demo, pack, f"isthmus demo speech --out {out}"), out / "report.html")
+    write_page(page(demo, made, f"isthmus demo speech --out {out}"), out / "report.html")
     return demo
 
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "pictures and captions (the default), questions, or speech"
     parser.add_argument("what", nargs="?", choices=(*DEMOS,), default="pictures", help=what)
     parser.add_argument("--out", metavar="DIR", help="folder for all results (out/demo, out/questions, out/speech)")
-    limit = "at most N pictures, in whole groups; questions: N scenes to train on (500); speech: N sentences (480)"
+    limit = "at most N pictures, in whole groups; questions: N scenes to train on (500); speech: N sentences (300)"
     parser.add_argument("--limit", metavar="N", type=int, help=limit)
     common.add_run_arguments(parser)
 

