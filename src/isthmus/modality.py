@@ -1,9 +1,9 @@
 """The modalities there are, by name, and what the rest of isthmus asks of one: light enough for every part to import.
 
-Nothing else lists modalities. Ours are in `isthmus.encoders.modality` and `isthmus.data.audio`. Another package adds
-one by an entry point of the group `isthmus.modalities` that names a `ModalitySpec`; its encoders come from a source of
-its own (`isthmus.encoders.sources`). From then on its items are read from pairs, embedded, selected, trained on,
-evaluated and searched beside those of any other modality.
+Nothing else lists modalities. Ours are in `isthmus.encoders.modality`, `isthmus.data.audio` and `isthmus.data.video`.
+Another package adds one by an entry point of the group `isthmus.modalities` that names a `ModalitySpec`; its encoders
+come from a source of its own (`isthmus.encoders.sources`). From then on its items are read from pairs, embedded,
+selected, trained on, evaluated and searched beside those of any other modality.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ MODALITIES = Registry(
         "image": "isthmus.encoders.modality:IMAGE",
         "text": "isthmus.encoders.modality:TEXT",
         "audio": "isthmus.data.audio:AUDIO",
+        "video": "isthmus.data.video:VIDEO",
     },
     noun="modality",
 )
@@ -72,7 +73,7 @@ def spec_of(modality: Modality) -> ModalitySpec:
 
 
 def others() -> dict[Modality, ModalitySpec]:
-    """Those beside images and texts whose items are files: audio, and those of other packages."""
+    """Those beside images and texts whose items are files: audio, video, and those of other packages."""
     names = [name for name in MODALITIES.names() if name not in FIRST]
     return {name: spec for name in names if (spec := spec_of(name)).decode is not None}
 

@@ -34,6 +34,7 @@ COMMANDS = Registry(
         "encode": "isthmus.cli.encode",
         "segment": "isthmus.cli.segment",
         "serve": "isthmus.cli.serve",
+        "mouths": "isthmus.cli.mouths",
         "encoders": "isthmus.cli.encoders",
         "export": "isthmus.cli.export",
         "doctor": "isthmus.cli.doctor",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from isthmus.data.containers import beginning, container_of, open_film, said
 from isthmus.data.images import BadImage
 from isthmus.errors import UsageError
 from isthmus.modality import ModalitySpec
@@ -25,7 +26,7 @@ BLOCK = 2**18  # values that are decoded at a time
 ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
 FILMS = (".mp4", ".m4a", ".mov", ".mkv", ".webm", ".avi")  # read as audio where something names them
 EXTRA = "Audio is read with pip install 'isthmus[audio]'."
-FILM_EXTRA = "a film or another container: its sound is read with pip install 'isthmus[video]'."
+NO_FILMS = (None, "ogg", "gif")  # what libsndfile reads, or nothing does
 
 Blocks = Iterator[np.ndarray]  # float32 [n, channels]
 
@@ -67,7 +68,7 @@ def streamed(path: str | os.PathLike[str]) -> Blocks:
     """
     with open(path, "rb") as file:
         head = file.read(1024)
-        rate, blocks = _opened(head + file.read() if _is_film(head) else path, 0.0)
+        rate, blocks = _opened(head + file.read() if container_of(head) not in NO_FILMS else path, 0.0)
     try:
         import soxr
     except ImportError as error:
@@ -123,12 +124,12 @@ def _opened(data: bytes | str | os.PathLike[str], start: float) -> tuple[int, Bl
         import soundfile
     except (ImportError, OSError) as error:
         raise UsageError(f"{EXTRA} ({error})") from None
-    if isinstance(data, bytes) and _is_film(data):
+    if isinstance(data, bytes) and container_of(data) not in NO_FILMS:
         return _film(data, start)
     try:
         file = soundfile.SoundFile(io.BytesIO(data) if isinstance(data, bytes) else os.fspath(data))
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-        raise BadAudio(f"no sound that can be read ({_said(error)})") from None
+        raise BadAudio(f"no sound that can be read ({said(error)})") from None
     _check(file.samplerate, file.channels)
     return file.samplerate, _sound(file, start)
 
@@ -154,25 +155,13 @@ def _sound(file: Any, start: float) -> Blocks:
                 at += len(block)
                 yield block
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise BadAudio(f"damaged at {at / file.samplerate:.2f} s ({_said(error)})") from None
+            raise BadAudio(f"damaged at {at / file.samplerate:.2f} s ({said(error)})") from None
         if file.format == "FLAC" and at < claimed:
             raise BadAudio(f"truncated: {at / file.samplerate:.2f} s of {claimed / file.samplerate:,.2f} are there.")
 
 
-def _is_film(data: bytes) -> bool:
-    """Whether a file is a container that libsndfile does not open: MP4 and its kin, Matroska, AVI."""
-    return data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3" or (data[:4] == b"RIFF" and data[8:12] == b"AVI ")
-
-
 def _film(data: bytes, start: float) -> tuple[int, Blocks]:
-    try:
-        import av
-    except ImportError:
-        raise BadAudio(FILM_EXTRA) from None
-    try:
-        container: Any = av.open(io.BytesIO(data))
-    except (av.error.FFmpegError, ValueError) as error:
-        raise BadAudio(f"a film that cannot be read ({_said(error)})") from None
+    container = open_film(data, BadAudio)
     tracks = container.streams.audio
     if not tracks or not tracks[0].rate:
         container.close()
@@ -182,10 +171,14 @@ def _film(data: bytes, start: float) -> tuple[int, Blocks]:
 
 
 def _track(container: Any, track: Any, start: float) -> Blocks:
-    """The sound of a container from `start` on, counted from where its sound begins."""
+    """The sound of a container from `start` on, counted from where the film begins: silence where its sound is late."""
     import av
 
     at, place = round(start * track.rate), 0
+    if late := round(((track.start_time or 0) * float(track.time_base) - beginning(container)) * track.rate):
+        place = min(max(0, late), round(LONGEST * track.rate))
+        if place > at:
+            yield np.zeros((place - at, 1), np.float32)
     to_floats = av.AudioResampler(format="fltp", layout=track.layout.name, rate=track.rate)
     try:
         for frame in container.decode(track):
@@ -195,7 +188,7 @@ def _track(container: Any, track: Any, start: float) -> Blocks:
                 if place > at:
                     yield block[max(0, at - (place - len(block))) :]
     except (av.error.FFmpegError, ValueError) as error:
-        raise BadAudio(f"damaged at {place / track.rate:.2f} s ({_said(error)})") from None
+        raise BadAudio(f"damaged at {place / track.rate:.2f} s ({said(error)})") from None
     finally:
         container.close()
 
@@ -221,10 +214,6 @@ def _resampled(rate: int, blocks: Blocks, seconds: float) -> tuple[np.ndarray, f
         found.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
     wave = np.concatenate(found) if found else np.zeros(0, np.float32)
     return wave, float(low), float(high)
-
-
-def _said(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".") + "."
 
 
 AUDIO = ModalitySpec(

@@ -24,9 +24,9 @@ SpeechRow = tuple[int, dict[str, Any]]
 def read_speech_set(folder: Path, files: Sequence[str], into: Gathered) -> bool:
     """Read a folder of one of the three, whose files are `files`; False, and nothing is read, if it is none of them.
 
-    The sound of a clip is in a file of its name (.wav, .flac, …) or in the clip itself (.mp4). Captions are the
-    transcripts as they are published, in capitals; in LRW the word, which is also the label. Clips without a transcript
-    are listed. LRS3's `speaker` is the talk.
+    The sound of a clip is in a file of its name (.wav, .flac, …) or in the clip itself (.mp4), which is its video.
+    Captions are the transcripts as they are published, in capitals; in LRW the word, which is also the label. Clips
+    without a transcript are listed. LRS3's `speaker` is the talk.
     """
     rows = _words(files) or _clips(folder, files, into)
     if not rows:
@@ -46,21 +46,30 @@ def _sounds(files: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _films(files: Sequence[str]) -> dict[str, str]:
+    """The clip of each stem."""
+    return {name.rpartition(".")[0]: name for name in files if name.lower().endswith(FILMS)}
+
+
 def _words(files: Sequence[str]) -> list[SpeechRow]:
     """LRW: WORD/train/WORD_00001.mp4."""
     rows: list[SpeechRow] = []
+    films = _films(files)
     for name in _sounds(files).values():
         if not (told := WORD.fullmatch(name)):
             return []
         word = told["word"]
-        rows.append((len(rows) + 1, {"image": name, "caption": word, "label": word, "split": told["split"]}))
+        seen = films.get(name.rpartition(".")[0])
+        rows.append(
+            (len(rows) + 1, {"image": name, "video": seen, "caption": word, "label": word, "split": told["split"]})
+        )
     return rows
 
 
 def _clips(folder: Path, files: Sequence[str], into: Gathered) -> list[SpeechRow]:
     """LRS2: main/ID/00001.mp4 and lists of the splits; LRS3: trainval/ID/00001.mp4; each with a 00001.txt."""
     named = [told for name in files if (told := CLIP.fullmatch(name))]
-    sounds = _sounds(files)
+    sounds, films = _sounds(files), _films(files)
     clips = [told for told in named if told.string[:-4] in sounds]
     if not clips or not _transcript(folder / clips[0].string):
         return []
@@ -70,7 +79,8 @@ def _clips(folder: Path, files: Sequence[str], into: Gathered) -> list[SpeechRow
     for told in clips:
         part, who = told["part"], told["who"]
         split = SPLITS.get(part or "") or listed.get(f"{who}/{told['number']}")
-        fields = {"image": sounds[told.string[:-4]], "caption": _transcript(folder / told.string), "split": split}
+        stem, text = told.string[:-4], _transcript(folder / told.string)
+        fields = {"image": sounds[stem], "video": films.get(stem), "caption": text, "split": split}
         rows.append((len(rows) + 1, fields | ({"speaker": who} if part == "trainval" else {})))
     return rows
 

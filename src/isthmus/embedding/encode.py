@@ -92,11 +92,12 @@ def _encoded(
     """
     try:
         return [(chosen, network.encode(inputs))]
-    except (MemoryError, RuntimeError) as error:
+    except (BadImage, MemoryError, RuntimeError) as error:  # a film is decoded while it is encoded
         if isinstance(unit.items[chosen[0]], str) or isinstance(error, torch.cuda.OutOfMemoryError):
             raise
         if len(chosen) == 1:
-            bad.append((int(unit.items[chosen[0]]), f"cannot be encoded: {_in_words(error)}"))
+            why = error.reason if isinstance(error, BadImage) else f"cannot be encoded: {_in_words(error)}"
+            bad.append((int(unit.items[chosen[0]]), why))
             return []
         failed: list[tuple[int, str]] = []
         each = [
@@ -104,7 +105,7 @@ def _encoded(
             for row, position in enumerate(chosen)
             for found in _encoded(network, unit, [position], _row(inputs, row, len(chosen)), failed)
         ]
-        if not each:
+        if not each and not isinstance(error, BadImage):
             raise
         bad += failed
         return each

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from isthmus.encoders.base import Encoder
+from isthmus.encoders.framewise import FramewiseEncoder
 from isthmus.encoders.modality import Modality, spec_of
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import UsageError, caught
+from isthmus.modality import FIRST
 
 
 def load_encoder(
@@ -94,6 +96,9 @@ def _load_backbone(
         )
     if modality is not None:
         spec_of(modality)
+    if uri.fps is not None:
+        pictures = _load_backbone(replace(uri, fps=None, frame=None), FIRST[0], device, trust_remote_code, fetch)
+        return _checked(FramewiseEncoder(pictures, uri), modality, uri)
     load = SOURCES.find(uri.source)
     with caught(uri):
         encoder: Encoder = load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)

@@ -28,6 +28,8 @@ class EncoderURI:
         last. Many, side by side: patches (all of an image), grid4, grid9, grid16, … (so many averages of them),
         tokens (all of a text, zeros behind the last). A sequence of any length, unpooled: states.
     size: image side in pixels. max_tokens, prompt: length limit and prefix of texts. seconds: of the longest recording.
+    fps: frames a second, which makes an image encoder one of films, frame by frame. frame: the pooling of each frame,
+        as of a picture (mean, grid4, …); None = the image encoder's own.
     dtype: compute type, float32 unless given.
     """
 
@@ -35,6 +37,8 @@ class EncoderURI:
     name: str
     revision: str | None = None
     dtype: str | None = None
+    fps: int | None = None
+    frame: str | None = None
     layer: int | tuple[int, ...] | Literal["*"] | None = None
     max_tokens: int | None = None
     pool: str | None = None
@@ -128,7 +132,7 @@ def _option(text: str, item: str) -> tuple[str, str | int | bool | tuple[int, ..
         raise UsageError(f"{text!r}: no option {key!r}." + did_you_mean(key, OPTIONS))
     if not value:
         raise UsageError(f"{text!r}: the option {key!r} has no value.")
-    if key == "pool":
+    if key in ("frame", "pool"):
         parse_pool(value)
     if key == "dtype" and value not in DTYPES:
         raise UsageError(f"{text!r}: no dtype {value!r}." + did_you_mean(value, DTYPES))
@@ -141,7 +145,7 @@ def _option(text: str, item: str) -> tuple[str, str | int | bool | tuple[int, ..
         if len(set(layers)) < len(layers):
             raise UsageError(f"{text!r}: a layer is given twice.")
         return key, layers
-    if key in ("size", "max_tokens", "seconds") or (key == "layer" and value != "*"):
+    if key in ("fps", "size", "max_tokens", "seconds") or (key == "layer" and value != "*"):
         return key, _integer(text, key, value)
     return key, value
 

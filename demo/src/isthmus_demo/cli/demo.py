@@ -5,6 +5,7 @@ example:
   isthmus demo --out out/demo
   isthmus demo --limit 800 --out out/small
   isthmus demo questions --out out/questions
+  isthmus demo speech --out out/speech
 
 A first look comes within two minutes: OUT/first-look.png, and a search to try in OUT/first, a model of some
 800 pictures. Then the whole: OUT/store, OUT/models, OUT/model (of the recipe `default`), OUT/index for
@@ -12,6 +13,10 @@ A first look comes within two minutes: OUT/first-look.png, and a search to try i
 
 `questions` trains a manager over layers of both encoders instead, on scenes composed of the drawings, and asks
 it about scenes of other drawings: OUT/model, for `isthmus ask`, OUT/scenes/unseen.csv, OUT/layers.html.
+
+`speech` trains a recogniser on lines with rendered faces, first on sound, then on faces, then on both, and has it
+read unseen lines in babble: OUT/model, OUT/results.json, OUT/report.html. It needs `isthmus fetch speech`, on a
+system with apt-get and a C compiler.
 """
 
 from __future__ import annotations
@@ -23,17 +28,17 @@ from isthmus.cli import common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = "pictures and captions (the default), or questions"
-    parser.add_argument("what", nargs="?", choices=("pictures", "questions"), default="pictures", help=what)
-    parser.add_argument("--out", metavar="DIR", help="folder for all results (out/demo, or out/questions)")
-    limit = "use at most N pictures, in whole groups; of questions: N scenes to train on (500)"
+    what = "pictures and captions (the default), questions, or speech"
+    parser.add_argument("what", nargs="?", choices=(*DEMOS,), default="pictures", help=what)
+    parser.add_argument("--out", metavar="DIR", help="folder for all results (out/demo, out/questions, out/speech)")
+    limit = "at most N pictures, in whole groups; questions: N scenes to train on (500); speech: N sentences (300)"
     parser.add_argument("--limit", metavar="N", type=int, help=limit)
     common.add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    args.out = args.out or ("out/questions" if args.what == "questions" else "out/demo")
-    return _questions(args) if args.what == "questions" else _pictures(args)
+    args.out = args.out or f"out/{DEMOS[args.what][0]}"
+    return DEMOS[args.what][1](args)
 
 
 def _pictures(args: argparse.Namespace) -> int:
@@ -86,7 +91,29 @@ def _questions(args: argparse.Namespace) -> int:
     return 3 if found.result.get("skipped") else 0
 
 
+def _speech(args: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    from isthmus_demo.speech_run import NOISES, SENTENCES, run_speech, table_rows
+
+    sentences = SENTENCES if args.limit is None else args.limit
+    demo = run_speech(args.out, sentences=sentences, seed=args.seed, log=common.say, progress=common.progress_wanted())
+    common.say("\nwrong characters in percent, by the loudness of speech over babble in dB\n")
+    common.say(tabulate(table_rows(demo), headers=["read from", *NOISES], stralign="right", colalign=("left",)))
+    common.say(f"\nmodel: {args.out}/model\nresults: {args.out}/results.json\nlines to look at: {args.out}/report.html")
+    common.say(f"read a recording: isthmus transcribe {args.out}/model {args.out}/pack/sound/test-0000.wav")
+    common.write_result(args, {"results": [dict(one) for one in demo.results], "stages": dict(demo.stages)})
+    return 3 if dict(demo.results[0]).get("skipped") else 0
+
+
 def _command(args: argparse.Namespace) -> str:
     """The command as the report quotes it."""
     limit = ["--limit", str(args.limit)] if args.limit is not None else []
     return shlex.join(["isthmus", "demo", *limit, "--seed", str(args.seed), "--out", args.out])
+
+
+DEMOS = {
+    "pictures": ("demo", _pictures),
+    "questions": ("questions", _questions),
+    "speech": ("speech", _speech),
+}

