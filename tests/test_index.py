@@ -296,7 +296,7 @@ def test_thumbnails_are_small_and_hold_nothing_but_pixels(model, tmp_path) -> No
     assert ist.search(dual(), none, "red").contact_sheet().width > 180  # the file itself
 
 
-def test_mixes_add_and_take_away_by_weight(model, photos) -> None:
+def test_mixes_add_and_take_away_by_weight(model, photos, capsys) -> None:
     found = build_index(dual(), photos, out="p.index")
     red, blue = (np.array(toys.COLOURS[name]) / 255 - 0.5 for name in ("red", "blue"))
     unit = [one / np.linalg.norm(one) for one in (red, blue)]
@@ -306,6 +306,9 @@ def test_mixes_add_and_take_away_by_weight(model, photos) -> None:
         code, told = search(model, "p.index", "red", "--plus", f"blue:{weight}", "--k", 3)
         assert code == 0 and [hit["row"] for hit in told["hits"]] == expected.tolist()
         assert told["hits"][0]["probability"] is None and told["fits"] is None  # a mix is not calibrated
+    assert "for a text alone" in capsys.readouterr().err
+    search(model, "p.index", "red")
+    assert "for a text alone" not in capsys.readouterr().err
     less = search(model, "p.index", "red", "--minus", photos / "red" / "plain.png", "--k", 1)[1]
     assert less["hits"][0]["label"] != "red"
     with pytest.raises(UsageError, match="cancels out"):
