@@ -173,6 +173,9 @@ def trained(here: Path) -> Path:
 
 def test_the_command_trains_and_asks(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(trained)]) == 0
+    assert "language model hf:" in capsys.readouterr().out
+    with pytest.raises(InputError, match="it is not for matching"):
+        ist.evaluate(trained, "matching", here / "data")
     card = (trained / "README.md").read_text()
     assert "2 managers over 3 layers" in card and "<user> <image>\n{question} <end>" in card
     picture = str(here / "data" / "000.png")

@@ -94,6 +94,7 @@ class VisionLanguageModel:
     """
 
     kind: ClassVar[str] = "language"
+    loss: ClassVar[str] = "one"  # of its answers one is right, as of a `FusionModel`'s
 
     def __init__(
         self,
