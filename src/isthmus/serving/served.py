@@ -30,7 +30,7 @@ SEGMENTED = 768  # pixels of the longer side of a picture that is segmented
 class ServedModel:
     """A model under a name, with what answers its clients.
 
-    model: a `DualEncoder`; or a `FusionModel` or a `VisionLanguageModel`, with answers, which can `ask` alone. index: of
+    model: a `DualEncoder`; or a `FusionModel` or a `VisionLanguageModel` with answers, which can `ask` alone. index: of
     pictures in the model's space; None: nothing to search. Raises `UsageError` for a model of other modalities, or one
     that answers nothing.
     """
