@@ -353,6 +353,7 @@ def test_what_llava_has_no_form_for_is_refused_with_the_reason(here: Path, tmp_p
     assert not list((tmp_path / "out").glob("*"))
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit_in_its_second_stage(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
