@@ -18,6 +18,7 @@ from isthmus.evaluation.asking import check_answers
 from isthmus.metrics.zeroshot import class_embeddings, load_templates
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.fusion_model import FusionModel
+from isthmus.models.language_model import VisionLanguageModel
 from isthmus.segmentation.dense import PatchTokens
 from isthmus.segmentation.labels import Segmenter
 from isthmus.serving.batching import Batcher
@@ -32,12 +33,13 @@ SEGMENTED = 768  # pixels of the longer side of a picture that is segmented
 class ServedModel:
     """A model under a name, with what answers its clients.
 
-    model: a `DualEncoder`, or a `FusionModel` with answers, which can `ask` alone. index: of pictures in the model's
-    space; None: nothing to search. Raises `UsageError` for a model of other modalities, or one that answers nothing.
+    model: a `DualEncoder`; or a `FusionModel` or a `VisionLanguageModel` with answers, which can `ask` alone. index: of
+    pictures in the model's space; None: nothing to search. Raises `UsageError` for a model of other modalities, or one
+    that answers nothing.
     """
 
     def __init__(self, name: str, model: Any, index: Any = None) -> None:
-        fuses = isinstance(model, FusionModel)
+        fuses = isinstance(model, FusionModel | VisionLanguageModel)
         if fuses:
             check_answers(model, name)
         elif model.modalities != SIDES:
