@@ -359,8 +359,8 @@ def published(store: Path) -> None:
         began = time.process_time()
         objective = SpeechObjective(lines["train"], None, symbols, chosen.speech.senses)
         run = fit(objective, replace(chosen, stages=()), Fitting(max_epochs=1e-6))
-        parameters = sum(one.numel() for one in run.module.parameters())
-        print(stage.name, f"{parameters:,} parameters, loss {run.state.loss_sum:.2f} after {run.state.step} step,",
+        parameters, loss = sum(one.numel() for one in run.module.parameters()), run.history.records[-1]["loss"]
+        print(stage.name, f"{parameters:,} parameters, loss {loss:.2f} in {run.state.step} step,",
               f"{time.process_time() - began:.0f} CPU s")  # fmt: skip
 
 
