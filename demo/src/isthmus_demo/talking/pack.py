@@ -56,8 +56,8 @@ def write_pack(
 ) -> SpeechPack:
     """Write a pack of rendered faces into `out`; one that is there, of the same numbers, is taken as it is.
 
-    train, val, test: sentences of the grammar. recorded: prompts that come on top, over all splits. faces: films of each
-    line to train on. The texts, the faces and the babble of the test are in no other split.
+    train, val, test: sentences of the grammar. recorded: prompts that come on top, over all splits. faces: films of
+    each line to train on. The texts, the faces and the babble of the test are in no other split.
     """
     pack = SpeechPack(*(out / f"{name}.jsonl" for name in ("lines", "test", "retimed", "wrong", "babble", "unseen")))
     told = {"train": train, "val": val, "test": test, "recorded": recorded, "faces": faces, "seed": seed, "format": 1}
