@@ -6,8 +6,8 @@ example:
   isthmus fetch speech
 
 `demo` stands for all that `isthmus demo` needs, `speech` for what `isthmus demo speech` does: encoders, a mesh of
-a head, voices and recordings, some of them Debian packages, which are unpacked in the cache and not installed. Nothing is fetched twice, and nothing at all with
-ISTHMUS_OFFLINE=1.
+a head, voices and recordings, some of them Debian packages, which are unpacked in the cache and not installed.
+Nothing is fetched twice, and nothing at all with ISTHMUS_OFFLINE=1.
 """
 
 from __future__ import annotations
