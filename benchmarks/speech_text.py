@@ -209,7 +209,7 @@ def render(results: dict[str, Any]) -> None:
             f"{KINDS[data][1]}\n{lines}; {count} in the test, of which chance finds {100 / count:.1f} % at once."
         )
     text = PAGE.read_text(encoding="utf-8")
-    before, after = text.index("## Measured"), text.index("## Modules of a recogniser")
+    before, after = text.index("## Measured"), text.index("## A recogniser")
     PAGE.write_text(text[:before] + section + "\n" + "\n\n".join(notes) + "\n\n" + text[after:], encoding="utf-8")
 
 

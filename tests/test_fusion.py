@@ -108,6 +108,18 @@ def test_features_lose_the_data_s_mean_and_spread() -> None:
     torch.testing.assert_close(*same, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_pooled_states_need_only_the_first_token_of_the_last_layer(name: str) -> None:
+    made, given = tower(name), halves()
+    whole, quick = made(*given), made(*given, pooled_only=True)
+    assert quick.states["image"].shape[1] == 1
+    torch.testing.assert_close(quick.pooled, whole.pooled)
+    gradients = [
+        torch.autograd.grad(one.pooled.square().sum(), made.halves["text"].project[0].weight) for one in (whole, quick)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
 def test_one_hot_scores_pick_one_layer() -> None:
     static = build_aggregator("saum", 4, 16, 0, 2).eval()
     static.scores.data[2] += 100

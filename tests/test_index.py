@@ -24,7 +24,7 @@ from isthmus.encoders import Encoder
 from isthmus.encoders.callables import from_callable
 from isthmus.errors import InputError, UsageError
 from isthmus.files import read_sealed, write_sealed
-from isthmus.index import build_index, calibration, candidates, open_index, reader
+from isthmus.index import build_index, calibration, candidates, exact, open_index, reader
 from isthmus.index.exact import exact_top
 from isthmus.index.segments import PICTURE_SCHEMA, Part, Segment, write_segment
 from isthmus.metrics.nearest import top_k
@@ -281,7 +281,9 @@ def test_mixes_add_and_take_away_by_weight(model, photos) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_exact_search_is_that_of_its_twin_whatever_the_blocks(dtype) -> None:
+@pytest.mark.parametrize("by", ["torch", "numpy"])
+def test_exact_search_is_that_of_its_twin_whatever_the_blocks(dtype, by, monkeypatch) -> None:
+    monkeypatch.setattr(exact, "_best_by_torch", getattr(exact, f"_best_by_{by}"))
     rng = np.random.default_rng(0)
     emb = rng.standard_normal((500, 16)).astype(np.float32)
     emb /= np.linalg.norm(emb, axis=1, keepdims=True)

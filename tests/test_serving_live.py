@@ -22,10 +22,8 @@ import pytest
 
 from isthmus.cli import main
 from isthmus.index import build_index
-from isthmus.models.dual_encoder import DualEncoder
-from isthmus.projectors import build_projector
 from live_server import colours, live, served_models
-from tiny_encoders import save_bert, save_dinov2
+from tiny_models import save_dual
 from toys import write_pairs
 
 CLIENTS = 64
@@ -35,17 +33,8 @@ SECONDS = float(os.environ.get("SERVE_SECONDS", "15"))  # of the load; a minute:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of results: a tiny random model that loads by its path, and an index of its."""
-    from isthmus.encoders import load_encoder
-
     folder = tmp_path_factory.mktemp("results")
-    image = load_encoder(f"hf:{save_dinov2(folder / 'image')}?pool=cls")
-    text = load_encoder(f"hf:{save_bert(folder / 'text')}?pool=mean", modality="text")
-    encoders = {"image": [image], "text": [text]}
-    heads = [build_projector("linear", [32], 8) for _ in encoders]
-    records = {side: [one.record() for one in listed] for side, listed in encoders.items()}
-    model = DualEncoder(*heads, scale=10.0, records=records, encoders=encoders)
-    model.save_pretrained(folder / "model")
-    build_index(model, write_pairs(folder / "pairs", copies=1), out=folder / "index")
+    build_index(save_dual(folder), write_pairs(folder / "pairs", copies=1), out=folder / "index")
     return folder
 
 

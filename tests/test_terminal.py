@@ -20,8 +20,11 @@ from isthmus.faces.run import write_grey
 from isthmus.report import terminal
 from isthmus.training.progress import Progress
 from isthmus_demo import PAIRS
+from sounds import coded, tone
+from speech_cases import toy_recogniser
 from tiny_encoders import save_bert, save_dinov2
 from toy_fusion import toy_model
+from toy_language import toy_speaker
 
 Told = Callable[..., str]
 LABELS = ("animals", "food", "people")
@@ -51,6 +54,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("classes.txt").write_text("\n".join(LABELS))
         Path("texts.txt").write_text("a cat\na dog\n")
         toy_model(folder / "encoders").save_pretrained("fusion")
+        toy_speaker(folder / "speaking").save_pretrained("speaker")
+        toy_recogniser(folder / "whisper").save_pretrained("spoken")
+        Path("line.wav").write_bytes(coded(tone(1.5)))
+        Path("other.wav").write_bytes(coded(tone(1.0, pitch=300)))
+        Path("lines.jsonl").write_text('{"audio": "other.wav", "caption": "hold the line"}\n')
         Path("questions.csv").write_text("image,question,answer,kind\none.png,a cat,two,count\none.png,red,no,what\n")
         list(write_grey(Path("crops.mkv"), np.zeros((10, 48, 48), np.uint8), 25, 48))
         for side in ("image", "text"):
@@ -106,6 +114,13 @@ COMMAND_LINES = [
     ["eval", "fusion", "layers", "questions.csv", "--report", "layers.html"],
     ["eval", "fusion", "retrieval", "pairs.parquet"],
     ["ask", "fusion", "one.png", "a cat", "two dogs in the park"],
+    ["ask", "speaker", "one.png", "what colour is the cat"],
+    ["caption", "speaker", "one.png", "--tokens", "30"],
+    ["eval", "speaker", "vqa", "questions.csv"],
+    ["eval", "speaker", "captions", "pairs.parquet", "--judge", "hf:./bert", "--tokens", "3"],
+    ["export", "speaker", "--to", "llava", "--allow-unknown-licence", "--out", "exported-speaker"],
+    ["transcribe", "spoken", "line.wav", "--srt"],
+    ["eval", "spoken", "speech", "lines.jsonl", "--snr", "clean,5,-10", "--noise", "line.wav"],
     ["index", "model", "pairs.parquet", "--out", "index"],
     ["search", "model", "index", "a red bird", "--k", "5"],
     ["search", "model", "pairs.parquet", "a red bird", "--k", "5"],

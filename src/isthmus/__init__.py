@@ -16,6 +16,7 @@ _EXPORTS = {
     "FeaturePairs": "isthmus.data",
     "ask": "isthmus.api",
     "build_index": "isthmus.index",
+    "caption": "isthmus.api",
     "classify": "isthmus.api",
     "curate": "isthmus.api",
     "cross_validate": "isthmus.api",
@@ -31,7 +32,7 @@ _EXPORTS = {
     "open_index": "isthmus.index",
     "open_store": "isthmus.api",
     "read_pairs": "isthmus.api",
-    "search": "isthmus.api",
+    "search": "isthmus.image_search.run",
     "segment": "isthmus.api",
     "select": "isthmus.api",
     "serve": "isthmus.api",
@@ -43,6 +44,7 @@ __all__ = [
     "FeaturePairs",
     "ask",
     "build_index",
+    "caption",
     "classify",
     "cross_validate",
     "curate",
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from isthmus import losses
     from isthmus.api import (
         ask,
+        caption,
         classify,
         cross_validate,
         curate,

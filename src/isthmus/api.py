@@ -25,11 +25,11 @@ from isthmus.evaluation.exposure import SeenWarning
 from isthmus.evaluation.inputs import Data, Saved
 from isthmus.evaluation.shown import shown
 from isthmus.evaluation.tasks import TaskOption, check_options, find_task
-from isthmus.exports import export
+from isthmus.exports.run import export
 from isthmus.image_search.run import search
 from isthmus.index import build_index, is_index, open_index
 from isthmus.index.checkup import doctor_index
-from isthmus.inference.ask import ask
+from isthmus.inference.ask import ask, caption
 from isthmus.inference.classify import classify
 from isthmus.inference.encode import encode
 from isthmus.inference.transcribe import transcribe
@@ -37,6 +37,7 @@ from isthmus.metrics.results import Result
 from isthmus.models.checkup import doctor as _doctor
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.fusion_model import FusionModel
+from isthmus.models.language_model import VisionLanguageModel
 from isthmus.models.speech_model import SpeechModel
 from isthmus.segmentation.data import MaskedImages
 from isthmus.segmentation.run import segment
@@ -54,6 +55,7 @@ from isthmus.training.recipe import DEFAULT_OBJECTIVE, OBJECTIVES
 __all__ = [
     "ask",
     "build_index",
+    "caption",
     "classify",
     "cross_validate",
     "curate",
@@ -311,9 +313,11 @@ def _given(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-Model = DualEncoder | FusionModel | SpeechModel | str | Path
+Model = DualEncoder | FusionModel | VisionLanguageModel | SpeechModel | str | Path
 Evaluated = Data | Store | MaskedImages | Questions | AskedQuestions
-One = Literal["retrieval", "zeroshot", "segmentation", "diagnose", "vqa", "entailment", "matching", "layers"]
+One = Literal[
+    "retrieval", "zeroshot", "segmentation", "diagnose", "vqa", "entailment", "matching", "layers", "captions"
+]
 Several = Literal[
     "suite",
     "knn",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,10 @@ from isthmus.files import file_digest, write_atomic
 from isthmus.owned import regular
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"  # of a saved model
 MAX_HEADER = 2**20  # bytes; ours take some thousand, and parsed JSON takes ten times its length in memory
 
 
@@ -33,17 +37,33 @@ def read_tensors(path: Path, digest: str, device: str = "cpu") -> dict[str, Tens
     Raises:
         InputError: missing, not a safetensors file, or another digest (`file_digest`, of any length).
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    with _unchanged(path, digest):
+        return load_file(path, device=device)
+
+
+def read_arrays(path: Path, digest: str) -> dict[str, np.ndarray]:
+    """`read_tensors` as NumPy arrays, without loading torch; `InputError` also for types that NumPy lacks."""
+    from safetensors.numpy import load_file
+
+    with _unchanged(path, digest):
+        return load_file(path)
+
+
+@contextmanager
+def _unchanged(path: Path, digest: str) -> Iterator[None]:
+    """What reads a file of tensors, after it was compared with its digest; its errors as `InputError`."""
+    from safetensors import SafetensorError
 
     try:
         if not path.is_file() or file_digest(path, len(digest) // 2) != digest:
             raise InputError(f"{path}: missing, truncated or changed since it was written.")
         read_header(path)
-        return load_file(path, device=device)
+        yield
     except InputError:
         raise
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RecursionError, SafetensorError) as error:
         raise InputError(f"{path}: not a safetensors file ({error}).") from None
 
 

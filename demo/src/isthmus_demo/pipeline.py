@@ -293,7 +293,7 @@ def indexed(
             folder, model = out / name, models[recipe].with_encoders(image=images, text=texts)
             if is_index(folder) and open_index(folder).model["fingerprint"] != model_fingerprint(model):
                 shutil.rmtree(folder)  # of an earlier run's model
-            build_index(model, pairs, out=folder, store=store, progress=False)
+            build_index(model, pairs, out=folder, store=store, text_graph=recipe == MAIN, progress=False)
 
 
 def trained(

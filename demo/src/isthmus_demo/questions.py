@@ -51,13 +51,17 @@ PLACES = ("top left", "top right", "bottom left", "bottom right")
 LARGE, SMALL = 0.44, 0.24  # of the scene's side
 BLUR = 4.0  # pixels, of a scene of 224
 TINTED = 0.6  # share of things
-SHARES_OF = (0.4, 0.4, 0.5)  # shares of things that are blurred, turned, large
+SHARES_OF = (0.4, 0.4, 0.5, 0.5)  # shares of things that are blurred, turned, large, mirrored
+GROUND = 0.25  # how colourful the background is: colours are asked of things
 LABELS = ("entailment", "neutral", "contradiction")
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One kind of thing in a scene. colour: its tint, None for its own colours. cells: where it is, 0 to 3."""
+    """One kind of thing in a scene. colour: its tint, None for its own colours. cells: where it is, 0 to 3.
+
+    mirrored: left for right, which nothing asks about: there are few drawings of a name.
+    """
 
     name: str
     cutout: Cutout
@@ -65,6 +69,7 @@ class Thing:
     blurred: bool
     turned: bool
     large: bool
+    mirrored: bool
     cells: tuple[int, ...]
 
 
@@ -155,8 +160,8 @@ def question_scene(cutouts: Sequence[Cutout], rng: np.random.Generator, *, side:
 def _thing(name: str, cutouts: Sequence[Cutout], rng: np.random.Generator, cells: tuple[int, ...]) -> Thing:
     own = [one for one in cutouts if one.name == name]
     colour = list(COLOURS)[rng.integers(len(COLOURS))] if rng.random() < TINTED else None
-    blurred, turned, large = (bool(draw < share) for draw, share in zip(rng.random(3), SHARES_OF, strict=True))
-    return Thing(name, own[rng.integers(len(own))], colour, blurred, turned, large, cells)
+    altered = (bool(draw < share) for draw, share in zip(rng.random(len(SHARES_OF)), SHARES_OF, strict=True))
+    return Thing(name, own[rng.integers(len(own))], colour, *altered, cells)
 
 
 def _drawn(things: Sequence[Thing], rng: np.random.Generator, side: int) -> Image.Image:
@@ -168,7 +173,8 @@ def _drawn(things: Sequence[Thing], rng: np.random.Generator, side: int) -> Imag
         for cell in thing.cells:
             x, y = np.array([cell % 2, cell // 2]) / 2 + 0.25 + rng.uniform(-room, room, 2)
             places.append(Place(cutout, float(x), float(y), size))
-    return compose(places, sorted({thing.name for thing in things}), seed=int(rng.integers(2**31)), side=side).image
+    known = sorted({thing.name for thing in things})
+    return compose(places, known, seed=int(rng.integers(2**31)), colour=GROUND, side=side).image
 
 
 def _altered(thing: Thing, side: int) -> Image.Image:
@@ -181,6 +187,8 @@ def _altered(thing: Thing, side: int) -> Image.Image:
         dark, light = (tuple(round(c * 0.25) for c in rgb), tuple(round(255 - (255 - c) * 0.45) for c in rgb))
         image = ImageOps.colorize(grey, dark, light, mid=rgb).convert("RGBA")
         image.putalpha(alpha)
+    if thing.mirrored:
+        image = ImageOps.mirror(image)
     if thing.turned:
         image = image.transpose(Image.Transpose.ROTATE_180)
     if thing.blurred:
@@ -309,6 +317,12 @@ def question_scenes(
     for number in range(count):
         rng = np.random.default_rng([seed, list(SHARES).index(split), number])
         yield f"{split}-{number:04d}", question_scene(cutouts, rng, side=side), rng
+
+
+def question_scene_groups(splits: Sequence[str]) -> set[str]:
+    """The demo's groups of near-duplicates that drawings of these splits belong to, for others to leave out."""
+    groups = _groups()
+    return {groups[one.id] for split in splits for one in _packaged()[split]}
 
 
 @lru_cache(maxsize=1)

@@ -259,7 +259,13 @@ def beside(
 
 
 def compose(
-    places: Sequence[Place], classes: Sequence[str], *, seed: int = 0, background: str | None = None, side: int = SIDE
+    places: Sequence[Place],
+    classes: Sequence[str],
+    *,
+    seed: int = 0,
+    background: str | None = None,
+    colour: float = 1.0,
+    side: int = SIDE,
 ) -> Scene:
     """Paste the cut-outs on a background, in this order: later ones hide earlier ones.
 
@@ -268,9 +274,10 @@ def compose(
         classes: the names that the mask numbers; an object whose name is not among them is a `UsageError`.
         seed: of the background.
         background: one of `BACKGROUNDS`; default: drawn by the seed.
+        colour: how colourful the background is, 0 for greys.
         side: pixels of the square picture.
     """
-    picture = draw_background(background, np.random.default_rng(seed), side)
+    picture = draw_background(background, np.random.default_rng(seed), side, colour)
     owner = np.full((side, side), -1)
     layers = [_pasted(picture, place, side) for place in places]
     for i, (alpha, _) in enumerate(layers):
@@ -304,12 +311,17 @@ def random_scene(
     return compose(places, classes, seed=int(rng.integers(2**31)), side=side)
 
 
-def draw_background(kind: str | None, rng: np.random.Generator, side: int = SIDE) -> Image.Image:
-    """A light RGB background: one colour, a gradient between two, or clouds of two at three scales."""
+def draw_background(kind: str | None, rng: np.random.Generator, side: int = SIDE, colour: float = 1.0) -> Image.Image:
+    """A light RGB background: one colour, a gradient between two, or clouds of two at three scales.
+
+    colour: how far the channels of a colour are from their mean; 0 leaves greys.
+    """
     kind = BACKGROUNDS[rng.integers(len(BACKGROUNDS))] if kind is None else kind
     if kind not in BACKGROUNDS:
         raise UsageError(f"no background {kind!r}: there are {', '.join(BACKGROUNDS)}.")
-    first, second = rng.uniform(120, 255, (2, 3))
+    drawn = rng.uniform(120, 255, (2, 3))
+    grey = drawn.mean(1, keepdims=True)
+    first, second = grey + colour * (drawn - grey)
     mix = np.zeros((side, side))
     if kind == "gradient":
         angle = rng.uniform(0, 2 * math.pi)

@@ -29,6 +29,7 @@ COMMANDS = Registry(
         "search": "isthmus.cli.search",
         "classify": "isthmus.cli.classify",
         "ask": "isthmus.cli.ask",
+        "caption": "isthmus.cli.caption",
         "transcribe": "isthmus.cli.transcribe",
         "encode": "isthmus.cli.encode",
         "segment": "isthmus.cli.segment",

@@ -4,8 +4,9 @@ example:
   isthmus ask model/ scene.png "What colour is the cat?"
   isthmus ask model/ scene.png "Is the dog blurred?" --k 2 --json -
 
-MODEL is one that fuses and was trained on answers (isthmus train STORE --recipe manager). It chooses among the
-answers of its training; `isthmus eval MODEL vqa` measures it, beside what it says without looking.
+MODEL is one that fuses and was trained on answers (isthmus train STORE --recipe manager), which chooses among the
+answers of its training; or a language model that sees (--recipe llava), which also answers in words of its own.
+`isthmus eval MODEL vqa` measures either, beside what it says without looking.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ example:
   isthmus export model/ --to hf --out exported/          # AutoModel, pipeline, SentenceTransformer; its code inside
   isthmus export model/ --to st-plain --out exported/    # SentenceTransformer without code, where that is exact
   isthmus export model/ --to onnx --int8 pairs.jsonl --out exported/
+  isthmus export model/ --to llava --out exported/       # a language model that sees, for AutoModelForImageTextToText
   isthmus export model/ --to hf --out exported/ --push owner/name
 
 The folder holds the encoders too: their licences stand in its card. What it computes is compared with the model before
@@ -16,7 +17,7 @@ import argparse
 
 from isthmus.cli import common
 
-TARGETS = ("hf", "st-plain", "onnx")
+TARGETS = ("hf", "st-plain", "onnx", "llava")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     for uri, licence in report["licences"].items():
         common.say(f"encoder: {uri} ({licence})")
     for side, difference in report["differences"].items():
-        common.say(f"{side} embeddings: differ from the model's own by at most {difference:.1g}")
+        what = side if args.to == "llava" else f"{side} embeddings"
+        common.say(f"{what}: differ from the model's own by at most {difference:.1g}")
     for name, value in report.get("recall", {}).get("float32", {}).items():
         common.say(f"{name}: {value:.4f}, in int8 {report['recall']['int8'][name]:.4f}")
     common.say(f"exported: {args.out} ({report['bytes'] / 1e6:,.1f} MB); how to load it: {args.out}/README.md")

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         remove_missing=args.remove_missing,
         remove_many=args.remove_many,
         compact=args.compact,
+        text_graph=True,
         batch_size=args.batch_size,
         precision=args.precision,
         max_skip=args.max_skip,

@@ -16,6 +16,7 @@ them that is no text.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from isthmus.cli import common
 from isthmus.errors import UsageError
@@ -45,18 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     common.check_paths(args.model, args.images, args.image_folder)
     from isthmus.image_search import check_query, search
-    from isthmus.index.layout import is_index
-    from isthmus.store.opening import holds_features
 
     check_query(args.query)
-    reading = common.reading(args)
-    images, printed = args.images, []
-    if not holds_features(args.images) and not is_index(args.images):
-        images = common.read_printing_notes(args.images, captions="optional", **reading)
-        printed = images.notes
-    elif reading:
-        what = "an index" if is_index(args.images) else "a store, which holds features"
-        raise UsageError(f"{args.images}: {what}: {', '.join(reading)} are for reading pairs.")
+    images, printed = _read(args.images, common.reading(args))
     chosen = {name: getattr(args, name) for name in ("k", "plus", "minus", "label", "folder", "least", "out")}
     loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
     found = search(args.model, images, args.query, **chosen, **loading)
@@ -70,3 +62,20 @@ def run(args: argparse.Namespace) -> int:
     common.print_skipped(found.skipped)
     common.write_result(args, found.to_dict())
     return 3 if found.skipped else 0
+
+
+def _read(images: str, reading: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Pairs, and the remarks on them that were printed; an index or a store as it is."""
+    from isthmus.index import is_index
+
+    what = "an index" if is_index(images) else ""
+    if not what:
+        from isthmus.store.opening import holds_features  # loads torch, which an index does without
+
+        what = "a store, which holds features" if holds_features(images) else ""
+    if not what:
+        pairs = common.read_printing_notes(images, captions="optional", **reading)
+        return pairs, pairs.notes
+    if reading:
+        raise UsageError(f"{images}: {what}: {', '.join(reading)} are for reading pairs.")
+    return images, []

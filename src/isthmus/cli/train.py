@@ -1,4 +1,4 @@
-"""Train a model between the encoders of a store: a dual encoder, or one that fuses layers of both, or reads speech.
+"""Train a model on the encoders of a store: a dual encoder, one that fuses layers, a language model, a recogniser.
 
 example:
   isthmus train store/ --recipe default --out model/
@@ -7,12 +7,13 @@ example:
   torchrun --nproc-per-node 2 -m isthmus train store/ --out model/      # batches over two processes
   isthmus train small/ --recipe default --folds 5 --out model/
   isthmus train questions/ --recipe manager --out model/         # a store of states, and answers
+  isthmus train questions/ --recipe llava --out model/           # the same, into a language model
   isthmus train lines/ --recipe avsr-small --recordings lines.jsonl --noise voices/ --out model/
   isthmus train store/ --recipe sail --tune 20 --out model/      # trials first, for 20 minutes
 
 Run it again to go on where it stopped, bit for bit. Recipes: default, cca, linear, freeze-align,
-freeze-align-pooled, sail; over layers: manager, managertower, bridgetower, meter; speech: avsr, avsr-small; or
-a TOML file.
+freeze-align-pooled, sail; over layers: manager, managertower, bridgetower, meter; into a language model: llava,
+llava-manager; speech: avsr, avsr-small; or a TOML file.
 """
 
 from __future__ import annotations
@@ -170,6 +171,8 @@ def _next(args: argparse.Namespace, trained: Any) -> str:
 
     if getattr(trained, "answers", []):
         return f'isthmus ask {shlex.quote(args.out)} IMAGE "question"'
+    if trained.kind == "language":
+        return f"isthmus caption {shlex.quote(args.out)} IMAGE"
     if trained.kind == "speech":
         return f"isthmus transcribe {shlex.quote(args.out)} FILE"
     if trained.kind != DUAL:

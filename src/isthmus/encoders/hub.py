@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from isthmus.cache import in_reach
 from isthmus.encoders import modules
@@ -35,6 +35,15 @@ INCIDENTAL = {
     *("_valid_processor_keys", "data_format", "device", "disable_grouping", "feature_extractor_type"),
     *("input_data_format", "processor_class", "return_tensors", "use_fast"),
 }
+
+
+class LanguageFolder(NamedTuple):
+    """A causal language model on disk: its folder, licence and revision, and what must be said of it."""
+
+    path: Path
+    licence: str | None
+    revision: str | None
+    note: str = ""
 
 
 def resolve(uri: EncoderURI, repo: str, revision: str | None, *, weights: str = WEIGHTS, fetch: bool = True) -> Path:

@@ -51,6 +51,12 @@ def load(uri: EncoderURI, *, modality: Modality | None, fetch: bool, **options: 
     return from_folder(hub.resolve(uri, uri.name, uri.revision, fetch=fetch), uri, modality=modality, **options)
 
 
+def language_folder(uri: EncoderURI, *, fetch: bool = True) -> hub.LanguageFolder:
+    """The folder of a causal language model; see `isthmus.fusion.language.load_language`."""
+    folder = hub.resolve(uri, uri.name, uri.revision, fetch=fetch)
+    return hub.LanguageFolder(folder, hub.licence_of(folder), hub.revision_of(folder))
+
+
 def from_folder(
     folder: Path,
     uri: EncoderURI,

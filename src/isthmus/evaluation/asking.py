@@ -20,14 +20,17 @@ from isthmus.fusion import SideStates
 from isthmus.fusion.sides import joined
 from isthmus.metrics.bootstrap import estimate
 from isthmus.models.fusion_model import FusionModel
+from isthmus.models.language_model import VisionLanguageModel
 from isthmus.models.pretrained import is_uri
 from isthmus.models.saved import kind_of
 from isthmus.progress import progress_bar, watched
 
 GivenFusion = FusionModel | Saved | str | Path
+GivenAsker = FusionModel | VisionLanguageModel | Saved | str | Path
 PICTURES = 16  # encoded at a time
 GREY = Image.new("RGB", (224, 224), (128, 128, 128))
 SCORES = ("accuracy", "shuffled_accuracy", "blind_accuracy")
+SAID = "generated_accuracy"  # of what a language model says by itself
 
 
 def opened_fusion(model: Any, what: str) -> tuple[FusionModel, str]:
@@ -48,12 +51,43 @@ def opened_fusion(model: Any, what: str) -> tuple[FusionModel, str]:
     return saved, name
 
 
+def opened_asker(model: Any, what: str) -> tuple[FusionModel | VisionLanguageModel, str]:
+    """As `opened_fusion`, or a language model that sees."""
+    saved = Saved(model) if isinstance(model, str | Path) else model
+    if not speaks(saved):
+        return opened_fusion(saved, what)
+    if not isinstance(saved, Saved):
+        return saved, "isthmus"
+    device, trust = saved.device, saved.trust_remote_code
+    loaded = VisionLanguageModel.from_pretrained(saved.path, device=device, trust_remote_code=trust)
+    return loaded, str(saved.path)
+
+
+def opened_speaker(model: Any, what: str) -> tuple[VisionLanguageModel, str]:
+    """A language model that sees. Raises `InputError` for a model of another kind."""
+    if not speaks(model):
+        name = str(model.path) if isinstance(model, Saved) else "This model"
+        raise InputError(
+            f"{name}: has no language model, which {what} needs. Train one: isthmus train STORE --recipe llava."
+        )
+    return opened_asker(model, what)  # type: ignore[return-value]
+
+
 def fuses(model: Any) -> bool:
     """Whether a model, or the one in a folder, fuses its encoders' layers."""
+    return _is(model, FusionModel)
+
+
+def speaks(model: Any) -> bool:
+    """Whether a model, or the one in a folder, is a language model that sees."""
+    return _is(model, VisionLanguageModel)
+
+
+def _is(model: Any, kind: Any) -> bool:
     path = model.path if isinstance(model, Saved) else model
     if isinstance(path, str | Path):
-        return not is_uri(path) and kind_of(Path(path)) == FusionModel.kind
-    return isinstance(path, FusionModel)
+        return not is_uri(path) and kind_of(Path(path)) == kind.kind
+    return isinstance(path, kind)
 
 
 def check_answers(model: FusionModel, name: str) -> None:
@@ -69,14 +103,15 @@ def check_answers(model: FusionModel, name: str) -> None:
 class Answered:
     """The most probable answers, int64 [q] in batches, of the questions `asked` that could be asked.
 
-    own: with their picture. shuffled: with the picture of another question. blind: with a grey picture. pictures: how
-    many there were. skipped: (id, why) of pictures that could not be read.
+    own: with their picture. shuffled: with the picture of another question. blind: with a grey picture. said: what a
+    language model says by itself. pictures: how many there were. skipped: (id, why) of pictures that could not be read.
     """
 
     asked: list[Asked] = field(default_factory=list)
     own: list[np.ndarray] = field(default_factory=list)
     shuffled: list[np.ndarray] = field(default_factory=list)
     blind: list[np.ndarray] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
     pictures: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -85,14 +120,16 @@ class Answered:
         views = dict(zip(SCORES, (self.own, self.shuffled, self.blind), strict=True))
         if self.pictures < 2:
             del views[SCORES[1]]
-        chosen = {name: np.concatenate(some).tolist() for name, some in views.items()}
+        chosen = {name: [answers[k] for k in np.concatenate(some).tolist()] for name, some in views.items()}
+        if self.said:
+            chosen[SAID] = self.said
         return {
-            name: np.array([data.score(one, answers[k]) for one, k in zip(self.asked, places, strict=True)])
-            for name, places in chosen.items()
+            name: np.array([data.score(one, answer) for one, answer in zip(self.asked, given, strict=True)])
+            for name, given in chosen.items()
         }
 
 
-def answered(model: FusionModel, data: AskedQuestions, exposure: Exposure) -> Answered:
+def answered(model: FusionModel | VisionLanguageModel, data: AskedQuestions, exposure: Exposure) -> Answered:
     """Every question with its picture, another's and none; few pictures are held at a time.
 
     Raises `InputError` where no picture can be read.
@@ -115,6 +152,8 @@ def answered(model: FusionModel, data: AskedQuestions, exposure: Exposure) -> An
             (found.blind, grey.take(torch.zeros_like(place))),
         ):
             into.append(model.answer(pictures, texts).argmax(1))
+        if isinstance(model, VisionLanguageModel):
+            found.said += [one.removesuffix(".") for one in model.say(states.take(place), texts)]
         found.pictures += len(ids)
         last = states.take(place.new_tensor([len(ids) - 1]))
     exposure.check(found.pictures)
@@ -124,7 +163,11 @@ def answered(model: FusionModel, data: AskedQuestions, exposure: Exposure) -> An
 
 
 def encoded_pictures(
-    model: FusionModel, pairs: Any, exposure: Exposure, skipped: list[tuple[str, str]], counterparts: Any = ()
+    model: FusionModel | VisionLanguageModel,
+    pairs: Any,
+    exposure: Exposure,
+    skipped: list[tuple[str, str]],
+    counterparts: Any = (),
 ) -> Iterator[tuple[list[str], SideStates]]:
     """(ids, states) of the pictures of pairs, some at a time; one that cannot be read is added to `skipped`."""
     ids = pairs.images["id"].to_pylist()
@@ -143,7 +186,13 @@ def encoded_pictures(
 
 
 def scored_answers(
-    found: Answered, data: AskedQuestions, model: FusionModel, bootstrap: int, seed: int, *, by_answer: bool = False
+    found: Answered,
+    data: AskedQuestions,
+    model: FusionModel | VisionLanguageModel,
+    bootstrap: int,
+    seed: int,
+    *,
+    by_answer: bool = False,
 ) -> dict[str, Any]:
     """Accuracies with intervals over pictures, in total and by kind, and what the most frequent answers reach.
 
@@ -199,7 +248,7 @@ def _means(
     return {"metrics": metrics, "ci95": ci95, "chance": {SCORES[0]: float(guess.mean())}}
 
 
-def _outside(data: AskedQuestions, asked: Sequence[Asked], model: FusionModel) -> list[str]:
+def _outside(data: AskedQuestions, asked: Sequence[Asked], model: FusionModel | VisionLanguageModel) -> list[str]:
     """A note on questions whose answers the model cannot give. Raises `InputError` where it can give none."""
     known = {data.normalise(answer) for answer in model.answers}
     outside = [one for one in asked if not known & set(one.scores)]

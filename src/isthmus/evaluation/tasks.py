@@ -55,6 +55,7 @@ TASKS = Registry(
         "entailment": "isthmus.evaluation.entailment:entailment",
         "matching": "isthmus.evaluation.matching:matching",
         "layers": "isthmus.evaluation.layers:layers",
+        "captions": "isthmus.evaluation.captions:captions",
         "speech": "isthmus.evaluation.speech:speech",
     },
     noun="task",

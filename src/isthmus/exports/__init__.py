@@ -1,5 +1,1 @@
 """Models in the formats of other libraries: a file per target, checked against the model before it stays."""
-
-from isthmus.exports.run import TARGETS, export
-
-__all__ = ["TARGETS", "export"]

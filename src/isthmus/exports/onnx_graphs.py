@@ -9,15 +9,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.pairs import Pairs, read_pairs
+from isthmus.encoders.hub import quiet
 from isthmus.errors import UsageError, caught
 from isthmus.evaluation.inputs import embed_for_evaluation, named
 from isthmus.exports.assembly import Assembled, assemble, import_file
-from isthmus.exports.parity import check_close, check_cosine, cosines, differences, probe_pictures
+from isthmus.exports.parity import TEXTS, check_close, check_cosine, cosines, differences, probe_pictures
 from isthmus.files import write_json
 from isthmus.metrics.retrieval import retrieval
 from isthmus.models.dual_encoder import DualEncoder
@@ -48,6 +50,27 @@ def write(model: DualEncoder, folder: Path, *, int8: Any = None) -> dict[str, An
     return {"differences": found, **({} if int8 is None else _write_int8(model, folder, int8))}
 
 
+def write_text_side(model: DualEncoder, folder: Path) -> None:
+    """The text side alone, for `isthmus.exports.embed.Embedder` here: `text.onnx` and `preprocessing.json`.
+
+    Raises as `write`, and `UsageError` for weights that would not stand in one file.
+    """
+    _need_packages()
+    from isthmus.exports.embed import Embedder, GraphInputs
+
+    text = SIDES[1]
+    model.encoders_of(text)
+    with TemporaryDirectory() as beside, quiet():
+        assembled = assemble(model, Path(beside), [text])
+        graph = _TextGraph(assembled.model)
+        if _weighs(graph) > INLINE:
+            raise UsageError(f"its text encoder has {_weighs(graph):,} bytes of weights, more than {INLINE:,}.")
+        write_json(folder / PREPROCESSING, {text: assembled.tokenizers})
+        _write_graph(folder / f"{text}.onnx", graph, _inputs(GraphInputs(folder), text))
+    own, other = model.encode_text(TEXTS), Embedder(folder).encode_text(TEXTS)
+    check_close({text: float(np.abs(own - other).max())})
+
+
 class _ImageGraph(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -75,7 +98,7 @@ def _need_packages() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"--to onnx needs onnx, onnxscript and onnxruntime: pip install 'isthmus[export]' ({error})."
+            f"graphs of ONNX need onnx, onnxscript and onnxruntime: pip install 'isthmus[export]' ({error})."
         ) from None
 
 
@@ -95,13 +118,20 @@ def _example(folder: Path, side: str) -> dict[str, Tensor]:
     """Inputs to trace a side with, as the script makes them."""
     script = import_file(folder / SCRIPT)
     with caught(folder, "its inputs cannot be prepared"):
-        prepared = script.GraphInputs(folder)
-        given = prepared.pixels(probe_pictures()[:2]) if side == "image" else prepared.tokens(EXAMPLES)
+        return _inputs(script.GraphInputs(folder), side)
+
+
+def _inputs(prepared: Any, side: str) -> dict[str, Tensor]:
+    given = prepared.pixels(probe_pictures()[:2]) if side == "image" else prepared.tokens(EXAMPLES)
     return {name: torch.from_numpy(value) for name, value in given.items()}
 
 
+def _weighs(graph: nn.Module) -> int:
+    """Bytes."""
+    return sum(one.nbytes for one in graph.parameters())
+
+
 def _write_graph(path: Path, graph: nn.Module, example: dict[str, Tensor]) -> None:
-    size = sum(one.nbytes for one in graph.parameters())
     last = next(iter(example.values())).ndim - 1
     axes = {0: "batch"} if path.stem == "image" else {0: "batch", last: "tokens"}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it says that operators of torchvision are missing
@@ -113,7 +143,7 @@ def _write_graph(path: Path, graph: nn.Module, example: dict[str, Tensor]) -> No
             f=path,
             output_names=[f"{path.stem}_embeds"],
             dynamic_shapes=dict.fromkeys(example, axes),
-            external_data=size > INLINE,
+            external_data=_weighs(graph) > INLINE,
             verbose=False,
         )
 

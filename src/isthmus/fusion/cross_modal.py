@@ -42,7 +42,7 @@ class CrossModalLayer(nn.Module):
     """Attention to one's own half, then to the other half's input of this layer, then two linear layers.
 
     own [B, T, D] and other [B, S, D] with their masks, to [B, T, D]. Both halves of a layer run on what enters the
-    layer, not on what the other half has just computed.
+    layer, not on what the other half has just computed. tokens: how many of the first are wanted, to [B, tokens, D].
     """
 
     def __init__(self, width: int, heads: int, *, expand: float = 4.0, dropout: float = 0.1) -> None:
@@ -53,7 +53,14 @@ class CrossModalLayer(nn.Module):
         self.inner, self.outer = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(width)
 
-    def forward(self, own: Tensor, other: Tensor, own_mask: Tensor | None, other_mask: Tensor | None) -> Tensor:
-        x = self.self_attention(own, own, own_mask)
+    def forward(
+        self,
+        own: Tensor,
+        other: Tensor,
+        own_mask: Tensor | None,
+        other_mask: Tensor | None,
+        tokens: int | None = None,
+    ) -> Tensor:
+        x = self.self_attention(own[:, :tokens], own, own_mask)
         x = self.cross_attention(x, other, other_mask)
         return self.norm(x + self.dropout(self.outer(nn.functional.gelu(self.inner(x)))))

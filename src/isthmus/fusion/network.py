@@ -61,11 +61,11 @@ class FusionNetwork(nn.Module):
             if head is not None:
                 start(head, width)
 
-    def forward(self, states: Mapping[str, SideStates], *, inputs: bool = False) -> Fused:
-        """Both halves; inputs: as for `TwoTower`. Padding is masked only where there is some."""
+    def forward(self, states: Mapping[str, SideStates], *, inputs: bool = False, pooled_only: bool = False) -> Fused:
+        """Both halves; inputs, pooled_only: as for `TwoTower`. Padding is masked only where there is some."""
         values = {side: one.values for side, one in states.items()}
         masks = {side: None if bool(one.mask.all()) else one.mask for side, one in states.items()}
-        return self.tower(values, masks, inputs=inputs)
+        return self.tower(values, masks, inputs=inputs, pooled_only=pooled_only)
 
     def answer_logits(self, fused: Fused) -> Tensor:
         """[B, answers]. Raises `UsageError` where there is no such head, as do the others."""

@@ -84,7 +84,7 @@ def side_states(values: Layers, masks: Tensor | list[Tensor], prefix: int | None
         return SideStates(values, masks)  # type: ignore[arg-type]
     listed = isinstance(values, list)
     layers: list[Tensor] = list(values) if listed else [values.flatten(0, 1)]  # type: ignore[union-attr]
-    sides = [_side(layer.shape[1] - prefix) for layer in layers]
+    sides = [square_side(layer.shape[1] - prefix) for layer in layers]
     if not listed and not grid and prefix:
         return SideStates(values, masks)  # type: ignore[arg-type]
     if None in sides:
@@ -93,16 +93,16 @@ def side_states(values: Layers, masks: Tensor | list[Tensor], prefix: int | None
             "Take an encoder with square pictures, and fusion.grid = 0."
         )
     side = grid or min(one for one in sides if one)
-    found = [_gridded(layer, prefix, side) for layer in layers]
+    found = [gridded(layer, prefix, side) for layer in layers]
     mask = torch.ones(len(values[0]) if listed else len(values), found[0].shape[1], dtype=torch.bool)
     mask = mask.to(found[0].device)
     return SideStates(found if listed else found[0].unflatten(0, values.shape[:2]), mask)  # type: ignore[union-attr]
 
 
-def _gridded(layer: Tensor, prefix: int, side: int) -> Tensor:
+def gridded(layer: Tensor, prefix: int, side: int) -> Tensor:
     """[B, prefix + T, D] to [B, 1 + side², D]: the first token, or the mean of the patches, then their averages."""
     patches = layer[:, prefix:].float()
-    own = _side(patches.shape[1]) or 0
+    own = square_side(patches.shape[1]) or 0
     first = layer[:, :1].float() if prefix else patches.mean(1, keepdim=True)
     if own != side:
         plane = patches.transpose(1, 2).unflatten(2, (own, own))
@@ -110,7 +110,7 @@ def _gridded(layer: Tensor, prefix: int, side: int) -> Tensor:
     return torch.cat([first, patches], 1)
 
 
-def _side(count: int) -> int | None:
+def square_side(count: int) -> int | None:
     """The side of a square of so many patches; None if it is none."""
     side = math.isqrt(max(0, count))
     return side if side and side * side == count else None

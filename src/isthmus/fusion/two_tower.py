@@ -161,10 +161,12 @@ class TwoTower(nn.Module):
         masks: Mapping[str, Tensor | None],
         *,
         inputs: bool = False,
+        pooled_only: bool = False,
     ) -> Fused:
         """layers: of each half, [B, N, T, D_k] or a list of N [B, T, D_k]. masks: [B, T] bool, None: all are real.
 
-        inputs: whether to keep what enters each cross-modal layer.
+        inputs: whether to keep what enters each cross-modal layer. pooled_only: the last layer computes each half's
+        first token alone, which is all that `pooled` reads; `states` are then [B, 1, D].
         """
         halves = {name: cast(Half, half) for name, half in self.halves.items()}
         first, second = halves
@@ -182,7 +184,8 @@ class TwoTower(nn.Module):
                 weights[own].append(mixing)
             for own, other in ((first, second), (second, first)):
                 layer = halves[own].cross[place]
-                states[own].append(layer(entering[own], entering[other], masks[own], masks[other]))
+                tokens = 1 if pooled_only and place == self.options.depth - 1 else None
+                states[own].append(layer(entering[own], entering[other], masks[own], masks[other], tokens))
                 kept[own].extend([entering[own]] * inputs)
         pooled = [half.pooler(states[name][-1][:, 0]).tanh() for name, half in halves.items()]
         return Fused({name: listed[-1] for name, listed in states.items()}, torch.cat(pooled, -1), weights, kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,9 @@ from isthmus.errors import InputError
 from isthmus.image_search.result import Hit
 from isthmus.index.identity import model_fingerprint
 from isthmus.index.reader import ImageIndex
-from isthmus.models.dual_encoder import DualEncoder
+
+if TYPE_CHECKING:
+    from isthmus.models.dual_encoder import DualEncoder
 
 ABSENT = (160, 160, 160)  # of a tile whose picture is nowhere
 

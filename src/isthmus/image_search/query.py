@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from isthmus.data.feature_pairs import SIDES
-from isthmus.data.images import EXTENSIONS, FOREIGN
+from isthmus.data.images import EXTENSIONS, FOREIGN, BadImage, decode
+from isthmus.data.sources import read_file
 from isthmus.errors import InputError, UsageError
 from isthmus.modality import others, spec_of
-from isthmus.models.dual_encoder import DualEncoder
+
+if TYPE_CHECKING:
+    from isthmus.models.dual_encoder import DualEncoder
 
 Query = str | Path | Image.Image
 Term = Query | tuple[Query, float]  # what is added to a query or taken from it, and how much of it
@@ -100,3 +105,58 @@ def embed_query(model: DualEncoder, query: Query) -> np.ndarray:
     files = [modality for modality in model.modalities if spec_of(modality).decode is not None]
     meant = [modality for modality in files if str(query).lower().endswith(spec_of(modality).endings)]
     return model.encode((meant or files)[0], [query])
+
+
+@dataclass(frozen=True)
+class AskedQuery:
+    """A query, checked: what is asked for, with what is added and taken away."""
+
+    query: Query
+    plus: list[tuple[Query, float]]
+    minus: list[tuple[Query, float]]
+
+    @classmethod
+    def of(cls, query: Query | np.ndarray, plus: Any, minus: Any) -> AskedQuery:
+        if isinstance(query, np.ndarray):
+            from isthmus.encoders.images import to_pil  # loads torch, which a text does without
+
+            query = to_pil(query)
+        check_query(query)
+        return cls(query, as_terms(plus), as_terms(minus))
+
+    @property
+    def text(self) -> bool:
+        """Whether it is a text and nothing else, which alone has probabilities."""
+        return is_text(self.query) and not self.plus and not self.minus
+
+    @property
+    def texts(self) -> list[str] | None:
+        """The texts that it is made of; None where a picture or a file is among them."""
+        parts = [self.query, *(term for term, _ in (*self.plus, *self.minus))]
+        return [str(part) for part in parts] if all(map(is_text, parts)) else None
+
+    @property
+    def picture(self) -> Image.Image | None:
+        """The picture that is asked for."""
+        if isinstance(self.query, Image.Image):
+            return self.query
+        try:
+            return None if is_text(self.query) else decode(read_file(Path(self.query)))
+        except BadImage:  # of another modality
+            return None
+
+    def embed(self, model: DualEncoder) -> np.ndarray:
+        """[1, d]."""
+        return embed_mix(model, self.query, self.plus, self.minus)
+
+    def __str__(self) -> str:
+        terms = [("+", one) for one in self.plus] + [("−", one) for one in self.minus]
+        return " ".join([_said(self.query), *(f"{sign} {_weighted(*term)}" for sign, term in terms)])
+
+
+def _said(query: Query) -> str:
+    return "image" if isinstance(query, Image.Image) else str(query)
+
+
+def _weighted(query: Query, weight: float) -> str:
+    return _said(query) if weight == 1 else f"{weight:g} × {_said(query)}"

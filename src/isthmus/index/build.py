@@ -15,7 +15,7 @@ from isthmus.data.columns import Columns
 from isthmus.data.images import MAX_PIXELS
 from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
-from isthmus.errors import InputError, UsageError
+from isthmus.errors import InputError, IsthmusError, UsageError
 from isthmus.files import atomic_path
 from isthmus.index.calibration import calibrate_segments, fit_null, recall_told
 from isthmus.index.compaction import compacted
@@ -27,6 +27,7 @@ from isthmus.index.reader import ImageIndex, open_index
 from isthmus.index.segments import Segment, write_segment
 from isthmus.index.sources import IndexSource, read_sources, scanned_items
 from isthmus.index.stored import StoredEncoder
+from isthmus.index.text_graph import sound_text_graph, write_text_graph
 from isthmus.index.work import IndexWork
 from isthmus.locking import LOCK, alone
 from isthmus.models.dual_encoder import DualEncoder
@@ -78,6 +79,7 @@ def build_index(
     remove_missing: bool = False,
     remove_many: bool = False,
     compact: bool = False,
+    text_graph: bool = False,
     batch_size: int | None = None,
     precision: str = "auto",
     max_skip: float = 0.01,
@@ -110,6 +112,9 @@ def build_index(
         remove_missing: remove pictures that are no longer there, which are otherwise kept, as on a disk that is not
             plugged in. remove_many: also more than a tenth of them.
         compact: write all anew as one block without what was removed, which otherwise happens now and then.
+        text_graph: also keep the model's text side as a graph of ONNX, as `isthmus index` does: a new process then
+            answers a text without loading torch. Takes some 15 seconds once, the size of the text encoder, and the
+            packages of `isthmus[index]`; where it cannot be made, a note says why.
         batch_size, precision, max_skip, max_pixels: as for `embed`.
         device, trust_remote_code: for loading a model that is given by its folder or URI.
         progress: bars; None: in a notebook alone.
@@ -142,7 +147,7 @@ def build_index(
             if isinstance(store, str | Path):
                 store = open_store(store)
             run.scan(sources, StoredEncoder(model, store, own) if store is not None else own, thumbnails)
-            run.publish(remove_missing, remove_many, compact)
+            run.publish(remove_missing, remove_many, compact, text_graph)
     _check_skipped(run.report, max_skip)
     found = open_index(root)
     found.report = run.report
@@ -158,7 +163,7 @@ def _before(root: Path) -> IndexRecord | None:
     if (root / INDEX_JSON).is_file():
         return read_record(root)
     strange = {path.name for path in root.iterdir()} - {LOCK, WORK, "segments"} if root.is_dir() else set()
-    if any(not name.startswith((".tmp-", "items-", "removed-")) for name in strange):
+    if any(not name.startswith((".tmp-", "items-", "removed-", "text-")) for name in strange):
         raise InputError(f"{root}: the folder is not empty and is not an index; choose another for the index.")
     return None
 
@@ -202,7 +207,7 @@ class _IndexRun:
             self.report.skipped += [*source.pairs.skipped, *contents.skipped]
             self.report.notes += source.pairs.notes
 
-    def publish(self, remove_missing: bool, remove_many: bool, compact: bool) -> None:
+    def publish(self, remove_missing: bool, remove_many: bool, compact: bool, text_graph: bool) -> None:
         """Join what was scanned with what was there, write it, and name it in `index.json`."""
         merged = merge_items(self.old, pa.concat_tables(self.scanned), self.names)
         items = self._kept(merged, remove_missing, remove_many)
@@ -227,6 +232,7 @@ class _IndexRun:
             _write_removed(self.root, np.flatnonzero(~rows)),
             sorted({*self.record.sources, *self.names}),
             fit_null(self.model, self.segments, rows, items),
+            self._text_graph(text_graph),
         )
         commit_record(self.root, self.record)
         self.work.remove()
@@ -244,6 +250,16 @@ class _IndexRun:
         self.report.removed, self.report.missing = merged.gone, 0
         there = pa.array([not gone for gone in merged.items["missing"].to_pylist()])
         return merged.items.filter(there)
+
+    def _text_graph(self, wanted: bool) -> dict[str, KeptFile] | None:
+        """The one that is there, or where it is wanted a new one."""
+        if sound_text_graph(self.root, self.record.text):
+            return self.record.text
+        try:
+            return write_text_graph(self.root, self.model) if wanted else None
+        except IsthmusError as error:
+            self.report.notes.append(f"A new process loads the whole text encoder for a text: {error}")
+            return None
 
     def _append(self) -> None:
         """What was encoded as another segment."""

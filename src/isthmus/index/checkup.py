@@ -32,6 +32,8 @@ def doctor_index(path: Path) -> list[Finding]:
         index = ImageIndex(path, record)
         bad = sum(int((~np.isfinite(part).all(axis=1)).sum()) for _, _, part in index.blocks(CHECKED))
         findings.append({"ok": not bad, "what": f"{index!r}: {bad:,} embeddings are not finite", "remedy": REMEDY})
+        how = "a new process answers texts by a graph, without torch" if record.text else "a new process loads torch"
+        findings.append({"ok": True, "what": how, "remedy": ""})
     if (path / WORK).is_dir():
         told = f"{path / WORK}: a run was interrupted; its work is kept"
         findings.append({"ok": True, "what": told, "remedy": ""})

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from isthmus.files import file_digest
 from isthmus.index.layout import KeptFile
 from isthmus.index.segments import open_arrow, write_arrow
-from isthmus.store.keys import KeyIndex, to_keys
 
 ITEM_SCHEMA = pa.schema(
     {
@@ -83,6 +82,8 @@ def _inherited(scanned: pa.Table, new: pa.ChunkedArray, lost: pa.Table) -> pa.Ta
 
 def place_items(items: pa.Table, keys: np.ndarray) -> pa.Table:
     """The items with the row of each among `keys` (uint8 [n, 16]), sorted by it; missing ones after the others."""
+    from isthmus.store.keys import KeyIndex, to_keys  # loads torch, which reading does without
+
     hashes = items["content_hash"].to_pylist()
     rows = KeyIndex(keys).find(to_keys(hashes)) if hashes else np.empty(0, np.int64)
     items = items.set_column(0, ITEM_SCHEMA.field("row"), pa.array(rows, pa.int64()))

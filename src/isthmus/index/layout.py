@@ -21,7 +21,7 @@ from isthmus.version import __version__
 FORMAT = "isthmus-index/1"
 INDEX_JSON, SEGMENTS, WORK = "index.json", "segments", "work"
 MADE_BY = "made-by.json"  # of the work: which model
-_NAME = re.compile(r"items-[0-9a-f]+\.arrow|removed-[0-9a-f]+\.npy|segments/segment-[0-9a-f]+/[a-z]+\.[a-z]+")
+_NAME = re.compile(r"items-[0-9a-f]+\.arrow|removed-[0-9a-f]+\.npy|(segments/segment|text)-[0-9a-f]+/[a-z]+\.[a-z]+")
 _NEEDED = {"model": dict, "width": int, "segments": list, "items": dict, "sources": list}
 
 
@@ -73,6 +73,7 @@ class IndexRecord:
     """What `index.json` says.
 
     model: path or URI, fingerprint. width: d. sources: what was indexed, by name. null: of texts that nothing fits.
+    text: the model's text side as a graph (`isthmus.index.text_graph`), where there is one.
     """
 
     model: dict[str, str]
@@ -82,6 +83,7 @@ class IndexRecord:
     removed: KeptFile | None = None
     sources: list[str] = field(default_factory=list)
     null: NullBest | None = None
+    text: dict[str, KeptFile] | None = None
 
     @property
     def rows(self) -> int:
@@ -91,6 +93,7 @@ class IndexRecord:
     def files(self) -> list[KeptFile]:
         """All that belongs to the index."""
         found = [one for segment in self.segments for one in segment.files.values()]
+        found += (self.text or {}).values()
         return found + [one for one in (self.items, self.removed) if one is not None]
 
 
@@ -124,6 +127,7 @@ def read_record(root: Path) -> IndexRecord:
             KeptFile(**told["removed"]) if told.get("removed") else None,
             told["sources"],
             NullBest(**told["null"]) if told.get("null") else None,
+            {what: KeptFile(**one) for what, one in told["text"].items()} if told.get("text") else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: malformed ({error!r}); the file was changed by hand.") from None
@@ -143,11 +147,11 @@ def sweep(root: Path, record: IndexRecord | None) -> None:
     """Remove the leftovers of killed runs: files and segments that `index.json` does not name, but for the work."""
     tidy(root, "**/")
     kept = {one.name for one in record.files()} if record else set()
-    named = {segment.name for segment in record.segments} if record else set()
+    named = {Path(one.name).parent.name for one in record.files()} if record else set()
     with writing(root):
         for path in [*root.glob("items-*.arrow"), *root.glob("removed-*.npy")]:
             if path.name not in kept:
                 path.unlink(missing_ok=True)
-        for path in (root / SEGMENTS).glob("segment-*"):
+        for path in [*(root / SEGMENTS).glob("segment-*"), *root.glob(f"text-{'[0-9a-f]' * 16}")]:
             if path.name not in named:
                 shutil.rmtree(path)

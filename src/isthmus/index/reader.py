@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -217,18 +217,18 @@ class ImageIndex:
 
         Raises `UsageError` for a label or a folder of which there is nothing.
         """
-        chosen = np.ones(len(self.items), bool)
-        if label is not None:
-            chosen &= _true(pc.equal(self.items["label"], label))
+        masks = [] if label is None else [pc.equal(self.items["label"], label)]
         if folder is not None:
-            inside = folder.strip("/")
-            same = pc.equal(self.items["folder"], inside)
-            chosen &= _true(pc.or_(same, pc.starts_with(self.items["folder"], f"{inside}/")))
-        if not chosen.any():
+            inside, folders = folder.strip("/"), self.items["folder"]
+            masks.append(pc.or_(pc.equal(folders, inside), pc.starts_with(folders, f"{inside}/")))
+        if not masks:
+            return np.unique(self._item_rows)
+        chosen = self._item_rows[_integers(pc.indices_nonzero(reduce(pc.and_, masks)))]
+        if not len(chosen):
             asked = {"label": label, "folder": folder}
             told = " and ".join(f"{name} {value!r}" for name, value in asked.items() if value is not None)
             raise UsageError(f"{self.path}: no picture of {told}.{self._known(label)}")
-        return np.unique(self._item_rows[chosen])
+        return np.unique(chosen)
 
     def _known(self, label: str | None) -> str:
         if label is None:
@@ -237,7 +237,7 @@ class ImageIndex:
 
     @cached_property
     def _item_rows(self) -> np.ndarray:
-        return self.items["row"].to_numpy()
+        return _integers(self.items["row"].combine_chunks())
 
     def _places(self, row: int) -> slice:
         """Where the items of a row are."""
@@ -256,6 +256,6 @@ class ImageIndex:
         return self._pictures[segment]
 
 
-def _true(mask: pa.ChunkedArray) -> np.ndarray:
-    found: np.ndarray = pc.fill_null(mask, False).to_numpy()
-    return found
+def _integers(array: pa.Array) -> np.ndarray:
+    """What `to_numpy` gives, which imports pandas for it."""
+    return np.from_dlpack(array)

@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.metrics.nearest import top_k
-
 LEAST = 20  # nouns that captions must hold, and must lack, before they are asked which nouns are there
 KNOWN, UNKNOWN = (0.1, 0.9), (0.1, 0.5)  # quantiles that the distribution is fitted by
 ALTERNATIVE = 0.5  # p-values of texts that fit: Beta(0.5, 1), where captions do not tell; benchmarks/absence_study.py
@@ -112,6 +110,8 @@ def null_of(
     encode_text: list of N texts → [N, d], in the items' space. captions: of the items, if there are any. None where the
     encoder does not tell everyday nouns apart.
     """
+    from isthmus.metrics.nearest import top_k  # loads torch, which reading a distribution does without
+
     names = nouns()
     best = top_k(encode_text(names), emb, 1)[0][:, 0]
     return null_best(best, absent(names, captions)) if np.ptp(best) >= 1e-6 else None

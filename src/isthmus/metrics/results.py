@@ -44,6 +44,8 @@ class Result(TypedDict, total=False):
     chance: dict[str, float]
     n: dict[str, float]
     definition: str
+    prompt: str  # of a language model, and how its words are taken
+    decoding: str
     seed: int
     bootstrap: int
     skipped: Sequence[tuple[str, str]]

@@ -208,7 +208,8 @@ class FusionModel:
     def _each(self, states: Mapping[str, SideStates], told: Any, batch_size: int) -> np.ndarray:
         count = len(states["text"])
         rows = torch.arange(count, device=self.device).split(batch_size)
-        found = [told(self.fuse({side: one.take(some).trimmed() for side, one in states.items()})) for some in rows]
+        parts = ({side: one.take(some).trimmed() for side, one in states.items()} for some in rows)
+        found = [told(self.network(part, pooled_only=True)) for part in parts]
         return torch.cat(found).float().cpu().numpy()
 
     def encode_image(self, images: Any, **options: Any) -> np.ndarray:

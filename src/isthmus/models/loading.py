@@ -15,6 +15,7 @@ KINDS = Registry(
     {
         DUAL: "isthmus.models.dual_encoder:DualEncoder",
         "fusion": "isthmus.models.fusion_model:FusionModel",
+        "language": "isthmus.models.language_model:VisionLanguageModel",
         "speech": "isthmus.models.speech_model:SpeechModel",
     },
     noun="kind of model",

@@ -20,10 +20,9 @@ from isthmus.files import file_digest, locate, read_sealed, replaced_together, w
 from isthmus.models.seen import SEEN, SeenItems
 from isthmus.projectors import Head, from_config
 from isthmus.version import __version__
-from isthmus.weights import read_tensors, write_tensors
+from isthmus.weights import CONFIG, WEIGHTS, read_tensors, write_tensors
 
 FORMAT = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DIGEST_BYTES = 32
 DUAL = "dual_encoder"  # the kind of a model whose configuration names none
 Records = dict[str, list[EncoderRecord]]  # by modality, of the encoders side by side

@@ -208,9 +208,9 @@ class Store:
     ) -> FeaturePairs:
         """As `pairs` of images and captions, with the numbers of the rows of `states` in place of features.
 
-        states: of both sides, from `Store.states`; `isthmus.store.states.rows_of` gives the numbers.
+        states: of both sides or of one, from `Store.states`; `isthmus.store.states.rows_of` gives the numbers.
         """
-        image, text = (NumberedRows(states[side]) for side in SIDES)
+        image, text = (NumberedRows(states.get(side), self.table(side).num_rows) for side in SIDES)
         return _chosen(join(self.path, self.tables(), image, text), split, only, seed)
 
     def _choose(self, modality: str, which: Which) -> list[EncoderRecord]:

@@ -196,10 +196,10 @@ class StatesMatrix:
 
 
 class NumberedRows(OnDemand):
-    """In place of features, the numbers of the rows that states belong to: a matrix [n, 1], for `join`."""
+    """In place of features, the numbers of rows, of states or of a table without any: a matrix [n, 1], for `join`."""
 
-    def __init__(self, states: StatesMatrix) -> None:
-        self.records, self.parts, self.shape = states.records, [1], (len(states), 1)
+    def __init__(self, states: StatesMatrix | None, count: int) -> None:
+        self.records, self.parts, self.shape = [] if states is None else states.records, [1], (count, 1)
 
     def gather(self, index: np.ndarray) -> np.ndarray:
         return np.asarray(index, np.float32)[:, None]

@@ -31,6 +31,7 @@ OBJECTIVES = Registry(
     {
         "contrastive": "isthmus.training.contrastive.train",
         "fusion": "isthmus.training.fusion.train",
+        "language": "isthmus.training.language.train",
         "speech": "isthmus.training.speech.train",
     },
     noun="objective",

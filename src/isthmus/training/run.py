@@ -232,8 +232,8 @@ class Run:
         note += f", loss {loss:.3f}" if loss is not None else ""
         if not self.state.metrics:
             return note
-        name = self.objective.primary
-        return f"{note}, {name.replace('_', ' ')} {self.state.metrics[name]:.1%}"
+        name, value = self.objective.primary, self.state.metrics[self.objective.primary]
+        return f"{note}, {name.replace('_', ' ')} {f'{value:.3f}' if name.endswith('loss') else f'{value:.1%}'}"
 
     # --- checkpoints ---------------------------------------------------------------------------------------
 

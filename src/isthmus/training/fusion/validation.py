@@ -82,7 +82,7 @@ def _answered(objective: JudgedFusion, val: LayeredPairs, batches: StateBatches)
     network, right = objective.module.network, []
     asked = np.flatnonzero([bool(one) for one in val.answers])
     for rows in _parts(asked) if len(asked) else []:
-        logits = network.answer_logits(network(_states(val, batches, rows)))
+        logits = network.answer_logits(network(_states(val, batches, rows), pooled_only=True))
         scores = scored([val.answers[row] for row in rows], objective.answers)
         right.append(scores.gather(1, logits.argmax(1).cpu()[:, None])[:, 0])
     return {"val_accuracy": float(torch.cat(right).mean()) if right else 0.0}
@@ -110,11 +110,11 @@ def _matched(objective: JudgedFusion, val: LayeredPairs, batches: StateBatches) 
     no: list[Tensor] = []
     for rows in _parts(np.arange(len(val))):
         states = _states(val, batches, rows)
-        yes.append(network.match_logits(network(states)).cpu() > 0)
+        yes.append(network.match_logits(network(states, pooled_only=True)).cpu() > 0)
         positive = of_text[rows][:, None] == of_image[rows]
         picked, there = draw_negatives(None, positive, torch.rand(len(rows), dtype=torch.float64))
         other = batches.take(SIDES[0], val.pairs.image_of[rows[picked.numpy()]])
-        no.append((network.match_logits(network({**states, SIDES[0]: other})).cpu() < 0)[there])
+        no.append((network.match_logits(network({**states, SIDES[0]: other}, pooled_only=True)).cpu() < 0)[there])
     return {"val_matching": (float(torch.cat(yes).float().mean()) + float(torch.cat(no).float().mean())) / 2}
 
 

@@ -166,7 +166,7 @@ class SpeechObjective(Objective):
         if self.val is None:
             return {}
         heard = [0]
-        if "audio" in self.senses:
+        if "audio" in self.senses and self.plan.recipe.noise.share:
             versions = enumerate((one.heard for one in self.val.versions), 1)
             heard += [number for number, how in versions if how.speed == 1 and not how.draw]
         rates = {number: self.error_rate(number) for number in heard}
@@ -271,6 +271,9 @@ class WordObjective(Objective):
 
     def counts(self) -> dict[str, int]:
         return {"lines": self.items, "words": len(self.words)}
+
+    def cost(self, seen: int, seconds: float) -> dict[str, Any]:
+        return {"pairs_seen": seen, "flops": None, "seconds": round(seconds, 2)}
 
     def result(self) -> WordClassifier:
         return self.module

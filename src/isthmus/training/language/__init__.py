@@ -1,0 +1,1 @@
+"""A projector and managers between an image encoder and a language model, trained on answers alone."""
