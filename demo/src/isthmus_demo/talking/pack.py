@@ -26,7 +26,6 @@ FACES = 2  # of each line that is trained on: an epoch sees it said by each
 BABBLE = {"train": ("es", "fr"), "test": ("it", "ru")}
 BABBLE_SECONDS = 240  # of each voice
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the prompts
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def write_pack(
     recorded: int = 120,
     faces: int = FACES,
     seed: int = 0,
-    log: Say = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> SpeechPack:
     """Write a pack of rendered faces into `out`; one that is there, of the same numbers, is taken as it is.
 
