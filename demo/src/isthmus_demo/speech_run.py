@@ -43,6 +43,7 @@ class SpeechDemo:
     results: list[Result]
     controls: dict[str, list[Result]]
     stages: list[tuple[str, float]]
+    noises: list[str]
 
 
 def run_speech(
@@ -53,6 +54,8 @@ def run_speech(
     pack: dict[str, int] | None = None,
     encoders: Sequence[Any] = (AUDIO, VIDEO),
     overrides: Sequence[str] = OVERRIDES,
+    noises: Sequence[str] = NOISES,
+    of_controls: Sequence[str] = OF_CONTROLS,
     max_seconds: float | None = None,
     log: Say = lambda line: None,
     progress: bool = False,
@@ -64,6 +67,7 @@ def run_speech(
     Args:
         sentences: of the grammar, to train on. pack: the other numbers of `write_pack`.
         encoders: of sound and video, as states with a rate. overrides: of the recipe `avsr-small`.
+        noises: loudnesses of the lines over babble that are read, of_controls: those with other faces.
         max_seconds: of training. log: called with a line as each step begins.
     """
     if sentences < 16:
@@ -79,14 +83,14 @@ def run_speech(
         train(out / "store", recipe="avsr-small", out=out / "model", **how)
     with stages("read unseen lines of unseen faces in unseen babble"):
         asked: dict[str, Any] = {"noise": str(made.unseen_babble), "seed": seed}
-        results = _listed(evaluate(out / "model", "speech", made.test, snr=NOISES, **asked))
+        results = _listed(evaluate(out / "model", "speech", made.test, snr=noises, **asked))
     with stages("the same with the faces of other lines, and with faces timed by another voice"):
-        asked |= {"snr": OF_CONTROLS, "modality": ("av",)}
+        asked |= {"snr": of_controls, "modality": ("av",)}
         controls = {
             name: _listed(evaluate(out / "model", "speech", table, **asked))
             for name, table in (("another line's face", made.wrong), ("timed by another voice", made.retimed))
         }
-    demo = SpeechDemo(results, controls, stages.done)
+    demo = SpeechDemo(results, controls, stages.done, list(noises))
     told = {"results": [dict(one) for one in results]}
     told |= {"controls": {name: [dict(one) for one in listed] for name, listed in controls.items()}}
     write_json(out / "results.json", told | {"stages": dict(stages.done)})
@@ -105,10 +109,10 @@ def table_rows(demo: SpeechDemo, metric: str = "cer") -> list[list[str]]:
     for sense, name in names.items():
         mine = {_fact(one, "snr"): one for one in demo.results if _fact(one, "modality") == sense}
         if mine:
-            rows.append([name, *(_shown(mine.get(_level(one)) or mine.get("any"), metric) for one in NOISES)])
+            rows.append([name, *(_shown(mine.get(_level(one)) or mine.get("any"), metric) for one in demo.noises)])
     for name, listed in demo.controls.items():
         mine = {_fact(one, "snr"): one for one in listed}
-        rows.append([f"sound, {name}", *(_shown(mine.get(_level(one)), metric) for one in NOISES)])
+        rows.append([f"sound, {name}", *(_shown(mine.get(_level(one)), metric) for one in demo.noises)])
     return rows
 
 
@@ -132,7 +136,7 @@ def page(demo: SpeechDemo, pack: SpeechPack, command: str) -> str:
         command=command,
         first=demo.results[0],
         curves=[curve(demo.results, metric, title) for metric, title in (("cer", "characters"), ("wer", "words"))],
-        noises=[_level(one) for one in NOISES],
+        noises=[_level(one) for one in demo.noises],
         rows=table_rows(demo),
         words=table_rows(demo, "wer"),
         lines=_lines(demo, pack),

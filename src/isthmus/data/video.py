@@ -221,7 +221,7 @@ def _check(width: int, height: int) -> None:
 VIDEO = ModalitySpec(
     read=read,
     probe=probe,
-    options=("fps", "frame", "size"),
+    options=("fps", "frame", "size", "stem"),
     many=(),
     single="mean",
     tokens="states",

@@ -11,6 +11,7 @@ import torch
 
 from isthmus.encoders.base import Encoder
 from isthmus.encoders.framewise import FramewiseEncoder
+from isthmus.encoders.front_end import FrontEndEncoder
 from isthmus.encoders.modality import Modality, spec_of
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
@@ -97,8 +98,10 @@ def _load_backbone(
     if modality is not None:
         spec_of(modality)
     if uri.fps is not None:
-        pictures = _load_backbone(replace(uri, fps=None, frame=None), FIRST[0], device, trust_remote_code, fetch)
-        return _checked(FramewiseEncoder(pictures, uri), modality, uri)
+        plain = replace(uri, fps=None, frame=None, stem=None)
+        pictures = _load_backbone(plain, FIRST[0], device, trust_remote_code, fetch)
+        made = FramewiseEncoder if uri.stem is None else FrontEndEncoder
+        return _checked(made(pictures, uri), modality, uri)
     load = SOURCES.find(uri.source)
     with caught(uri):
         encoder: Encoder = load(uri, modality=modality, device=device, trust_remote_code=trust, fetch=fetch)

@@ -29,7 +29,8 @@ class EncoderURI:
         tokens (all of a text, zeros behind the last). A sequence of any length, unpooled: states.
     size: image side in pixels. max_tokens, prompt: length limit and prefix of texts. seconds: of the longest recording.
     fps: frames a second, which makes an image encoder one of films, frame by frame. frame: the pooling of each frame,
-        as of a picture (mean, grid4, …); None = the image encoder's own.
+        as of a picture (mean, grid4, …); None = the image encoder's own. stem: a file of `MouthFrontEnd.save_stem` in
+        the place of a ResNet's own stem.
     dtype: compute type, float32 unless given.
     """
 
@@ -45,6 +46,7 @@ class EncoderURI:
     prompt: str | None = None
     seconds: int | None = None
     size: int | None = None
+    stem: str | None = None
     trust_remote_code: bool | None = None
 
     @classmethod

@@ -14,7 +14,7 @@ from isthmus.faces.landmarks import POINTS, Finder
 NAME = "shape_predictor_68_face_landmarks.dat"
 PLACES = (Path("/usr/share/dlib"), Path("/usr/local/share/dlib"))  # the first is where Debian's libdlib-data has it
 SMALL = 100  # pixels of a face, below which its surroundings are enlarged
-Box = tuple[int, int, int, int]  # left, top, right, bottom
+FaceBox = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def finder(model: str | None) -> Callable[[], Finder]:
@@ -44,7 +44,7 @@ class _DlibFinder:
 
     def __init__(self, dlib: Any, detector: Any, predictor: Any) -> None:
         self.dlib, self.detector, self.predictor = dlib, detector, predictor
-        self.before: Box | None = None
+        self.before: FaceBox | None = None
 
     def __call__(self, frame: np.ndarray) -> np.ndarray | None:
         frame = np.ascontiguousarray(frame)
@@ -55,7 +55,7 @@ class _DlibFinder:
         shape = self.predictor(frame, self.dlib.rectangle(*box))
         return np.array([(shape.part(k).x, shape.part(k).y) for k in range(POINTS)], np.float32)
 
-    def _near(self, frame: np.ndarray) -> Box | None:
+    def _near(self, frame: np.ndarray) -> FaceBox | None:
         """The face in the surroundings of the last one."""
         if self.before is None:
             return None
@@ -68,10 +68,10 @@ class _DlibFinder:
         box = _largest(self.detector(part, int(side < SMALL)))
         return None if box is None else (box[0] + x, box[1] + y, box[2] + x, box[3] + y)
 
-    def _anywhere(self, frame: np.ndarray) -> Box | None:
+    def _anywhere(self, frame: np.ndarray) -> FaceBox | None:
         return _largest(self.detector(frame, 0)) or _largest(self.detector(frame, 1))
 
 
-def _largest(found: Any) -> Box | None:
+def _largest(found: Any) -> FaceBox | None:
     best = max(found, key=lambda box: box.width(), default=None)
     return None if best is None else (best.left(), best.top(), best.right(), best.bottom())

