@@ -282,7 +282,7 @@ def section(name: str, table: Table) -> str:
     counts = told["lines"]
     encoders = " and ".join(f"`{one}`" for one in told["encoders"].values())
     text = f"\n## {name[0].upper() + name[1:]}\n\n{counts['train']} lines for training, {counts['test']} in the test, "
-    text += f"{len(seeds)} seeds; {encoders}. dB: of the line above {VOICES} voices at once."
+    text += f"{len(seeds)} seed{'s'[: len(seeds) - 1]}; {encoders}. dB: of the line above {VOICES} voices at once."
     text += f" Settings: {', '.join(f'`{one}`' for one in told['settings'])}.\n\n" if told["settings"] else "\n\n"
     text += "| read from | " + " | ".join(f"{one} dB" if one != "clean" else one for one in ratios) + " |\n"
     text += "|---" * (len(ratios) + 1) + "|\n"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import tracemalloc
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +47,10 @@ def here(tmp_path_factory) -> Path:
     for name, senses in (("store", ("ear", "eye")), ("heard", ("ear",)), ("seen", ("eye",))):
         embed_lines(table, folder / name, *senses)
     told = ["train", folder / "store", "--recipe", "avsr-small", *changes(), "--recordings", table]
-    assert main([str(one) for one in [*told, "--noise", folder / "data" / "noise", "--out", folder / "model"]]) == 0
+    with redirect_stdout(io.StringIO()) as said:
+        assert main([str(one) for one in [*told, "--noise", folder / "data" / "noise", "--out", folder / "model"]]) == 0
+    end = said.getvalue()
+    assert re.search(r"^validation: cer \d+\.\d %, cer clean \d+\.\d %$", end, re.M) and f"transcribe {folder}" in end
     return folder
 
 

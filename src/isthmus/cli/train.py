@@ -153,7 +153,12 @@ def _result(summary: dict[str, Any]) -> str:
         f"{name.removeprefix('val_').replace('_', ' ')} {100 * metrics[name]:.1f} % (chance {100 * chance[name]:.1f} %)"
         for name in dict.fromkeys([*chance][:1] + [*chance][-1:])
     ]
-    others = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items() if name != "epoch"]
+    others = [
+        f"{name.removeprefix('val_').replace('_', ' ')} {100 * value:.1f} %" if name.startswith("val_cer")
+        else f"{name.replace('_', ' ')} {value:.4g}"
+        for name, value in metrics.items()
+        if name != "epoch"
+    ]  # fmt: skip
     return f"validation: {', '.join(shown or others)}"
 
 
@@ -174,7 +179,10 @@ def _next(args: argparse.Namespace, trained: Any) -> str:
     if trained.kind == "language":
         return f"isthmus caption {shlex.quote(args.out)} IMAGE"
     if trained.kind == "speech":
-        return f"isthmus transcribe {shlex.quote(args.out)} FILE"
+        hears = "audio" in trained.networks
+        return (
+            f"isthmus {'transcribe' if hears else 'eval'} {shlex.quote(args.out)} {'FILE' if hears else 'speech LINES'}"
+        )
     if trained.kind != DUAL:
         return "isthmus eval --help"
     store = open_store(first_choice(args.store, {})[0])

@@ -86,30 +86,28 @@ def plan(
     """What `train` with the same arguments would do: each stage's lines, batch, steps and parameters."""
     lines = split_lines(store, audio=audio, video=video, layers=choices.speech.layers, only=only, seed=how.seed)
     symbols = _symbols(lines["train"], choices)
-    choices, stages = fitting(choices, lines, symbols), []
-    for stage in choices.stages:
-        chosen = choices.at(stage)
-        objective = _made(chosen, lines, symbols, {})
-        planned = objective.planned(chosen)
-        objective.plan = planned
-        with torch.device("meta"):
-            network = objective.build()
-        stages.append(
-            {
-                "stage": stage.name,
-                **objective.counts(),
-                "batch": planned.batch,
-                "steps": planned.steps,
-                "parameters": sum(one.numel() for one in network.parameters()),
-                "deviations": planned.deviations(),
-            }
-        )
+    choices = fitting(choices, lines, symbols)
     return {
         "recipe": choices.resolve(len(lines["train"])).to_dict(),
         "lines": {name: len(part) for name, part in lines.items()},
         "symbols": symbols.symbols,
         "heard": ["clean", *(one.name for one in ways(choices.noise, noise, recordings))],
-        "stages": stages,
+        "stages": {stage.name: _planned(choices.at(stage), lines, symbols) for stage in choices.stages},
+    }
+
+
+def _planned(chosen: SpeechRecipe, lines: Splits, symbols: Symbols) -> dict[str, Any]:
+    """The amounts of a stage."""
+    objective = _made(chosen, lines, symbols, {})
+    objective.plan = planned = objective.planned(chosen)
+    with torch.device("meta"):
+        network = objective.build()
+    return {
+        **objective.counts(),
+        "batch": planned.batch,
+        "steps": planned.steps,
+        "parameters": sum(one.numel() for one in network.parameters()),
+        "deviations": planned.deviations(),
     }
 
 

@@ -18,6 +18,7 @@ from isthmus.speech.recordings import AUDIO, Heard, NoiseSource, NoisyRecordings
 from isthmus.store import open_store
 from isthmus.store.opening import open_pairs
 from isthmus.training.fit import Fitting
+from isthmus.training.processes import Processes
 from isthmus.training.speech.data import SpokenLines, Version
 from isthmus.training.speech.recipe import NoiseOptions
 
@@ -55,11 +56,15 @@ def with_versions(
     if source is not None:
         every = [content for part in lines.values() for content in part.contents[AUDIO]]
         source.check(every, speakers_of(pairs.side(AUDIO)))
-    views = _views(lines, how.device)
-    stores = []
-    for one in heard:
-        changed = NoisyRecordings.of(pairs, one, source, how.seed)
-        stores.append((one, _encoded(changed, views, folder / one.name, how.progress)))
+    stores = [(one, folder / one.name) for one in heard]
+    processes = Processes()
+    if processes.first or how.out is None:  # where there is a folder for all, one of them writes
+        views = _views(lines, how.device)
+        for one, path in stores:
+            # what is too long for the encoder at another speed is heard as it is
+            changed = NoisyRecordings.of(pairs, one, source, how.seed)
+            embed(changed, encoders=views, out=path, max_skip=1.0, progress=how.progress)
+    processes.wait()
     return {name: _heard(part, stores) if name in wanted else part for name, part in lines.items()}
 
 
@@ -85,12 +90,6 @@ def _views(lines: Splits, device: str | None) -> list[Encoder]:
     views = load_recorded([record["uri"] for record in records], modality=AUDIO, device=device)
     check_encoders(views, records)
     return views
-
-
-def _encoded(pairs: NoisyRecordings, views: list[Encoder], out: Path, progress: bool | None) -> Path:
-    # what is too long for the encoder at another speed is heard as it is
-    embed(pairs, encoders=views, out=out, max_skip=1.0, progress=progress)
-    return out
 
 
 def _heard(lines: SpokenLines, stores: list[tuple[Heard, Path]]) -> SpokenLines:
