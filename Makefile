@@ -68,6 +68,7 @@ study: $(VENV)/.demo
 
 # isthmus beside its peers, in a fixed order; writes benchmarks/results.json and docs/benchmarks.md.
 bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt usearch
 	$(BIN)/python benchmarks/run_all.py
 
 $(BIN)/python:

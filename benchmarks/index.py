@@ -1,18 +1,26 @@
 """Search in an index beside exact search, usearch and plain faiss: recall, time of a query, memory, time to build.
 
-    python benchmarks/index.py [--quick] [--rows 1000000] [--width 512] [--alone 10000000]
+    python benchmarks/index.py [--rows 1000000] [--width 512]   # all four: some 20 minutes on two cores, 6 GB of disk
+    python benchmarks/index.py --alone 10000000                 # isthmus alone: some 1.5 hours, 22 GB of disk
+    python benchmarks/index.py --new MODEL INDEX                # a new process that answers a text
+    python benchmarks/index.py --quick                          # small: does it work? Prints, writes nothing
+
+Needs faiss-cpu, and but for `--alone` and `--new` usearch. Each run replaces its own table of the results.
 
 Synthetic pictures in clusters of very different sizes, float16 in a mapped file, and texts that lie apart from all
 pictures, as those of joint spaces do. Each case runs in a process of its own, one query at a time. Recall@10 is against
 an exact search of the same float16 embeddings. Peers raise their own parameter until *pictures* find 0.98 of their
-nearest, as one does who has no texts; isthmus does so with texts and pictures. `--alone` adds isthmus alone at another
-size.
+nearest, as one does who has no texts; isthmus does so with texts and pictures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,14 +30,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harness import Result, Table, anonymous, in_own_process, write
-from isthmus.index import candidates
+from harness import RESULTS, Result, Table, anonymous, in_own_process, write
+from isthmus.index import candidates, open_index
 from isthmus.index.exact import exact_top
 from isthmus.index.segments import PICTURE_SCHEMA, Part, Segment, write_segment
 
 K, AIM = candidates.AMONG, candidates.AIM
 CALIBRATED, ASKED = 256, 200  # queries of each kind
 BLOCK = 65_536
+DOC, USAGE, ABOUT = __doc__ or "", "\n    python", "Synthetic pictures"
 OURS, EXACT, USEARCH, FAISS = "isthmus", "exact", "usearch", "faiss"
 Search = Callable[[np.ndarray], np.ndarray]
 
@@ -39,26 +48,71 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small: does it work?")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--alone", type=int, help="rows at which isthmus is measured alone")
+    parser.add_argument("--alone", type=int, metavar="ROWS", help="isthmus alone, of so many rows")
+    parser.add_argument("--new", nargs=2, metavar=("MODEL", "INDEX"), help="a new process that answers a text")
+    parser.add_argument("--scratch", metavar="DIR", help="where the files are; default: that of temporary files")
     parser.add_argument("--case", nargs=2, metavar=("WHO", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
         print(json.dumps(case(options.case[0], Path(options.case[1]))))
         return
-    rows, width = (20_000, 64) if options.quick else (options.rows, options.width)
-    tables = [measure(rows, width, [EXACT, OURS, FAISS, USEARCH])]
-    if options.alone:
-        tables.append(measure(options.alone, width, [OURS]))
-    about = (__doc__ or "").partition("\n\n    python")[0] + (__doc__ or "").partition("000]")[2]
-    result = Result("index", "Search in an index", about.strip(), tables)
-    if options.quick:
-        print(json.dumps([table.rows for table in tables], indent=1))
+    if options.new:
+        table = new_process(*options.new)
+    elif options.alone:
+        table = measure(options.alone, options.width, [OURS], options.scratch)
     else:
-        write(result)
+        rows, width = (20_000, 64) if options.quick else (options.rows, options.width)
+        table = measure(rows, width, [EXACT, OURS, FAISS, USEARCH], options.scratch)
+    if options.quick:
+        print(json.dumps(table.rows, indent=1))
+    else:
+        about = f"{DOC.partition(USAGE)[0].strip()}\n\n{DOC.partition(ABOUT)[1]}{DOC.partition(ABOUT)[2].strip()}"
+        write(Result("index", "Search in an index", about, [*others_than(table), table]))
 
 
-def measure(rows: int, width: int, who: list[str]) -> Table:
+def others_than(table: Table) -> list[Table]:
+    """The tables of earlier runs, but for the one that is replaced."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found = (Table(**one) for one in results.get("index", {}).get("tables", []))
+    return [one for one in found if one.title != table.title]
+
+
+def new_process(model: str, index: str, runs: int = 5) -> Table:
+    """Seconds of `isthmus search` for a text, by the index's graph of the text side and by the model itself."""
+    without = "import sys; sys.modules['isthmus.exports.embed'] = None; "
+    start = "from isthmus.cli import main; main(sys.argv[1:])"
+    cases = {"by the graph of the index": f"import sys; {start}", "by the model": without + start}
+    wall: dict[str, list[float]] = {name: [] for name in cases}
+    cpu: dict[str, list[float]] = {name: [] for name in cases}
     with tempfile.TemporaryDirectory() as folder:
+        for turn in range(runs + 1):
+            for name, code in cases.items():
+                before, started = os.times(), time.perf_counter()
+                command = [
+                    sys.executable,
+                    "-c",
+                    code,
+                    "search",
+                    os.path.abspath(model),
+                    os.path.abspath(index),
+                    "a bird",
+                ]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+                after = os.times()
+                if turn:
+                    wall[name].append(time.perf_counter() - started)
+                    cpu[name].append(sum(after[2:4]) - sum(before[2:4]))
+    return Table(
+        "A new process that answers a text",
+        ["", "s", "CPU s"],
+        [[name, statistics.median(wall[name]), statistics.median(cpu[name])] for name in cases],
+        f"`isthmus search` of {len(open_index(index)):,} pictures, contact sheet included; medians of {runs} runs in "
+        "turn, files in the page cache.",
+    )
+
+
+def measure(rows: int, width: int, who: list[str], scratch: str | None) -> Table:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         make(Path(folder), rows, width)
         found = {name: in_own_process(__file__, "--case", name, folder) for name in who}
     columns = [

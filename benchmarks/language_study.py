@@ -2,6 +2,7 @@
 
     python benchmarks/language_study.py                # goes on where it stopped; a run is minutes of two cores
     python benchmarks/language_study.py --runs 2       # that many further runs
+    python benchmarks/language_study.py --trial        # one row on a tenth of the scenes: prints it, keeps nothing
     python benchmarks/language_study.py --render       # docs/language.md from the committed JSON
 
 Protocol. Scenes composed of the demo's cut-outs (`isthmus_demo.questions`), those to train on, to validate on and to
@@ -76,6 +77,11 @@ def main() -> None:
     if options.render:
         PAGE.write_text(render(json.loads(RESULTS.read_text())))
         return
+    if options.trial:
+        study = LanguageStudy(options.work / "trial", {split: count // 10 for split, count in SCENES.items()})
+        found = study.run("layer 8", 0, out=options.work / "trial" / "model")
+        print({view: np.mean([int(one) for one in found[view]]).round(3) for view in VIEWS}, found["seconds"], "s")
+        return
     study = LanguageStudy(options.work)
     for name, row, seed in study.wanted():
         if options.runs is not None and options.runs <= 0:
@@ -88,6 +94,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("out/language_study"), help="scenes, stores and the head")
     parser.add_argument("--runs", type=int, help="stop after so many")
+    parser.add_argument("--trial", action="store_true")
     parser.add_argument("--render", action="store_true")
     return parser.parse_args()
 
@@ -95,9 +102,9 @@ def parse() -> argparse.Namespace:
 class LanguageStudy:
     """Scenes, stores and a head on disk, and the runs that are known."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, scenes: dict[str, int] = SCENES) -> None:
         self.work = work
-        self.table = write_question_scenes(work / "scenes", SCENES)
+        self.table = write_question_scenes(work / "scenes", scenes)
         self.kind_of = {(one.image, one.question): one.kind for one in read_asked_table(self.table).asked}
         self.known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
 
@@ -132,14 +139,14 @@ class LanguageStudy:
             ist.train(drawings, recipe="freeze-align", overrides=told, only=ids, out=folder, progress=True)
         return folder
 
-    def run(self, row: str, seed: int) -> dict[str, Any]:
+    def run(self, row: str, seed: int, out: Path | None = None) -> dict[str, Any]:
         """Train one row; what every test question earned, in every view."""
         name, told = ROWS.get(row, ("vit", (f"picture.layers=[{row.removeprefix('layer ')}]",)))
         head = self.head() if "picture.head=HEAD" in told else None
         overrides = [*SETTINGS, *(one.replace("HEAD", str(head)) for one in told)]
         store = self.store(name)
         began, cpu = time.monotonic(), time.process_time()
-        model: Any = ist.train(store, recipe="llava-manager", overrides=overrides, seed=seed, progress=True)
+        model: Any = ist.train(store, recipe="llava-manager", overrides=overrides, seed=seed, out=out, progress=True)
         spent = {"seconds": round(time.monotonic() - began), "cpu_seconds": round(time.process_time() - cpu)}
         found = tested(model, store, self.kind_of)
         return {

@@ -97,7 +97,7 @@ def prepare_asterisk(debs: Path, out: Path) -> tuple[Path, Path, Path, Path]:
 def study(name: str, lines: Path, store: Path, train_noise: Path, test_noise: Path, out: Path, given: Any) -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     table: Table = results.setdefault(name, {"seeds": {}})
-    table["about"] = facts(store, lines)
+    table["about"] = facts(store, lines) | {"settings": given.set}
     heard: list[LinesAtOnce] = []
     both = "video" in table["about"]["encoders"]
     for seed in range(given.seeds):
@@ -110,14 +110,15 @@ def study(name: str, lines: Path, store: Path, train_noise: Path, test_noise: Pa
                 if row not in rows:
                     rows[row] = scored(heard, read, noisy=row != "video alone")
                     tell(results, name, seed, row)
-        if not both:
-            for row, settings in LAYERS.items():
-                if row not in rows:
-                    chosen = [*given.set, *settings]
-                    folder = out / f"seed-{seed}" / row.replace(" ", "-")
-                    model: Any = ist.train(store, recipe="avsr-small", overrides=chosen, seed=seed, out=folder)
-                    rows[row] = scored(stored(store, model), by(model, "audio"), noisy=False)
-                    tell(results, name, seed, row)
+    for seed in range(0 if both else given.seeds):
+        rows = table["seeds"][str(seed)]
+        for row, settings in LAYERS.items():
+            if row not in rows:
+                chosen = [*given.set, *settings]
+                folder = out / f"seed-{seed}" / row.replace(" ", "-")
+                model: Any = ist.train(store, recipe="avsr-small", overrides=chosen, seed=seed, out=folder)
+                rows[row] = scored(stored(store, model), by(model, "audio"), noisy=False)
+                tell(results, name, seed, row)
 
 
 def tell(results: dict[str, Any], name: str, seed: int, row: str) -> None:
@@ -281,7 +282,8 @@ def section(name: str, table: Table) -> str:
     counts = told["lines"]
     encoders = " and ".join(f"`{one}`" for one in told["encoders"].values())
     text = f"\n## {name[0].upper() + name[1:]}\n\n{counts['train']} lines for training, {counts['test']} in the test, "
-    text += f"{len(seeds)} seeds; {encoders}. dB: of the line above {VOICES} voices at once.\n\n"
+    text += f"{len(seeds)} seeds; {encoders}. dB: of the line above {VOICES} voices at once."
+    text += f" Settings: {', '.join(f'`{one}`' for one in told['settings'])}.\n\n" if told["settings"] else "\n\n"
     text += "| read from | " + " | ".join(f"{one} dB" if one != "clean" else one for one in ratios) + " |\n"
     text += "|---" * (len(ratios) + 1) + "|\n"
     rows = list(dict.fromkeys(row for one in seeds.values() for row in one))
@@ -357,8 +359,8 @@ def published(store: Path) -> None:
         began = time.process_time()
         objective = SpeechObjective(lines["train"], None, symbols, chosen.speech.senses)
         run = fit(objective, replace(chosen, stages=()), Fitting(max_epochs=1e-6))
-        parameters = sum(one.numel() for one in run.module.parameters())
-        print(stage.name, f"{parameters:,} parameters, loss {run.state.loss_sum:.2f} after {run.state.step} step,",
+        parameters, loss = sum(one.numel() for one in run.module.parameters()), run.history.records[-1]["loss"]
+        print(stage.name, f"{parameters:,} parameters, loss {loss:.2f} in {run.state.step} step,",
               f"{time.process_time() - began:.0f} CPU s")  # fmt: skip
 
 

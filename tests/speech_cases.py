@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from isthmus.cli import main
@@ -17,7 +18,6 @@ from isthmus.encoders import load_encoder
 from isthmus.encoders.base import Encoder, Output
 from isthmus.encoders.sources import SOURCES
 from isthmus.encoders.uri import EncoderURI
-from isthmus.modality import MODALITIES, ModalitySpec
 from isthmus.models.speech_model import SpeechModel
 from isthmus.speech.model import SpeechRecogniser, SpeechShape
 from isthmus.speech.vocabulary import Characters
@@ -54,13 +54,13 @@ class Spectrum(Encoder):
 
 
 class Glances(Encoder):
-    """Every frame as its pixels, 25 a second."""
+    """Every frame as 4 × 4 pixels, 25 a second."""
 
     rate_hz = 25.0
 
     def preprocess(self, items: Any) -> Any:
-        found = [np.stack(list(one.frames(25)))[..., 0] if hasattr(one, "frames") else one for one in items]
-        frames = [torch.from_numpy(np.array(one, np.float32) / 255).flatten(1) for one in found]
+        found = [np.stack(list(one.frames(25)))[..., 0] for one in self.spec.read(items)]
+        frames = [F.adaptive_avg_pool2d(torch.from_numpy(one / np.float32(255)), 4).flatten(1) for one in found]
         counts = torch.tensor([len(one) for one in frames])
         return {"frames": nn.utils.rnn.pad_sequence(frames, batch_first=True), "counts": counts}
 
@@ -75,20 +75,10 @@ def load(uri: EncoderURI, *, modality: str | None, device: Any = None, **_: Any)
     return kind(uri, sense, nn.Identity(), {"letters": uri.name}, pools=("mean",), device=device)
 
 
-FRAMES = ModalitySpec(
-    read=list, probe=lambda: np.zeros((4, 4, 4), np.uint8), options=(), many=("tokens",), single="mean",
-    tokens="tokens", padded=True, length=len, decode=lambda data: np.load(__import__("io").BytesIO(data)),
-    columns=("video",), part=("start", "end"), endings=(".mp4",),
-)  # fmt: skip
-
-
 def register(patch: pytest.MonkeyPatch) -> None:
-    """The encoders' source, and frames as videos where isthmus has none."""
+    """The encoders' source."""
     entry = EntryPoint("letters", "speech_cases:load", SOURCES.group)
     patch.setattr(SOURCES, "_entries", {**SOURCES._entries, "letters": entry})
-    if "video" not in MODALITIES.names():
-        entry = EntryPoint("video", "speech_cases:FRAMES", MODALITIES.group)
-        patch.setattr(MODALITIES, "_entries", {**MODALITIES._entries, "video": entry})
 
 
 def spoken(text: str, seed: int = 0) -> np.ndarray:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from isthmus.encoders import load_encoder
 from isthmus.errors import InputError, OfflineError, UsageError
+from isthmus.fusion.language import load_language
 from isthmus_demo.encoders import wheel_conversion, wheels
 from tiny_encoders import VOCABULARY, pictures, save_tokenizer
 
@@ -206,3 +207,18 @@ def test_converted_dinov2_equals_the_onnx_graph(tmp_path: Path, monkeypatch: pyt
     (expected,) = ReferenceEvaluator(model).run(None, {"input_image": pixels.numpy()})
     tokens = load_encoder("wheel:dinov2-small-saliency").run({"pixel_values": pixels}).tokens
     np.testing.assert_allclose(tokens, expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_language_model_is_converted_once_and_knows_a_capital(wheel_cache) -> None:
+    """Its 4-bit weights as a Llama in float32, with its chat template."""
+    pytest.importorskip("gguf")
+    wheel_cache("smollm2-135m")
+    language = load_language("wheel:smollm2-135m")
+    asked = [{"role": "user", "content": "Complete the sentence: The capital of France is"}]
+    prompt = language.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")
+    said = language.network.generate(**prompt, max_new_tokens=12, do_sample=False)
+    assert "Paris" in language.tokenizer.decode(said[0, prompt["input_ids"].shape[1] :])
+    assert (language.hidden, len(language.layers), language.context) == (576, 30, 8192)
+    assert "4 bits" in language.record["note"] and language.record["licence"] == "Apache-2.0"
+    assert not any(wheels.fetch("smollm2-135m").glob("*.gguf"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import json
@@ -19,6 +20,7 @@ from PIL import Image
 
 import isthmus as ist
 import toys
+from faults import kill, names, struck
 from isthmus.cli import main
 from isthmus.encoders import Encoder
 from isthmus.encoders.callables import from_callable
@@ -184,6 +186,47 @@ def test_an_interrupted_run_encodes_no_unit_twice(model, photos, monkeypatch) ->
     assert not (Path("p.index") / "work").exists()
 
 
+def contents(path: str | Path) -> dict[str, tuple[bytes, bytes | None, str | None]]:
+    """Of each picture its embedding, its small picture and its file."""
+    found = open_index(path, verify=True)
+    return {
+        id: (found.embedding(row).tobytes(), found.thumbnail(row), found.record(row)["path"])
+        for row, id in zip(*(found.items[name].to_pylist() for name in ("row", "id")), strict=True)
+    }
+
+
+def test_a_run_killed_again_and_again_goes_on_and_makes_the_same_index(model, photos, monkeypatch) -> None:
+    from isthmus.embedding import work_plan
+
+    monkeypatch.setattr(work_plan, "LEAST_ITEMS", 4)
+    build_index(dual(), photos, out="whole.index", batch_size=4)
+    own, log = mean_colour, Path("encoded")
+    log.touch()
+
+    def logged(pictures: list[Image.Image]) -> np.ndarray:
+        with log.open("a") as file:  # by processes that are killed
+            file.write("x" * len(pictures))
+        return own(pictures)
+
+    monkeypatch.setitem(globals(), "mean_colour", logged)
+
+    def build(out: Path) -> None:
+        build_index(dual(), photos, out=out, batch_size=4)
+
+    path, kills = Path("there/p.index"), 0
+    path.parent.mkdir()
+    for step in np.random.default_rng(0).integers(3, 60, 10).tolist():
+        kills += struck(build, path, step, kill) == "killed"
+        with contextlib.suppress(InputError):  # unfinished; what is finished is whole
+            assert contents(path) == contents("whole.index")
+    build(path)
+    assert contents(path) == contents("whole.index")
+    assert kills >= 5
+    assert 16 <= log.stat().st_size <= 16 + 4 * kills  # a unit is lost to a kill at most
+    assert log.stat().st_size < 16 * 3  # nor does every run begin anew
+    assert {name.split("-")[0] for name in names(path)} == {name.split("-")[0] for name in names(Path("whole.index"))}
+
+
 def test_an_index_of_another_model_or_a_damaged_one_is_refused(model, photos, monkeypatch, capsys) -> None:
     index(model, photos, "--out", "p.index")
     assert main(["doctor", "p.index"]) == 0
@@ -253,7 +296,7 @@ def test_thumbnails_are_small_and_hold_nothing_but_pixels(model, tmp_path) -> No
     assert ist.search(dual(), none, "red").contact_sheet().width > 180  # the file itself
 
 
-def test_mixes_add_and_take_away_by_weight(model, photos) -> None:
+def test_mixes_add_and_take_away_by_weight(model, photos, capsys) -> None:
     found = build_index(dual(), photos, out="p.index")
     red, blue = (np.array(toys.COLOURS[name]) / 255 - 0.5 for name in ("red", "blue"))
     unit = [one / np.linalg.norm(one) for one in (red, blue)]
@@ -263,6 +306,9 @@ def test_mixes_add_and_take_away_by_weight(model, photos) -> None:
         code, told = search(model, "p.index", "red", "--plus", f"blue:{weight}", "--k", 3)
         assert code == 0 and [hit["row"] for hit in told["hits"]] == expected.tolist()
         assert told["hits"][0]["probability"] is None and told["fits"] is None  # a mix is not calibrated
+    assert "for a text alone" in capsys.readouterr().err
+    search(model, "p.index", "red")
+    assert "for a text alone" not in capsys.readouterr().err
     less = search(model, "p.index", "red", "--minus", photos / "red" / "plain.png", "--k", 1)[1]
     assert less["hits"][0]["label"] != "red"
     with pytest.raises(UsageError, match="cancels out"):

@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import isthmus as ist
 from isthmus.cli import main
+from isthmus.data.pairs import pairs_from_lists
+from isthmus.embedding import embed
 from isthmus.errors import InputError, UsageError
+from isthmus.evaluation.captions import judged
 from isthmus.fusion.language import (
     CausalLanguage,
     ChatPrompts,
@@ -28,6 +32,8 @@ from isthmus.fusion.language.network import Sight
 from isthmus.fusion.language.packing import left_padded
 from isthmus.models.language_model import VisionLanguageModel
 from isthmus.training.language.messages import read_messages
+from isthmus.training.run import Run
+from tiny_encoders import save_bert, save_network, save_processor
 from toy_language import TEMPLATE, language_store, save_language
 
 QUICK = ["optim.batch=6", "optim.epochs=2", "optim.precision=float32", "stop.restore_best=false"]
@@ -173,6 +179,9 @@ def trained(here: Path) -> Path:
 
 def test_the_command_trains_and_asks(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(trained)]) == 0
+    assert "language model hf:" in capsys.readouterr().out
+    with pytest.raises(InputError, match="it is not for matching"):
+        ist.evaluate(trained, "matching", here / "data")
     card = (trained / "README.md").read_text()
     assert "2 managers over 3 layers" in card and "<user> <image>\n{question} <end>" in card
     picture = str(here / "data" / "000.png")
@@ -342,3 +351,99 @@ def test_what_llava_has_no_form_for_is_refused_with_the_reason(here: Path, tmp_p
     with pytest.raises(InputError, match="--to hf takes no language model"):
         ist.export(model, tmp_path / "out", to="hf")  # type: ignore[arg-type]
     assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_run_resumes_bit_for_bit_in_its_second_stage(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With jitter on the managers' weights: what is drawn is a function of the step."""
+    told = [f"language.model=hf:{here / 'lm'}", "managers.every=1", *QUICK]
+    ist.train(here / "store", recipe="llava", overrides=told, out=tmp_path / "whole")
+    step, taken = Run.step, list[int]()
+
+    def mortal(self: Run) -> int:
+        taken.append(1)
+        if len(taken) == 8:  # of 2 × 6
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Run, "step", mortal)
+    with pytest.raises(KeyboardInterrupt):
+        ist.train(here / "store", recipe="llava", overrides=told, out=tmp_path / "cut", checkpoint_seconds=0)
+    monkeypatch.undo()
+    ist.train(here / "store", recipe="llava", overrides=told, out=tmp_path / "cut")
+    whole, cut = (tmp_path / name / "model.safetensors" for name in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
+
+
+def test_tokens_go_through_a_trained_head_that_belongs_to_their_layer(here: Path, tmp_path: Path) -> None:
+    vit, pairs = here / "vit", here / "data" / "questions.jsonl"
+    save_bert(tmp_path / "bert")
+    text = f"hf:{tmp_path / 'bert'}?max_tokens=8&pool=tokens"
+    embed(pairs, [f"hf:{vit}?pool=cls+patches", f"hf:{vit}?pool=states"], text, out=tmp_path / "store")
+    chosen = ["head.width=16", "optim.epochs=1", "optim.batch=8"]
+    named = {"image": f"hf:{vit}?pool=cls+patches", "out": tmp_path / "aligned"}
+    dual = ist.train(tmp_path / "store", recipe="freeze-align", overrides=chosen, **named)  # type: ignore[arg-type]
+    told = [f"language.model=hf:{here / 'lm'}", f"picture.head={tmp_path / 'aligned'}", "managers.every=0", *QUICK]
+    ist.train(tmp_path / "store", recipe="llava-manager", overrides=told, out=tmp_path / "model")
+    model = VisionLanguageModel.from_pretrained(tmp_path / "model")
+    picture = here / "data" / "000.png"
+    states = model.encoders_of("image")[0].states([Image.open(picture).convert("RGB")], [None]).values
+    assert isinstance(states, torch.Tensor)
+    expected = dual.image_projector.cpu().dense(states[:, 0, 1:], states[:, 0, 0])
+    torch.testing.assert_close(model.side("image", [picture]).values[0], expected)
+    with pytest.raises(UsageError, match="through a head of isthmus"):
+        ist.export(model, tmp_path / "out", to="llava", allow_unknown_licence=True)
+    with pytest.raises(UsageError, match="belongs to one layer of one encoder"):
+        ist.train(here / "store", recipe="llava-manager", overrides=told)
+
+
+def test_stages_of_a_cnn_stand_side_by_side_and_are_managed_by_projectors_of_their_own(
+    here: Path, tmp_path: Path
+) -> None:
+    config = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic"}
+    cnn = save_processor(save_network(tmp_path / "cnn", "ResNet", config), crop=64)
+    embed(here / "data" / "questions.jsonl", f"hf:{cnn}?layer=1,2&pool=states", out=tmp_path / "store")
+    told = [
+        f"language.model=hf:{here / 'lm'}",
+        "picture.layers=[1, 2]",
+        "picture.tokens=16",
+        "managers.every=1",
+        *QUICK,
+    ]
+    model = ist.train(tmp_path / "store", recipe="llava-manager", overrides=told, out=tmp_path / "model")
+    assert isinstance(model, VisionLanguageModel)
+    assert (model.network.plan.widths, model.network.plan.tokens) == ([8, 12], 16)
+    assert model.network.plan.patches == [256, 64] and len(model.network.manager_projectors) == 2
+    again, picture = ist.load_model(tmp_path / "model"), here / "data" / "000.png"
+    np.testing.assert_array_equal(again.answer(picture, ["describe"]), model.answer(picture, ["describe"]))
+
+
+def test_a_store_of_pooled_features_is_refused(here: Path, tmp_path: Path) -> None:
+    embed(here / "data" / "questions.jsonl", f"hf:{here / 'vit'}", out=tmp_path / "store")
+    with pytest.raises(UsageError, match="holds no states of image encoders: embed with layer"):
+        ist.train(tmp_path / "store", recipe="llava", overrides=[f"language.model=hf:{here / 'lm'}"])
+
+
+def test_captions_that_are_the_data_s_own_find_their_pictures_and_others_do_not() -> None:
+    class Letters:
+        def encode(self, texts: list[str]) -> np.ndarray:
+            return np.eye(26, dtype=np.float32)[[ord(text[0]) - 97 for text in texts]]
+
+    captions = ["a cat", "blue dog.", "cherry", "dots"]
+    pairs = pairs_from_lists([f"{k}.png" for k in range(4)], [[one] for one in captions], ids=list("0123"))
+    written = dict(zip("0123", ["a cat.", "blue dog", "cherry", "xx"], strict=True))
+    found = judged(written, pairs, Letters(), 0, 0)["metrics"]  # type: ignore[arg-type]
+    assert found["text_retrieval_recall@1"] == 0.75 and found["exact_match"] == 0.75
+
+
+def test_questions_are_answered_by_likelihood_and_by_what_is_said(here: Path, trained: Path) -> None:
+    model = VisionLanguageModel.from_pretrained(trained)
+    found = ist.evaluate(model, "vqa", here / "data" / "questions.jsonl", bootstrap=20)
+    rows = [json.loads(line) for line in (here / "data" / "questions.jsonl").read_text().splitlines()]
+    asked, pictures = [row["question"] for row in rows], [here / "data" / row["image"] for row in rows]
+    likeliest = [model.answers[k] for k in model.answer(pictures, asked).argmax(1)]
+    for name, given in (("accuracy", likeliest), ("generated_accuracy", model.say(pictures, asked))):
+        assert found["metrics"][name] == np.mean([one == row["answer"] for one, row in zip(given, rows, strict=True)])
+    assert "{question}" in found["prompt"] and "greedy" in found["decoding"]

@@ -25,7 +25,7 @@ from isthmus.serving.finding import find_models
 from isthmus.serving.served import ServedModel
 from live_server import colours, live, served_models
 from toy_fusion import toy_model
-from toys import png
+from toys import COLOURS, png
 
 SAME = "http://127.0.0.1"
 
@@ -92,6 +92,12 @@ def test_filters_leave_the_rest_out(client: TestClient) -> None:
     refused = client.post("/api/search", json={"text": "red", "label": "bleu"})
     assert refused.status_code == 400
     assert "'blue'" in refused.json()["error"]["message"]
+    offered = client.get("/api/models/first/filters").json()
+    assert [one["name"] for one in offered["labels"]] == sorted(COLOURS)
+    assert sum(one["pictures"] for one in offered["labels"]) == 64
+    some = client.get("/api/models/first/pictures", params={"label": "blue"}).json()["hits"]
+    assert {hit["label"] for hit in some} == {"blue"}
+    assert client.get("/api/models/first/pictures", params={"folder": "../.."}).status_code == 400
 
 
 def test_two_models_answer_one_query(client: TestClient) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from isthmus.serving.served import ServedModel
 from live_server import live, served_models
+from toy_fusion import toy_model
 from toys import png
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -31,7 +33,8 @@ DROP = """([uri, name]) => {
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with live(served_models(tmp_path_factory.mktemp("served"))) as found:
+    asked = ServedModel("asked", toy_model(tmp_path_factory.mktemp("asked")))
+    with live([*served_models(tmp_path_factory.mktemp("served")), asked]) as found:
         yield found
 
 
@@ -122,6 +125,31 @@ def test_a_dropped_picture_is_searched_labelled_and_segmented(page: Any) -> None
     assert page.locator(".legend button").first.get_attribute("aria-pressed") == "true"
 
 
+def test_a_label_leaves_the_others_out_also_by_keys_and_in_the_address(page: Any) -> None:
+    assert page.locator("#only-folder").is_hidden()  # the pictures are in one
+    page.select_option("#only-label", "blue")
+    page.get_by_text("Pictures of blue.").wait_for()
+    ask(page, "red")
+    page.wait_for_selector(".facts")
+    page.locator("#sure").fill("0")
+    assert {caption.split(" ")[2] for caption in tiles(page)} == {"blue"}
+    page.reload()
+    page.wait_for_selector(".facts")
+    assert page.input_value("#only-label") == "blue"
+    page.focus("#only-label")
+    page.keyboard.press("Home")
+    page.get_by_text("pictures of at least").wait_for()
+    assert "red" in tiles(page)[0]
+
+
+def test_a_question_about_a_picture_gets_the_answers_of_the_model(page: Any) -> None:
+    page.click("#tab-ask")
+    drop(page, Image.new("RGB", (60, 40), (255, 0, 0)), "red.png")
+    ask(page, "a red photo")
+    page.wait_for_selector(".bars")
+    assert set(page.locator(".bars .name span:first-child").all_inner_texts()) == {"yes", "no", "two"}
+
+
 def test_two_models_answer_side_by_side(page: Any) -> None:
     page.click("#tab-compare")
     ask(page, "green")
@@ -166,12 +194,18 @@ def test_axe_finds_nothing_and_a_narrow_screen_does_not_scroll_sideways(page: An
     axe = pytest.importorskip("axe_playwright_python.base").AXE_FILE_PATH
     page.evaluate(Path(axe).read_text(encoding="utf-8"))
     page.emulate_media(color_scheme=scheme)
-    for tab, text in (("search", "red"), ("compare", "green"), ("label", "red, blue"), ("segment", "red, blue")):
+    for tab, text in (
+        ("search", "red"),
+        ("compare", "green"),
+        ("label", "red, blue"),
+        ("segment", "red, blue"),
+        ("ask", "red"),
+    ):
         page.click(f"#tab-{tab}")
         ask(page, text)
         if tab == "label":
             drop(page, Image.new("RGB", (60, 40), (255, 0, 0)), "red.png")
-        page.wait_for_selector({"label": ".bars", "segment": ".legend"}.get(tab, ".facts"))
+        page.wait_for_selector({"label": ".bars", "segment": ".legend", "ask": ".bars"}.get(tab, ".facts"))
         found = page.evaluate("axe.run()")
         assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
         page.set_viewport_size({"width": 390, "height": 844})

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import isthmus as ist
+from films import at_rate
 from isthmus.cli import main
 from isthmus.errors import InputError, UsageError
 from isthmus.models.speech_model import SpeechModel
@@ -255,8 +256,12 @@ def test_what_cannot_be_transcribed_is_said_and_spoils_no_other(here, tmp_path, 
     assert main(["transcribe", str(here / "model"), *files]) == 3
     said = capsys.readouterr()
     assert "good.wav:" in said.out and "silence" in said.err and "no sound that can be read" in said.err
-    assert main(["transcribe", str(here / "model"), files[1]]) == 1
-    assert "silence" in capsys.readouterr().err
+    (tmp_path / "mute.mp4").write_bytes(at_rate(25))
+    (tmp_path / "film.mp4").write_bytes(at_rate(25, sound=(spoken("abc cab"), 0.0)))
+    for name, why in (("still.wav", "silence"), ("mute.mp4", "a film without a sound track")):
+        assert main(["transcribe", str(here / "model"), str(tmp_path / name)]) == 1
+        assert why in capsys.readouterr().err
+    assert ist.transcribe(here / "model", tmp_path / "film.mp4").seconds == pytest.approx(1.0, abs=0.2)
     with pytest.raises(InputError, match="reads no speech"):
         toy = tmp_path / "dual"
         toy.mkdir()

@@ -160,8 +160,10 @@ def question_scene(cutouts: Sequence[Cutout], rng: np.random.Generator, *, side:
 def _thing(name: str, cutouts: Sequence[Cutout], rng: np.random.Generator, cells: tuple[int, ...]) -> Thing:
     own = [one for one in cutouts if one.name == name]
     colour = list(COLOURS)[rng.integers(len(COLOURS))] if rng.random() < TINTED else None
-    altered = (bool(draw < share) for draw, share in zip(rng.random(len(SHARES_OF)), SHARES_OF, strict=True))
-    return Thing(name, own[rng.integers(len(own))], colour, *altered, cells)
+    blurred, turned, large, mirrored = (
+        bool(draw < share) for draw, share in zip(rng.random(4), SHARES_OF, strict=True)
+    )
+    return Thing(name, own[rng.integers(len(own))], colour, blurred, turned, large, mirrored, cells)
 
 
 def _drawn(things: Sequence[Thing], rng: np.random.Generator, side: int) -> Image.Image:

@@ -90,7 +90,7 @@ def run_speech(
             for name, table in (("another line's face", made.wrong), ("timed by another voice", made.retimed))
         }
     demo = SpeechDemo(results, controls, stages.done, list(noises))
-    told = {"results": [dict(one) for one in results]}
+    told: dict[str, Any] = {"results": [dict(one) for one in results]}
     told |= {"controls": {name: [dict(one) for one in listed] for name, listed in controls.items()}}
     write_json(out / "results.json", told | {"stages": dict(stages.done)})
     write_page(page(demo, made, f"isthmus demo speech --out {out}"), out / "report.html")

@@ -40,6 +40,8 @@ def opened_fusion(model: Any, what: str) -> tuple[FusionModel, str]:
     """
     saved = Saved(model) if isinstance(model, str | Path) else model
     name = str(saved.path) if isinstance(saved, Saved) else "isthmus"
+    if speaks(saved):
+        raise InputError(f"{name}: a language model that sees, which says what it likes: it is not for {what}.")
     if not fuses(saved):  # before its encoders are loaded
         raise InputError(
             f"{name}: a model that joins two encoders at their ends, which {what} needs more than. Train one that "

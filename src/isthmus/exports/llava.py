@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -179,7 +179,7 @@ def _made(model: VisionLanguageModel, view: Encoder, stock: bool) -> Any:
         llava: Any = LlavaForConditionalGeneration(LlavaConfig(**shared))
         llava.model.multi_modal_projector.load_state_dict(_folded(model))
     else:
-        config = coded.IsthmusLlavaConfig(**shared, isthmus=_facts(model, layers))
+        config = coded.IsthmusLlavaConfig(**shared, isthmus=_facts(model, layers))  # type: ignore[call-arg]
         llava = coded.IsthmusLlavaForConditionalGeneration(config)
         own = {name: one for name, one in model.network.own_state().items() if not name.startswith("language.")}
         missing, unexpected = llava.model.load_state_dict(own, strict=False)
@@ -209,7 +209,7 @@ def _facts(model: VisionLanguageModel, layers: list[Any]) -> dict[str, Any]:
 def _folded(model: VisionLanguageModel) -> dict[str, Tensor]:
     """The projector with the norms of its inputs taken in."""
     network = model.network
-    first, _, second = network.projector
+    first, _, second = (cast(nn.Linear, one) for one in cast(nn.Sequential, network.projector))
     mean = torch.cat(
         [_norm(network.norms[place], "mean", 0.0, network.plan.widths[place]) for place in network.plan.fed]
     )
@@ -237,7 +237,7 @@ def _merged(language: nn.Module) -> dict[str, Tensor]:
     from peft.tuners.lora import LoraLayer
 
     found = {}
-    layers = {name: one for name, one in language.named_modules() if isinstance(one, LoraLayer)}
+    layers: dict[str, Any] = {name: one for name, one in language.named_modules() if isinstance(one, LoraLayer)}
     for name, one in language.state_dict().items():
         if "lora_" not in name:
             place, _, last = name.replace(".base_layer.", ".").rpartition(".")
@@ -312,9 +312,9 @@ def _difference(model: VisionLanguageModel, folder: Path, stock: bool) -> float:
     for row, picture in enumerate(pictures):
         asked = QUESTIONS[row % len(QUESTIONS)]
         prompt = model._prompts()([asked])
-        sight = model.network.see(states.take(torch.tensor([row])).values)  # type: ignore[arg-type]
+        sight = model.network.see(states.take(torch.tensor([row])).values)
         own = model.network.logits(packed([prompt], 0), sight, torch.arange(len(prompt)))
-        said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}]
+        said: Any = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}]
         text = processor.apply_chat_template(said, add_generation_prompt=True)
         inputs = processor(images=picture, text=text, return_tensors="pt")
         if inputs["input_ids"][0].tolist() != prompt.ids.tolist():

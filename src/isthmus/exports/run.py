@@ -71,7 +71,9 @@ def export(
         InputError: embeddings that differ by more than 1e-5 (int8: a cosine below 0.999), an unknown licence, a
             model of another kind or of other modalities, or a folder that holds a model of isthmus.
     """
-    given = load_model(model, device="cpu", trust_remote_code=trust_remote_code) if _named(model) else model
+    given: Any = model
+    if isinstance(model, str | Path):
+        given = load_model(model, device="cpu", trust_remote_code=trust_remote_code)
     target, out = TARGETS.find(to), Path(out)
     _check_options(to, target, options)
     _check_kind(model, given, to)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from isthmus.store import Store
 
 
+UNKNOWN = "No probabilities: they are known for a text alone, not for pictures and mixes (docs/guide/search.md)."
+
+
 def search(
     model: DualEncoder | str | Path,
     images: Pairs | Store | ImageIndex | Frame | str | Path,
@@ -99,6 +102,8 @@ def search(
         asked = AskedQuery.of(query, plus, minus)
         found = search_pairs(_loaded(model, loading), images, asked, k, out)
     found.least, found.asked = least, asked.picture
+    if found.hits and not asked.text:
+        found.notes = [*found.notes, UNKNOWN]
     if out is not None:
         found.write_sheet(out)
     return found

@@ -230,10 +230,24 @@ class ImageIndex:
             raise UsageError(f"{self.path}: no picture of {told}.{self._known(label)}")
         return np.unique(chosen)
 
+    def labels(self) -> dict[str, int]:
+        """How many pictures have each label."""
+        return _counts(self.items["label"])
+
+    def folders(self) -> dict[str, int]:
+        """How many pictures are in each folder, those of the folders below it with them."""
+        found: dict[str, int] = {}
+        for folder, count in _counts(self.items["folder"]).items():
+            parts = folder.split("/") if folder else []
+            for depth in range(1, len(parts) + 1):
+                above = "/".join(parts[:depth])
+                found[above] = found.get(above, 0) + count
+        return found
+
     def _known(self, label: str | None) -> str:
         if label is None:
             return ""
-        return did_you_mean(label, [one for one in pc.unique(self.items["label"]).to_pylist() if one])
+        return did_you_mean(label, list(self.labels()))
 
     @cached_property
     def _item_rows(self) -> np.ndarray:
@@ -254,6 +268,11 @@ class ImageIndex:
         if segment not in self._pictures:
             self._pictures[segment] = self._segments[segment].pictures()
         return self._pictures[segment]
+
+
+def _counts(names: pa.ChunkedArray) -> dict[str, int]:
+    found = pc.value_counts(names).to_pylist()
+    return {one["values"]: one["counts"] for one in found if one["values"] is not None}
 
 
 def _integers(array: pa.Array) -> np.ndarray:

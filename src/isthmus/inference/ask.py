@@ -102,14 +102,14 @@ def ask(
     loaded, name = opened_asker(given, "answering questions")
     said: list[str | None] = [None] * len(asked)
     if isinstance(loaded, VisionLanguageModel):
-        image, loss = loaded.side("image", image), "one"
+        image = loaded.side("image", image)
         said = [*loaded.say(image, asked)]
         probabilities = loaded.answer(image, asked) if loaded.answers else np.empty((len(asked), 0), np.float32)
     else:
         check_answers(loaded, name)
-        probabilities, loss = loaded.answer(image, asked), loaded.loss
+        probabilities = loaded.answer(image, asked)
     both = zip(asked, probabilities, said, strict=True)
-    replies = [Reply(one, loaded.answers, found, loss, k, spoken) for one, found, spoken in both]
+    replies = [Reply(one, loaded.answers, found, loaded.loss, k, spoken) for one, found, spoken in both]
     return replies[0] if isinstance(question, str) else replies
 
 

@@ -45,7 +45,7 @@ class Result(TypedDict, total=False):
     n: dict[str, float]
     definition: str
     prompt: str  # of a language model, and how its words are taken
-    decoding: str
+    decoding: str | dict[str, Any]
     seed: int
     bootstrap: int
     skipped: Sequence[tuple[str, str]]
@@ -60,7 +60,6 @@ class Result(TypedDict, total=False):
     modality: str
     snr: str
     noise: str | None
-    decoding: dict[str, Any]
     transcripts: list[dict[str, str]]
     max_tokens: int
     truncated: int

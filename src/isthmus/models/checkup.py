@@ -12,6 +12,9 @@ from isthmus.encoders.fingerprint import read_again
 from isthmus.encoders.modality import Modality
 from isthmus.errors import InputError, IsthmusError
 from isthmus.files import locate
+from isthmus.fusion.language import load_language
+from isthmus.fusion.language.causal import LanguageRecord, check_language
+from isthmus.models.language_model import VisionLanguageModel
 from isthmus.models.loading import load_model
 from isthmus.models.saved import CONFIG, check_encoders
 from isthmus.store import doctor as doctor_store
@@ -43,7 +46,8 @@ def _doctor_model(path: Path, **options: Any) -> list[Finding]:
     except InputError as error:
         findings.append(_finding(False, str(error), "Copy the model again or train it again."))
     named = [(one.get("modality", side), one) for side, listed in model.records.items() for one in listed]
-    return findings + [_doctor_encoder(modality, one, **options) for modality, one in named]
+    findings += [_doctor_encoder(modality, one, **options) for modality, one in named]
+    return [*findings, _doctor_language(model.language)] if model.kind == VisionLanguageModel.kind else findings
 
 
 def _doctor_encoder(modality: Modality, record: EncoderRecord, **options: Any) -> Finding:
@@ -52,6 +56,14 @@ def _doctor_encoder(modality: Modality, record: EncoderRecord, **options: Any) -
     except IsthmusError as error:
         return _finding(False, f"{modality} encoder {record['uri']}: {error}", "Fetch it, or restore that version.")
     return _finding(True, f"{modality} encoder {record['uri']}: fingerprint {record['fingerprint'][:12]}")
+
+
+def _doctor_language(record: LanguageRecord) -> Finding:
+    try:
+        check_language(load_language(record["uri"]), record)
+    except IsthmusError as error:
+        return _finding(False, f"language model {record['uri']}: {error}", "Fetch it, or restore that version.")
+    return _finding(True, f"language model {record['uri']}: fingerprint {record['fingerprint'][:12]}")
 
 
 def _finding(ok: bool, what: str, remedy: str = "") -> Finding:

@@ -94,6 +94,7 @@ class VisionLanguageModel:
     """
 
     kind: ClassVar[str] = "language"
+    loss: ClassVar[str] = "one"  # of its answers one is right, as of a `FusionModel`'s
 
     def __init__(
         self,
@@ -327,11 +328,12 @@ class VisionLanguageModel:
         loaded = load_language(str(config["language"]["uri"])) if load else None
         if loaded is not None:
             check_language(loaded, config["language"])
-            network.attach(loaded.network)
-            try:
-                network.load_own(weights)
-            except InputError as error:
-                raise InputError(f"{path / WEIGHTS}: {error}") from None
+        try:
+            if loaded is not None:
+                network.attach(loaded.network)
+            network.load_own(weights)
+        except (InputError, UsageError) as error:
+            raise InputError(f"{path / WEIGHTS}: {error}") from None
         records: Records = {IMAGE: config["encoders"][IMAGE]}
         if load and encoders is None:
             encoders = load_encoders_of(records, device=device, trust_remote_code=trust_remote_code)
@@ -368,12 +370,13 @@ def picture_states(network: LanguageNetwork, values: Any) -> SideStates:
 
 
 def _empty_network(path: Path, config: dict[str, Any]) -> LanguageNetwork:
-    """The network with fresh weights, of sizes that fit the encoders'."""
+    """The network without its weights, so that sizes in the configuration allocate no memory."""
     try:
         plan = LanguagePlan.from_dict(config["plan"])
         if plan.widths != [record["width"] for record in config["encoders"][IMAGE]]:
             raise ValueError("its image encoder is not as wide as it takes")
-        return LanguageNetwork(plan)
+        with torch.device("meta"):
+            return LanguageNetwork(plan)
     except (UsageError, KeyError, TypeError, ValueError, OverflowError, RuntimeError, IndexError) as error:
         raise InputError(f"{path / CONFIG}: its network cannot be made ({error}).") from None
 

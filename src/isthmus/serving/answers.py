@@ -113,11 +113,22 @@ async def ask(request: Request) -> Response:
 
 
 async def pictures(request: Request) -> Response:
-    """Some pictures of the index, evenly spread over it."""
+    """Some pictures of the index, or of a label or a folder, evenly spread over it."""
     served = chosen(request, request.path_params["model"])
     served.need("search")
-    rows = np.unique(np.linspace(0, len(served.index) - 1, min(SAMPLE, len(served.index))).round().astype(int))
+    where = {name: request.query_params[name] for name in FILTERS if request.query_params.get(name)}
+    rows = await run_in_threadpool(served.chosen, **where)
+    count = len(served.index if rows is None else rows)
+    places = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).round().astype(int))
+    rows = places if rows is None else rows[places]
     return JSONResponse({"model": served.name, "fits": None, "hits": [hit(served, row) for row in rows.tolist()]})
+
+
+async def filters(request: Request) -> Response:
+    """By what the pictures of the index can be chosen."""
+    served = chosen(request, request.path_params["model"])
+    served.need("search")
+    return JSONResponse({"model": served.name, **await run_in_threadpool(lambda: served.filters)})
 
 
 async def picture(request: Request) -> Response:
@@ -145,11 +156,13 @@ async def found(served: ServedModel, body: dict[str, Any]) -> dict[str, Any]:
     where = {name: body[name] for name in FILTERS if name in body}
     rows = [(row, score) for row, score in await served.nearest(query, k, **where) if row != own][: body["k"]]
     text_alone = "text" in body and not set(body) & set(OTHERS)
-    null = served.index.null if text_alone else None
-    sure = null.probability([score for _, score in rows]).tolist() if null is not None else [None] * len(rows)
+    among = await run_in_threadpool(served.chosen, **where)
+    scores = np.array([score for _, score in rows])
+    known = served.index.probability(scores, None if among is None else len(among)) if text_alone else None
+    sure = [None] * len(rows) if known is None else known.tolist()
     hits = [hit(served, row, score, p) for (row, score), p in zip(rows, sure, strict=True)]
     least = body.get("least", 0.0)
-    return {"model": served.name, "fits": None if null is None else max(sure, default=0.0) >= least, "hits": hits}
+    return {"model": served.name, "fits": None if known is None else max(sure, default=0.0) >= least, "hits": hits}
 
 
 async def embed_query(served: ServedModel, body: dict[str, Any]) -> np.ndarray:

@@ -36,6 +36,7 @@ ROUTES = [
     Route("/api/classify", answers.classify, methods=["POST"]),
     Route("/api/segment", answers.segment, methods=["POST"]),
     Route("/api/ask", answers.ask, methods=["POST"]),
+    Route("/api/models/{model}/filters", answers.filters),
     Route("/api/models/{model}/pictures", answers.pictures),
     Route("/api/models/{model}/pictures/{row:int}", answers.picture),
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, lru_cache, partial
+from heapq import nlargest
 from typing import Any
 
 import numpy as np
@@ -17,24 +18,28 @@ from isthmus.evaluation.asking import check_answers
 from isthmus.metrics.zeroshot import class_embeddings, load_templates
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.fusion_model import FusionModel
+from isthmus.models.language_model import VisionLanguageModel
 from isthmus.segmentation.dense import PatchTokens
 from isthmus.segmentation.labels import Segmenter
 from isthmus.serving.batching import Batcher
 from isthmus.serving.contract import RequestRefused
 
 WORK_SECONDS = 60.0  # that a client waits for its work, queueing included
+CHOICES = 8  # of labels and folders, whose rows are remembered
+MOST_NAMED = 500  # labels, and folders, that the page offers
 SEGMENTED = 768  # pixels of the longer side of a picture that is segmented
 
 
 class ServedModel:
     """A model under a name, with what answers its clients.
 
-    model: a `DualEncoder`, or a `FusionModel` with answers, which can `ask` alone. index: of pictures in the model's
-    space; None: nothing to search. Raises `UsageError` for a model of other modalities, or one that answers nothing.
+    model: a `DualEncoder`; or a `FusionModel` or a `VisionLanguageModel` with answers, which can `ask` alone. index: of
+    pictures in the model's space; None: nothing to search. Raises `UsageError` for a model of other modalities, or one
+    that answers nothing.
     """
 
     def __init__(self, name: str, model: Any, index: Any = None) -> None:
-        fuses = isinstance(model, FusionModel)
+        fuses = isinstance(model, FusionModel | VisionLanguageModel)
         if fuses:
             check_answers(model, name)
         elif model.modalities != SIDES:
@@ -42,6 +47,7 @@ class ServedModel:
         self.name, self.model, self.index = name, model, index
         self.since, self.templates = int(time.time()), load_templates("default")
         self.batcher = Batcher(f"isthmus-{name}")
+        self._rows_where = lru_cache(maxsize=CHOICES)(lambda where: index.rows_where(**dict(where)))
         searches = ["search"] if index is not None else []
         self.capabilities = ["ask"] if fuses else ["embed", "classify", *_segments(model), *searches]
 
@@ -80,8 +86,19 @@ class ServedModel:
         """(row, cosine) of the k pictures nearest to a query float32 [d], best first."""
         self.need("search")
         kind = ("nearest", k, *sorted(where.items()))
-        [found] = await self._submit(kind, partial(_nearest, self.index, k, where), [query])
+        [found] = await self._submit(kind, partial(self._nearest, k, where), [query])
         return found
+
+    def chosen(self, **where: str) -> np.ndarray | None:
+        """The rows of these pictures, ascending; None for all. Raises `UsageError` where there are none."""
+        return self._rows_where(tuple(sorted(where.items()))) if where else None
+
+    @cached_property
+    def filters(self) -> dict[str, list[dict[str, Any]]]:
+        """The labels and folders of most pictures, by name, and how many they are of."""
+        counted = {"labels": self.index.labels(), "folders": self.index.folders()}
+        most = {what: sorted(nlargest(MOST_NAMED, counts.items(), key=_count)) for what, counts in counted.items()}
+        return {what: [{"name": name, "pictures": n} for name, n in listed] for what, listed in most.items()}
 
     async def classify(self, file: bytes, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and softmax of the logits of one picture over C classes: float32 [C] each."""
@@ -103,6 +120,10 @@ class ServedModel:
         self.need("ask")
         [found] = await self._submit(object(), lambda files: self.model.answer(decode(files[0]), [question]), [file])
         return found
+
+    def _nearest(self, k: int, where: dict[str, str], queries: list[np.ndarray]) -> list[list[tuple[int, float]]]:
+        scores, rows = self.index.search(np.stack(queries), k, where=self.chosen(**where))
+        return [list(zip(*pair, strict=True)) for pair in zip(rows.tolist(), scores.tolist(), strict=True)]
 
     async def _submit(self, kind: Any, work: Any, items: list[Any]) -> list[Any]:
         return await self.batcher.submit(kind, work, items, seconds=WORK_SECONDS)
@@ -133,12 +154,8 @@ def _embed_pictures(model: DualEncoder, files: list[bytes]) -> list[np.ndarray |
     return [refused.get(row, emb[row]) for row in range(len(files))]
 
 
-def _nearest(index: Any, k: int, where: dict[str, str], queries: list[np.ndarray]) -> list[list[tuple[int, float]]]:
-    chosen = index.rows_where(**where) if where else None
-    if chosen is not None and not len(chosen):
-        return [[] for _ in queries]
-    scores, rows = index.search(np.stack(queries), k, where=chosen)
-    return [list(zip(*pair, strict=True)) for pair in zip(rows.tolist(), scores.tolist(), strict=True)]
+def _count(named: tuple[str, int]) -> int:
+    return named[1]
 
 
 def _shrunk(picture: Image.Image) -> Image.Image:

@@ -101,7 +101,9 @@ def _spoken(out: Path, counts: dict[str, int], recorded: int, seed: int) -> dict
     for split, count in counts.items():
         named = [(next(texts), VOICES[k % len(VOICES)], f"{split}-{k:04d}") for k in range(count)]
         with ThreadPoolExecutor() as pool:
-            found[split] = list(pool.map(lambda one: say(*one, out / "sound" / f"{one[2]}.wav"), named))
+            found[split] = list(
+                pool.map(lambda one: say(one[0], one[1], one[2], out / "sound" / f"{one[2]}.wav"), named)
+            )
     first = {line.text: line for line in prompts(recorded)}  # a text is said once
     lines = list(first.values())
     lines = [lines[place] for place in rng.permutation(len(lines)).tolist()]

@@ -61,7 +61,7 @@ def curve(results: Sequence[Result], metric: str, title: str) -> Figure:
             continue
         level = mine.get("any")
         there = [one for one in levels if level is not None or one in mine]
-        found = [level or mine[one] for one in there] or [level]
+        found = [mine[one] if level is None else level for one in there] or [*mine.values()]
         place = [levels.index(one) for one in there] or [0]
         axes.plot(place, [100 * one["metrics"][metric] for one in found], "o-", color=colour, label=name)
         if all(metric in one.get("ci95", {}) for one in found):

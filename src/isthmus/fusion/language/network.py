@@ -86,13 +86,17 @@ class LanguageNetwork(nn.Module):
         return {name: one for name, one in self.state_dict().items() if not name.startswith(LANGUAGE) or name in kept}
 
     def load_own(self, weights: Mapping[str, Tensor]) -> None:
-        """Load what `own_state` gave. Raises `InputError` for other names or shapes."""
-        names = {*self.own_state()}
-        if names != {*weights}:
-            odd = sorted(names ^ {*weights})
+        """Load what `own_state` gave; without a language model, what belongs to that is left out.
+
+        The tensors take the place of the network's, which may be without memory. Raises `InputError` for other names or
+        shapes.
+        """
+        if self.language is None:
+            weights = {name: one for name, one in weights.items() if not name.startswith(LANGUAGE)}
+        if odd := sorted({*self.own_state()} ^ {*weights}):
             raise InputError(f"its weights do not fit its configuration: {', '.join(odd[:5])}.")
         try:
-            self.load_state_dict(dict(weights), strict=False)
+            self.load_state_dict(dict(weights), strict=False, assign=True)
         except RuntimeError as error:
             raise InputError(f"its weights do not fit its configuration: {error}") from None
 

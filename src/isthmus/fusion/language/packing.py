@@ -35,7 +35,8 @@ class Packed:
     def to(self, device: torch.device) -> Packed:
         """The same on a device."""
         held: dict[str, Any] = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        return Packed(**{name: value if value is None else value.to(device) for name, value in held.items()})
+        moved: dict[str, Any] = {name: one if one is None else one.to(device) for name, one in held.items()}
+        return Packed(**moved)
 
     @property
     def mask(self) -> Tensor:

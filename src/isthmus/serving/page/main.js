@@ -15,8 +15,9 @@ const TABS = {
   ask: { go: "Ask", hint: "A question about the picture", field: "question", needs: "ask" },
 };
 const at = (id) => document.getElementById(id);
-const state = { tab: "search", query: "", names: "", question: "", picture: null, model: null, other: null, least: 0.5, found: null };
+const state = { tab: "search", query: "", names: "", question: "", label: "", folder: "", picture: null, model: null, other: null, least: 0.5, found: null };
 const dropped = []; // pictures of the user's, for the way back
+const filters = {}; // by model: the labels and folders of its index
 let models = [], running = null;
 
 const field = () => TABS[state.tab].field;
@@ -54,7 +55,31 @@ function draw() {
   at("sure").value = 100 * state.least;
   document.querySelector("output[for=sure]").textContent = state.least ? `at least ${percent(state.least)}` : "everything";
   drawModels();
+  drawFilters();
 }
+
+/** Labels and folders to choose by, where the index has more than one. */
+function drawFilters() {
+  const offered = TABS[state.tab].needs === "search" ? filters[state.model] : null;
+  for (const [key, all, listed] of [["label", "all labels", offered?.labels], ["folder", "all folders", offered?.folders]]) {
+    const select = at(`only-${key}`);
+    select.closest("label").hidden = !(listed?.length > 1);
+    const options = (listed ?? []).map((one) => new Option(`${one.name} (${one.pictures.toLocaleString("en")})`, one.name, false, one.name === state[key]));
+    select.replaceChildren(new Option(all, ""), ...options);
+  }
+}
+
+/** Ask once what the index of the model can be filtered by; a choice that it does not have is dropped. */
+async function offer(signal) {
+  if (TABS[state.tab].needs !== "search" || !able("search").length) return;
+  filters[state.model] ??= await call(`/api/models/${state.model}/filters`, undefined, signal);
+  for (const [key, listed] of [["label", "labels"], ["folder", "folders"]]) {
+    if (!filters[state.model][listed].some((one) => one.name === state[key])) state[key] = "";
+  }
+  drawFilters();
+}
+
+const chosen = () => Object.fromEntries(["label", "folder"].filter((key) => state[key]).map((key) => [key, state[key]]));
 
 function drawModels() {
   const some = able(state.tab), compared = state.tab === "compare";
@@ -88,6 +113,7 @@ async function run() {
   const wait = setTimeout(() => { show(waiting()); tell("Looking…"); }, 150);
   at("results").setAttribute("aria-busy", "true");
   try {
+    await offer(mine.signal);
     await ({ search, compare, label, segment, ask })[state.tab](mine.signal);
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -108,7 +134,7 @@ async function pictured(signal) {
 }
 
 async function query(signal) {
-  return { ...(state.query ? { text: state.query } : {}), ...await pictured(signal), k: 60 };
+  return { ...(state.query ? { text: state.query } : {}), ...await pictured(signal), ...chosen(), k: 60 };
 }
 
 async function search(signal) {
@@ -161,8 +187,10 @@ async function ask(signal) {
 async function begin(signal, choose, purpose) {
   const model = able("search").find((one) => one.id === state.model) ?? able("search")[0];
   if (!model) return show(note("Drop a picture", "Or choose one with the button in the field above."));
-  const some = await call(`/api/models/${model.id}/pictures`, undefined, signal);
-  tell(`${model.pictures.toLocaleString("en")} pictures. ${state.tab === "search" ? "Some of them:" : "Drop one of yours, or take one of these:"}`);
+  const only = state.tab === "search" ? chosen() : {};
+  const some = await call(`/api/models/${model.id}/pictures?${new URLSearchParams(only)}`, undefined, signal);
+  const what = Object.values(only).join(", ");
+  tell(`${what ? `Pictures of ${what}.` : `${model.pictures.toLocaleString("en")} pictures.`} ${state.tab === "search" ? "Some of them:" : "Drop one of yours, or take one of these:"}`);
   show(grid(some.hits, (hit) => choose(hit, model.id), purpose));
 }
 
@@ -192,7 +220,7 @@ function sure(least) {
 
 function go() {
   const picture = state.picture ?? {};
-  const kept = { tab: state.tab, q: state.query, names: state.names, ask: state.question, row: picture.row ?? "", of: picture.model ?? "", model: state.model ?? "" };
+  const kept = { tab: state.tab, q: state.query, names: state.names, ask: state.question, label: state.label, folder: state.folder, row: picture.row ?? "", of: picture.model ?? "", model: state.model ?? "" };
   const told = new URLSearchParams(Object.entries(kept).filter(([name, value]) => value !== "" && !(name === "tab" && value === "search") && !(name === "model" && value === models[0]?.id)));
   if (picture.image && !dropped.includes(picture)) dropped.push(picture);
   history.pushState({ name: picture.name, dropped: dropped.indexOf(picture) }, "", `#${told}`);
@@ -205,6 +233,8 @@ function recall() {
   state.query = told.get("q") ?? "";
   state.names = told.get("names") ?? "";
   state.question = told.get("ask") ?? "";
+  state.label = told.get("label") ?? "";
+  state.folder = told.get("folder") ?? "";
   state.model = models.some((one) => one.id === told.get("model")) ? told.get("model") : models[0].id;
   state.picture = dropped[history.state?.dropped] ?? remembered(told.get("row"), told.get("of"));
   settle();
@@ -268,7 +298,7 @@ function listenAll() {
   document.querySelector("[role=tablist]").addEventListener("keydown", walkTabs);
   at("sure").addEventListener("input", (event) => sure(event.target.value / 100));
   at("chip").querySelector("button").addEventListener("click", removePicture);
-  for (const [id, key] of [["model", "model"], ["other", "other"]]) {
+  for (const [id, key] of [["model", "model"], ["other", "other"], ["only-label", "label"], ["only-folder", "folder"]]) {
     at(id).addEventListener("change", (event) => { state[key] = event.target.value; go(); });
   }
   addEventListener("popstate", () => { recall(); run(); });

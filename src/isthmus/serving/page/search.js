@@ -20,7 +20,7 @@ export function foundView(found, asked, least, choose) {
 /** One line on what is shown. */
 export function told(found, least) {
   const known = found.hits.some((hit) => hit.probability !== null);
-  if (!known) return `The ${found.hits.length} nearest.`;
+  if (!known) return `The ${found.hits.length} nearest. No probability is known.`;
   const shown = found.hits.filter((hit) => hit.probability >= least).length;
   if (!shown) return "";
   const rest = found.hits.length - shown;
