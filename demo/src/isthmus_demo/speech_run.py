@@ -30,8 +30,7 @@ SENTENCES = 300
 PACK = {"val": 30, "test": 60, "recorded": 120}
 NOISES = ("clean", "10", "5", "0", "-5", "-10")
 OF_CONTROLS = ("clean", "0", "-10")
-# Two loudnesses of babble in training: each is another pass of the audio encoder.
-OVERRIDES = ("noise.snr=[5, -5]",)
+RECIPE = Path(__file__).with_name("speech.toml")
 SHOWN = 12  # lines on the page
 WIDE, TALL = 420, 64  # pixels of a spectrogram
 
@@ -53,7 +52,7 @@ def run_speech(
     seed: int = 0,
     pack: dict[str, int] | None = None,
     encoders: Sequence[Any] = (AUDIO, VIDEO),
-    overrides: Sequence[str] = OVERRIDES,
+    overrides: Sequence[str] = (),
     noises: Sequence[str] = NOISES,
     of_controls: Sequence[str] = OF_CONTROLS,
     max_seconds: float | None = None,
@@ -66,7 +65,7 @@ def run_speech(
 
     Args:
         sentences: of the grammar, to train on. pack: the other numbers of `write_pack`.
-        encoders: of sound and video, as states with a rate. overrides: of the recipe `avsr-small`.
+        encoders: of sound and video, as states with a rate. overrides: of the recipe `speech.toml`.
         noises: loudnesses of the lines over babble that are read, of_controls: those with other faces.
         max_seconds: of training. log: called with a line as each step begins.
     """
@@ -80,7 +79,7 @@ def run_speech(
     with stages("train on sound, on faces, on both"):
         how: dict[str, Any] = {"seed": seed, "max_seconds": max_seconds, "progress": progress}
         how |= {"recordings": made.lines, "noise": made.babble, "overrides": overrides}
-        train(out / "store", recipe="avsr-small", out=out / "model", **how)
+        train(out / "store", recipe=str(RECIPE), out=out / "model", **how)
     with stages("read unseen lines of unseen faces in unseen babble"):
         asked: dict[str, Any] = {"noise": str(made.unseen_babble), "seed": seed}
         results = _listed(evaluate(out / "model", "speech", made.test, snr=noises, **asked))
