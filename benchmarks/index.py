@@ -1,7 +1,7 @@
 """Search in an index beside exact search, usearch and plain faiss: recall, time of a query, memory, time to build.
 
-    python benchmarks/index.py [--rows 1000000] [--width 512]   # all four: some 20 minutes on two cores, 6 GB of disk
-    python benchmarks/index.py --alone 10000000                 # isthmus alone: some 1.5 hours, 22 GB of disk
+    python benchmarks/index.py [--rows 1000000] [--width 512]   # all four: 7 GB of disk, most of the time is usearch's
+    python benchmarks/index.py --alone 10000000                 # isthmus alone: more than an hour, 22 GB of disk
     python benchmarks/index.py --new MODEL INDEX                # a new process that answers a text
     python benchmarks/index.py --quick                          # small: does it work? Prints, writes nothing
 
@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small: does it work?")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=512)
+    every = [EXACT, OURS, FAISS, USEARCH]
+    parser.add_argument("--who", nargs="+", choices=every, default=every, help="those to measure (all)")
     parser.add_argument("--alone", type=int, metavar="ROWS", help="isthmus alone, of so many rows")
     parser.add_argument("--new", nargs=2, metavar=("MODEL", "INDEX"), help="a new process that answers a text")
     parser.add_argument("--scratch", metavar="DIR", help="where the files are; default: that of temporary files")
@@ -62,11 +64,11 @@ def main() -> None:
         table = measure(options.alone, options.width, [OURS], options.scratch)
     else:
         rows, width = (20_000, 64) if options.quick else (options.rows, options.width)
-        table = measure(rows, width, [EXACT, OURS, FAISS, USEARCH], options.scratch)
+        table = measure(rows, width, options.who, options.scratch)
     if options.quick:
         print(json.dumps(table.rows, indent=1))
     else:
-        about = f"{DOC.partition(USAGE)[0].strip()}\n\n{DOC.partition(ABOUT)[1]}{DOC.partition(ABOUT)[2].strip()}"
+        about = f"{DOC.partition(USAGE)[0].strip()}\n\n{ABOUT}{DOC.partition(ABOUT)[2].rstrip()}"
         write(Result("index", "Search in an index", about, [*others_than(table), table]))
 
 
