@@ -263,7 +263,8 @@ measure.
 
 
 def page(results: dict[str, Any]) -> str:
-    return HEAD + "".join(section(name, table) for name, table in results.items()) + MISSING
+    rows = "".join(section(name, table) for name, table in results.items())
+    return HEAD + (rows or "\nIt has not been run to the end of a row yet: there are no numbers here.\n") + MISSING
 
 
 MISSING = """
