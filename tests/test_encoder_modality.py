@@ -85,7 +85,7 @@ def test_an_encoder_of_another_packages_modality_pools_encodes_and_gives_states(
     np.testing.assert_allclose(encoder.encode(items, batch_size=2), np.stack(mean), atol=1e-6)
     assert encoder.at(pool="tokens").width == 80
     assert encoder.record()["modality"] == "sound"
-    with pytest.raises(UsageError, match="size is an option of image encoders, not of sound encoders"):
+    with pytest.raises(UsageError, match="size is an option of image and video encoders, not of sound encoders"):
         Frames(EncoderURI("callable", "frames", size=3), "sound", network, {}, pools=["mean"])
 
 

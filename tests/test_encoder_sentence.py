@@ -94,5 +94,5 @@ def test_every_module_counts_in_the_fingerprint(folder: Path, tmp_path: Path) ->
 
 
 def test_images_options_are_refused(folder: Path) -> None:
-    with pytest.raises(UsageError, match="image encoders"):
+    with pytest.raises(UsageError, match="image and video encoders"):
         load_encoder(f"st:{folder}?size=224")

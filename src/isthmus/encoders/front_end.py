@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from isthmus.encoders.base import Encoder, Inputs, Output
 from isthmus.encoders.fingerprint import files_digest
 from isthmus.encoders.uri import EncoderURI
 from isthmus.errors import InputError, UsageError
-from isthmus.files import write_atomic
+from isthmus.weights import write_tensors
 
 SIDE = 112  # pixels of a mouth
 GREY = 0.4161, 0.1688  # mean and deviation of mouths in LRS2, of levels from 0 to 1
@@ -64,8 +64,7 @@ class MouthFrontEnd(nn.Module):
 
     def save_stem(self, path: str | Path) -> None:
         """Write the stem as safetensors, for `?fps=25&stem=FILE` in the URI of the ResNet."""
-        state = {name: value.contiguous() for name, value in self.stem.state_dict().items()}
-        write_atomic(path, lambda aside: save_file(state, aside))
+        write_tensors(Path(path), self.stem.state_dict())
 
     def load_stem(self, path: str | Path) -> None:
         """Read a stem. Raises `InputError` for a file that is none, or of another width."""
