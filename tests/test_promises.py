@@ -20,7 +20,7 @@ CLOUDPICKLE, HUB = "isthmus/ray_data.py", "isthmus/encoders/hub.py"
 PIP, CONVERTER = "isthmus_demo/encoders/download.py", "isthmus_demo/encoders/wheel_conversion.py"
 LISTENING = "isthmus/serving/addresses.py"  # `serve` listens where it is told to, and calls nobody
 COMPILER = "isthmus/losses/compiled.py"  # runs the machine's own, on one file of ours
-# Rendered faces of the demo: Debian's packages are fetched and unpacked, a voice of one speaks, our rasteriser is compiled.
+# Rendered faces of the demo: Debian packages are fetched and unpacked, one speaks, and our rasteriser is compiled.
 FACES = tuple(f"isthmus_demo/talking/{name}.py" for name in ("parts", "lines", "rasterise"))
 
 
