@@ -5,8 +5,6 @@ PEERS  ?= .venv-peers
 MINIMUM ?= .venv-min
 BIN     = $(VENV)/bin
 DEMO_OUT ?= out/demo
-# Two processes of one thread each; the tests of a file stay together, since they share what they make.
-PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo demo-questions demo-speech test test-slow test-torture test-peers test-min lint format docs study bench clean
 
@@ -27,10 +25,10 @@ demo-speech: $(VENV)/.demo
 	$(BIN)/isthmus demo speech
 
 test: $(VENV)/.test
-	$(PYTEST)
+	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.test
-	$(PYTEST) -m slow
+	$(BIN)/python -m pytest -m slow
 
 # The torture tests of the slow suite at length: faults below Python, signals, mutations, hostile folders, ten minutes of
 # searching; prints what it did. Twenty minutes of a quiet machine.

@@ -25,7 +25,7 @@ from isthmus_demo.questions import KINDS, write_question_scenes
 # The layers from the middle on, and all of the text encoder's.
 IMAGE = "wheel:dinov2-small-saliency?layer=7,8,9,10,11,12&pool=states"
 TEXT = "wheel:minilm-l6?layer=1,2,3,4,5,6&pool=states"
-SCENES = 500
+SCENES = 700
 HELD_OUT = {"val": 60, "test": 100}
 # A quarter of a scene is 2 × 2 cells of the grid; every question has one answer; the rest is for minutes of two cores.
 OVERRIDES = ("fusion.grid=4", 'objectives.answer_loss="one"', "optim.epochs=5")
