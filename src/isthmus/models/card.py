@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from isthmus.data.encoder_record import EncoderRecord, modalities_of
 from isthmus.data.feature_pairs import SIDES
@@ -66,18 +67,12 @@ def write_card(
 
     records: of the encoders, by modality. heads: what was trained. The others as in `DualEncoder`.
     """
-    parameters = list(heads.parameters())
     text = TEMPLATE.format(
-        version=__version__,
-        encoders="\n".join(encoder_rows(records)),
+        **card_fields(records, summary, seen, list(heads.parameters())),
         example=_example(modalities_of(records)),
         width=width,
-        parameters=sum(p.numel() for p in parameters),
         scale=scale,
         bias="" if bias is None else f", bias {bias:.2f}",
-        training="\n".join(summary_rows(summary)) + _remarks(summary) or "No summary was recorded.",
-        seen=seen_rows(seen),
-        ledger=ledger_table(summary.get("ledger"), sum(p.nbytes for p in parameters)),
     )
     write_atomic(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
@@ -132,6 +127,23 @@ def _refit(facts: Any) -> str:
         "with what had been chosen on the validation pairs and as many steps. The validation numbers are of the fit "
         "before, which had not seen them."
     )
+
+
+def card_fields(
+    records: dict[str, list[EncoderRecord]],
+    summary: dict[str, Any],
+    seen: SeenItems | None,
+    trained: Sequence[Tensor],
+) -> dict[str, Any]:
+    """What the cards of all kinds of models say alike. trained: the tensors that are the model's own."""
+    return {
+        "version": __version__,
+        "parameters": sum(one.numel() for one in trained),
+        "encoders": "\n".join(encoder_rows(records)),
+        "training": "\n".join(summary_rows(summary)) + _remarks(summary) or "No summary was recorded.",
+        "seen": seen_rows(seen),
+        "ledger": ledger_table(summary.get("ledger"), sum(one.nbytes for one in trained)),
+    }
 
 
 def seen_rows(seen: SeenItems | None) -> str:

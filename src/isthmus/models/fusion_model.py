@@ -20,7 +20,7 @@ from isthmus.errors import InputError, UsageError
 from isthmus.files import locate, write_atomic
 from isthmus.fusion import Fused, FusionNetwork, FusionPlan, SideStates, side_states
 from isthmus.fusion.sides import joined
-from isthmus.models.card import encoder_rows, ledger_table, seen_rows, summary_rows
+from isthmus.models.card import card_fields
 from isthmus.models.reading import listed_items, read_item
 from isthmus.models.saved import (
     CONFIG,
@@ -34,7 +34,6 @@ from isthmus.models.saved import (
     write_model,
 )
 from isthmus.models.seen import SeenItems
-from isthmus.version import __version__
 
 BLOCKS = "blocks."  # prefix of weights of encoders in a model's file
 CARD = """\
@@ -259,14 +258,9 @@ class FusionModel:
         parameters = list(self.network.parameters())
         example = 'model.answer("cat.jpg", ["What is it?"])' if self.answers else 'model.match("cat.jpg", ["a cat"])'
         text = CARD.format(
-            version=__version__,
-            parameters=sum(one.numel() for one in parameters),
+            **card_fields(self.records, self.summary, self.seen, parameters),
             aggregator=self.network.plan.options.aggregator,
             example=example,
-            encoders="\n".join(encoder_rows(self.records)),
-            training="\n".join(summary_rows(self.summary)) or "No summary was recorded.",
-            seen=seen_rows(self.seen),
-            ledger=ledger_table(self.summary.get("ledger"), sum(one.nbytes for one in parameters)),
         )
         write_atomic(file, lambda aside: aside.write_text(text, encoding="utf-8"))
 

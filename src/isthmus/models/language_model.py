@@ -19,7 +19,7 @@ from isthmus.fusion.language import CausalLanguage, ChatPrompts, LanguageNetwork
 from isthmus.fusion.language.causal import LanguageRecord, check_language
 from isthmus.fusion.language.packing import branched, left_padded
 from isthmus.fusion.sides import joined
-from isthmus.models.card import encoder_rows, ledger_table, seen_rows, summary_rows
+from isthmus.models.card import card_fields
 from isthmus.models.reading import listed_items, read_item
 from isthmus.models.saved import (
     CONFIG,
@@ -33,7 +33,6 @@ from isthmus.models.saved import (
     write_model,
 )
 from isthmus.models.seen import SeenItems
-from isthmus.version import __version__
 
 IMAGE = SIDES[0]
 NEW_TOKENS = 48  # of an answer
@@ -288,19 +287,14 @@ class VisionLanguageModel:
     save = save_pretrained
 
     def _write_card(self, file: Path) -> None:
-        own = self.network.own_state()
+        trained = list(self.network.own_state().values())
         text = CARD.format(
-            version=__version__,
-            parameters=sum(one.numel() for one in own.values()),
+            **card_fields(self.records, self.summary, self.seen, trained),
             described=self.describe(),
-            encoders="\n".join(encoder_rows(self.records)),
             **{name: self.language[name] for name in ("uri", "licence", "note")},
             fingerprint=self.language["fingerprint"][:12],
             prompt=self.asked(["{question}"]).strip(),
             new=NEW_TOKENS,
-            training="\n".join(summary_rows(self.summary)) or "No summary was recorded.",
-            seen=seen_rows(self.seen),
-            ledger=ledger_table(self.summary.get("ledger"), sum(one.nbytes for one in own.values())),
         )
         write_atomic(file, lambda aside: aside.write_text(text, encoding="utf-8"))
 

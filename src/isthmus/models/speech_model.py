@@ -13,7 +13,7 @@ from torch import Tensor
 from isthmus.encoders import Encoder
 from isthmus.errors import InputError, UsageError
 from isthmus.files import locate, write_atomic
-from isthmus.models.card import encoder_rows, ledger_table, seen_rows, summary_rows
+from isthmus.models.card import card_fields
 from isthmus.models.reading import listed_items, read_item
 from isthmus.models.saved import (
     CONFIG,
@@ -30,7 +30,6 @@ from isthmus.models.seen import SeenItems
 from isthmus.speech.decoding import DecodingOptions, ReadLine, read_lines
 from isthmus.speech.model import SENSES, SpeechRecogniser, SpeechShape
 from isthmus.speech.vocabulary import Symbols, symbols_from
-from isthmus.version import __version__
 
 BOTH = "av"
 CARD = """\
@@ -203,13 +202,8 @@ class SpeechModel:
     def _write_card(self, file: Path) -> None:
         parameters = [one for network in self.networks.values() for one in network.parameters()]
         text = CARD.format(
-            version=__version__,
+            **card_fields(self.records, self.summary, self.seen, parameters),
             parts=self.describe(),
-            parameters=sum(one.numel() for one in parameters),
-            encoders="\n".join(encoder_rows(self.records)),
-            training="\n".join(summary_rows(self.summary)) or "No summary was recorded.",
-            seen=seen_rows(self.seen),
-            ledger=ledger_table(self.summary.get("ledger"), sum(one.nbytes for one in parameters)),
         )
         write_atomic(file, lambda aside: aside.write_text(text, encoding="utf-8"))
 
