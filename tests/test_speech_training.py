@@ -17,6 +17,7 @@ import isthmus as ist
 from films import at_rate
 from isthmus.cli import main
 from isthmus.errors import InputError, UsageError
+from isthmus.models.saved import load_encoders_of
 from isthmus.models.speech_model import SpeechModel
 from isthmus.speech.windows import windows
 from isthmus.training.freezing import digest
@@ -27,7 +28,7 @@ from isthmus.training.speech.objective import SpeechObjective
 from isthmus.training.speech.train import train as train_speech
 from isthmus.weights import read_tensors
 from sounds import coded
-from speech_cases import TINY, changes, embed_lines, register, spoken, write_lines
+from speech_cases import TINY, changes, embed_lines, register, spoken, toy_recogniser, write_lines
 
 pytest.importorskip("soxr", reason="needs the extra audio")
 
@@ -304,6 +305,23 @@ def test_long_recordings_are_cut_where_it_is_quiet_in_bounded_memory(tmp_path):
     tracemalloc.stop()
     assert total == 600 * len(word) and most <= 64_000
     assert held < 12e6 < 4 * total  # the whole would be 27 MB
+
+
+def test_a_permission_to_run_code_is_for_the_encoders_of_this_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_recogniser(tmp_path / "whisper").save_pretrained(tmp_path / "model")
+    given: list[dict] = []
+
+    def noted(records: dict, **options: object) -> dict:
+        given.append(options)
+        return load_encoders_of(records, **options)
+
+    monkeypatch.setattr("isthmus.models.speech_model.load_encoders_of", noted)
+    SpeechModel.from_pretrained(tmp_path / "model")
+    assert given == []  # loaded when it is first needed, without a permission
+    SpeechModel.from_pretrained(tmp_path / "model", trust_remote_code=True)
+    assert [one["trust_remote_code"] for one in given] == [True]
 
 
 # --- slow -----------------------------------------------------------------------------------------------------

@@ -238,6 +238,8 @@ class SpeechModel:
                 raise InputError(f"{path / WEIGHTS}: does not fit config.json: {error}") from None
             network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         records: Records = {sense: config["encoders"][sense] for sense in SENSES if sense in config["encoders"]}
+        if load and encoders is None and trust_remote_code:  # the permission is for this call
+            encoders = load_encoders_of(records, device=device, trust_remote_code=True)
         return cls(
             networks,
             records=records,
