@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from isthmus.errors import InputError
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT
@@ -78,6 +80,7 @@ def struck(work: Work, path: Path, step: int, strike: Strike) -> str:
     with tempfile.TemporaryFile("w+") as told:
         child = os.fork()
         if child == 0:
+            torch.set_num_threads(1)  # OpenMP's threads do not survive a fork, and would be waited for
             reached = strike_at(step, strike, path.parent)
             try:
                 work(path)
@@ -88,7 +91,11 @@ def struck(work: Work, path: Path, step: int, strike: Strike) -> str:
                 told.write(traceback.format_exc())
             told.flush()
             os._exit(0)
-        _, status = os.waitpid(child, 0)
+        try:
+            _, status = os.waitpid(child, 0)
+        except BaseException:  # the test ran out of time
+            os.kill(child, signal.SIGKILL)
+            raise
         if os.WIFSIGNALED(status):
             assert os.WTERMSIG(status) == signal.SIGKILL
             return "killed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,16 @@ def test_a_damaged_library_is_built_again_and_never_loaded(cache: Path, damage: 
     path.write_bytes(DAMAGES[damage](written))
     assert compiled._load() is not None
     assert library.intact(library_in(cache).read_bytes())
+
+
+def test_two_libraries_are_not_taken_for_each_other(cache: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.c").write_text(f"int {name}(void) {{ return 1; }}")
+
+        def build(path: Path, name: str = name) -> None:
+            subprocess.run(["cc", "-shared", "-fPIC", tmp_path / f"{name}.c", "-o", path], check=True)
+
+        assert getattr(library.load(cache / f"{name}.so", build), name)() == 1
 
 
 def test_a_library_is_not_loaded_from_a_folder_open_to_others(cache: Path) -> None:

@@ -55,12 +55,15 @@ def _loaded(path: Path) -> ctypes.CDLL | None:
 
 
 def _mapped(data: bytes) -> ctypes.CDLL:
-    """A library of these bytes, from memory: later changes of the file do not affect the mapped code."""
+    """A library of these bytes, from memory: later changes of the file do not affect the mapped code.
+
+    The loader knows a library by its path and gives the loaded one again for it, so the handle stays open: closed, its
+    number would be the path of the next library.
+    """
     handle = os.memfd_create("isthmus", os.MFD_CLOEXEC)
-    with os.fdopen(handle, "wb") as file:
+    with os.fdopen(handle, "wb", closefd=False) as file:
         file.write(data)
-        file.flush()
-        return ctypes.CDLL(f"/proc/self/fd/{handle}", mode=os.RTLD_NOW)
+    return ctypes.CDLL(f"/proc/self/fd/{handle}", mode=os.RTLD_NOW)
 
 
 def intact(data: bytes) -> bool:
