@@ -361,10 +361,10 @@ def written(root: Path, embeddings: np.ndarray) -> Segment:
     return Segment(root, write_segment(root, len(keys), embeddings.shape[1], parts), embeddings.shape[1])
 
 
-@pytest.mark.parametrize("kind", ["SQ8", "RaBitQ"])
+@pytest.mark.parametrize("kind", ["SQ8", candidates.BITS])
 def test_candidates_find_what_texts_are_near_to_and_their_scores_are_exact(kind, tmp_path, monkeypatch) -> None:
     pytest.importorskip("faiss")
-    monkeypatch.setattr(candidates, "BITS_ROWS", 0 if kind == "RaBitQ" else 10**9)
+    monkeypatch.setattr(candidates, "BITS_ROWS", 0 if kind == candidates.BITS else 10**9)
     pictures, texts = clustered(4000, 32)
     segment = written(tmp_path, pictures)
     candidates.write_candidates(tmp_path, segment)

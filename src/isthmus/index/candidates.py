@@ -1,7 +1,8 @@
 """Candidates of large segments, by faiss: rows that may be nearest, whose exact scores decide.
 
-Inverted lists of quantised embeddings, bytes (SQ8) below ten million rows and bits (RaBitQ: Gao and Long 2024,
-arXiv:2405.12497) from there on; both are mapped, and candidates are compared again by the embeddings that are stored.
+Inverted lists of quantised embeddings, bytes (SQ8) below ten million rows and two bits a number from there on (RaBitQ:
+Gao et al. 2024, arXiv:2409.09913); both are mapped, and candidates are compared again by the embeddings that are
+stored. A graph over the centres would build sooner, but leaves some of them unreachable.
 
 How many lists are probed is calibrated when a segment is written, on queries of the kinds that will be asked: texts
 lie outside the distribution of pictures, so what serves pictures may not serve them (clip-retrieval#76; Jaiswal et al.
@@ -29,7 +30,9 @@ TRAINED = 40  # rows a list that its centre is found by
 ROUNDS = 8  # of k-means
 ADDED = 65_536  # rows converted at once
 AIM, AMONG = 0.98, 10  # share of the 10 nearest that shall be found
-KEEP = {"SQ8": (4,), "RaBitQ": (10, 30)}  # candidates for each row wanted
+BITS = "RaBitQ2"
+LISTS = {"SQ8": 4, BITS: 1}  # times √n: bits are scanned so fast that longer lists, which are soon built, do
+KEEP = {"SQ8": (4,), BITS: (10, 30)}  # candidates for each row wanted
 LEAST_CANDIDATES = 64
 
 
@@ -47,9 +50,9 @@ def available() -> bool:
     return True
 
 
-def lists_of(rows: int) -> int:
-    """How many lists: a power of two near 4 √n."""
-    return int(2 ** round(np.log2(4 * np.sqrt(rows))))
+def lists_of(rows: int, kind: str = "SQ8") -> int:
+    """How many lists: a power of two near the kind's share of √n."""
+    return int(2 ** round(np.log2(LISTS[kind] * np.sqrt(rows))))
 
 
 def write_candidates(root: Path, segment: Segment, seed: int = 0) -> None:
@@ -57,8 +60,8 @@ def write_candidates(root: Path, segment: Segment, seed: int = 0) -> None:
     import faiss
 
     rows, width = segment.embeddings.shape
-    kind = "RaBitQ" if rows >= BITS_ROWS else "SQ8"
-    lists = lists_of(rows)
+    kind = BITS if rows >= BITS_ROWS else "SQ8"
+    lists = lists_of(rows, kind)
     made: Any = faiss.index_factory(width, f"IVF{lists},{kind}", faiss.METRIC_INNER_PRODUCT)
     made.cp.niter, made.cp.seed = ROUNDS, seed
     sample = np.random.default_rng(seed).choice(rows, min(rows, TRAINED * lists), replace=False)
@@ -128,7 +131,7 @@ class InvertedLists:
 
         lists = self._lists
         keep = min(max(k * self._told["keep"], LEAST_CANDIDATES), self._rows)
-        parameters = faiss.IVFRaBitQSearchParameters if self._told["kind"] == "RaBitQ" else faiss.SearchParametersIVF
+        parameters = faiss.IVFRaBitQSearchParameters if self._told["kind"].startswith("RaBitQ") else faiss.SearchParametersIVF
         options: dict[str, Any] = {"nprobe": self._told["probes"]}
         if where is not None:  # lists hold fewer of these: more lists for as many
             share = max(int(np.count_nonzero(where)), 1) / len(where)
