@@ -15,6 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 BODY_SECONDS = 30.0  # that a client may take to send a body
+SMALL = 4096  # bytes of a body that is checked sooner than a thread takes it over
+SMALL = 4096  # bytes of a body that is checked sooner than a thread takes it over
 SHOWN = 200  # characters of a message that may quote the request
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -50,7 +52,7 @@ async def read_body(request: Request, schema: str) -> dict[str, Any]:
             raw = await request.body()
     except TimeoutError:
         raise RequestRefused("the body did not arrive in time", status=408) from None
-    return await run_in_threadpool(checked, raw, schema)
+    return checked(raw, schema) if len(raw) <= SMALL else await run_in_threadpool(checked, raw, schema)
 
 
 def checked(raw: bytes, schema: str) -> dict[str, Any]:
