@@ -2,15 +2,17 @@
 
     python benchmarks/fusion_study.py                    # goes on where it stopped; a run is minutes of one core
     python benchmarks/fusion_study.py --runs 4           # that many further runs
+    python benchmarks/fusion_study.py --of statements    # of one of SETTINGS alone
     python benchmarks/fusion_study.py --render           # docs/managers.md from the committed JSON
 
 Protocol. Scenes composed of the demo's cut-outs (`isthmus_demo.questions`), those to train on, to validate on and to
-test on from different drawings; questions of eight kinds. Layers of two image encoders are embedded once; the text
-encoder is MiniLM. Every run has the recipe `manager` with another aggregator and nothing else changed; the epoch that
-is best on the validation scenes is kept, and the test scenes are looked at once, at the end. `best layer` is the one
-of greatest accuracy on the validation scenes, by the first seed. `wide last` is METER's input with cross-modal
-layers made wide enough to have as many parameters as `aaum`. Runs of one seed see the same batches, so that
-differences are paired; intervals are of a bootstrap over test scenes, of the mean of a row's seeds.
+test on from different drawings; questions of eight kinds, or statements that a scene entails, contradicts or leaves
+open. Layers of two image encoders are embedded once; the text encoder is MiniLM. Every run has the recipe `manager`
+with another aggregator and nothing else changed; the epoch that is best on the validation scenes is kept, and the test
+scenes are looked at once, at the end. `best layer` is the one of greatest accuracy on the validation scenes, by the
+first seed. `wide last` is METER's input with cross-modal layers made wide enough to have as many parameters as `aaum`.
+Runs of one seed see the same batches, so that differences are paired; intervals are of a bootstrap over test scenes, of
+the mean of a row's seeds.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from tabulate import tabulate
 
 import isthmus as ist
 from isthmus.data.answers import read_written
+from isthmus.data.asked import Asked
 from isthmus.data.asked_table import read_asked_table
 from isthmus.embedding import embed
 from isthmus.fusion import FusionOptions, TwoTower
@@ -39,19 +43,44 @@ from isthmus.store.states import rows_of
 from isthmus.training.fusion.batches import StateBatches
 from isthmus.training.fusion.data import LayeredPairs
 from isthmus_demo.question_run import OVERRIDES, TEXT
-from isthmus_demo.questions import KINDS, write_question_scenes
+from isthmus_demo.questions import KINDS, LABELS, write_question_scenes
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "fusion_study.json"
 PAGE = HERE.parent / "docs" / "managers.md"
 SCENES = {"train": 700, "val": 100, "test": 250}
-IMAGES = {
-    "ViT-S": "wheel:dinov2-small-saliency?layer=7,8,9,10,11,12&pool=states",
-    "EfficientNet": "wheel:efficientnet-lite1?layer=5,6,7&pool=states",
-}
-LAYERS = {"ViT-S": range(1, 7), "EfficientNet": range(1, 4)}  # as `layer:K` counts them
-NUMBERS = {"ViT-S": (7, 8, 9, 10, 11, 12), "EfficientNet": (5, 6, 7)}
 ROWS = ("last", "aaum", "mean", "saum", "bridge", "best layer", "wide last")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One image encoder and what is asked. layers: their numbers in the encoder; `layer:K` counts them from 1."""
+
+    title: str
+    encoder: str
+    layers: tuple[int, ...]
+    statements: bool = False
+    rows: tuple[str, ...] = ROWS
+
+    @property
+    def image(self) -> str:
+        return f"wheel:{self.encoder}?layer={','.join(map(str, self.layers))}&pool=states"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return LABELS if self.statements else tuple(KINDS)
+
+    @property
+    def singles(self) -> list[str]:
+        return [f"layer:{k}" for k in range(1, len(self.layers) + 1)] if "best layer" in self.rows else []
+
+
+VIT = ("dinov2-small-saliency", (7, 8, 9, 10, 11, 12))
+SETTINGS = {
+    "ViT-S": Setting("Questions, ViT-S", *VIT),
+    "EfficientNet": Setting("Questions, EfficientNet stages", "efficientnet-lite1", (5, 6, 7)),
+    "statements": Setting("Statements, ViT-S", *VIT, statements=True, rows=("last", "aaum", "mean")),
+}
 SIZES = {"depth": 3, "width": 128, "heads": 4, "grid": 4}  # those of the recipe at this size, and OVERRIDES
 SEEDS, RESAMPLES, TOGETHER = 5, 2000, 64
 
@@ -62,18 +91,18 @@ def main() -> None:
         PAGE.write_text(render(json.loads(RESULTS.read_text())))
         return
     study = Study(options.work)
-    for name, encoder, row, seed in study.wanted(options.encoders):
+    for name, setting, row, seed in study.wanted(options.of):
         if options.runs is not None and options.runs <= 0:
             break
         options.runs = None if options.runs is None else options.runs - 1
-        study.add(name, study.run(encoder, row, seed))
+        study.add(name, study.run(setting, row, seed))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("out/fusion_study"), help="scenes and stores")
     parser.add_argument("--runs", type=int, help="stop after so many")
-    parser.add_argument("--encoders", nargs="+", choices=list(IMAGES), default=list(IMAGES))
+    parser.add_argument("--of", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--render", action="store_true")
     return parser.parse_args()
 
@@ -83,41 +112,41 @@ class Study:
 
     def __init__(self, work: Path) -> None:
         self.work = work
-        self.table = write_question_scenes(work / "scenes", SCENES)
-        self.asked = read_asked_table(self.table).asked
-        self.kind_of = {(one.image, one.question): one.kind for one in self.asked}
         self.known = self.read()
 
     def read(self) -> dict[str, Any]:
-        return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
+        return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}, "tests": {}}
 
-    def wanted(self, encoders: list[str]) -> Iterator[tuple[str, str, str, int]]:
+    def wanted(self, settings: list[str]) -> Iterator[tuple[str, str, str, int]]:
         """The runs that are missing, seed by seed; the layers by themselves before the row that takes the best."""
         for seed in range(SEEDS):
-            for encoder in encoders:
-                for row in ROWS:
-                    names = [f"layer:{k}" for k in LAYERS[encoder]] if row == "best layer" and not seed else []
+            for setting in settings:
+                for row in SETTINGS[setting].rows:
+                    names = SETTINGS[setting].singles if row == "best layer" and not seed else []
                     for chosen in [*names, *([] if names else [row])]:
                         if chosen == "best layer":
-                            chosen = self.best_layer(encoder)
-                        name = f"{encoder}/{chosen}/{seed}"
+                            chosen = best_layer(self.known, setting)
+                        name = f"{setting}/{chosen}/{seed}"
                         if name not in self.known["runs"]:
-                            yield name, encoder, chosen, seed
+                            yield name, setting, chosen, seed
 
-    def best_layer(self, encoder: str) -> str:
-        """The `layer:K` of greatest accuracy on the validation scenes, by the first seed."""
-        runs = self.known["runs"]
-        return max((f"layer:{k}" for k in LAYERS[encoder]), key=lambda one: runs[f"{encoder}/{one}/0"]["val"])
+    def asked(self, setting: str) -> list[Asked]:
+        """What is asked in a setting; the scenes are composed if they are not there."""
+        said = SETTINGS[setting].statements
+        named = {"statements": True, "table": "statements.csv"} if said else {}
+        self.table = write_question_scenes(self.work / "scenes", SCENES, **named)
+        return read_asked_table(self.table).asked
 
-    def store(self, encoder: str) -> Any:
-        """The store of an image encoder, embedded if it is not there."""
-        folder = self.work / encoder
-        embed(self.table, IMAGES[encoder], TEXT, out=folder, states_dtype="int8", progress=True)
+    def store(self, setting: str) -> Any:
+        """The store of a setting, embedded if it is not there."""
+        folder = self.work / setting
+        embed(self.table, SETTINGS[setting].image, TEXT, out=folder, states_dtype="int8", progress=True)
         return ist.open_store(folder)
 
-    def run(self, encoder: str, row: str, seed: int) -> dict[str, Any]:
+    def run(self, setting: str, row: str, seed: int) -> dict[str, Any]:
         """Train with one aggregator; what every test question earned, with its own picture and another."""
-        store = self.store(encoder)
+        asked = self.asked(setting)
+        store = self.store(setting)
         overrides = [*OVERRIDES, f'fusion.aggregator="{row.removeprefix("wide ")}"']
         if row == "wide last":
             overrides.append(f"fusion.expand={as_many_as_aaum(store)}")
@@ -125,9 +154,11 @@ class Study:
         model: Any = ist.train(store, recipe="manager", overrides=overrides, seed=seed)
         seconds = time.process_time() - began
         told = answers(model, self.part(store, "test"))
-        kinds = [self.kind_of[one] for one in told.pop("asked")]
+        kind_of = {(one.image, one.question): one.kind for one in asked}
+        kinds = [kind_of[one] for one in told.pop("asked")]
+        test = {"kinds": kinds, "scenes": told.pop("scenes"), "guess": guess(asked, SETTINGS[setting].kinds)}
         return {
-            "kinds": kinds,
+            "test": test,
             **told,
             "val": model.summary["validation"]["val_accuracy"],
             "parameters": model.summary["parameters"],
@@ -143,24 +174,40 @@ class Study:
         told = [read_written(cells[row]) for row in rows_of(pairs.text).tolist()]
         return LayeredPairs(pairs, states["image"], states["text"], told)
 
-    def guess(self) -> dict[str, float]:
-        """Of each kind, the share of test questions whose answer is the most frequent one of training."""
-        found = {}
-        for kind in KINDS:
-            told = {split: [one for one in self.asked if one.kind == kind and one.split == split] for split in SCENES}
-            counts = Counter(answer for one in told["train"] for answer in one.scores)
-            usual = counts.most_common(1)[0][0]
-            found[kind] = float(np.mean([usual in one.scores for one in told["test"]]))
-        return found
-
     def add(self, name: str, found: dict[str, Any]) -> None:
         """Keep a run, at once."""
-        shared = {key: found.pop(key) for key in ("kinds", "scenes")}
-        self.known = self.read()  # another process may run the other encoder
-        self.known |= {"scenes": SCENES, "settings": list(OVERRIDES), "test": shared | {"guess": self.guess()}}
+        self.known = self.read()  # another process may run another setting
+        self.known |= {"scenes": SCENES, "settings": list(OVERRIDES)}
+        self.known["tests"][topic(SETTINGS[name.partition("/")[0]])] = found.pop("test")
         self.known["runs"][name] = found
         RESULTS.write_text(json.dumps(self.known, indent=1) + "\n")
         print(name, f"{100 * np.mean([int(one) for one in found['own']]):.1f} %", found["cpu_seconds"], flush=True)
+
+
+def topic(setting: Setting) -> str:
+    """What is asked, by which the tests are kept: it is the same for every encoder."""
+    return "statements" if setting.statements else "questions"
+
+
+def best_layer(study: dict[str, Any], setting: str) -> str:
+    """The `layer:K` of greatest accuracy on the validation scenes, by the first seed."""
+    return max(SETTINGS[setting].singles, key=lambda one: study["runs"][f"{setting}/{one}/0"]["val"])
+
+
+def guess(asked: list[Asked], kinds: tuple[str, ...]) -> dict[str, float]:
+    """Of each kind, the share of test questions whose answer is the most frequent one of training.
+
+    The kinds of statements are their answers, of which one is the most frequent of all.
+    """
+    found = {}
+    for kind in kinds:
+        of_kind = [one for one in asked if one.kind == kind]
+        counts = Counter(
+            answer for one in (asked if kinds == LABELS else of_kind) if one.split == "train" for answer in one.scores
+        )
+        usual = counts.most_common(1)[0][0]
+        found[kind] = float(np.mean([usual in one.scores for one in of_kind if one.split == "test"]))
+    return found
 
 
 def as_many_as_aaum(store: Any) -> float:
@@ -195,19 +242,22 @@ def answers(model: FusionModel, data: LayeredPairs) -> dict[str, Any]:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def hits(study: dict[str, Any], encoder: str, row: str, view: str = "own") -> np.ndarray:
+def hits(study: dict[str, Any], setting: str, row: str, view: str = "own") -> np.ndarray:
     """Right or wrong, float64 [seeds, questions], of a row's runs."""
-    runs = [run for name, run in sorted(study["runs"].items()) if name.rpartition("/")[0] == f"{encoder}/{row}"]
-    return np.array([[int(one) for one in run[view]] for run in runs], float)
+    return np.array([[int(one) for one in run[view]] for run in runs_of(study, setting, row)], float)
+
+
+def runs_of(study: dict[str, Any], setting: str, row: str) -> list[dict[str, Any]]:
+    return [run for name, run in sorted(study["runs"].items()) if name.rpartition("/")[0] == f"{setting}/{row}"]
 
 
 def render(study: dict[str, Any]) -> str:
     """docs/managers.md."""
-    encoders = [one for one in IMAGES if len(hits(study, one, "last"))]
-    parts = [section(study, encoder) for encoder in encoders]
+    settings = [one for one in SETTINGS if runs_of(study, one, "last")]
+    parts = [section(study, setting) for setting in settings]
     return PAGE_TEXT.format(
         sections="\n\n".join(parts) or "**No run of this study is committed yet.**",
-        questions=len(study["test"]["kinds"]) if parts else 0,
+        questions=len(study["tests"]["questions"]["kinds"]) if parts else 0,
         settings=", ".join(f"`{one}`" for one in OVERRIDES),
         resamples=RESAMPLES,
         machine=next(iter(study["runs"].values()))["machine"] if parts else platform.machine(),
@@ -218,61 +268,59 @@ def render(study: dict[str, Any]) -> str:
 
 def missing(study: dict[str, Any]) -> str:
     """The rows that were not run, in words."""
-    lacking = {one: [row for row in ROWS if not any(row in name for name in rows_run(study, one))] for one in IMAGES}
-    lines = [f"- Not run with {one}: {', '.join(rows)}.\n" for one, rows in lacking.items() if rows]
-    return "".join(lines) + "- Not run at all: matching, re-ranked retrieval and entailment, and more scenes.\n"
+    lines = []
+    for name, setting in SETTINGS.items():
+        lacking = [row for row in setting.rows if not any(row in found for found in rows_run(study, name))]
+        lines += [f"- {setting.title}, not run: {', '.join(lacking)}.\n"] if lacking else []
+    return "".join(lines) + "- Not run at all: matching and re-ranked retrieval, and more scenes.\n"
 
 
-def rows_run(study: dict[str, Any], encoder: str) -> dict[str, str]:
+def rows_run(study: dict[str, Any], setting: str) -> dict[str, str]:
     """The rows of the table that were run, and the aggregator of each."""
-    single = {f"layer:{k}": len(hits(study, encoder, f"layer:{k}")) for k in LAYERS[encoder]}
-    known = {row: row for row in ROWS if row != "best layer" and len(hits(study, encoder, row))}
-    if all(single.values()):
-        runs = study["runs"]
-        best = max(single, key=lambda one: runs[f"{encoder}/{one}/0"]["val"])
-        number = NUMBERS[encoder][int(best.partition(":")[2]) - 1]
-        known[f"best layer ({number})"] = best
+    chosen = SETTINGS[setting]
+    known = {row: row for row in chosen.rows if row != "best layer" and runs_of(study, setting, row)}
+    if chosen.singles and all(runs_of(study, setting, one) for one in chosen.singles):
+        best = best_layer(study, setting)
+        known[f"best layer ({chosen.layers[int(best.partition(':')[2]) - 1]})"] = best
     return known
 
 
-def section(study: dict[str, Any], encoder: str) -> str:
-    """One encoder: accuracies, differences, kinds."""
-    scenes, kinds = np.array(study["test"]["scenes"]), np.array(study["test"]["kinds"])
-    base = hits(study, encoder, "last")
-    rows, by_kind = [], []
-    chosen = rows_run(study, encoder)
-    for name, aggregator in chosen.items():
-        own = hits(study, encoder, aggregator)
-        runs = [run for key, run in study["runs"].items() if key.rpartition("/")[0] == f"{encoder}/{aggregator}"]
-        shared = min(len(own), len(base))
-        gap = None if name == "last" else compared(own[:shared].mean(0), base[:shared].mean(0), scenes)
-        shuffled = hits(study, encoder, aggregator, "shuffled")
-        seconds = [run["cpu_seconds"] for run in runs]
-        rows.append(
-            [
-                name,
-                ranged(compared(own.mean(0), np.zeros(len(scenes)), scenes)),
-                "" if gap is None else signed(gap),
-                f"{100 * shuffled.mean():.1f}",
-                len(own),
-                f"{runs[0]['parameters'] / 1e6:.2f}",
-                f"{np.mean(seconds):.0f}",
-            ]
-        )
-        by_kind.append([name, *(f"{100 * own[:, kinds == kind].mean():.0f}" for kind in KINDS)])
+def section(study: dict[str, Any], setting: str) -> str:
+    """One setting: accuracies, differences, kinds."""
+    chosen, test = SETTINGS[setting], study["tests"][topic(SETTINGS[setting])]
+    kinds, rows, by_kind = np.array(test["kinds"]), [], []
+    for name, aggregator in rows_run(study, setting).items():
+        rows.append([name, *row_of(study, setting, aggregator, np.array(test["scenes"]))])
+        own = hits(study, setting, aggregator)
+        by_kind.append([name, *(f"{100 * own[:, kinds == kind].mean():.0f}" for kind in chosen.kinds)])
     head = ["reads", "accuracy [95 %]", "minus last [95 %]", "another's picture", "seeds", "M parameters", "CPU s"]
-    by_kind.append(["always the most frequent answer", *guesses(study)])
+    by_kind.append(["always the most frequent answer", *(f"{100 * test['guess'][kind]:.0f}" for kind in chosen.kinds)])
+    what = "statement" if chosen.statements else "question"
     return (
-        f"## {encoder}\n\n`{IMAGES[encoder]}`\n\n"
+        f"## {chosen.title}\n\n`{chosen.image}`\n\n"
         f"{tabulate(rows, headers=head, tablefmt='github', disable_numparse=True)}\n\n"
-        f"{verdict(rows)}\n\nBy kind of question, percent:\n\n"
-        f"{tabulate(by_kind, headers=['reads', *KINDS], tablefmt='github', disable_numparse=True)}"
+        f"{verdict(rows)}\n\nBy kind of {what}, percent:\n\n"
+        f"{tabulate(by_kind, headers=['reads', *chosen.kinds], tablefmt='github', disable_numparse=True)}"
     )
 
 
-def guesses(study: dict[str, Any]) -> list[str]:
-    """Of each kind, what its most frequent answer would reach."""
-    return [f"{100 * study['test']['guess'][kind]:.0f}" for kind in KINDS]
+def row_of(study: dict[str, Any], setting: str, aggregator: str, scenes: np.ndarray) -> list[Any]:
+    """Accuracy, its difference to `last` by the seeds that both have, and what it cost."""
+    own, base, runs = (
+        hits(study, setting, aggregator),
+        hits(study, setting, "last"),
+        runs_of(study, setting, aggregator),
+    )
+    shared = min(len(own), len(base))
+    gap = compared(own[:shared].mean(0), base[:shared].mean(0), scenes)
+    return [
+        ranged(compared(own.mean(0), np.zeros(len(scenes)), scenes)),
+        "" if aggregator == "last" else signed(gap),
+        f"{100 * hits(study, setting, aggregator, 'shuffled').mean():.1f}",
+        len(own),
+        f"{runs[0]['parameters'] / 1e6:.2f}",
+        f"{np.mean([run['cpu_seconds'] for run in runs]):.0f}",
+    ]
 
 
 def compared(a: np.ndarray, b: np.ndarray, scenes: np.ndarray) -> list[float]:
