@@ -22,7 +22,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ import torch
 from tabulate import tabulate
 
 import isthmus as ist
+import matching_study
 from isthmus.data.answers import read_written
 from isthmus.data.asked import Asked
 from isthmus.data.asked_table import read_asked_table
@@ -130,7 +131,7 @@ class Study:
                         if name not in self.known["runs"]:
                             yield name, setting, chosen, seed
 
-    def asked(self, setting: str) -> list[Asked]:
+    def asked(self, setting: str) -> Sequence[Asked]:
         """What is asked in a setting; the scenes are composed if they are not there."""
         said = SETTINGS[setting].statements
         named = {"statements": True, "table": "statements.csv"} if said else {}
@@ -194,7 +195,7 @@ def best_layer(study: dict[str, Any], setting: str) -> str:
     return max(SETTINGS[setting].singles, key=lambda one: study["runs"][f"{setting}/{one}/0"]["val"])
 
 
-def guess(asked: list[Asked], kinds: tuple[str, ...]) -> dict[str, float]:
+def guess(asked: Sequence[Asked], kinds: tuple[str, ...]) -> dict[str, float]:
     """Of each kind, the share of test questions whose answer is the most frequent one of training.
 
     The kinds of statements are their answers, of which one is the most frequent of all.
@@ -254,7 +255,7 @@ def runs_of(study: dict[str, Any], setting: str, row: str) -> list[dict[str, Any
 def render(study: dict[str, Any]) -> str:
     """docs/managers.md."""
     settings = [one for one in SETTINGS if runs_of(study, one, "last")]
-    parts = [section(study, setting) for setting in settings]
+    parts = [section(study, setting) for setting in settings] + [part for part in [matching_study.section()] if part]
     return PAGE_TEXT.format(
         sections="\n\n".join(parts) or "**No run of this study is committed yet.**",
         questions=len(study["tests"]["questions"]["kinds"]) if parts else 0,
@@ -272,7 +273,9 @@ def missing(study: dict[str, Any]) -> str:
     for name, setting in SETTINGS.items():
         lacking = [row for row in setting.rows if not any(row in found for found in rows_run(study, name))]
         lines += [f"- {setting.title}, not run: {', '.join(lacking)}.\n"] if lacking else []
-    return "".join(lines) + "- Not run at all: matching and re-ranked retrieval, and more scenes.\n"
+    if not matching_study.RESULTS.exists():
+        lines.append("- Captions, not run.\n")
+    return "".join(lines) + "- More scenes were not run.\n"
 
 
 def rows_run(study: dict[str, Any], setting: str) -> dict[str, str]:
