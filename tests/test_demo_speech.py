@@ -39,6 +39,11 @@ def test_what_is_nearer_hides_what_is_behind_and_backs_are_not_seen():
     assert (turned == 64).all()
 
 
+def test_numbers_of_the_process_stay_exact_once_the_rasteriser_is_loaded():
+    rasterise(square(0, 0, 8, 8, 0)[None], QUAD, np.ones(4), np.zeros(4), np.array([0.0, 0.0, 1.0]), 0.0, 8)
+    assert np.nextafter(np.zeros(1), 1)[0] * np.ones(1)[0] > 0  # a subnormal is not taken for zero
+
+
 def test_light_falls_by_the_cosine_and_the_ambient_share_is_everywhere():
     points, side = square(0, 0, 16, 16, 0), np.array([1.0, 0.0, 1.0])
     slanted = rasterise(points[None], QUAD, np.ones(4), np.zeros(4), side, 0.0, 16)
