@@ -142,6 +142,8 @@ def _check(model: VisionLanguageModel, view: Encoder) -> None:
         raise UsageError("--to llava: its pictures go through a head of isthmus, which LLaVA has no place for.")
     if plan.blind:
         raise UsageError("--to llava: the model was trained blind, on zeros in place of pictures.")
+    if plan.grids:
+        raise UsageError("--to llava: its pictures are cut into grids of tiles, which this export has no form for yet.")
     for what, one in ((str(view.uri), view.network), (model.language["uri"], language.base_model)):
         alike = isinstance(one, PreTrainedModel)
         if alike:
@@ -312,7 +314,7 @@ def _difference(model: VisionLanguageModel, folder: Path, stock: bool) -> float:
     for row, picture in enumerate(pictures):
         asked = QUESTIONS[row % len(QUESTIONS)]
         prompt = model._prompts()([asked])
-        sight = model.network.see(states.take(torch.tensor([row])).values)
+        sight = model.network.see(states.take(torch.tensor([row])))
         own = model.network.logits(packed([prompt], 0), sight, torch.arange(len(prompt)))
         said: Any = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}]
         text = processor.apply_chat_template(said, add_generation_prompt=True)

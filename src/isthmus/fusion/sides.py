@@ -18,10 +18,14 @@ Layers = Tensor | list[Tensor]  # [B, N, T, D], or where the layers differ in wi
 
 @dataclass(frozen=True)
 class SideStates:
-    """States of B items at N layers of one encoder, and which tokens are real: bool [B, T], the same in all layers."""
+    """States of B items at N layers of one encoder, and which tokens are real: bool [B, T], the same in all layers.
+
+    breaks: which of these end a row of tiles and have no states, bool [B, T]; None where there are no tiles.
+    """
 
     values: Layers
     mask: Tensor
+    breaks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -39,12 +43,12 @@ class SideStates:
         """Without the tokens that are padding in every item; padding is at the end."""
         length = max(1, int(self.mask.sum(1).max())) if len(self) else 1
         cut = [one[:, :length] for one in self.values] if isinstance(self.values, list) else self.values[:, :, :length]
-        return SideStates(cut, self.mask[:, :length])
+        return SideStates(cut, self.mask[:, :length], None if self.breaks is None else self.breaks[:, :length])
 
     def each(self, change: Any) -> SideStates:
         """The same change of every tensor."""
         values = [change(one) for one in self.values] if isinstance(self.values, list) else change(self.values)
-        return SideStates(values, change(self.mask))
+        return SideStates(values, change(self.mask), None if self.breaks is None else change(self.breaks))
 
     def ready(self, device: torch.device) -> SideStates:
         """On a device, in float32."""
@@ -58,7 +62,8 @@ def joined(parts: Sequence[SideStates]) -> SideStates:
     masks = torch.cat([part.mask for part in padded])
     if isinstance(padded[0].values, list):
         layers = zip(*(part.values for part in padded), strict=True)
-        return SideStates([torch.cat(layer) for layer in layers], masks)
+        breaks = None if padded[0].breaks is None else torch.cat([part.breaks for part in padded])  # type: ignore[misc]
+        return SideStates([torch.cat(layer) for layer in layers], masks, breaks)
     return SideStates(torch.cat([part.values for part in padded]), masks)  # type: ignore[misc]
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from isthmus.data.feature_pairs import SIDES
 from isthmus.encoders import Encoder
+from isthmus.encoders.images import to_pil
+from isthmus.encoders.whole import WholePictures
 from isthmus.errors import InputError, UsageError
 from isthmus.files import locate, write_atomic
 from isthmus.fusion import SideStates
 from isthmus.fusion.language import CausalLanguage, ChatPrompts, LanguageNetwork, LanguagePlan, Prompt, load_language
 from isthmus.fusion.language.causal import LanguageRecord, check_language
+from isthmus.fusion.language.grids import TileGrid, squares
 from isthmus.fusion.language.packing import branched, left_padded
 from isthmus.fusion.sides import joined
 from isthmus.models.card import card_fields
@@ -37,6 +41,7 @@ from isthmus.models.seen import SeenItems
 IMAGE = SIDES[0]
 NEW_TOKENS = 48  # of an answer
 ANSWER_TOKENS = 512  # of answers that stand behind a prompt at once
+SQUARES = 32  # base images and tiles that are encoded at once
 CARD = """\
 ---
 library_name: isthmus
@@ -137,8 +142,11 @@ class VisionLanguageModel:
             raise UsageError("no image is given.")
         parts = []
         for start in range(0, len(listed), batch_size):
-            some = [read_item(views[0].modality, item) for item in listed[start : start + batch_size]]
-            parts.append(self.prepared(views[0].states(some, [view.layer for view in views]).values))
+            some = (read_item(views[0].modality, item) for item in listed[start : start + batch_size])
+            if self.network.plan.grids:
+                parts.append(tiled_states(self.network, views, some, self.device))
+            else:
+                parts.append(self.prepared(views[0].states([*some], [view.layer for view in views]).values))
         return joined(parts)
 
     def prepared(self, values: Any) -> SideStates:
@@ -179,7 +187,7 @@ class VisionLanguageModel:
         stops = {"eos_token_id": reader.tokenizer.eos_token_id, "pad_token_id": reader.tokenizer.pad_token_id}
         for rows in torch.arange(len(prompts)).split(batch_size):
             packed = left_padded([prompts[k] for k in rows.tolist()], stops["pad_token_id"])
-            sight = self.network.see(states.take(rows.to(self.device)).values)  # type: ignore[arg-type]
+            sight = self.network.see(states.take(rows.to(self.device)).trimmed())
             ids = self.network.generate(packed.to(self.device), sight, max_new_tokens=tokens, do_sample=False, **stops)
             found += [reader.read(one) for one in ids.cpu()]
         return found
@@ -212,7 +220,7 @@ class VisionLanguageModel:
         found = torch.zeros(len(prompts), len(answers))
         for rows in torch.arange(len(prompts)).split(batch_size):
             some = [prompts[k] for k in rows.tolist()]
-            sight = self.network.see(states.take(rows.to(self.device)).values)  # type: ignore[arg-type]
+            sight = self.network.see(states.take(rows.to(self.device)).trimmed())
             for first, part in parts:
                 packed, (places, wanted, prompt, answer) = branched(some, part, reader.tokenizer.pad_token_id)
                 once, back = places.unique(return_inverse=True)
@@ -234,12 +242,14 @@ class VisionLanguageModel:
         listed = self.side(SIDES[1], questions)
         if not listed or any(isinstance(one, str) and not one.strip() for one in listed):
             raise UsageError("The question is empty: ask something about the picture.")
-        prompts = [self._prompts()([one] if isinstance(one, str) else one) for one in listed]
         states = pictures if isinstance(pictures, SideStates) else self.side(IMAGE, pictures)
-        if len(states) not in (1, len(prompts)):
-            raise UsageError(f"{len(states)} pictures and {len(prompts)} questions: give as many of both.")
-        one = len(states) == 1
-        return prompts, states.take(torch.zeros(len(prompts), dtype=torch.int64, device=self.device)) if one else states
+        if len(states) not in (1, len(listed)):
+            raise UsageError(f"{len(states)} pictures and {len(listed)} questions: give as many of both.")
+        if len(states) == 1:
+            states = states.take(torch.zeros(len(listed), dtype=torch.int64, device=self.device))
+        turns = [[one] if isinstance(one, str) else one for one in listed]
+        tokens = states.mask.sum(1).tolist()
+        return [self._prompts()(one, tokens=count) for one, count in zip(turns, tokens, strict=True)], states
 
     def asked(self, turns: Sequence[str]) -> str:
         """The prompt of a question as it is written, `<image>` standing for the picture."""
@@ -262,7 +272,11 @@ class VisionLanguageModel:
         plan = self.network.plan
         layers = [one.get("layer") for one in self.records[IMAGE]]
         fed = "+".join(str(layers[place] if layers[place] is not None else "final") for place in plan.fed)
-        parts = [f"{plan.tokens} tokens of layer {fed}", f"{plan.projector} projector into {self.language['uri']}"]
+        grids = " and of the tiles of " + " or ".join(f"{a} × {b}" for a, b in plan.grids) if plan.grids else ""
+        parts = [
+            f"{plan.tokens} tokens of layer {fed}{grids}",
+            f"{plan.projector} projector into {self.language['uri']}",
+        ]
         parts += ["through a trained head"] * (plan.head is not None)
         parts += [f"{len(plan.before)} managers over {len(plan.managed)} layers"] * bool(plan.before)
         parts += [f"the last {plan.unfreeze} layers trained"] * bool(plan.unfreeze)
@@ -361,6 +375,25 @@ def picture_states(network: LanguageNetwork, values: Any) -> SideStates:
     """Raw states as the tokens of a network's plan."""
     layers = network.pictures(values)
     return SideStates(layers, torch.ones(layers[0].shape[:2], dtype=torch.bool, device=layers[0].device))
+
+
+@torch.no_grad()
+def tiled_states(
+    network: LanguageNetwork, views: Sequence[Encoder], pictures: Iterable[Any], device: Any
+) -> SideStates:
+    """Pictures, base image and tiles, as the tokens of a network's plan, which are put together on a device."""
+    plan, whole = network.plan, WholePictures(views[0])
+    grids, given = list[TileGrid](), list[Image.Image]()
+    for one in pictures:
+        picture = to_pil(one)
+        grids.append(plan.grid_of(*picture.size))
+        given += squares(picture, grids[-1].tiles, plan.pixels)
+    parts = []
+    for start in range(0, len(given), SQUARES):
+        inputs = whole(given[start : start + SQUARES])
+        values = views[0].states(inputs, [view.layer for view in views]).values
+        parts.append([one.to(device) for one in (values if isinstance(values, list) else values.unbind(1))])
+    return network.pictures.tiled([torch.cat(layer) for layer in zip(*parts, strict=True)], grids)
 
 
 def _empty_network(path: Path, config: dict[str, Any]) -> LanguageNetwork:

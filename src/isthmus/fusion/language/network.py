@@ -16,6 +16,7 @@ from isthmus.fusion.language.managers import LanguageManagers
 from isthmus.fusion.language.packing import Packed
 from isthmus.fusion.language.pictures import PictureTokens
 from isthmus.fusion.language.plan import LanguagePlan
+from isthmus.fusion.sides import SideStates
 from isthmus.fusion.two_tower import InputNorm
 
 LANGUAGE = "language."  # prefix of the language model's own parameters
@@ -23,15 +24,23 @@ LANGUAGE = "language."  # prefix of the language model's own parameters
 
 @dataclass(frozen=True)
 class Sight:
-    """Pictures as the language model takes them. tokens: [B, T, H]. managed: of the managers' layers, [B, N, T, H]."""
+    """Pictures as the language model takes them. tokens: [B, T, H]. managed: of the managers' layers, [B, N, T, H].
+
+    mask: which of the tokens are there, bool [B, T]; None: all.
+    """
 
     tokens: Tensor
     managed: Tensor | None
+    mask: Tensor | None = None
 
     def take(self, pictures: Tensor) -> Sight:
         """Those of these pictures, int64 [n]."""
-        managed = None if self.managed is None else self.managed[pictures]
-        return Sight(self.tokens[pictures], managed)
+        held = (self.managed, self.mask)
+        return Sight(self.tokens[pictures], *(None if one is None else one[pictures] for one in held))
+
+    def there(self, values: Tensor) -> Tensor:
+        """Of values [B, T, H], those of all tokens that are there, one after the other."""
+        return values.flatten(0, 1) if self.mask is None else values[self.mask]
 
 
 class LanguageNetwork(nn.Module):
@@ -54,6 +63,7 @@ class LanguageNetwork(nn.Module):
             self.managers = LanguageManagers(len(plan.managed), hidden, plan.before, fed=fed, jitter=plan.jitter)
             if not plan.shared:
                 self.manager_projectors.extend(nn.Linear(widths[place], hidden) for place in plan.managed)
+        self.newline = nn.Parameter(torch.randn(hidden) / hidden**0.5) if plan.grids else None
         self.language: Any = None
         if language is not None:
             self.attach(language)
@@ -108,9 +118,12 @@ class LanguageNetwork(nn.Module):
 
     # --- pictures ------------------------------------------------------------------------------------------
 
-    def see(self, layers: Sequence[Tensor]) -> Sight:
+    def see(self, states: SideStates | Sequence[Tensor]) -> Sight:
         """Tokens of pictures, N of [B, T, D_k] as `pictures` gives them, in the language model's width."""
-        plan = self.plan
+        if isinstance(states, SideStates):
+            seen = self.see(states.values)  # type: ignore[arg-type]
+            return seen if states.breaks is None else self._in_rows(seen, states.mask, states.breaks)
+        plan, layers = self.plan, states
         normed = [norm(one.float()) for norm, one in zip(self.norms, layers, strict=True)]
         if plan.blind:
             normed = [torch.zeros_like(one) for one in normed]
@@ -122,6 +135,14 @@ class LanguageNetwork(nn.Module):
         by = self.manager_projectors if len(self.manager_projectors) else [self.projector] * len(each)
         managed = torch.stack([project(one) for project, one in zip(by, each, strict=True)], 1)
         return Sight(tokens, managed.float())
+
+    def _in_rows(self, seen: Sight, mask: Tensor, breaks: Tensor) -> Sight:
+        """The newline at the end of each row of tiles, in the managers' layers too, so that these span the same."""
+        newline = cast(Tensor, self.newline)
+        managed = seen.managed
+        if managed is not None:
+            managed = torch.where(breaks[:, None, :, None], newline, managed)
+        return Sight(torch.where(breaks[..., None], newline, seen.tokens), managed, mask)
 
     @contextmanager
     def _managing(self, sight: Sight, slots: Tensor) -> Iterator[None]:
@@ -141,7 +162,7 @@ class LanguageNetwork(nn.Module):
                     return None
                 waiting.discard(place)
                 hidden = args[0] if args else kwargs["hidden_states"]
-                added = cast(LanguageManagers, self.managers)(managed, place).flatten(0, 1).to(hidden.dtype)
+                added = sight.there(cast(LanguageManagers, self.managers)(managed, place)).to(hidden.dtype)
                 changed = hidden.flatten(0, 1).index_add(0, slots, added).view_as(hidden)
                 return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
@@ -159,7 +180,7 @@ class LanguageNetwork(nn.Module):
         """Embeddings [R, T, H] of ids, with pictures in their places; ids of slots may be any."""
         table = self.language.get_input_embeddings()
         found = table(ids.clamp(max=table.num_embeddings - 1))
-        return found.flatten(0, 1).index_copy(0, slots, sight.tokens.flatten(0, 1).to(found.dtype)).view_as(found)
+        return found.flatten(0, 1).index_copy(0, slots, sight.there(sight.tokens).to(found.dtype)).view_as(found)
 
     # --- texts ---------------------------------------------------------------------------------------------
 

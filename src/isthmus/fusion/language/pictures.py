@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isthmus.errors import InputError, UsageError
+from isthmus.fusion.language.grids import TileGrid, joined_tiles
 from isthmus.fusion.language.plan import LanguagePlan
-from isthmus.fusion.sides import gridded, square_side
+from isthmus.fusion.sides import SideStates, gridded, joined, square_side
 from isthmus.projectors import from_config
 
 
@@ -42,6 +45,22 @@ class PictureTokens(nn.Module):
                 f"{self.plan.patches}: its pictures have another size."
             )
         return [self._tokens(layer) for layer in layers]
+
+    def tiled(self, values: Any, grids: Sequence[TileGrid]) -> SideStates:
+        """Tokens of pictures with grids, of the states of the base image and the tiles of one after the other."""
+        layers, cls, found, first = self(values), int(self.plan.cls), [], 0
+        for grid in grids:
+            last = first + 1 + grid.tiles[0] * grid.tiles[1]
+            each = []
+            for layer in layers:
+                plane = joined_tiles(layer[first + 1 : last, cls:], grid)
+                each.append(torch.cat([layer[first], F.pad(plane, (0, 0, 0, 1)).flatten(0, 1)])[None])
+            ends = torch.zeros(grid.tokens[0], grid.tokens[1] + 1, dtype=torch.bool)
+            ends[:, -1] = True
+            breaks = F.pad(ends.flatten(), (self.plan.tokens, 0))[None].to(each[0].device)
+            found.append(SideStates(each, torch.ones_like(breaks), breaks))
+            first = last
+        return joined(found)
 
     def _tokens(self, layer: Tensor) -> Tensor:
         prefix = self.plan.prefix

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from isthmus.fusion.language.grids import TileGrid, tile_grid
 from isthmus.values import within
 
 
@@ -37,14 +38,20 @@ class PictureOptions:
     layers: which of the store's layers, side by side where several; (): the last that is stored.
     tokens: of a picture, averaged on a square grid; 0: as many as the encoder has patches. cls: one more, the encoder's
     first token (the mean of the patches where it has none).
+    grids: rows and columns of tiles, of which each picture takes the grid that fits it, behind the picture as a whole;
+    each tile has the encoder's own size, and `tokens` tokens. (): the picture as a whole alone. tiles: as many tokens
+    as these have are not exceeded much, 0: any number (`isthmus.fusion.language.grids`).
     projector: "mlp" (two layers, GELU) or "linear". norm: "data" takes out each feature's mean and spread in the
     training data, since layers of one encoder differ twentyfold.
     head: a trained dual encoder of isthmus, whose image head is put on every token before.
-    blind: pictures are replaced by zeros: what training alone teaches.
+    blind: pictures are replaced by zeros: what training alone teaches. With grids, the number of tokens still tells a
+    picture's shape.
     """
 
     layers: tuple[int, ...] = within((), 0)
     tokens: int = within(0, 0, 4096)
+    grids: tuple[tuple[int, int], ...] = ()
+    tiles: int = within(9, 0, 4096)
     cls: bool = False
     projector: Literal["mlp", "linear"] = "mlp"
     norm: Literal["data", "none"] = "data"
@@ -73,6 +80,7 @@ class LanguagePlan:
     managed: of those that the managers weigh. tokens: of a picture, `cls` included. patches: of the encoder, in each
     layer. prefix: its leading tokens that are no patches. hidden: width of the language model.
     before: the decoder layers that managers stand before. head: of a `TokenProjector`, its `config()`.
+    grids, tiles: as in `PictureOptions`. pixels: of a tile's side, where there are grids.
     """
 
     widths: list[int]
@@ -91,6 +99,9 @@ class LanguagePlan:
     head: dict[str, Any] | None = None
     unfreeze: int = 0
     lora: int = 0
+    grids: list[list[int]] = field(default_factory=list)
+    tiles: int = 0
+    pixels: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -105,6 +116,15 @@ class LanguagePlan:
     def side(self) -> int:
         """Tokens along one side of a picture's grid."""
         return round((self.tokens - self.cls) ** 0.5)
+
+    def grid_of(self, width: int, height: int) -> TileGrid:
+        """The grid that a picture of so many pixels is cut into, where there are grids."""
+        grids = [(rows, columns) for rows, columns in self.grids]
+        return tile_grid(width, height, grids, pixels=self.pixels, side=self.side, most=self.tiles)
+
+    def tokens_of(self, width: int, height: int) -> int:
+        """Tokens of a picture of so many pixels."""
+        return self.tokens + (self.grid_of(width, height).count if self.grids else 0)
 
     @property
     def token_widths(self) -> list[int]:

@@ -83,18 +83,23 @@ class ChatPrompts:
         except Exception as error:  # of Jinja, and whatever a template raises
             raise UsageError(f"{self.name}: its chat template fails ({error}).") from None
 
-    def __call__(self, turns: Turns, answer: str | None = None, *, place: str = "") -> Prompt:
+    def __call__(
+        self, turns: Turns, answer: str | None = None, *, tokens: int | None = None, place: str = ""
+    ) -> Prompt:
         """The prompt of a question (or of several turns), and the answer behind it, which ends the turn.
 
-        place: for messages. Raises `InputError` for one that is longer than the model's context.
+        tokens: of this picture, where each has its own number. place: for messages. Raises `InputError` for one that
+        is longer than the model's context.
         """
-        whole = self.text(turns).replace(SLOT, SLOT * self.tokens)
+        tokens = self.tokens if tokens is None else tokens
+        whole = self.text(turns).replace(SLOT, SLOT * tokens)
         asked = self._ids(whole)
         said = [] if answer is None else self.answer_ids(answer)
         if len(asked) + len(said) > self.context:
             raise InputError(
-                f"{place or 'the question'}: {len(asked) + len(said):,} tokens, {self.tokens:,} of them the picture's, "
-                f"but {self.name} takes {self.context:,}. Ask less, or train with fewer picture.tokens."
+                f"{place or 'the question'}: {len(asked) + len(said):,} tokens, {tokens:,} of them the picture's, "
+                f"but {self.name} takes {self.context:,}. Ask less, or train with fewer picture.tokens"
+                f"{' or smaller picture.grids' * (tokens != self.tokens)}."
             )
         ids = torch.tensor([*asked, *said], dtype=torch.int64)
         return Prompt(ids, ids == self.slot, len(asked))

@@ -26,10 +26,10 @@ class HeldStates:
     """States of the items of one side, on `device`, in float32, without padding that none of those taken needs.
 
     Equal items (by content) are held once, in half precision, if they take up to 1 GiB; more are read as needed, and
-    states that are computed while training are computed anew for every batch.
+    states that are computed while training are computed anew for every batch, unless they stay the same.
 
     numbers: of each item, its row in `source`. items: what is equal, uint64. prepare: of what `source.gather` gives,
-    the states as they are taken.
+    the states as they are taken. longest: the most tokens of an item, for computed states that stay the same.
     """
 
     def __init__(
@@ -39,12 +39,13 @@ class HeldStates:
         items: np.ndarray,
         prepare: Callable[[Any, Any], SideStates],
         device: torch.device,
+        longest: int = 0,
     ) -> None:
         self.source, self.numbers, self.prepare, self.device = source, numbers, prepare, device
         self._held: SideStates | None = None
         self._place = torch.empty(0, dtype=torch.int64)
-        if isinstance(source, StatesMatrix):
-            self._hold(source, items)
+        if longest or isinstance(source, StatesMatrix):
+            self._hold(source, items, longest)
 
     def take(self, rows: np.ndarray) -> SideStates:
         """States of these items."""
@@ -56,20 +57,21 @@ class HeldStates:
     def _read(self, numbers: np.ndarray) -> SideStates:
         return self.prepare(*self.source.gather(numbers))
 
-    def _hold(self, source: StatesMatrix, items: np.ndarray) -> None:
+    def _hold(self, source: StatesSource, items: np.ndarray, tokens: int) -> None:
         """Read the states of every different item once, if they fit."""
         _, first, place = np.unique(items, return_index=True, return_inverse=True)
         numbers = self.numbers[first]
         padded = spec_of(str(source.records[0].get("modality"))).padded
         begun = self._read(numbers[:READ_AT_ONCE])
-        tokens = int(source.lengths(numbers).max(initial=1)) if padded else begun.mask.shape[1]
+        if isinstance(source, StatesMatrix):
+            tokens = int(source.lengths(numbers).max(initial=1)) if padded else begun.mask.shape[1]
         held = begun.each(lambda one: _room(one, len(numbers), tokens))
         if sum(one.nbytes for one in _tensors(held)) > RESIDENT_BYTES:
             return
         held = held.each(lambda one: torch.zeros(one.shape, dtype=one.dtype))  # only now the memory is taken
         for start in range(0, len(numbers), READ_AT_ONCE):
             part = self._read(numbers[start : start + READ_AT_ONCE])
-            if any(float(one.abs().max()) > LARGEST for one in _tensors(part)[:-1]):
+            if any(float(one.abs().max()) > LARGEST for one in _tensors(part) if one.is_floating_point()):
                 return
             _put(held, part, start)
         self._held = held.each(lambda one: one.to(self.device))
@@ -93,7 +95,8 @@ class StateBatches:
 
 
 def _tensors(states: SideStates) -> list[Tensor]:
-    return [*(states.values if isinstance(states.values, list) else [states.values]), states.mask]
+    marks = [states.mask] if states.breaks is None else [states.mask, states.breaks]
+    return [*(states.values if isinstance(states.values, list) else [states.values]), *marks]
 
 
 def _room(one: Tensor, count: int, tokens: int) -> Tensor:

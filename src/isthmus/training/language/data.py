@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from isthmus.errors import InputError, UsageError
 from isthmus.store import Store, open_store
 from isthmus.store.opening import first_choice
 from isthmus.store.states import StatesMatrix, rows_of
+from isthmus.training.fusion.data import LivePictures
 from isthmus.training.language.messages import read_messages
 from isthmus.training.language.recipe import LanguageRecipe
 
@@ -37,13 +39,26 @@ class SpokenItem:
     place: str
 
 
+class TilePictures(LivePictures):
+    """The pictures of rows themselves, one after the other: their tiles are encoded while training."""
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Width and height of each."""
+        return [self._image(row).size for row in range(len(self.ids))]
+
+    def gather(self, index: Any) -> tuple[Any, Any]:  # type: ignore[override]
+        return (self._image(row) for row in np.asarray(index).tolist()), None
+
+
 @dataclass(frozen=True)
 class SpokenPairs:
-    """Pictures, their states, and what is said about them."""
+    """Pictures, their states, and what is said about them. tiles: the pictures themselves, for grids."""
 
     pairs: FeaturePairs
     states: StatesMatrix
     items: list[SpokenItem]
+    tiles: TilePictures | None = None
 
     def __len__(self) -> int:
         return len(self.items)

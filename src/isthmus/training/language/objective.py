@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -13,14 +13,24 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from isthmus.data.matrix import evenly
+from isthmus.encoders.whole import WholePictures
 from isthmus.fusion import SideStates
-from isthmus.fusion.language import CausalLanguage, LanguageNetwork, LanguagePlan, Packed, Prompt, load_language, packed
+from isthmus.fusion.language import (
+    CausalLanguage,
+    LanguageNetwork,
+    LanguagePlan,
+    Packed,
+    PictureOptions,
+    Prompt,
+    load_language,
+    packed,
+)
 from isthmus.fusion.language.pictures import counted
-from isthmus.models.language_model import picture_states, prompts_of
+from isthmus.models.language_model import picture_states, prompts_of, tiled_states
 from isthmus.precision import choose_precision
 from isthmus.training.fusion.batches import HeldStates
 from isthmus.training.fusion.sharing import shared_mean
-from isthmus.training.language.data import SpokenPairs, frequent_answers, spoken_identity
+from isthmus.training.language.data import SpokenPairs, TilePictures, frequent_answers, spoken_identity
 from isthmus.training.language.recipe import LanguageRecipe
 from isthmus.training.objective import Objective
 from isthmus.training.plan import Plan
@@ -114,7 +124,14 @@ class LanguageObjective(Objective):
             head=None if self.head is None else self.head.config(),
             unfreeze=recipe.language.unfreeze,
             lora=recipe.language.lora,
+            **self._grids(picture),
         )
+
+    def _grids(self, picture: PictureOptions) -> dict[str, Any]:
+        if not picture.grids or self.train.tiles is None:
+            return {}
+        pixels = WholePictures(self.train.tiles.encoder).side
+        return {"grids": [list(one) for one in picture.grids], "tiles": picture.tiles, "pixels": pixels}
 
     @property
     def prompting(self) -> dict[str, str]:
@@ -139,7 +156,10 @@ class LanguageObjective(Objective):
         self.held = {data: self._held(one) for data, one in (("train", self.train), ("val", self.val)) if one}
         self.said = {name: self._prompts(getattr(self, name)) for name in self.held}
         some = self.held["train"].take(evenly(len(self.train.pairs), NORMED))
-        network.fit(some.values)  # type: ignore[arg-type]
+        if some.breaks is None:
+            network.fit(some.values)  # type: ignore[arg-type]
+        else:
+            network.fit([one[some.mask & ~some.breaks][None] for one in some.values])
         return self.module
 
     def _lower(self, precision: str) -> None:
@@ -150,19 +170,38 @@ class LanguageObjective(Objective):
 
     def _held(self, data: SpokenPairs) -> HeldStates:
         network = self.module.network
+        head = network.pictures.head
+        if head is not None:
+            head.cpu()  # states are prepared where they are read
+        if network.plan.grids:
+            return self._held_tiles(data)
 
         def prepare(values: Any, masks: Any) -> SideStates:
             if isinstance(values, list):
                 return picture_states(network, [torch.from_numpy(one) for one in values])
             return picture_states(network, torch.from_numpy(values))
 
-        head = network.pictures.head
-        if head is not None:
-            head.cpu()  # states are prepared where they are read
         return HeldStates(data.states, data.numbers, data.pairs.items("image"), prepare, self.device)
 
+    def _held_tiles(self, data: SpokenPairs) -> HeldStates:
+        network, tiles = self.module.network, cast(TilePictures, data.tiles)
+
+        def prepare(pictures: Any, _: Any) -> SideStates:
+            return tiled_states(network, tiles.views, pictures, "cpu")
+
+        rows, longest = np.arange(len(tiles.ids)), max(self._tokens(data))
+        return HeldStates(tiles, rows, data.pairs.items("image"), prepare, self.device, longest)
+
+    def _tokens(self, data: SpokenPairs) -> list[int]:
+        """Of each picture."""
+        plan = self.module.network.plan
+        if not plan.grids or data.tiles is None:
+            return [plan.tokens] * len(data.pairs.image_ids)
+        return [plan.tokens_of(*size) for size in data.tiles.sizes]
+
     def _prompts(self, data: SpokenPairs) -> list[Prompt]:
-        return [self.prompts(one.turns, one.answer, place=one.place) for one in data.items]
+        tokens = self._tokens(data)
+        return [self.prompts(one.turns, one.answer, tokens=tokens[one.picture], place=one.place) for one in data.items]
 
     # --- batches and losses --------------------------------------------------------------------------------
 
@@ -188,7 +227,7 @@ class LanguageObjective(Objective):
         labels = rows.labels.flatten()
         places = (labels >= 0).nonzero()[:, 0]
         network = self.module.network
-        sight = network.see(batch.states.values).take(batch.of.to(device))  # type: ignore[arg-type]
+        sight = network.see(batch.states).take(batch.of.to(device))
         logits = network.logits(rows.to(device), sight, places.to(device))
         return logits, labels[places].to(device), rows.owner.flatten()[places]
 

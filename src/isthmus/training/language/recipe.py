@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from isthmus.fusion.language import LanguageOptions, ManagerOptions, PictureOptions
 from isthmus.training.recipe import Recipe
 from isthmus.values import within
+
+MOST_TILES = 12  # along a side of a grid
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,23 @@ class LanguageRecipe(Recipe):
     data: SpokenData = field(default=SpokenData())
     rates: LanguageRates = field(default=LanguageRates())
 
+    def identity(self) -> dict[str, Any]:
+        """A run without grids is the one that it was before there were any."""
+        values = super().identity()
+        if not self.picture.grids:
+            values["picture"] = {name: one for name, one in values["picture"].items() if name not in ("grids", "tiles")}
+        return values
+
     def conflicts(self) -> Iterator[str]:
         """Choices that are valid alone but contradict each other."""
         if self.managers.layers and not self.managers.every:
             yield "managers.layers names layers, but managers.every = 0: there are no managers."
         if len({*self.picture.layers}) < len(self.picture.layers):
             yield f"picture.layers = {list(self.picture.layers)} names a layer twice."
+        grids = self.picture.grids
+        if len({*grids}) < len(grids) or any(not 1 <= count <= MOST_TILES for grid in grids for count in grid):
+            yield (
+                f"picture.grids = {[list(one) for one in grids]}: a grid is given twice, or is not [rows, columns] of "
+                f"1 to {MOST_TILES} each."
+            )
         yield from super().conflicts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,19 @@ import torch
 
 from isthmus.data.feature_pairs import SIDES
 from isthmus.data.text import read_text
+from isthmus.encoders import load_recorded
 from isthmus.errors import UsageError
 from isthmus.fusion.language import LanguageNetwork, load_language
 from isthmus.fusion.language.pictures import check_head
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.language_model import VisionLanguageModel
 from isthmus.models.ledger import model_ledger
+from isthmus.models.saved import check_encoders
 from isthmus.models.seen import SeenItems
 from isthmus.store import Store
-from isthmus.store.opening import first_choice
+from isthmus.store.opening import first_choice, open_pairs
 from isthmus.training.fit import Fitting, alone_in, fit
-from isthmus.training.language.data import SpokenPairs, spoken_split
+from isthmus.training.language.data import SpokenPairs, TilePictures, spoken_split
 from isthmus.training.language.objective import LanguageObjective
 from isthmus.training.language.recipe import LanguageRecipe
 from isthmus.training.processes import Processes
@@ -35,14 +38,16 @@ def train(
     how: Fitting,
     *,
     image: Any = None,
+    pixels: Any = None,
     only: Any = None,
     remember: bool = True,
 ) -> VisionLanguageModel:
     """Train a projector, managers and what the recipe says of the language model; arguments as for `isthmus.train`.
 
-    image: which encoder's states, where the store holds those of several.
+    image: which encoder's states, where the store holds those of several. pixels: where the pictures of the store are,
+    for grids of tiles, which are encoded as training begins.
     """
-    objective = _objective(store, choices, how, image=image, only=only)
+    objective = _objective(store, choices, how, image=image, pixels=pixels, only=only)
     with alone_in(how.out), torch.random.fork_rng():
         if choices.stages:
             made: list[LanguageObjective] = []
@@ -65,10 +70,16 @@ def train(
 
 
 def plan(
-    store: Store | str | Path, choices: LanguageRecipe, how: Fitting, *, image: Any = None, only: Any = None
+    store: Store | str | Path,
+    choices: LanguageRecipe,
+    how: Fitting,
+    *,
+    image: Any = None,
+    pixels: Any = None,
+    only: Any = None,
 ) -> dict[str, Any]:
     """What `train` with the same arguments would do: the recipe in force, answers, steps and parameters."""
-    objective = _objective(store, choices, how, image=image, only=only)
+    objective = _objective(store, choices, how, image=image, pixels=pixels, only=only)
     stages = [choices.at(stage) for stage in choices.stages] or [choices]
     planned = [objective.planned(stage) for stage in stages]
     shape = objective.shape(planned[-1])
@@ -88,11 +99,21 @@ def plan(
 
 
 def _objective(
-    store: Store | str | Path, choices: LanguageRecipe, how: Fitting, *, image: Any, only: Any
+    store: Store | str | Path, choices: LanguageRecipe, how: Fitting, *, image: Any, pixels: Any, only: Any
 ) -> LanguageObjective:
     if not isinstance(store, Store | str | Path):
         raise UsageError("a language model takes a store of states (layer=…&pool=states), not arrays.")
     data, val = spoken_split(store, choices, image=image, only=only, seed=how.seed)
+    grids = any(one.picture.grids for one in [choices.at(stage) for stage in choices.stages] or [choices])
+    if grids != (pixels is not None):
+        raise UsageError(
+            "picture.grids: tiles are cut from the pictures, which the store does not hold. Say where these are: "
+            "--pixels PAIRS."
+            if grids
+            else "pixels (--pixels) is for picture.grids: without them, what a picture becomes is in the store."
+        )
+    if grids:
+        data, val = _with_tiles(data, val, pixels, how.device)
     template = choices.language.template
     return LanguageObjective(
         data,
@@ -101,6 +122,17 @@ def _objective(
         template=read_text(Path(template)) if template else "",
         head=_head(choices.picture.head, data),
     )
+
+
+def _with_tiles(
+    data: SpokenPairs, val: SpokenPairs, pixels: Any, device: str | None
+) -> tuple[SpokenPairs, SpokenPairs]:
+    """The same with their pictures. Raises `InputError` for pictures that are missing, or another encoder's states."""
+    views = load_recorded([one["uri"] for one in data.states.records], modality=IMAGE, device=device)
+    check_encoders(views, data.states.records)
+    pictures = open_pairs(pixels, captions="optional")
+    first, second = (replace(one, tiles=TilePictures(pictures, one.pairs.image_ids, views)) for one in (data, val))
+    return first, second
 
 
 def _head(path: str, data: SpokenPairs) -> Any:
