@@ -16,6 +16,8 @@ from isthmus.exports import modeling_isthmus_llava as coded
 from isthmus.exports.hf import edit_json
 from isthmus.exports.licences import joint_licence
 from isthmus.exports.parity import probe_pictures
+from isthmus.fusion.language import LanguagePlan
+from isthmus.fusion.language.grids import TOLERATED
 from isthmus.fusion.language.packing import packed
 from isthmus.fusion.language.prompts import SLOT
 from isthmus.models.card import encoder_rows, summary_rows
@@ -133,17 +135,30 @@ def why_not_stock(model: VisionLanguageModel) -> str | None:
     return None
 
 
+def _why_no_next(plan: LanguagePlan, view: Encoder) -> str | None:
+    """What the stock LLaVA-NeXT has no form for, beside what `why_not_stock` says."""
+    if plan.cls:
+        return "it gives the encoder's first token of the picture as a whole alone"
+    if plan.tiles and any(rows * columns > plan.tiles * TOLERATED**2 for rows, columns in plan.grids):
+        return "it averages tokens down where a grid has too many (picture.tiles)"
+    if (size := getattr(view.network.config, "image_size", None)) != plan.pixels:
+        return f"its tiles have {plan.pixels} pixels, and its encoder's configuration says {size}"
+    return None
+
+
 def _check(model: VisionLanguageModel, view: Encoder) -> None:
     """Raise `UsageError` for what neither form can hold."""
     from transformers import AutoModel, PreTrainedModel
 
     plan, language = model.network.plan, model.network.language
+    if plan.grids and (why := why_not_stock(model) or _why_no_next(plan, view)):
+        raise UsageError(
+            f"--to llava: a model with grids has the form of LLaVA-NeXT alone, which cannot hold this one: {why}."
+        )
     if plan.head is not None:
         raise UsageError("--to llava: its pictures go through a head of isthmus, which LLaVA has no place for.")
     if plan.blind:
         raise UsageError("--to llava: the model was trained blind, on zeros in place of pictures.")
-    if plan.grids:
-        raise UsageError("--to llava: its pictures are cut into grids of tiles, which this export has no form for yet.")
     for what, one in ((str(view.uri), view.network), (model.language["uri"], language.base_model)):
         alike = isinstance(one, PreTrainedModel)
         if alike:
@@ -158,8 +173,6 @@ def _check(model: VisionLanguageModel, view: Encoder) -> None:
 
 def _made(model: VisionLanguageModel, view: Encoder, stock: bool) -> Any:
     """The LLaVA with all weights in it, and a row of the embeddings for the picture's slot."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
     plan, language = model.network.plan, model.network.language
     slot = model._prompts().slot
     layers = [one.get("layer") for one in model.records["image"]]
@@ -177,16 +190,7 @@ def _made(model: VisionLanguageModel, view: Encoder, stock: bool) -> Any:
         "multimodal_projector_bias": True,
         "tie_word_embeddings": bool(language.config.tie_word_embeddings),
     }
-    if stock:
-        llava: Any = LlavaForConditionalGeneration(LlavaConfig(**shared))
-        llava.model.multi_modal_projector.load_state_dict(_folded(model))
-    else:
-        config = coded.IsthmusLlavaConfig(**shared, isthmus=_facts(model, layers))  # type: ignore[call-arg]
-        llava = coded.IsthmusLlavaForConditionalGeneration(config)
-        own = {name: one for name, one in model.network.own_state().items() if not name.startswith("language.")}
-        missing, unexpected = llava.model.load_state_dict(own, strict=False)
-        odd = [one for one in missing if not one.startswith(("vision_tower.", "language_model."))] + unexpected
-        assert not odd, odd
+    llava = _projecting(model, shared, layers, stock)
     llava.model.vision_tower.load_state_dict(view.network.state_dict())
     weights = _grown(_merged(language), text.vocab_size)
     body = language.base_model_prefix + "."
@@ -197,6 +201,40 @@ def _made(model: VisionLanguageModel, view: Encoder, stock: bool) -> Any:
     llava.tie_weights()
     llava.generation_config = _generation(model, slot)
     return llava.eval()
+
+
+def _projecting(model: VisionLanguageModel, shared: dict[str, Any], layers: list[Any], stock: bool) -> Any:
+    """The LLaVA of a configuration, with what was trained between the encoder and the language model."""
+    from transformers import (
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+    )
+
+    network, llava = model.network, cast(Any, None)
+    if not stock:
+        config = coded.IsthmusLlavaConfig(**shared, isthmus=_facts(model, layers))  # type: ignore[call-arg]
+        llava = coded.IsthmusLlavaForConditionalGeneration(config)
+        own = {name: one for name, one in network.own_state().items() if not name.startswith("language.")}
+        missing, unexpected = llava.model.load_state_dict(own, strict=False)
+        odd = [one for one in missing if not one.startswith(("vision_tower.", "language_model."))] + unexpected
+        assert not odd, odd
+        return llava
+    if network.newline is None:
+        llava = LlavaForConditionalGeneration(LlavaConfig(**shared))
+    else:
+        llava = LlavaNextForConditionalGeneration(
+            LlavaNextConfig(**shared, image_grid_pinpoints=_pinpoints(network.plan))
+        )
+        llava.model.image_newline.data.copy_(network.newline)
+    llava.model.multi_modal_projector.load_state_dict(_folded(model))
+    return llava
+
+
+def _pinpoints(plan: LanguagePlan) -> list[list[int]]:
+    """Height and width of the grids in pixels."""
+    return [[rows * plan.pixels, columns * plan.pixels] for rows, columns in plan.grids]
 
 
 def _facts(model: VisionLanguageModel, layers: list[Any]) -> dict[str, Any]:
@@ -281,15 +319,16 @@ def _strategy(model: VisionLanguageModel, stock: bool) -> str:
 
 def _processor(model: VisionLanguageModel, view: Any, tokenizer: Any, stock: bool) -> Any:
     """LLaVA's processor; where patches are averaged, its patches are as large as the averages."""
-    from transformers import LlavaProcessor
+    from transformers import LlavaNextProcessor, LlavaProcessor
 
     plan = model.network.plan
     pixels = view.preprocess([probe_pictures()[0]])["pixel_values"].shape[-1]
     patch = pixels // plan.side
     if pixels // patch != plan.side:
         raise UsageError(f"--to llava: {plan.side} × {plan.side} tokens do not go into {pixels} pixels evenly enough.")
-    return LlavaProcessor(
-        image_processor=view.processor,
+    made: Any = LlavaNextProcessor if plan.grids else LlavaProcessor
+    return made(
+        image_processor=_tiler(plan, view.processor) if plan.grids else view.processor,
         tokenizer=tokenizer,
         patch_size=patch,
         vision_feature_select_strategy=_strategy(model, stock),
@@ -299,22 +338,37 @@ def _processor(model: VisionLanguageModel, view: Any, tokenizer: Any, stock: boo
     )
 
 
+def _tiler(plan: LanguagePlan, processor: Any) -> Any:
+    """LLaVA-NeXT's image processor, for grids of a plan, with an encoder's mean and deviation."""
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+    size = {"height": plan.pixels, "width": plan.pixels}
+    same = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    return LlavaNextImageProcessorPil(
+        size=size,
+        crop_size=size,
+        image_grid_pinpoints=_pinpoints(plan),
+        **{name: getattr(processor, name) for name in same},
+    )
+
+
 @torch.no_grad()
 def _difference(model: VisionLanguageModel, folder: Path, stock: bool) -> float:
     """The largest difference of logits of probes, relative to the largest logit, by the files in `folder` alone."""
-    from transformers import AutoModelForImageTextToText, LlavaProcessor
+    from transformers import AutoModelForImageTextToText, LlavaNextProcessor, LlavaProcessor
 
     if stock:
         llava = AutoModelForImageTextToText.from_pretrained(folder).eval()
     else:
         llava = coded.IsthmusLlavaForConditionalGeneration.from_pretrained(folder).eval()
-    processor, worst = LlavaProcessor.from_pretrained(folder), 0.0
+    reader: Any = LlavaNextProcessor if model.network.plan.grids else LlavaProcessor
+    processor, worst = reader.from_pretrained(folder), 0.0
     pictures = [one.convert("RGB") for one in probe_pictures()[:3]]
     states = model.side("image", pictures)
     for row, picture in enumerate(pictures):
         asked = QUESTIONS[row % len(QUESTIONS)]
-        prompt = model._prompts()([asked])
-        sight = model.network.see(states.take(torch.tensor([row])))
+        (prompt,), one = model._asked(states.take(torch.tensor([row])).trimmed(), [asked])
+        sight = model.network.see(one)
         own = model.network.logits(packed([prompt], 0), sight, torch.arange(len(prompt)))
         said: Any = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}]
         text = processor.apply_chat_template(said, add_generation_prompt=True)
@@ -329,7 +383,8 @@ def _difference(model: VisionLanguageModel, folder: Path, stock: bool) -> float:
 def write_card(path: Path, model: VisionLanguageModel, found: dict[str, str], report: dict[str, Any]) -> None:
     """Write `README.md` of an export."""
     why = why_not_stock(model)
-    needs = "Stock LLaVA of transformers 5: no code of its own, and isthmus is not needed."
+    which = "LLaVA-NeXT" if model.network.plan.grids else "LLaVA"
+    needs = f"Stock {which} of transformers 5: no code of its own, and isthmus is not needed."
     if why:
         needs = (
             f"**Needs `trust_remote_code=True`**: {why}, which the stock LLaVA of transformers has no form for. What "
