@@ -186,7 +186,8 @@ def train(
         image, text: which of the store's encoders (URI or fingerprint prefix); several stand side by side.
             Needed only if the store holds more than one of a modality.
         pixels: where the pictures of the store's images are (see `read_pairs`): then `image`, one encoder that the
-            store need not hold, encodes them while training, with augmentation if the recipe has `data.augment`.
+            store need not hold, encodes them while training, with augmentation if the recipe has `data.augment`. Of a
+            language model that sees: what tiles are cut from, for `picture.grids`.
         only: ids to train on (a list, or a Parquet file with an `id` column). The validation split stays whole, so that
             runs on different selections are comparable.
         val: validation pairs where `store` is `FeaturePairs`; a store brings its own validation split.

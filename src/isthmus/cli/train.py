@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--modalities", nargs=2, metavar=("A", "B"), help="which two of the store's are joined (image text)"
     )
     parser.add_argument(
-        "--pixels", metavar="PAIRS", help="encode the images of these pairs while training (--set data.augment=crop)"
+        "--pixels",
+        metavar="PAIRS",
+        help="encode the images of these pairs while training (--set data.augment=crop, picture.grids=[[1,2],[2,1]])",
     )
     parser.add_argument("--recordings", metavar="PAIRS", help="speech: the recordings of the store's lines")
     parser.add_argument("--noise", metavar="PATH", help="speech: a recording, or several that babble, mixed with them")
