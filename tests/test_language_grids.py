@@ -27,6 +27,7 @@ from isthmus.fusion.language.grids import squares
 from isthmus.fusion.language.packing import left_padded
 from isthmus.fusion.sides import SideStates
 from isthmus.models.language_model import VisionLanguageModel
+from isthmus.training.fusion import batches
 from tiny_encoders import save_dinov2
 from toy_language import save_language
 
@@ -104,7 +105,10 @@ def test_pictures_of_different_lengths_share_rows_and_are_continued_as_each_alon
         torch.nn.init.normal_(gate, std=0.3)
     grids = [own.grid_of(*size) for size in ((100, 50), (50, 100), (64, 64))]
     count = sum(1 + one.tiles[0] * one.tiles[1] for one in grids)
-    sight = network.see(network.pictures.tiled([torch.randn(count, 4, 8) for _ in range(2)], grids))
+    states = network.pictures.tiled([torch.randn(count, 4, 8) for _ in range(2)], grids)
+    sight, ends = network.see(states), states.breaks
+    assert sight.managed is not None and ends is not None
+    assert torch.equal(sight.managed[:, 0][ends], network.newline.expand(int(ends.sum()), -1))
     asking = ChatPrompts(language.tokenizer, 4, language.context)
     said = [asking(["what is"], "a red dog", tokens=4 + one.count) for one in grids]
     assert len({len(one) for one in said}) > 1
@@ -187,7 +191,9 @@ def test_the_command_trains_with_grids_and_asks(here: Path, capsys: pytest.Captu
         ist.export(model, here / "out", to="llava", allow_unknown_licence=True)
 
 
-def test_a_tile_is_what_the_encoder_makes_of_it_alone(here: Path, tmp_path: Path) -> None:
+def test_a_tile_is_what_the_encoder_makes_of_it_alone(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a model whose tokens did not fit into memory while it was trained."""
+    monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
     model = ist.train(here / "store", recipe="llava", overrides=told(here), pixels=here / "data" / "questions.jsonl")
     assert isinstance(model, VisionLanguageModel)
     picture = Image.open(here / "data" / "002.png").convert("RGB")
