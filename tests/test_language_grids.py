@@ -170,6 +170,7 @@ def test_the_command_trains_with_grids_and_asks(here: Path, capsys: pytest.Captu
     given = ["train", str(here / "store"), "--recipe", "llava-manager", "--pixels", str(table), *changes]
     given += ["--out", str(here / "model")]
     assert main([*given, "--dry-run"]) == 0
+    assert f"most_tokens: {9 + 6 * 7}" in capsys.readouterr().out
     assert main(given) == 0
     pictures = [str(here / "data" / f"00{number}.png") for number in range(3)]
     capsys.readouterr()

@@ -189,18 +189,18 @@ class LanguageObjective(Objective):
         def prepare(pictures: Any, _: Any) -> SideStates:
             return tiled_states(network, tiles.views, pictures, "cpu")
 
-        rows, longest = np.arange(len(tiles.ids)), max(self._tokens(data))
+        rows, longest = np.arange(len(tiles.ids)), max(self.tokens(network.plan, data))
         return HeldStates(tiles, rows, data.pairs.items("image"), prepare, self.device, longest)
 
-    def _tokens(self, data: SpokenPairs) -> list[int]:
-        """Of each picture."""
-        plan = self.module.network.plan
+    @staticmethod
+    def tokens(plan: LanguagePlan, data: SpokenPairs) -> list[int]:
+        """Tokens of each picture."""
         if not plan.grids or data.tiles is None:
             return [plan.tokens] * len(data.pairs.image_ids)
         return [plan.tokens_of(*size) for size in data.tiles.sizes]
 
     def _prompts(self, data: SpokenPairs) -> list[Prompt]:
-        tokens = self._tokens(data)
+        tokens = self.tokens(self.module.network.plan, data)
         return [self.prompts(one.turns, one.answer, tokens=tokens[one.picture], place=one.place) for one in data.items]
 
     # --- batches and losses --------------------------------------------------------------------------------

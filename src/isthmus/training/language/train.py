@@ -91,6 +91,7 @@ def plan(
         "validation_pairs": 0 if objective.val is None else len(objective.val),
         "layers": [one.get("layer") for one in objective.train.states.records],
         "tokens": shape.tokens,
+        **({"most_tokens": max(objective.tokens(shape, objective.train))} if shape.grids else {}),
         "batch": planned[-1].batch,
         "steps": sum(one.steps for one in planned),
         "parameters": sum(one.numel() for one in network.parameters() if one.requires_grad),
