@@ -16,6 +16,7 @@ from isthmus.metrics.transcripts import character_edits, edit_distance, word_edi
 from isthmus.speech.alignment import align, common_steps, stride_of, valid
 from isthmus.speech.beam import joint_beam
 from isthmus.speech.blocks import MaskedNorm, TemporalBackEnd, positions
+from isthmus.speech.decoding import DecodingOptions, read_lines
 from isthmus.speech.heads import AttentionDecoder, CTCHead, attention_loss, ctc_loss, teacher_forcing
 from isthmus.speech.join import ConcatJoin, GatedJoin
 from isthmus.speech.model import SpeechRecogniser, SpeechShape
@@ -187,7 +188,7 @@ def exhaustive(log_probs, memory, steps, decoder, weight, bonus):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1, 0.5, 1.0])
-@pytest.mark.parametrize("bonus", [0.0, 0.7])
+@pytest.mark.parametrize("bonus", [0.0, 0.7, -0.7])
 def test_a_wide_beam_finds_what_looking_at_every_line_finds(weight, bonus):
     torch.manual_seed(5)
     log_probs, memory = torch.randn(3, 5, 4).mul(1.5).log_softmax(-1), torch.randn(3, 5, 2)
@@ -414,6 +415,16 @@ def test_words_have_the_times_of_their_symbols():
         ("ab", 2.04, 2.16),
         ("b", 2.28, 2.36),
     ]
+
+
+def test_words_of_a_line_that_is_padded_to_the_fewest_steps_keep_their_times():
+    network = SpeechRecogniser(SpeechShape(5, audio=(6, 50.0), **TINY, least=80)).eval()
+    (line,) = read_lines(network, {"audio": torch.randn(1, 50, 6)}, {"audio": torch.tensor([50])}, DecodingOptions(0))
+    assert len(line.log_probs) == 80 and (line.before, line.own) == (27.5, 25.0)
+    for first, begins, ends in ((38, 0.42, 0.46), (3, 0.0, 0.04), (79, 0.96, 1.0)):  # the line has one second
+        log_probs = np.log(np.full((80, 5), 0.01) + np.eye(5)[np.where(np.arange(80) == first, 1, 0)])
+        (word,) = timed_words(log_probs, [1], Characters("ab "), 25, before=line.before, own=line.own)
+        assert (round(word.start, 3), round(word.end, 3)) == (begins, ends)
 
 
 def test_pieces_of_words_are_symbols_that_come_back_from_a_file():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from isthmus.speech.alignment import ahead
 from isthmus.speech.beam import joint_beam
 from isthmus.speech.model import SpeechRecogniser
 from isthmus.speech.prefix_scores import greedy
@@ -26,10 +27,15 @@ class DecodingOptions:
 
 @dataclass(frozen=True)
 class ReadLine:
-    """The symbols of a line, and CTC's log probabilities [T, V] that they are timed by."""
+    """The symbols of a line, and CTC's log probabilities [T, V] that they are timed by.
+
+    before: steps of padding ahead of the line itself, which has `own` steps. With two senses those of the sound.
+    """
 
     symbols: list[int]
     log_probs: Tensor
+    before: float
+    own: float
 
 
 @torch.no_grad()
@@ -45,5 +51,8 @@ def read_lines(
         found = [one[0].symbols if one else [] for one in beams]
     else:
         found = greedy(log_probs, steps)
-    each = zip(found, log_probs.cpu(), steps.tolist(), strict=True)
-    return [ReadLine(symbols, own[:count]) for symbols, own, count in each]
+    sense = next(name for name in network.strides if name in states)
+    stride, own = network.strides[sense], frames[sense]
+    before = ahead(own, stride, steps)
+    each = zip(found, log_probs.cpu(), *(one.tolist() for one in (steps, before, own)), strict=True)
+    return [ReadLine(symbols, said[:count], lead / stride, length / stride) for symbols, said, count, lead, length in each]
