@@ -16,6 +16,7 @@ import torch
 import isthmus as ist
 from films import at_rate
 from isthmus.cli import main
+from isthmus.encoders import load_encoder
 from isthmus.errors import InputError, UsageError
 from isthmus.models.saved import load_encoders_of
 from isthmus.models.speech_model import SpeechModel
@@ -27,7 +28,7 @@ from isthmus.training.speech.data import split_lines
 from isthmus.training.speech.objective import SpeechObjective
 from isthmus.training.speech.train import train as train_speech
 from isthmus.weights import read_tensors
-from sounds import coded
+from sounds import coded, tone
 from speech_cases import TINY, changes, embed_lines, register, spoken, toy_recogniser, write_lines
 
 pytest.importorskip("soxr", reason="needs the extra audio")
@@ -219,6 +220,8 @@ def test_evaluation_says_what_it_cannot_do(here, tmp_path):
         ist.evaluate(here / "model", "speech", table, snr=["0"])
     with pytest.raises(UsageError, match="--snr loud"):
         ist.evaluate(here / "model", "speech", table, snr=["loud"])
+    with pytest.raises(UsageError, match="--snr nan: clean, or a number of dB from -100 to 100"):
+        ist.evaluate(here / "model", "speech", table, snr=["nan"], noise=here / "data" / "noise")
     with pytest.raises(UsageError, match="this model has av, a, v"):
         ist.evaluate(here / "model", "speech", table, modality=["x"])
     with pytest.raises(InputError, match="holds features"):
@@ -236,6 +239,22 @@ def test_evaluation_says_what_it_cannot_do(here, tmp_path):
     reasons = dict(found["skipped"])
     assert found["n"]["lines"] == 1 and len(reasons) == 2
     assert "empty" in reasons["empty"] and any("no sound" in one for one in reasons.values())
+
+
+def test_a_line_that_is_too_long_for_the_encoder_is_listed_and_spoils_no_other(tmp_path):
+    model = toy_recogniser(tmp_path / "whisper")
+    model = model.with_encoders(audio=[load_encoder(model.records["audio"][0]["uri"])])
+    rows = []
+    for name, seconds in (("one", 1.0), ("long", 3.0), ("two", 1.5)):  # the toy hears two seconds
+        (tmp_path / f"{name}.wav").write_bytes(coded(tone(seconds)))
+        rows.append(json.dumps({"audio": f"{name}.wav", "caption": "ab", "id": name}))
+    (tmp_path / "lines.jsonl").write_text("\n".join(rows))
+    (found,) = ist.evaluate(model, "speech", tmp_path / "lines.jsonl", bootstrap=0)
+    assert found["n"]["lines"] == 2
+    ((line, why),) = found["skipped"]
+    assert line == "long" and "3.0 s are longer" in why
+    with pytest.raises(InputError, match="recordings of the noise are in the lines as well"):
+        ist.evaluate(model, "speech", tmp_path / "lines.jsonl", snr=["0"], noise=tmp_path / "one.wav")
 
 
 # --- transcription --------------------------------------------------------------------------------------------
