@@ -21,12 +21,15 @@ from isthmus.errors import InputError, UsageError
 from isthmus.models.saved import load_encoders_of
 from isthmus.models.speech_model import SpeechModel
 from isthmus.speech.windows import windows
+from isthmus.training.fit import Fitting
 from isthmus.training.freezing import digest
 from isthmus.training.recipe import load_recipe
 from isthmus.training.run import Run
 from isthmus.training.speech.data import split_lines
 from isthmus.training.speech.objective import SpeechObjective
+from isthmus.training.speech.recipe import NoiseOptions
 from isthmus.training.speech.train import train as train_speech
+from isthmus.training.speech.versions import with_versions
 from isthmus.weights import read_tensors
 from sounds import coded, tone
 from speech_cases import TINY, changes, embed_lines, register, spoken, toy_recogniser, write_lines
@@ -174,6 +177,19 @@ def test_lines_are_heard_through_noise_that_is_none_of_them(here):
             (here / "other" / f"{number}.wav").write_bytes(coded(spoken("abc", 100 + number)))
     with pytest.raises(InputError, match="1 lines of the store have no recording there"):
         train(here / "heard", None, recordings=other, noise=noise)
+
+
+def test_a_checkpoint_tells_other_noise_apart(here, tmp_path):
+    lines, table = split_lines(here / "heard"), here / "data" / "lines.jsonl"
+    (tmp_path / "noise").mkdir()
+    for number in range(2):
+        (tmp_path / "noise" / f"{number}.wav").write_bytes(coded(tone(1.0, pitch=300 + number)))
+    told = []
+    for noise in (here / "data" / "noise", tmp_path / "noise"):
+        options, how = NoiseOptions(snr=(5.0,), voices=2), Fitting(out=tmp_path, progress=False)
+        heard = with_versions(lines, options, how, recordings=table, noise=noise, folder=tmp_path / "heard")
+        told.append(heard["train"].identity())
+    assert told[0] != told[1]
 
 
 def test_other_speeds_are_for_sound_alone_and_take_other_states(here, tmp_path):

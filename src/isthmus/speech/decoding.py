@@ -54,5 +54,8 @@ def read_lines(
     sense = next(name for name in network.strides if name in states)
     stride, own = network.strides[sense], frames[sense]
     before = ahead(own, stride, steps)
-    each = zip(found, log_probs.cpu(), *(one.tolist() for one in (steps, before, own)), strict=True)
-    return [ReadLine(symbols, said[:count], lead / stride, length / stride) for symbols, said, count, lead, length in each]
+    counts = zip(steps.tolist(), before.tolist(), own.tolist(), strict=True)
+    return [
+        ReadLine(symbols, said[:count], lead / stride, length / stride)
+        for symbols, said, (count, lead, length) in zip(found, log_probs.cpu(), counts, strict=True)
+    ]
