@@ -227,6 +227,7 @@ VIDEO = ModalitySpec(
     tokens="states",
     padded=True,
     length=Film.milliseconds,
+    held=True,
     decode=decode,
     columns=("video", "video_path", "video_file", "video_filepath", "film", "movie"),
     part=("start", "end"),
