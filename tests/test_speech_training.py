@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 import tracemalloc
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -340,6 +341,23 @@ def test_long_recordings_are_cut_where_it_is_quiet_in_bounded_memory(tmp_path):
     tracemalloc.stop()
     assert total == 600 * len(word) and most <= 64_000
     assert held < 12e6 < 4 * total  # the whole would be 27 MB
+
+
+def test_the_sound_of_a_film_is_read_in_bounded_memory_however_large_and_late(tmp_path):
+    bulk = struct.pack(">I4s", 30_000_000, b"free")
+    large = at_rate(25, sound=(spoken("abc cab"), 0.0)) + bulk + bytes(30_000_000 - len(bulk))
+    late = at_rate(25, sound=(spoken("abc cab"), 1200.0), format="matroska")
+    (tmp_path / "large.mp4").write_bytes(large)
+    (tmp_path / "late.mkv").write_bytes(late)
+    del large
+    for name, begins in (("large.mp4", 0.0), ("late.mkv", 1200.0)):
+        tracemalloc.start()
+        heard = list(windows(tmp_path / name, 4.0))
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert held < 8e6  # the file is 30 MB, twenty minutes of silence 77
+        start, wave = heard[-1]
+        assert start + len(wave) / 16_000 == pytest.approx(begins + 1.04, abs=0.2)
 
 
 def test_a_permission_to_run_code_is_for_the_encoders_of_this_call(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, BinaryIO
 
 from isthmus.data.images import BadImage
 
+HEAD_BYTES = 1024  # bytes that tell what a file is
 EXTRA = "a film or another container is read with pip install 'isthmus[video]'."
 
 
@@ -27,19 +28,29 @@ def container_of(data: bytes) -> str | None:
     return "ogg" if data[:4] == b"OggS" else None
 
 
-def open_film(data: bytes, bad: type[BadImage]) -> Any:
+def open_film(data: bytes | BinaryIO, bad: type[BadImage]) -> Any:
     """The opened container (`av.container.InputContainer`). Raises `bad` for one that cannot be read.
 
-    Nothing beside these bytes is opened.
+    data: a file's bytes, or the opened file, which is read as it is decoded. Nothing beside it is opened.
     """
     try:
         import av
     except ImportError:
         raise bad(EXTRA) from None
     try:
-        return av.open(io.BytesIO(data), format=container_of(data))
+        return av.open(io.BytesIO(data) if isinstance(data, bytes) else data, format=container_of(head_of(data)))
     except (av.error.FFmpegError, ValueError) as error:
         raise bad(f"a film that cannot be read ({said(error)})") from None
+
+
+def head_of(data: bytes | BinaryIO) -> bytes:
+    """The first bytes of a file, by which it is told; an opened one stands at its beginning afterwards."""
+    if isinstance(data, bytes):
+        return data[:HEAD_BYTES]
+    data.seek(0)
+    head = data.read(HEAD_BYTES)
+    data.seek(0)
+    return head
 
 
 def beginning(container: Any) -> float:
