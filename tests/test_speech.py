@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from isthmus.errors import InputError, UsageError
 from isthmus.metrics.transcripts import character_edits, edit_distance, word_edits
+from isthmus.speech import decoding
 from isthmus.speech.alignment import align, common_steps, stride_of, valid
 from isthmus.speech.beam import joint_beam
 from isthmus.speech.blocks import MaskedNorm, TemporalBackEnd, positions
@@ -203,6 +204,22 @@ def test_a_wide_beam_finds_what_looking_at_every_line_finds(weight, bonus):
         assert alone[0][0].symbols == found[row][0].symbols
         narrow = joint_beam(log_probs, memory, steps, decoder, beam=2, ctc_weight=weight, bonus=bonus)
         assert narrow[row][0].score <= found[row][0].score + 1e-5
+
+
+def test_lines_with_many_symbols_are_read_a_few_at_once_and_alike(monkeypatch):
+    torch.manual_seed(0)
+    network = SpeechRecogniser(SpeechShape(30, audio=(6, 50.0), **TINY)).eval()
+    states, frames = {"audio": torch.randn(5, 24, 6)}, {"audio": torch.tensor([24, 10, 20, 7, 16])}
+    whole = read_lines(network, states, frames, DecodingOptions(3, 0.5))
+    asked, search = [], decoding.joint_beam
+    monkeypatch.setattr(
+        decoding, "joint_beam", lambda *given, **how: asked.append(len(given[0])) or search(*given, **how)
+    )
+    monkeypatch.setattr(decoding, "BEAM_BYTES", 2 * decoding.COPIES * 4 * 12 * 30 * 3)
+    assert [one.symbols for one in read_lines(network, states, frames, DecodingOptions(3, 0.5))] == [
+        one.symbols for one in whole
+    ]
+    assert asked == [2, 2, 1]
 
 
 def test_greedy_joins_repeats_and_leaves_blanks_out():
