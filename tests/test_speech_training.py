@@ -274,6 +274,20 @@ def test_a_line_that_is_too_long_for_the_encoder_is_listed_and_spoils_no_other(t
         ist.evaluate(model, "speech", tmp_path / "lines.jsonl", snr=["0"], noise=tmp_path / "one.wav")
 
 
+def test_other_commands_say_what_a_model_of_speech_is_for(here, capsys):
+    page = str(here / "data" / "0.npy")
+    for command, why in (
+        (
+            ["serve", str(here / "model"), "--port", "0"],
+            "a model of kind 'speech' (for isthmus transcribe) is not served",
+        ),
+        (["ask", str(here / "model"), page, "what?"], "answering questions needs one that reads the layers"),
+        (["classify", str(here / "model"), page, "x", "y"], "not 'dual_encoder', which is needed here"),
+    ):
+        assert main(command) in (1, 2)
+        assert why in capsys.readouterr().err
+
+
 # --- transcription --------------------------------------------------------------------------------------------
 
 
@@ -300,9 +314,12 @@ def test_what_cannot_be_transcribed_is_said_and_spoils_no_other(here, tmp_path, 
     assert "good.wav:" in said.out and "silence" in said.err and "no sound that can be read" in said.err
     (tmp_path / "mute.mp4").write_bytes(at_rate(25))
     (tmp_path / "film.mp4").write_bytes(at_rate(25, sound=(spoken("abc cab"), 0.0)))
-    for name, why in (("still.wav", "silence"), ("mute.mp4", "a film without a sound track")):
+    whys = {"still.wav": "silence", "mute.mp4": "a film without a sound track", "note.wav": "note.wav: no sound"}
+    for name, why in {**whys, "": "a folder, not a recording"}.items():
         assert main(["transcribe", str(here / "model"), str(tmp_path / name)]) == 1
         assert why in capsys.readouterr().err
+    assert main(["transcribe", str(here / "model"), files[0], "--beam", "-1"]) == 2
+    assert "decoding.beam must be from 0 to 100, not -1" in capsys.readouterr().err
     assert ist.transcribe(here / "model", tmp_path / "film.mp4").seconds == pytest.approx(1.0, abs=0.2)
     with pytest.raises(InputError, match="reads no speech"):
         toy = tmp_path / "dual"

@@ -60,5 +60,6 @@ def beginning(container: Any) -> float:
 
 def said(error: Exception) -> str:
     """What a library said, as part of a sentence."""
-    message = getattr(error, "strerror", None) or str(error)  # without the number of FFmpeg's errors
+    # without the number of FFmpeg's errors, and the object that libsndfile names
+    message = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
     return (" ".join(message.split()) or type(error).__name__).rstrip(".") + "."

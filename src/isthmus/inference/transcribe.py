@@ -92,6 +92,8 @@ def transcribe(
 
 def _transcribed(model: SpeechModel, file: str | os.PathLike[str], beam: int | None) -> Transcript:
     name = os.fspath(file)
+    if os.path.isdir(name):
+        raise InputError(f"{name}: a folder, not a recording. Name the files in it: {os.path.join(name, '*')}")
     longest = float(getattr(model.encoders_of("audio")[0], "seconds", FALLBACK))
     options = {} if beam is None else {"beam": beam}
     texts: list[str] = []

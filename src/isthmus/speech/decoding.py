@@ -13,7 +13,7 @@ from isthmus.speech.alignment import ahead
 from isthmus.speech.beam import joint_beam
 from isthmus.speech.model import SpeechRecogniser
 from isthmus.speech.prefix_scores import greedy
-from isthmus.values import within
+from isthmus.values import checked_section, within
 
 BEAM_BYTES = 2**28  # of the scores of prefixes of all lines that are read at once
 COPIES = 9  # of log probabilities [T, V] that each prefix of a beam needs
@@ -27,6 +27,11 @@ class DecodingOptions:
     beam: int = within(5, 0, 100)
     ctc_weight: float = within(0.1, 0, 1)
     bonus: float = within(0.0, -10, 10)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> DecodingOptions:
+        """Options by name. Raises `UsageError`, which begins with `where`, for one that is unknown or out of range."""
+        return cls(**checked_section({"decoding": cls}, "decoding", values, where))
 
 
 @dataclass(frozen=True)
