@@ -282,7 +282,7 @@ def test_other_commands_say_what_a_model_of_speech_is_for(here, capsys):
             "a model of kind 'speech' (for isthmus transcribe) is not served",
         ),
         (["ask", str(here / "model"), page, "what?"], "answering questions needs one that reads the layers"),
-        (["classify", str(here / "model"), page, "x", "y"], "not 'dual_encoder', which is needed here"),
+        (["index", str(here / "model"), str(here / "data"), "--out", str(here / "index")], "not 'dual_encoder', which is needed here"),
     ):
         assert main(command) in (1, 2)
         assert why in capsys.readouterr().err
