@@ -275,14 +275,11 @@ def test_a_line_that_is_too_long_for_the_encoder_is_listed_and_spoils_no_other(t
 
 
 def test_other_commands_say_what_a_model_of_speech_is_for(here, capsys):
-    page = str(here / "data" / "0.npy")
+    model, page = str(here / "model"), str(here / "data" / "0.npy")
     for command, why in (
-        (
-            ["serve", str(here / "model"), "--port", "0"],
-            "a model of kind 'speech' (for isthmus transcribe) is not served",
-        ),
-        (["ask", str(here / "model"), page, "what?"], "answering questions needs one that reads the layers"),
-        (["index", str(here / "model"), str(here / "data"), "--out", str(here / "index")], "not 'dual_encoder', which is needed here"),
+        (["serve", model, "--port", "0"], "a model of kind 'speech' (for isthmus transcribe) is not served"),
+        (["ask", model, page, "what?"], "answering questions needs one that reads the layers"),
+        (["index", model, str(here / "data"), "--out", str(here / "index")], "not 'dual_encoder', which is needed here"),
     ):
         assert main(command) in (1, 2)
         assert why in capsys.readouterr().err
