@@ -279,7 +279,7 @@ def test_other_commands_say_what_a_model_of_speech_is_for(here, capsys):
     for command, why in (
         (["serve", model, "--port", "0"], "a model of kind 'speech' (for isthmus transcribe) is not served"),
         (["ask", model, page, "what?"], "answering questions needs one that reads the layers"),
-        (["index", model, str(here / "data"), "--out", str(here / "index")], "not 'dual_encoder', which is needed here"),
+        (["index", model, str(here / "data"), "--out", str(here / "index")], "not 'dual_encoder', which is needed"),
     ):
         assert main(command) in (1, 2)
         assert why in capsys.readouterr().err
