@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from isthmus.data.containers import beginning, container_of, head_of, open_film, said
+from isthmus.data.containers import beginning, container_of, head_of, open_film, part_times, said
 from isthmus.data.images import BadImage
 from isthmus.errors import UsageError
 from isthmus.modality import ModalitySpec
@@ -45,7 +45,7 @@ def decode(data: bytes, start: Any = None, end: Any = None) -> np.ndarray:
     Raises `BadAudio`: damaged, truncated, silent, shorter than 25 ms, longer than an hour, or without a sound track.
     `UsageError`: soundfile or soxr is not installed.
     """
-    first, last = _times(start, end)
+    first, last = part_times(start, end, LONGEST, BadAudio)
     rate, blocks = _opened(data, first)
     wanted = LONGEST if last is None else last - first
     wave, low, high = _resampled(rate, blocks, wanted)
@@ -98,19 +98,6 @@ def probe() -> np.ndarray:
     """Half a second of two tones."""
     time = np.arange(RATE // 2, dtype=np.float32) / RATE
     return (0.3 * np.sin(2 * np.pi * 220 * time) + 0.1 * np.sin(2 * np.pi * 1760 * time)).astype(np.float32)
-
-
-def _times(start: Any, end: Any) -> tuple[float, float | None]:
-    """Start and end of a part in seconds, checked."""
-    try:
-        first, last = float(start or 0), None if end is None else float(end)
-    except (TypeError, ValueError):
-        raise BadAudio(f"start={start!r}, end={end!r}: they are times in seconds.") from None
-    if not (0 <= first < np.inf) or (last is not None and not first < last < np.inf):
-        raise BadAudio(f"start={start}, end={end}: a part begins at 0 s or later, and ends after it begins.")
-    if last is not None and last - first > LONGEST:
-        raise BadAudio(f"{last - first:,.0f} s are longer than the {LONGEST:,.0f} s of one item.")
-    return first, last
 
 
 def _opened(data: bytes | BinaryIO, start: float) -> tuple[int, Blocks]:

@@ -1,8 +1,9 @@
-"""Films: containers (MP4, Matroska, AVI, …) as PyAV opens them, told apart by their first bytes."""
+"""Films: containers (MP4, Matroska, AVI, …) as PyAV opens them, told apart by their first bytes, and parts of them."""
 
 from __future__ import annotations
 
 import io
+import math
 from typing import Any, BinaryIO
 
 from isthmus.data.images import BadImage
@@ -56,6 +57,19 @@ def head_of(data: bytes | BinaryIO) -> bytes:
 def beginning(container: Any) -> float:
     """The time in seconds at which a film begins: the first of its tracks."""
     return float(container.start_time or 0) / 1e6
+
+
+def part_times(start: Any, end: Any, longest: float, bad: type[BadImage]) -> tuple[float, float | None]:
+    """Start and end of a part in seconds, None for the end of the file. Raises `bad` for what is no part."""
+    try:
+        first, last = float(start or 0), None if end is None else float(end)
+    except (TypeError, ValueError):
+        raise bad(f"start={start!r}, end={end!r}: they are times in seconds.") from None
+    if not (0 <= first < math.inf) or (last is not None and not first < last < math.inf):
+        raise bad(f"start={start}, end={end}: a part begins at 0 s or later, and ends after it begins.")
+    if last is not None and last - first > longest:
+        raise bad(f"{last - first:,.0f} s are longer than the {longest:,.0f} s of one item.")
+    return first, last
 
 
 def said(error: Exception) -> str:

@@ -135,9 +135,7 @@ def _from_numbers(cell: list[int]) -> bytes:
 
 def _check_bytes(size: int) -> None:
     if size > MAX_BYTES:
-        raise BadImage(
-            f"{size:,} bytes are more than the {MAX_BYTES:,} allowed for one file: cut or shrink it."
-        )
+        raise BadImage(f"{size:,} bytes are more than the {MAX_BYTES:,} allowed for one file: cut or shrink it.")
 
 
 class ImageColumn:

@@ -131,7 +131,9 @@ class InvertedLists:
 
         lists = self._lists
         keep = min(max(k * self._told["keep"], LEAST_CANDIDATES), self._rows)
-        parameters = faiss.IVFRaBitQSearchParameters if self._told["kind"].startswith("RaBitQ") else faiss.SearchParametersIVF
+        parameters = (
+            faiss.IVFRaBitQSearchParameters if self._told["kind"].startswith("RaBitQ") else faiss.SearchParametersIVF
+        )
         options: dict[str, Any] = {"nprobe": self._told["probes"]}
         if where is not None:  # lists hold fewer of these: more lists for as many
             share = max(int(np.count_nonzero(where)), 1) / len(where)
