@@ -180,6 +180,19 @@ def test_lines_are_heard_through_noise_that_is_none_of_them(here):
         train(here / "heard", None, recordings=other, noise=noise)
 
 
+def test_a_line_at_which_the_noise_is_silent_is_left_out_of_that_noise(here, tmp_path):
+    lines, table = split_lines(here / "heard"), here / "data" / "lines.jsonl"
+    (tmp_path / "bell.wav").write_bytes(coded(np.concatenate([tone(0.3), np.zeros(160_000, np.float32)])))
+    how = Fitting(out=tmp_path, progress=False)
+    heard = with_versions(
+        lines, NoiseOptions(snr=(5.0,)), how, recordings=table, noise=tmp_path / "bell.wav", folder=tmp_path / "heard"
+    )
+    rows = heard["train"].versions[0].rows
+    assert 0 < (rows < 0).sum() < len(rows)
+    skipped = ist.open_store(tmp_path / "heard" / "5dB").skipped
+    assert "the noise is silent" in skipped["reason"][0].as_py()
+
+
 def test_a_checkpoint_tells_other_noise_apart(here, tmp_path):
     lines, table = split_lines(here / "heard"), here / "data" / "lines.jsonl"
     (tmp_path / "noise").mkdir()
