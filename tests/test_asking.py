@@ -259,5 +259,5 @@ def test_a_dual_encoder_is_told_apart(tmp_path: Path, scenes: Path) -> None:
 
     projectors = [build_projector("linear", [4], 2) for _ in range(2)]
     dual = DualEncoder(*projectors, scale=1.0, records={"image": [], "text": []})
-    with pytest.raises(InputError, match="joins two encoders at their ends, which answering questions needs more than"):
+    with pytest.raises(InputError, match="joins two encoders at their ends; answering questions needs one that reads"):
         ist.ask(dual, pictures(1)[0], "a cat")

@@ -195,6 +195,11 @@ def test_the_command_trains_and_asks(here: Path, trained: Path, capsys: pytest.C
     assert main(["caption", str(trained), picture, picture]) == 0
     first, second = capsys.readouterr().out.strip().split("\n")
     assert first == second and first.startswith(picture)
+    note = here / "data" / "note.png"
+    note.write_text("no picture")
+    assert main(["caption", str(trained), picture, str(note)]) == 3
+    said = capsys.readouterr()
+    assert said.out.startswith(first) and "note.png" in said.err and "not a JPEG" in said.err
 
 
 def test_likelihoods_of_all_answers_at_once_are_those_of_each_alone(here: Path, trained: Path) -> None:

@@ -119,6 +119,21 @@ def test_mouths_by_the_command(tmp_path, monkeypatch, capsys):
     assert main(["mouths", "clips", "--out", "o", "--side", "5"]) == 2
 
 
+def test_no_film_is_written_over_and_one_that_is_gone_spoils_no_other(tmp_path, capsys):
+    (tmp_path / "clips").mkdir()
+    clip(tmp_path / "clips" / "a.mkv", [np.full((64, 64, 3), 20 * k, np.uint8) for k in range(10)])
+    whole = (tmp_path / "clips" / "a.mkv").read_bytes()
+    assert main(["mouths", str(tmp_path / "clips"), "--out", str(tmp_path / "clips"), "--ready"]) == 2
+    assert "would be written over" in capsys.readouterr().err
+    assert (tmp_path / "clips" / "a.mkv").read_bytes() == whole
+    (tmp_path / "clips" / "b.mp4").symlink_to(tmp_path / "gone.mp4")
+    assert main(["mouths", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--ready"]) == 3
+    said = capsys.readouterr()
+    assert "a.mkv: 8 frames" in said.out and "no such file" in said.err and (tmp_path / "out" / "mouths.csv").exists()
+    told = ["mouths", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--least-share", "3"]
+    assert main(told) == 2 and "least_share=3.0" in capsys.readouterr().err
+
+
 def test_written_crops_are_read_bit_by_bit(tmp_path):
     frames = np.random.default_rng(0).integers(16, 236, (7, 32, 32), np.uint8)
     assert len(list(write_grey(tmp_path / "a.mkv", frames, 25, 32))) == 7

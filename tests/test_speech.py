@@ -13,9 +13,11 @@ import torch.nn.functional as F
 
 from isthmus.errors import InputError, UsageError
 from isthmus.metrics.transcripts import character_edits, edit_distance, word_edits
+from isthmus.speech import decoding
 from isthmus.speech.alignment import align, common_steps, stride_of, valid
 from isthmus.speech.beam import joint_beam
 from isthmus.speech.blocks import MaskedNorm, TemporalBackEnd, positions
+from isthmus.speech.decoding import DecodingOptions, read_lines
 from isthmus.speech.heads import AttentionDecoder, CTCHead, attention_loss, ctc_loss, teacher_forcing
 from isthmus.speech.join import ConcatJoin, GatedJoin
 from isthmus.speech.model import SpeechRecogniser, SpeechShape
@@ -187,7 +189,7 @@ def exhaustive(log_probs, memory, steps, decoder, weight, bonus):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1, 0.5, 1.0])
-@pytest.mark.parametrize("bonus", [0.0, 0.7])
+@pytest.mark.parametrize("bonus", [0.0, 0.7, -0.7])
 def test_a_wide_beam_finds_what_looking_at_every_line_finds(weight, bonus):
     torch.manual_seed(5)
     log_probs, memory = torch.randn(3, 5, 4).mul(1.5).log_softmax(-1), torch.randn(3, 5, 2)
@@ -202,6 +204,22 @@ def test_a_wide_beam_finds_what_looking_at_every_line_finds(weight, bonus):
         assert alone[0][0].symbols == found[row][0].symbols
         narrow = joint_beam(log_probs, memory, steps, decoder, beam=2, ctc_weight=weight, bonus=bonus)
         assert narrow[row][0].score <= found[row][0].score + 1e-5
+
+
+def test_lines_with_many_symbols_are_read_a_few_at_once_and_alike(monkeypatch):
+    torch.manual_seed(0)
+    network = SpeechRecogniser(SpeechShape(30, audio=(6, 50.0), **TINY)).eval()
+    states, frames = {"audio": torch.randn(5, 24, 6)}, {"audio": torch.tensor([24, 10, 20, 7, 16])}
+    whole = read_lines(network, states, frames, DecodingOptions(3, 0.5))
+    asked, search = [], decoding.joint_beam
+    monkeypatch.setattr(
+        decoding, "joint_beam", lambda *given, **how: asked.append(len(given[0])) or search(*given, **how)
+    )
+    monkeypatch.setattr(decoding, "BEAM_BYTES", 2 * decoding.COPIES * 4 * 12 * 30 * 3)
+    assert [one.symbols for one in read_lines(network, states, frames, DecodingOptions(3, 0.5))] == [
+        one.symbols for one in whole
+    ]
+    assert asked == [2, 2, 1]
 
 
 def test_greedy_joins_repeats_and_leaves_blanks_out():
@@ -414,6 +432,16 @@ def test_words_have_the_times_of_their_symbols():
         ("ab", 2.04, 2.16),
         ("b", 2.28, 2.36),
     ]
+
+
+def test_words_of_a_line_that_is_padded_to_the_fewest_steps_keep_their_times():
+    network = SpeechRecogniser(SpeechShape(5, audio=(6, 50.0), **TINY, least=80)).eval()
+    (line,) = read_lines(network, {"audio": torch.randn(1, 50, 6)}, {"audio": torch.tensor([50])}, DecodingOptions(0))
+    assert len(line.log_probs) == 80 and (line.before, line.own) == (27.5, 25.0)
+    for first, begins, ends in ((38, 0.42, 0.46), (3, 0.0, 0.04), (79, 0.96, 1.0)):  # the line has one second
+        log_probs = np.log(np.full((80, 5), 0.01) + np.eye(5)[np.where(np.arange(80) == first, 1, 0)])
+        (word,) = timed_words(log_probs, [1], Characters("ab "), 25, before=line.before, own=line.own)
+        assert (round(word.start, 3), round(word.end, 3)) == (begins, ends)
 
 
 def test_pieces_of_words_are_symbols_that_come_back_from_a_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 import tracemalloc
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -16,18 +17,22 @@ import torch
 import isthmus as ist
 from films import at_rate
 from isthmus.cli import main
+from isthmus.encoders import load_encoder
 from isthmus.errors import InputError, UsageError
 from isthmus.models.saved import load_encoders_of
 from isthmus.models.speech_model import SpeechModel
 from isthmus.speech.windows import windows
+from isthmus.training.fit import Fitting
 from isthmus.training.freezing import digest
 from isthmus.training.recipe import load_recipe
 from isthmus.training.run import Run
 from isthmus.training.speech.data import split_lines
 from isthmus.training.speech.objective import SpeechObjective
+from isthmus.training.speech.recipe import NoiseOptions
 from isthmus.training.speech.train import train as train_speech
+from isthmus.training.speech.versions import with_versions
 from isthmus.weights import read_tensors
-from sounds import coded
+from sounds import coded, tone
 from speech_cases import TINY, changes, embed_lines, register, spoken, toy_recogniser, write_lines
 
 pytest.importorskip("soxr", reason="needs the extra audio")
@@ -175,6 +180,32 @@ def test_lines_are_heard_through_noise_that_is_none_of_them(here):
         train(here / "heard", None, recordings=other, noise=noise)
 
 
+def test_a_line_at_which_the_noise_is_silent_is_left_out_of_that_noise(here, tmp_path):
+    lines, table = split_lines(here / "heard"), here / "data" / "lines.jsonl"
+    (tmp_path / "bell.wav").write_bytes(coded(np.concatenate([tone(0.3), np.zeros(160_000, np.float32)])))
+    how = Fitting(out=tmp_path, progress=False)
+    heard = with_versions(
+        lines, NoiseOptions(snr=(5.0,)), how, recordings=table, noise=tmp_path / "bell.wav", folder=tmp_path / "heard"
+    )
+    rows = heard["train"].versions[0].rows
+    assert 0 < (rows < 0).sum() < len(rows)
+    skipped = ist.open_store(tmp_path / "heard" / "5dB").skipped
+    assert "the noise is silent" in skipped["reason"][0].as_py()
+
+
+def test_a_checkpoint_tells_other_noise_apart(here, tmp_path):
+    lines, table = split_lines(here / "heard"), here / "data" / "lines.jsonl"
+    (tmp_path / "noise").mkdir()
+    for number in range(2):
+        (tmp_path / "noise" / f"{number}.wav").write_bytes(coded(tone(1.0, pitch=300 + number)))
+    told = []
+    for noise in (here / "data" / "noise", tmp_path / "noise"):
+        options, how = NoiseOptions(snr=(5.0,), voices=2), Fitting(out=tmp_path, progress=False)
+        heard = with_versions(lines, options, how, recordings=table, noise=noise, folder=tmp_path / "heard")
+        told.append(heard["train"].identity())
+    assert told[0] != told[1]
+
+
 def test_other_speeds_are_for_sound_alone_and_take_other_states(here, tmp_path):
     table = here / "data" / "lines.jsonl"
     model = train(here / "store", tmp_path, "noise.speeds=[0.8]", "noise.fast=1.0", recordings=table)
@@ -219,6 +250,8 @@ def test_evaluation_says_what_it_cannot_do(here, tmp_path):
         ist.evaluate(here / "model", "speech", table, snr=["0"])
     with pytest.raises(UsageError, match="--snr loud"):
         ist.evaluate(here / "model", "speech", table, snr=["loud"])
+    with pytest.raises(UsageError, match="--snr nan: clean, or a number of dB from -100 to 100"):
+        ist.evaluate(here / "model", "speech", table, snr=["nan"], noise=here / "data" / "noise")
     with pytest.raises(UsageError, match="this model has av, a, v"):
         ist.evaluate(here / "model", "speech", table, modality=["x"])
     with pytest.raises(InputError, match="holds features"):
@@ -236,6 +269,33 @@ def test_evaluation_says_what_it_cannot_do(here, tmp_path):
     reasons = dict(found["skipped"])
     assert found["n"]["lines"] == 1 and len(reasons) == 2
     assert "empty" in reasons["empty"] and any("no sound" in one for one in reasons.values())
+
+
+def test_a_line_that_is_too_long_for_the_encoder_is_listed_and_spoils_no_other(tmp_path):
+    model = toy_recogniser(tmp_path / "whisper")
+    model = model.with_encoders(audio=[load_encoder(model.records["audio"][0]["uri"])])
+    rows = []
+    for name, seconds in (("one", 1.0), ("long", 3.0), ("two", 1.5)):  # the toy hears two seconds
+        (tmp_path / f"{name}.wav").write_bytes(coded(tone(seconds)))
+        rows.append(json.dumps({"audio": f"{name}.wav", "caption": "ab", "id": name}))
+    (tmp_path / "lines.jsonl").write_text("\n".join(rows))
+    (found,) = ist.evaluate(model, "speech", tmp_path / "lines.jsonl", bootstrap=0)
+    assert found["n"]["lines"] == 2
+    ((line, why),) = found["skipped"]
+    assert line == "long" and "3.0 s are longer" in why
+    with pytest.raises(InputError, match="recordings of the noise are in the lines as well"):
+        ist.evaluate(model, "speech", tmp_path / "lines.jsonl", snr=["0"], noise=tmp_path / "one.wav")
+
+
+def test_other_commands_say_what_a_model_of_speech_is_for(here, capsys):
+    model, page = str(here / "model"), str(here / "data" / "0.npy")
+    for command, why in (
+        (["serve", model, "--port", "0"], "a model of kind 'speech' (for isthmus transcribe) is not served"),
+        (["ask", model, page, "what?"], "answering questions needs one that reads the layers"),
+        (["index", model, str(here / "data"), "--out", str(here / "index")], "not 'dual_encoder', which is needed"),
+    ):
+        assert main(command) in (1, 2)
+        assert why in capsys.readouterr().err
 
 
 # --- transcription --------------------------------------------------------------------------------------------
@@ -264,9 +324,12 @@ def test_what_cannot_be_transcribed_is_said_and_spoils_no_other(here, tmp_path, 
     assert "good.wav:" in said.out and "silence" in said.err and "no sound that can be read" in said.err
     (tmp_path / "mute.mp4").write_bytes(at_rate(25))
     (tmp_path / "film.mp4").write_bytes(at_rate(25, sound=(spoken("abc cab"), 0.0)))
-    for name, why in (("still.wav", "silence"), ("mute.mp4", "a film without a sound track")):
+    whys = {"still.wav": "silence", "mute.mp4": "a film without a sound track", "note.wav": "note.wav: no sound"}
+    for name, why in {**whys, "": "a folder, not a recording"}.items():
         assert main(["transcribe", str(here / "model"), str(tmp_path / name)]) == 1
         assert why in capsys.readouterr().err
+    assert main(["transcribe", str(here / "model"), files[0], "--beam", "-1"]) == 2
+    assert "decoding.beam must be from 0 to 100, not -1" in capsys.readouterr().err
     assert ist.transcribe(here / "model", tmp_path / "film.mp4").seconds == pytest.approx(1.0, abs=0.2)
     with pytest.raises(InputError, match="reads no speech"):
         toy = tmp_path / "dual"
@@ -305,6 +368,23 @@ def test_long_recordings_are_cut_where_it_is_quiet_in_bounded_memory(tmp_path):
     tracemalloc.stop()
     assert total == 600 * len(word) and most <= 64_000
     assert held < 12e6 < 4 * total  # the whole would be 27 MB
+
+
+def test_the_sound_of_a_film_is_read_in_bounded_memory_however_large_and_late(tmp_path):
+    bulk = struct.pack(">I4s", 30_000_000, b"free")
+    large = at_rate(25, sound=(spoken("abc cab"), 0.0)) + bulk + bytes(30_000_000 - len(bulk))
+    late = at_rate(25, sound=(spoken("abc cab"), 1200.0), format="matroska")
+    (tmp_path / "large.mp4").write_bytes(large)
+    (tmp_path / "late.mkv").write_bytes(late)
+    del large
+    for name, begins in (("large.mp4", 0.0), ("late.mkv", 1200.0)):
+        tracemalloc.start()
+        heard = list(windows(tmp_path / name, 4.0))
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert held < 8e6  # the file is 30 MB, twenty minutes of silence 77
+        start, wave = heard[-1]
+        assert start + len(wave) / 16_000 == pytest.approx(begins + 1.04, abs=0.2)
 
 
 def test_a_permission_to_run_code_is_for_the_encoders_of_this_call(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -146,6 +147,29 @@ def test_pairs_of_sound_and_film_are_embedded_and_a_broken_film_is_listed(tmp_pa
     store = open_store(tmp_path / "store", verify=True)
     assert store.table("video").num_rows == 4 and store.skipped["id"].to_pylist() == ['3.mp4{"end": 0.8, "start": 0.2}']
     assert "3.mp4" in capsys.readouterr().err
+
+
+def test_few_films_wait_for_the_network_since_each_holds_its_file(tmp_path, monkeypatch):
+    save_dinov2(tmp_path / "vit")
+    for k in range(40):
+        np.save(tmp_path / f"{k}.npy", np.full((5, 16, 16), k, np.uint8))
+    table = "\n".join(json.dumps({"video": f"{k}.npy", "caption": "x"}) for k in range(40))
+    (tmp_path / "films.jsonl").write_text(table)
+    encoder = ist.load_encoder(f"hf:{tmp_path / 'vit'}?fps=5")
+    made, most, start, frames = list[weakref.ref](), [0], Film.__init__, Film.frames
+
+    def begin(self, *given, **named):
+        made.append(weakref.ref(self))
+        start(self, *given, **named)
+
+    def counted(self, rate):
+        most.append(sum(one() is not None for one in made))
+        return frames(self, rate)
+
+    monkeypatch.setattr(Film, "__init__", begin)
+    monkeypatch.setattr(Film, "frames", counted)
+    ist.embed(tmp_path / "films.jsonl", encoders=encoder, out=tmp_path / "store")
+    assert len(made) >= 40 and max(most) <= 16
 
 
 def test_the_front_end_gives_what_its_stages_give_whatever_the_length_of_a_film(tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ class ModalitySpec:
         pooled features, and for heads of tokens, as messages advise them.
     padded: whether items differ in their number of tokens, so that features of tokens end in padding.
     length: of an item, by which those that are batched together are sorted; None where all cost the same.
+    held: whether an item holds its file until the network has gone through it, as a film does, so that few may wait.
     decode: the item in the bytes of a file, of which `part` holds the cells of a row; any exception says that it is
         damaged. None where items are no files but stand in the table itself, as texts do.
     columns: of a table of pairs, that hold its items: its own first, then as others spell it.
@@ -45,6 +46,7 @@ class ModalitySpec:
     tokens: str
     padded: bool
     length: Callable[[Any], int] | None = None
+    held: bool = False
     decode: Callable[..., Any] | None = None
     columns: tuple[str, ...] = ()
     part: tuple[str, ...] = ()

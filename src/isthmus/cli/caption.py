@@ -11,6 +11,7 @@ MODEL is a language model that sees, trained on captions (isthmus train STORE --
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from isthmus.cli import common
 
@@ -25,11 +26,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     common.check_paths(args.model, *args.images)
-    from isthmus.api import caption
+    from isthmus.errors import InputError
+    from isthmus.evaluation.asking import opened_speaker
+    from isthmus.evaluation.inputs import Saved
 
-    loading = {"device": args.device, "trust_remote_code": args.trust_remote_code}
-    found = caption(args.model, args.images, tokens=args.tokens, **loading)
-    for image, text in zip(args.images, found, strict=True):
+    model, _ = opened_speaker(Saved(args.model, args.device, args.trust_remote_code), "captioning")
+    bad: list[tuple[str, str]] = []
+    found = _captions(model, args.images, args.tokens, bad)
+    for image, text in found:
         common.say_folded(f"{image}: {text}")
-    common.write_result(args, [{"image": image, "caption": one} for image, one in zip(args.images, found, strict=True)])
-    return 0
+    common.print_skipped(bad)
+    if not found:
+        raise InputError(f"none of the {len(bad)} pictures could be captioned.")
+    common.write_result(args, [{"image": image, "caption": text} for image, text in found])
+    return 3 if bad else 0
+
+
+def _captions(model: Any, images: list[str], tokens: int, bad: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(image, caption), all at once; if that fails, one by one, and those that cannot be read are added to `bad`."""
+    from isthmus.api import caption
+    from isthmus.errors import InputError
+
+    try:
+        return list(zip(images, caption(model, images, tokens=tokens), strict=True))
+    except InputError:
+        if len(images) == 1:
+            raise
+    found = []
+    for image in images:
+        try:
+            [text] = caption(model, [image], tokens=tokens)
+            found.append((image, text))
+        except InputError as error:
+            bad.append((image, str(error).removeprefix(f"{image}: ")))
+    return found

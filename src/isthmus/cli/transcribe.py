@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
                 raise
             bad.append((file, str(error).removeprefix(f"{file}: ")))
             continue
-        common.say_folded(one if len(args.files) == 1 else f"{file}: {one}")
+        said = one.text or "(nothing that this model can spell)"
+        common.say_folded(said if len(args.files) == 1 else f"{file}: {said}")
         if args.srt:
             _write_srt(file, one)
         found.append(one.to_dict())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from isthmus.data.containers import beginning, container_of, open_film, said
+from isthmus.data.containers import beginning, container_of, head_of, open_film, part_times, said
 from isthmus.data.images import BadImage
 from isthmus.errors import UsageError
 from isthmus.modality import ModalitySpec
@@ -45,7 +45,7 @@ def decode(data: bytes, start: Any = None, end: Any = None) -> np.ndarray:
     Raises `BadAudio`: damaged, truncated, silent, shorter than 25 ms, longer than an hour, or without a sound track.
     `UsageError`: soundfile or soxr is not installed.
     """
-    first, last = _times(start, end)
+    first, last = part_times(start, end, LONGEST, BadAudio)
     rate, blocks = _opened(data, first)
     wanted = LONGEST if last is None else last - first
     wave, low, high = _resampled(rate, blocks, wanted)
@@ -62,25 +62,20 @@ def decode(data: bytes, start: Any = None, end: Any = None) -> np.ndarray:
 
 
 def streamed(path: str | os.PathLike[str]) -> Blocks:
-    """A recording of any length as float32 [n] pieces, mono, 16,000 a second; files of sound are never held as a whole.
+    """A recording of any length as float32 [n] pieces, mono, 16,000 a second; no file is held as a whole.
 
     Raises `BadAudio` for one that is damaged or has no sound, `UsageError` where soundfile or soxr is not installed.
     """
     with open(path, "rb") as file:
-        head = file.read(1024)
-        rate, blocks = _opened(head + file.read() if container_of(head) not in NO_FILMS else path, 0.0)
-    try:
-        import soxr
-    except ImportError as error:
-        raise UsageError(f"{EXTRA} ({error})") from None
-    stream = soxr.ResampleStream(rate, RATE, 1, dtype="float32") if rate != RATE else None
-    for block in blocks:
-        mono = block.mean(axis=1, dtype=np.float32)
-        if not np.isfinite(mono).all():
-            raise BadAudio("some of its samples are not finite.")
-        yield mono if stream is None else stream.resample_chunk(mono)
-    if stream is not None:
-        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        rate, blocks = _opened(file, 0.0)
+        stream = _resampler(rate)
+        for block in blocks:
+            mono = block.mean(axis=1, dtype=np.float32)
+            if not np.isfinite(mono).all():
+                raise BadAudio("some of its samples are not finite.")
+            yield mono if stream is None else stream.resample_chunk(mono)
+        if stream is not None:
+            yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def read(items: Sequence[Any]) -> list[np.ndarray]:
@@ -105,29 +100,16 @@ def probe() -> np.ndarray:
     return (0.3 * np.sin(2 * np.pi * 220 * time) + 0.1 * np.sin(2 * np.pi * 1760 * time)).astype(np.float32)
 
 
-def _times(start: Any, end: Any) -> tuple[float, float | None]:
-    """Start and end of a part in seconds, checked."""
-    try:
-        first, last = float(start or 0), None if end is None else float(end)
-    except (TypeError, ValueError):
-        raise BadAudio(f"start={start!r}, end={end!r}: they are times in seconds.") from None
-    if not (0 <= first < np.inf) or (last is not None and not first < last < np.inf):
-        raise BadAudio(f"start={start}, end={end}: a part begins at 0 s or later, and ends after it begins.")
-    if last is not None and last - first > LONGEST:
-        raise BadAudio(f"{last - first:,.0f} s are longer than the {LONGEST:,.0f} s of one item.")
-    return first, last
-
-
-def _opened(data: bytes | str | os.PathLike[str], start: float) -> tuple[int, Blocks]:
-    """Samples a second of a file, in memory or by its path, and what is in it from `start` on."""
+def _opened(data: bytes | BinaryIO, start: float) -> tuple[int, Blocks]:
+    """Samples a second of a file, in memory or opened, and what is in it from `start` on."""
     try:
         import soundfile
     except (ImportError, OSError) as error:
         raise UsageError(f"{EXTRA} ({error})") from None
-    if isinstance(data, bytes) and container_of(data) not in NO_FILMS:
+    if container_of(head_of(data)) not in NO_FILMS:
         return _film(data, start)
     try:
-        file = soundfile.SoundFile(io.BytesIO(data) if isinstance(data, bytes) else os.fspath(data))
+        file = soundfile.SoundFile(io.BytesIO(data) if isinstance(data, bytes) else data)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         raise BadAudio(f"no sound that can be read ({said(error)})") from None
     _check(file.samplerate, file.channels)
@@ -160,13 +142,16 @@ def _sound(file: Any, start: float) -> Blocks:
             raise BadAudio(f"truncated: {at / file.samplerate:.2f} s of {claimed / file.samplerate:,.2f} are there.")
 
 
-def _film(data: bytes, start: float) -> tuple[int, Blocks]:
+def _film(data: bytes | BinaryIO, start: float) -> tuple[int, Blocks]:
     container = open_film(data, BadAudio)
     tracks = container.streams.audio
-    if not tracks or not tracks[0].rate:
+    try:
+        if not tracks or not tracks[0].rate:
+            raise BadAudio("a film without a sound track.")
+        _check(tracks[0].rate, tracks[0].codec_context.channels or 1)
+    except BadAudio:
         container.close()
-        raise BadAudio("a film without a sound track.")
-    _check(tracks[0].rate, tracks[0].codec_context.channels or 1)
+        raise
     return tracks[0].rate, _track(container, tracks[0], start)
 
 
@@ -177,8 +162,8 @@ def _track(container: Any, track: Any, start: float) -> Blocks:
     at, place = round(start * track.rate), 0
     if late := round(((track.start_time or 0) * float(track.time_base) - beginning(container)) * track.rate):
         place = min(max(0, late), round(LONGEST * track.rate))
-        if place > at:
-            yield np.zeros((place - at, 1), np.float32)
+        for begin in range(at, place, BLOCK):
+            yield np.zeros((min(BLOCK, place - begin), 1), np.float32)
     to_floats = av.AudioResampler(format="fltp", layout=track.layout.name, rate=track.rate)
     try:
         for frame in container.decode(track):
@@ -195,11 +180,7 @@ def _track(container: Any, track: Any, start: float) -> Blocks:
 
 def _resampled(rate: int, blocks: Blocks, seconds: float) -> tuple[np.ndarray, float, float]:
     """(mono at 16 kHz, no longer than `seconds`; the least and the greatest value before resampling)."""
-    try:
-        import soxr
-    except ImportError as error:
-        raise UsageError(f"{EXTRA} ({error})") from None
-    stream = soxr.ResampleStream(rate, RATE, 1, dtype="float32") if rate != RATE else None
+    stream = _resampler(rate)
     found, left, low, high = [], round(seconds * rate), np.inf, -np.inf
     for block in blocks:
         mono = block[:left].mean(axis=1, dtype=np.float32)
@@ -214,6 +195,15 @@ def _resampled(rate: int, blocks: Blocks, seconds: float) -> tuple[np.ndarray, f
         found.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
     wave = np.concatenate(found) if found else np.zeros(0, np.float32)
     return wave, float(low), float(high)
+
+
+def _resampler(rate: int) -> Any:
+    """What resamples from so many samples a second to 16,000, piece by piece; None where they are 16,000."""
+    try:
+        import soxr
+    except ImportError as error:
+        raise UsageError(f"{EXTRA} ({error})") from None
+    return soxr.ResampleStream(rate, RATE, 1, dtype="float32") if rate != RATE else None
 
 
 AUDIO = ModalitySpec(

@@ -62,7 +62,8 @@ def read_file(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         raise BadImage(f"cannot read {path}: {error}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise BadImage(f"not a regular file: {path}")
+        folder = " (a folder: name the files in it)" if stat.S_ISDIR(status.st_mode) else ""
+        raise BadImage(f"not a regular file: {path}{folder}")
     _check_bytes(status.st_size)
     return data
 
@@ -134,7 +135,7 @@ def _from_numbers(cell: list[int]) -> bytes:
 
 def _check_bytes(size: int) -> None:
     if size > MAX_BYTES:
-        raise BadImage(f"{size:,} bytes are more than the {MAX_BYTES:,} allowed for one image.")
+        raise BadImage(f"{size:,} bytes are more than the {MAX_BYTES:,} allowed for one file: cut or shrink it.")
 
 
 class ImageColumn:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.data.containers import EXTRA, beginning, container_of, open_film, said
+from isthmus.data.containers import EXTRA, beginning, container_of, open_film, part_times, said
 from isthmus.data.images import BadImage
 from isthmus.errors import UsageError
 from isthmus.modality import ModalitySpec
@@ -109,7 +109,7 @@ def decode(data: bytes, start: Any = None, end: Any = None) -> Film:
     Raises `BadVideo`: no film, damaged, without a picture track, a frame too large.
     `UsageError`: PyAV is not installed.
     """
-    first, last = _times(start, end)
+    first, last = part_times(start, end, LONGEST, BadVideo)
     film = Film(_array(data) if data.startswith(NUMPY) else data, first, last)
     next(film.frames(ARRAY_RATE))
     return film
@@ -141,19 +141,6 @@ def _checked(item: Any) -> np.ndarray:
         kind = f"{list(frames.shape)} {frames.dtype}"
         raise BadVideo(f"frames are an array uint8 [T, H, W] or [T, H, W, 3], not {kind}.")
     return frames
-
-
-def _times(start: Any, end: Any) -> tuple[float, float | None]:
-    """Start and end of a part in seconds, checked."""
-    try:
-        first, last = float(start or 0), None if end is None else float(end)
-    except (TypeError, ValueError):
-        raise BadVideo(f"start={start!r}, end={end!r}: they are times in seconds.") from None
-    if not (0 <= first < np.inf) or (last is not None and not first < last < np.inf):
-        raise BadVideo(f"start={start}, end={end}: a part begins at 0 s or later, and ends after it begins.")
-    if last is not None and last - first > LONGEST:
-        raise BadVideo(f"{last - first:,.0f} s are longer than the {LONGEST:,.0f} s of one item.")
-    return first, last
 
 
 def _lasting(timed: Timed) -> Iterator[tuple[Fraction, np.ndarray]]:
@@ -227,6 +214,7 @@ VIDEO = ModalitySpec(
     tokens="states",
     padded=True,
     length=Film.milliseconds,
+    held=True,
     decode=decode,
     columns=("video", "video_path", "video_file", "video_filepath", "film", "movie"),
     part=("start", "end"),

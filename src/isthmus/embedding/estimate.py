@@ -114,10 +114,10 @@ def _sampled(views: list[Encoder], pairs: Pairs, captions: list[str], batch_size
     of_files = modality != TEXT
     started, most = time.perf_counter(), 0
     found: dict[str, list[int]] = {view.fingerprint: [] for view in views if view.pool == STATES}
-    some = preparable(views[0], readable(pairs.side(modality), range(32))) if of_files else []
+    some = preparable(views[0], readable(pairs.side(modality), 32)) if of_files else []
     items = some if of_files else sorted(captions[:256], key=len)
-    device = views[0].device
-    ends = image_batches(len(items), batch_size, device) if of_files else caption_batches(items, batch_size)
+    files = len(items), batch_size, views[0].device, views[0].spec.held
+    ends = image_batches(*files) if of_files else caption_batches(items, batch_size)
     for start, stop in pairwise([0, *ends.tolist()]):
         inputs = views[0].prepare(items[start:stop])
         for view, features in zip(views, encode_views(views, inputs), strict=True):

@@ -25,7 +25,7 @@ from isthmus.encoders import Encoder
 from isthmus.encoders.lengths import cut_notes
 from isthmus.encoders.uri import STATES
 from isthmus.errors import InputError, UsageError, did_you_mean
-from isthmus.modality import Modality, table_of
+from isthmus.modality import Modality, spec_of, table_of
 from isthmus.models.ledger import encoder_cost, timed
 from isthmus.progress import progress_bar
 from isthmus.store import StoreWriter
@@ -173,13 +173,13 @@ def sampled(pairs: Pairs, modality: Modality) -> Callable[[], list[Any]]:
     if modality == TEXT:
         return lambda: pairs.captions["caption"][:SAMPLE].to_pylist()
     side = pairs.side(modality)
-    return lambda: readable(side, range(SAMPLE))
+    return lambda: readable(side, SAMPLE)
 
 
-def readable(pairs: Pairs, rows: Sequence[int]) -> list[Any]:
-    """The images of these rows that can be decoded."""
+def readable(pairs: Pairs, count: int) -> list[Any]:
+    """Those of the first `count` images that can be decoded; of items that hold their files, a few."""
     images = []
-    for row in rows[: len(pairs)]:
+    for row in range(min(count, len(pairs), COUNTED if spec_of(pairs.modality).held else count)):
         with suppress(BadImage, MemoryError):
             images.append(pairs.decode(row))
     return images
@@ -249,8 +249,9 @@ class _Run:
             return
         contents, count = self.contents[modality], len(self.sides[modality])
         items, keys = plan_images(contents.hashes)
-        device = networks[0].views[0].device
-        self._encode(modality, networks, items, keys, image_batches(len(items), self.batch_size, device))
+        view = networks[0].views[0]
+        ends = image_batches(len(items), self.batch_size, view.device, view.spec.held)
+        self._encode(modality, networks, items, keys, ends)
         skipped = contents.skipped
         if len(skipped) == count:
             raise InputError(

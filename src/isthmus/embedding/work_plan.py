@@ -58,9 +58,10 @@ def even_batches(items: int, batch_size: int) -> np.ndarray:
     return np.append(np.arange(batch_size, items, batch_size), [items] * bool(items)).astype(np.int64)
 
 
-def image_batches(images: int, batch_size: int | None, device: torch.device) -> np.ndarray:
-    """Where the batches of images end."""
-    return even_batches(images, batch_size or (CPU_IMAGES if device.type == "cpu" else GPU_IMAGES))
+def image_batches(images: int, batch_size: int | None, device: torch.device, held: bool = False) -> np.ndarray:
+    """Where the batches of images end, or of other files. held: see `ModalitySpec`."""
+    usual = 1 if held else CPU_IMAGES if device.type == "cpu" else GPU_IMAGES
+    return even_batches(images, batch_size or usual)
 
 
 def caption_batches(captions: Sequence[str], batch_size: int | None) -> np.ndarray:

@@ -22,7 +22,7 @@ from isthmus.metrics.bootstrap import estimate
 from isthmus.models.fusion_model import FusionModel
 from isthmus.models.language_model import VisionLanguageModel
 from isthmus.models.pretrained import is_uri
-from isthmus.models.saved import kind_of
+from isthmus.models.saved import DUAL, kind_of, told_kind
 from isthmus.progress import progress_bar, watched
 
 GivenFusion = FusionModel | Saved | str | Path
@@ -43,9 +43,11 @@ def opened_fusion(model: Any, what: str) -> tuple[FusionModel, str]:
     if speaks(saved):
         raise InputError(f"{name}: a language model that sees, which says what it likes: it is not for {what}.")
     if not fuses(saved):  # before its encoders are loaded
+        kind = kind_of(Path(saved.path)) if isinstance(saved, Saved) and not is_uri(saved.path) else DUAL
+        found = "a model that joins two encoders at their ends" if kind == DUAL else told_kind(kind)
         raise InputError(
-            f"{name}: a model that joins two encoders at their ends, which {what} needs more than. Train one that "
-            "reads their layers: isthmus train STORE --recipe manager."
+            f"{name}: {found}; {what} needs one that reads the layers of two encoders. Train one: isthmus train STORE "
+            "--recipe manager."
         )
     if isinstance(saved, Saved):
         device, trust = saved.device, saved.trust_remote_code

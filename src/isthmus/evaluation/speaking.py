@@ -87,7 +87,7 @@ def spoken_lines(
             found = reader.read(some, skipped)
             bar.update(len(some))
             if found:
-                yield reader.encoded(found, ratios, noise, seed)
+                yield from reader.encoded(found, ratios, noise, seed, skipped)
 
 
 def _of(senses: str) -> tuple[str, ...]:
@@ -126,6 +126,27 @@ class _LineReader:
         return self.exposure.picture(side, row)[1] if first else side.decode(row)
 
     def encoded(
+        self,
+        lines: list[tuple[str, str, dict]],
+        ratios: Sequence[float | None],
+        noise: NoiseSource | None,
+        seed: int,
+        skipped: list[tuple[str, str]],
+    ) -> Iterator[LinesAtOnce]:
+        """Their states; of lines that fail together each is tried alone, and the bad ones are added to `skipped`."""
+        try:
+            found = self._states(lines, ratios, noise, seed)
+        except UsageError:
+            raise
+        except (BadImage, InputError, RuntimeError, MemoryError) as error:  # films are decoded as they are encoded
+            if len(lines) == 1:
+                skipped.append((lines[0][0], reason(error)))
+            for one in lines if len(lines) > 1 else ():
+                yield from self.encoded([one], ratios, noise, seed, skipped)
+            return
+        yield found
+
+    def _states(
         self, lines: list[tuple[str, str, dict]], ratios: Sequence[float | None], noise: NoiseSource | None, seed: int
     ) -> LinesAtOnce:
         """Their states, through every ratio of noise."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from isthmus.data.columns import Columns
 from isthmus.data.pairs import Pairs
 from isthmus.data.tables import Frame
 from isthmus.errors import InputError, UsageError
-from isthmus.evaluation.exposure import Exposure
+from isthmus.evaluation.exposure import Exposure, content_of
 from isthmus.evaluation.inputs import named
 from isthmus.evaluation.speaking import (
     CLEAN,
@@ -27,6 +28,7 @@ from isthmus.models.speech_model import SpeechModel
 from isthmus.speech.recordings import VOICES, NoiseSource, speakers_of
 from isthmus.store.opening import holds_features, open_pairs
 
+LOUDEST = 100  # dB between speech and noise, either way
 SENSES_OF = {"av": "av", "a": "audio", "v": "video"}
 DEFINITION = (
     "cer, wer = insertions, deletions and substitutions over the reference's characters (spaces included) and words, "
@@ -77,7 +79,9 @@ def speech(
         exposure.modalities = ("video",)
     skipped = list(pairs.skipped)
     if source is not None and "audio" in pairs.modalities:
-        source.check([], speakers_of(pairs.side("audio")))
+        side = pairs.side("audio")
+        heard = [content_of(side, row) for row in range(len(side))]
+        source.check([one for one in heard if one], speakers_of(side))
     readings = _read(loaded, pairs, senses, ratios, source, exposure, skipped, beam=beam, seed=seed)
     shared = {"skipped": skipped, "definition": DEFINITION, "bootstrap": bootstrap, "seed": seed, **exposure.report()}
     shared |= {"noise": None if source is None else f"{noise}, {source.voices} at once"}
@@ -94,10 +98,15 @@ def speech(
 
 
 def _ratio(text: str) -> float | None:
+    if text.strip() == "clean":
+        return CLEAN
     try:
-        return CLEAN if text.strip() == "clean" else float(text)
+        ratio = float(text)
     except ValueError:
-        raise UsageError(f"--snr {text}: clean, or a number of dB.") from None
+        ratio = math.nan
+    if not abs(ratio) <= LOUDEST:
+        raise UsageError(f"--snr {text}: clean, or a number of dB from -{LOUDEST} to {LOUDEST}.")
+    return ratio
 
 
 def _senses(model: SpeechModel, pairs: Pairs, wanted: Sequence[str] | None) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from isthmus.data.images import BadImage
 from isthmus.data.sources import read_file
 from isthmus.data.video import ENDINGS, BadVideo, Film, decode
 from isthmus.errors import InputError, UsageError
@@ -76,15 +77,18 @@ def crop_mouths(
     """
     if not SIDES[0] <= side <= SIDES[1] or not 1 <= fps <= 240:
         raise UsageError(f"side={side}, fps={fps}: a crop has {SIDES[0]} to {SIDES[1]} pixels, 1 to 240 a second.")
+    if not 0 <= least_share <= 1:
+        raise UsageError(f"least_share={least_share}: a share of frames is from 0 to 1.")
     made = None if ready else find_finder(landmarks, landmarks_model)
     found, sheet = CroppedMouths(), list[tuple[Image.Image, str]]()
     films = _named(videos)
+    _check_kept(films, Path(out))
     bar = progress_bar(progress, films.items(), desc="films", unit="film")
     for name, path in bar:
         try:
             crops, share = _crops(decode(read_file(path)), fps, side, made, least_share)
             frames, shown = _write(Path(out) / f"{name}.mkv", crops, fps, side)
-        except BadVideo as error:
+        except BadImage as error:  # of a file that cannot be read, or of a film
             found.skipped.append((str(path), error.reason))
             continue
         found.done.append(Mouths(str(path), f"{name}.mkv", frames, fps, share))
@@ -115,6 +119,14 @@ def _named(videos: Sequence[str | Path]) -> dict[str, Path]:
                 name = f"{stem}-{number}"
             found[name] = path
     return found
+
+
+def _check_kept(films: dict[str, Path], out: Path) -> None:
+    """Raise `UsageError` where crops would take the place of a film."""
+    sources = {path.resolve(): path for path in films.values()}
+    for name in films:
+        if source := sources.get((out / f"{name}.mkv").resolve()):
+            raise UsageError(f"{source}: would be written over: name another folder for the crops (--out).")
 
 
 def _crops(film: Film, fps: int, side: int, made: Any, least: float) -> tuple[Iterable[np.ndarray], float | None]:

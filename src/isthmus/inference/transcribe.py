@@ -92,6 +92,8 @@ def transcribe(
 
 def _transcribed(model: SpeechModel, file: str | os.PathLike[str], beam: int | None) -> Transcript:
     name = os.fspath(file)
+    if os.path.isdir(name):
+        raise InputError(f"{name}: a folder, not a recording. Name the files in it: {os.path.join(name, '*')}")
     longest = float(getattr(model.encoders_of("audio")[0], "seconds", FALLBACK))
     options = {} if beam is None else {"beam": beam}
     texts: list[str] = []
@@ -103,8 +105,8 @@ def _transcribed(model: SpeechModel, file: str | os.PathLike[str], beam: int | N
             states = model.states("audio", [wave for _, wave in some])
             for (start, wave), line in zip(some, model.read({"audio": states}, "audio", **options), strict=True):
                 texts.append(model.symbols.decode(line.symbols))
-                log_probs = line.log_probs.numpy().astype(np.float64)
-                words += timed_words(log_probs, line.symbols, model.symbols, model.steps_hz, start)
+                log_probs, padding = line.log_probs.numpy().astype(np.float64), {"before": line.before, "own": line.own}
+                words += timed_words(log_probs, line.symbols, model.symbols, model.steps_hz, start, **padding)
                 heard = start + len(wave) / 16_000
     except UsageError:
         raise

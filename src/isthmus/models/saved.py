@@ -25,6 +25,7 @@ from isthmus.weights import CONFIG, WEIGHTS, read_tensors, write_tensors
 FORMAT = 1
 DIGEST_BYTES = 32
 DUAL = "dual_encoder"  # the kind of a model whose configuration names none
+USES = {DUAL: "search, classify, segment", "fusion": "ask", "language": "ask, caption", "speech": "transcribe"}
 Records = dict[str, list[EncoderRecord]]  # by modality, of the encoders side by side
 
 
@@ -122,12 +123,18 @@ def kind_of(path: Path) -> str:
     return str(_read(path).get("kind", DUAL))
 
 
+def told_kind(kind: str) -> str:
+    """What a model of a kind is, and what it is for."""
+    commands = USES.get(kind)
+    return f"a model of kind {kind!r}" + (f" (for isthmus {commands})" if commands else "")
+
+
 def read_config(path: Path, kind: str, needed: Sequence[str], modalities: Sequence[str]) -> dict[str, Any]:
     """`config.json` of a model of this kind: its format, the fields and the encoders' records checked."""
     config, file = _read(path), locate(path, CONFIG)
     found = config.get("kind", DUAL)
     if found != kind:
-        raise InputError(f"{path}: a model of kind {found!r}, not {kind!r}. Load it with isthmus.load_model.")
+        raise InputError(f"{path}: {told_kind(found)}, not {kind!r}, which is needed here.")
     missing = {"encoders", "weights", *needed} - set(config)
     if missing:
         raise InputError(f"{file}: not an isthmus model ({', '.join(sorted(missing))} missing).")

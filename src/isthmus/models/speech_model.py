@@ -146,7 +146,7 @@ class SpeechModel:
         used = {name: one for name, one in states.items() if name in network.back_ends}
         values = {name: one[0].to(self.device) for name, one in used.items()}
         frames = {name: one[1].to(self.device) for name, one in used.items()}
-        options = DecodingOptions(**{**vars(self.decoding), **decoding})
+        options = DecodingOptions.of({**vars(self.decoding), **decoding}, "this model")
         return read_lines(network, values, frames, options)
 
     def texts(self, states: Mapping[str, SenseStates], senses: str | None = None, **decoding: Any) -> list[str]:
@@ -265,7 +265,7 @@ def _inherited(names: Any, networks: Mapping[str, Any]) -> dict[str, str]:
 def _empty(path: Path, config: dict[str, Any]) -> tuple[dict[str, SpeechRecogniser], Symbols, DecodingOptions]:
     """The recognisers without weights, so that sizes in the configuration allocate no memory."""
     try:
-        symbols, decoding = symbols_from(config["symbols"]), DecodingOptions(**config["decoding"])
+        symbols, decoding = symbols_from(config["symbols"]), DecodingOptions.of(config["decoding"], CONFIG)
         if (
             not isinstance(config["networks"], dict)
             or not config["networks"]

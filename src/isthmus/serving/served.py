@@ -19,6 +19,7 @@ from isthmus.metrics.zeroshot import class_embeddings, load_templates
 from isthmus.models.dual_encoder import DualEncoder
 from isthmus.models.fusion_model import FusionModel
 from isthmus.models.language_model import VisionLanguageModel
+from isthmus.models.saved import told_kind
 from isthmus.segmentation.dense import PatchTokens
 from isthmus.segmentation.labels import Segmenter
 from isthmus.serving.batching import Batcher
@@ -42,6 +43,11 @@ class ServedModel:
         fuses = isinstance(model, FusionModel | VisionLanguageModel)
         if fuses:
             check_answers(model, name)
+        elif not hasattr(model, "modalities"):
+            raise UsageError(
+                f"{name}: {told_kind(model.kind)} is not served. Served are dual encoders of pictures and texts, and "
+                "models that answer questions about pictures."
+            )
         elif model.modalities != SIDES:
             raise UsageError(f"{name}: joins {' and '.join(model.modalities)}; served are pictures and texts.")
         self.name, self.model, self.index = name, model, index

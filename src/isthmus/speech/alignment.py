@@ -27,6 +27,11 @@ def common_steps(frames: Mapping[str, Tensor], strides: Mapping[str, int], least
     return torch.stack(found).amax(0).clamp(min=least)
 
 
+def ahead(frames: Tensor, stride: int, steps: Tensor) -> Tensor:
+    """Frames that `align` puts before the first valid one of each sequence, int64 [N]."""
+    return (stride * steps - frames) // 2
+
+
 def align(states: Tensor, frames: Tensor, stride: int, steps: Tensor) -> Tensor:
     """The sequences padded to exactly `stride` frames in each step, by repeating the first and the last valid frame.
 
@@ -34,11 +39,10 @@ def align(states: Tensor, frames: Tensor, stride: int, steps: Tensor) -> Tensor:
     padding, rounded down, is at the beginning. Returns [N, stride · max(steps), D], zeros behind each one's steps.
     """
     total = stride * steps
-    spare = total - frames
-    if (spare < 0).any() or (frames < 1).any():
+    if (total < frames).any() or (frames < 1).any():
         raise ValueError("each sequence needs a frame, and no more frames than its steps hold.")
     place = torch.arange(int(total.max()), device=states.device)
-    index = (place - (spare // 2)[:, None]).clamp(min=0).minimum((frames - 1)[:, None])
+    index = (place - ahead(frames, stride, steps)[:, None]).clamp(min=0).minimum((frames - 1)[:, None])
     found = states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
     return found * (place < total[:, None])[..., None]
 

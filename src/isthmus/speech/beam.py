@@ -48,7 +48,7 @@ def joint_beam(
             lines.sort(key=lambda line: -line.score)
             del lines[beam:]
         best = torch.tensor([lines[0].score if lines else -torch.inf for lines in found], device=log_probs.device)
-        hope = search.scores.amax(1) + bonus * (limit - length - 1).clamp(min=0)
+        hope = search.scores.amax(1) + max(bonus, 0.0) * (limit - length - 1).clamp(min=0)
         search.scores[best >= hope] = -torch.inf
         if not torch.isfinite(search.scores).any():
             break

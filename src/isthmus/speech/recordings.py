@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from isthmus.data.audio import ENDINGS, RATE
+from isthmus.data.audio import ENDINGS, RATE, BadAudio
 from isthmus.data.images import BadImage
 from isthmus.data.pairs import Pairs, as_pairs, pairs_from_lists
 from isthmus.errors import InputError, UsageError
@@ -82,10 +82,16 @@ class NoiseSource:
         check_disjoint(self.speakers, [one for one in speakers if one])
 
     def under(self, wave: np.ndarray, snr: float, key: str) -> np.ndarray:
-        """The wave [S] with noise at `snr` dB. key: what the piece of noise follows from."""
+        """The wave [S] with noise at `snr` dB. key: what the piece of noise follows from.
+
+        Raises `BadAudio` where that piece is silent.
+        """
         seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
         rng = np.random.default_rng(seed)
-        return at_snr(wave, babble(self.waves, len(wave), self.voices, rng), snr)
+        try:
+            return at_snr(wave, babble(self.waves, len(wave), self.voices, rng), snr)
+        except InputError as error:  # of this line alone
+            raise BadAudio(str(error)) from None
 
 
 class NoisyRecordings(Pairs):

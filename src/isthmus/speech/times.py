@@ -52,18 +52,29 @@ def ctc_alignment(log_probs: np.ndarray, symbols: Sequence[int]) -> list[tuple[i
 
 
 def timed_words(
-    log_probs: np.ndarray, symbols: Sequence[int], vocabulary: Symbols, steps_hz: float, start: float = 0.0
+    log_probs: np.ndarray,
+    symbols: Sequence[int],
+    vocabulary: Symbols,
+    steps_hz: float,
+    start: float = 0.0,
+    *,
+    before: float = 0.0,
+    own: float | None = None,
 ) -> list[SpokenWord]:
     """The words of a line of which some symbols are found, with times; [] where CTC cannot read it.
 
-    log_probs: [T, V]. start: seconds at which its first step begins.
+    log_probs: [T, V], of which `before` steps are padding, then come `own` of the line (None: all), then padding: what
+    is read in padding is said at that end of the line. start: seconds at which the line begins.
     """
+    length = max(1.0, len(log_probs) if own is None else own)
     spans = ctc_alignment(log_probs, symbols)
     words: list[SpokenWord] = []
     ended = True
     for piece, (first, last) in zip(vocabulary.pieces(symbols), spans or [], strict=False):
         text = piece.strip()
-        began, over = start + first / steps_hz, start + (last + 1) / steps_hz
+        begins = min(max(0.0, first - before), length - 1)
+        ends = min(max(begins + 1, last + 1 - before), length)
+        began, over = start + begins / steps_hz, start + ends / steps_hz
         if text and (ended or piece[:1].isspace()):
             words.append(SpokenWord(text, began, over))
         elif text:

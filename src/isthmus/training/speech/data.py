@@ -32,11 +32,15 @@ BySense = dict[str, Tensor]  # by sense
 
 @dataclass(frozen=True)
 class Version:
-    """Another way in which lines are heard. rows: of each line, the row of `states`; −1 where it has none."""
+    """Another way in which lines are heard. rows: of each line, the row of `states`; −1 where it has none.
+
+    contents: of each row, the hash of what it was made of, noise included.
+    """
 
     heard: Heard
     states: StatesMatrix
     rows: np.ndarray
+    contents: list[str]
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,11 @@ class SpokenLines:
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on."""
-        heard = [(one.heard.name, [record["fingerprint"] for record in one.states.records]) for one in self.versions]
+        heard = [
+            (one.heard.name, [record["fingerprint"] for record in one.states.records],
+             [one.contents[row] if row >= 0 else "" for row in one.rows.tolist()])
+            for one in self.versions
+        ]  # fmt: skip
         digest = hashlib.blake2b(json.dumps([self.ids, self.texts, self.contents, heard]).encode(), digest_size=16)
         return {
             "lines": digest.hexdigest(),

@@ -213,8 +213,9 @@ class WordObjective(Objective):
         self.symbols = symbols
         seen = train.having(("video",))
         said = Counter(self.spelled(seen))
-        self.words = sorted(word for word, count in said.items() if count > 1 and " " not in word)
+        self.words = sorted(word for word, count in said.items() if count > 1 and word and " " not in word)
         self.train = self.of_words(seen)
+        self.targets = self.labels(self.train)
         kept = None if val is None else self.of_words(val.having(("video",)))
         self.val = kept if kept is not None and len(kept) else None
 
@@ -228,7 +229,8 @@ class WordObjective(Objective):
 
     def labels(self, lines: SpokenLines) -> Tensor:
         """The number of each line's word, int64 [n]."""
-        return torch.tensor([self.words.index(word) for word in self.spelled(lines)], dtype=torch.long)
+        number = {word: k for k, word in enumerate(self.words)}
+        return torch.tensor([number[word] for word in self.spelled(lines)], dtype=torch.long)
 
     @property
     def items(self) -> int:
@@ -243,7 +245,7 @@ class WordObjective(Objective):
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         values, frames = self.train.take("video", rows)
-        return values.to(self.device), frames.to(self.device), self.labels(self.train)[rows].to(self.device)
+        return values.to(self.device), frames.to(self.device), self.targets[rows].to(self.device)
 
     def losses(self, batch: Any, group: ProcessGroup | None) -> dict[str, Tensor]:
         values, frames, labels = batch

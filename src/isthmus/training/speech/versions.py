@@ -99,5 +99,7 @@ def _heard(lines: SpokenLines, stores: list[tuple[Heard, Path]]) -> SpokenLines:
 def _versions(lines: SpokenLines, stores: list[tuple[Heard, Path]]) -> Iterator[Version]:
     for heard, path in stores:
         store = open_store(path)
-        place = {id: row for row, id in enumerate(store.table(AUDIO)["id"].to_pylist())}
-        yield Version(heard, store.states(AUDIO), np.array([place.get(id, -1) for id in lines.ids], np.int64))
+        table = store.table(AUDIO)
+        place = {id: row for row, id in enumerate(table["id"].to_pylist())}
+        rows = np.array([place.get(id, -1) for id in lines.ids], np.int64)
+        yield Version(heard, store.states(AUDIO), rows, table["content_hash"].to_pylist())
