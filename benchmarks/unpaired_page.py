@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
 SYSTEMS = {
@@ -40,18 +41,18 @@ def _row(study: dict[str, Any], size: int, kind: str, system: str) -> dict[str, 
 
 
 def _mean(study: dict[str, Any], size: int, kind: str, system: str) -> float:
-    recalls = _row(study, size, kind, system)["recalls"]
-    return sum(recalls) / len(recalls)
+    return float(np.mean(_row(study, size, kind, system)["recalls"]))
 
 
-def _gap(row: dict[str, Any]) -> str:
-    return f"{row['difference']:+.2f} [{row['ci95'][0]:+.2f}, {row['ci95'][1]:+.2f}]"
+def _gap(row: dict[str, Any], over: str = "default") -> str:
+    found = row[f"over {over}"]
+    return f"{found['difference']:+.2f} [{found['ci95'][0]:+.2f}, {found['ci95'][1]:+.2f}]"
 
 
 def _verdict(study: dict[str, Any]) -> str:
     """What unpaired data bring to `default`, in words."""
     found = {size: _row(study, int(size), "rows", "unpaired") for size in study["sizes"]}
-    helped = [f"{int(size):,}" for size, row in found.items() if row["ci95"][0] > 0]
+    helped = [f"{int(size):,}" for size, row in found.items() if row["over default"]["ci95"][0] > 0]
     told = "; ".join(f"{_gap(row)} points at {int(size):,} pairs" for size, row in found.items())
     if helped:
         return f"They help `default` at {' and '.join(helped)} pairs: {told}"
@@ -76,12 +77,14 @@ def _tried(study: dict[str, Any]) -> str:
 
 
 def _table(study: dict[str, Any], size: int, kind: str) -> str:
+    listed = study["sizes"][str(size)][kind]
+    over = [name.removeprefix("over ") for name in listed[0] if name.startswith("over ")]
     rows = []
-    for row in study["sizes"][str(size)][kind]:
+    for row in listed:
+        gaps = ["" if row["system"] == name else _gap(row, name) for name in over]
         draws = ", ".join(f"{value:.1f}" for value in row["recalls"])
-        mean = f"{sum(row['recalls']) / len(row['recalls']):.2f}"
-        rows.append([SYSTEMS[row["system"]], mean, draws, "" if row["system"] == "default" else _gap(row)])
-    head = [f"{size:,} pairs", "mean recall", "draws", "minus `default` [95 %]"]
+        rows.append([SYSTEMS[row["system"]], f"{np.mean(row['recalls']):.2f}", draws, *gaps])
+    head = [f"{size:,} pairs", "mean recall", "draws", *(f"minus `{name}` [95 %]" for name in over)]
     return tabulate(rows, headers=head, tablefmt="github", disable_numparse=True)
 
 

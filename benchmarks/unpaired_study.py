@@ -250,14 +250,18 @@ class Study:
         shares = {name: [one["share"] for one in listed] for name, listed in runs.items()}
         return {
             "shares": shares,
-            "rows": self._rows(found, found["default"]),
-            "heads": self._rows(heads, heads["default"]),
+            "rows": self._rows(found, "default", "cca"),
+            "heads": self._rows(heads, "default"),
         }
 
-    def _rows(self, found: dict[str, list[Hits]], base: list[Hits]) -> list[dict[str, Any]]:
-        """Mean recalls of every draw, and how far each is above `default`."""
+    def _rows(self, found: dict[str, list[Hits]], *over: str) -> list[dict[str, Any]]:
+        """Mean recalls of every draw, and how far each is above some of them."""
+
+        def gaps(runs: list[Hits]) -> dict[str, Any]:
+            return {f"over {name}": difference(runs, found[name], self.test) for name in over}
+
         return [
-            {"system": name, "recalls": [mean_recall(one) for one in runs], **difference(runs, base, self.test)}
+            {"system": name, "recalls": [mean_recall(one) for one in runs], **gaps(runs)}
             for name, runs in found.items()
         ]
 
