@@ -32,6 +32,9 @@ def render(study: dict[str, Any]) -> str:
         whole="\n\n".join(_table(study, size, "rows") for size in sizes),
         heads="\n\n".join(_table(study, size, "heads") for size in sizes),
         shares=_shares(study),
+        own=OWN.format(first=f"{sizes[0]:,}")
+        if any(row["system"] == "own" for row in study["sizes"][str(sizes[0])]["heads"])
+        else NO_OWN,
     )
 
 
@@ -97,6 +100,11 @@ def _shares(study: dict[str, Any]) -> str:
     return "; ".join(told)
 
 
+OWN = "The last row for {first} pairs has the same loss without unpaired data, on the pairs' own pictures and captions."
+NO_OWN = (
+    "Not measured: how much of this the teacher brings on the pairs' own pictures and captions, without unpaired data."
+)
+
 PAGE = """\
 # Pictures without captions, texts without pictures
 
@@ -140,8 +148,9 @@ Shares of the closed form in the ensemble: {shares}.
 ## The heads alone
 
 The same heads without the closed form beside them. The teacher passes on what it knows, and the heads come nearer
-to it; what they gain is what the ensemble has from the closed form already. The last row has the same loss without
-any unpaired data: the teacher teaches on the pairs' own pictures and captions.
+to it; what they gain is what the ensemble has from the closed form already.
 
 {heads}
+
+{own}
 """

@@ -260,10 +260,8 @@ class Study:
         def gaps(runs: list[Hits]) -> dict[str, Any]:
             return {f"over {name}": difference(runs, found[name], self.test) for name in over}
 
-        return [
-            {"system": name, "recalls": [mean_recall(one) for one in runs], **gaps(runs)}
-            for name, runs in found.items()
-        ]
+        recalls = {name: [mean_recall(one) for one in runs] for name, runs in found.items()}
+        return [{"system": name, "recalls": recalls[name], **gaps(runs)} for name, runs in found.items()]
 
     def _searched(self, size: int) -> dict[Way, float]:
         """Ways tried, and their mean recall on validation pairs: first weights, then one change after the other."""
