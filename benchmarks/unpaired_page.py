@@ -145,8 +145,8 @@ training pictures and captions, and only the one between the sides from pairs.
 Shares of the closed form in the ensemble, by draw: {shares}. On the few validation pictures the taught heads looked
 better than the closed form and were given most of the ensemble; on the test split they are not.
 
-Not tried: photographs, larger encoders, the authors' numbers of pairs and of unpaired items, a choice of its own at each
-size.
+Not tried: photographs, larger encoders, as many pairs and unpaired items as the authors have, a choice of the way
+at each size.
 
 ## The heads alone
 
