@@ -34,6 +34,7 @@ BITS = "RaBitQ2"
 LISTS = {"SQ8": 4, BITS: 1}  # times √n: bits are scanned so fast that longer lists, which are soon built, do
 KEEP = {"SQ8": (4,), BITS: (10, 30)}  # candidates for each row wanted
 LEAST_CANDIDATES = 64
+LEAST_GAIN = 0.001  # of recall, by twice as many probes
 
 
 def needs_candidates(rows: int, width: int) -> bool:
@@ -84,16 +85,19 @@ def calibrate_probes(root: Path, segment: Segment, texts: np.ndarray, pictures: 
     near = {"text": exact_top(texts, [segment.embeddings], AMONG)[1]}
     near["image"] = exact_top(pictures, [segment.embeddings], AMONG)[1]
     asked = {"text": texts, "image": pictures}
-    for keep in KEEP[record.candidates["kind"]]:
-        probes = 1
+    *fewer, most = KEEP[record.candidates["kind"]]
+    for keep in (*fewer, most):
+        probes, before = 1, 0.0
         while True:
             record.candidates |= {"probes": probes, "keep": keep}
             source = InvertedLists(root, record)
             recall = {name: shared(source.top(asked[name], segment.embeddings, AMONG)[1], near[name]) for name in asked}
-            if min(recall.values()) >= AIM or probes >= record.candidates["lists"]:
+            least = min(recall.values())
+            stuck = keep != most and least < before + LEAST_GAIN  # candidates are lacking, not lists
+            if least >= AIM or stuck or probes >= record.candidates["lists"]:
                 break
-            probes *= 2
-        if min(recall.values()) >= AIM:
+            probes, before = 2 * probes, least
+        if least >= AIM:
             break
     told = {f"recall@{AMONG}": recall, "queries": {name: len(one) for name, one in asked.items()}}
     record.candidates |= told
