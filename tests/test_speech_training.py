@@ -234,6 +234,7 @@ def test_the_command_evaluates_every_sense_at_every_ratio(here, tmp_path, capsys
     jiwer = pytest.importorskip("jiwer")
     for one in found:
         right, read = ([line[key] for line in one["transcripts"]] for key in ("reference", "found"))
+        assert len({line["id"] for line in one["transcripts"]}) == len(right)
         assert one["metrics"]["cer"] == pytest.approx(jiwer.cer(right, read))
         assert one["metrics"]["wer"] == pytest.approx(jiwer.wer(right, read))
         assert one["n"]["lines"] == 8 and one["ci95"]["cer"][0] <= one["metrics"]["cer"] <= one["ci95"]["cer"][1]

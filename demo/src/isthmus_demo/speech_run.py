@@ -146,14 +146,14 @@ def page(demo: SpeechDemo, pack: SpeechPack, command: str) -> str:
 
 def _lines(demo: SpeechDemo, pack: SpeechPack) -> list[dict[str, Any]]:
     """A dozen unseen lines: spectrogram, mouths, what was said, what was read through which noise."""
-    rows = [json.loads(line) for line in pack.test.read_text().splitlines()]
-    count = len(_fact(demo.results[0], "transcripts"))
-    places = np.unique(np.linspace(0, min(len(rows), count) - 1, SHOWN).astype(int)).tolist()
+    row_of = {row["id"]: row for row in map(json.loads, pack.test.read_text().splitlines())}
+    ids = [line["id"] for line in _fact(demo.results[0], "transcripts")]
+    places = np.unique(np.linspace(0, len(ids) - 1, SHOWN).astype(int)).tolist()
     wanted = [("audio", "clean"), ("audio", "-5 dB"), ("video", "any"), ("av", "-5 dB")]
     names = {"audio": "sound", "video": "face", "av": "both"}
     found = []
     for place in places:
-        row = rows[place]
+        row = row_of[ids[place]]
         read = [
             (f"{names[sense]}, {snr}" if snr != "any" else names[sense], _fact(one, "transcripts")[place]["found"])
             for sense, snr in wanted

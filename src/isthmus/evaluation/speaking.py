@@ -168,6 +168,7 @@ class _LineReader:
 class Readings:
     """What was read of n lines in one condition, beside what was said."""
 
+    ids: list[str] = field(default_factory=list)
     right: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
 

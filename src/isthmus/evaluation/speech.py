@@ -145,6 +145,7 @@ def _read(
     options = {} if beam is None else {"beam": beam}
     for lines in spoken_lines(model, pairs, senses, ratios, noise, exposure, skipped, seed=seed):
         for (one, ratio), into in found.items():
+            into.ids += lines.ids
             into.right += lines.texts
             into.found += model.texts(lines.states(ratio, one), one, **options)
     count = len(next(iter(found.values())).right)
@@ -165,7 +166,8 @@ def _scored(readings: dict[Condition, Readings], bootstrap: int, seed: int) -> l
             more = rate_differences(own, audio, "audio", bootstrap, seed)
             metrics, ci95 = metrics | more[0], ci95 | more[1]
         said = readings[senses, ratio]
-        lines = [{"reference": right, "found": found} for right, found in zip(said.right, said.found, strict=True)]
+        each = zip(said.ids, said.right, said.found, strict=True)
+        lines = [{"id": id, "reference": right, "found": found} for id, right, found in each]
         level = "any" if senses == "video" else "clean" if ratio is CLEAN else f"{ratio:g} dB"
         told = {"metrics": metrics, "ci95": ci95, "modality": senses, "snr": level, "transcripts": lines}
         results.append(told | {"n": {"lines": len(own), "words": int(own[:, 3].sum())}})
