@@ -195,7 +195,8 @@ def recall_of(search: Search, queries: np.ndarray, emb: np.ndarray) -> float:
 
 
 def exact(folder: Path, emb: np.ndarray, known: dict[str, np.ndarray]) -> tuple[Search, list[Path], str]:
-    return lambda query: exact_top(query, [emb], K)[1], [folder / "emb.npy"], f"every embedding, in tiles; {ASKED_ALL} queries"
+    how = f"every embedding, in tiles; {ASKED_ALL} queries"
+    return lambda query: exact_top(query, [emb], K)[1], [folder / "emb.npy"], how
 
 
 def ours(folder: Path, emb: np.ndarray, known: dict[str, np.ndarray]) -> tuple[Search, list[Path], str]:
