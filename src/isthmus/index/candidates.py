@@ -3,8 +3,8 @@
 Inverted lists of quantised embeddings, bytes (SQ8) below ten million rows and two bits a number from there on (RaBitQ:
 Gao et al. 2024, arXiv:2409.09913); both are mapped, and candidates are compared again by the embeddings that are
 stored. Lists of bits find their centres in two steps, groups of rows and then each group's, and a row is compared with
-the centres of the nearest groups alone: with all of them, ten million rows take an hour. A graph over the centres would
-do the same, but leaves some of them unreachable.
+the centres of the nearest groups alone, since there are too many rows for all of them. A graph over the centres (HNSW)
+would do the same, but by inner products it may leave some of them unreachable.
 
 How many lists are probed is calibrated when a segment is written, on queries of the kinds that will be asked: texts
 lie outside the distribution of pictures, so what serves pictures may not serve them (clip-retrieval#76; Jaiswal et al.
