@@ -2,6 +2,7 @@
 
     python benchmarks/language_study.py                # goes on where it stopped; a run is minutes of two cores
     python benchmarks/language_study.py --runs 2       # that many further runs
+    python benchmarks/language_study.py --of blind     # of some rows: two processes of one thread each are faster
     python benchmarks/language_study.py --trial        # one row on a tenth of the scenes: prints it, keeps nothing
     python benchmarks/language_study.py --render       # docs/language.md from the committed JSON
 
@@ -83,7 +84,7 @@ def main() -> None:
         print({view: np.mean([int(one) for one in found[view]]).round(3) for view in VIEWS}, found["seconds"], "s")
         return
     study = LanguageStudy(options.work)
-    for name, row, seed in study.wanted():
+    for name, row, seed in study.wanted(options.of):
         if options.runs is not None and options.runs <= 0:
             break
         options.runs = None if options.runs is None else options.runs - 1
@@ -94,6 +95,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("out/language_study"), help="scenes, stores and the head")
     parser.add_argument("--runs", type=int, help="stop after so many")
+    parser.add_argument("--of", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows (all)")
     parser.add_argument("--trial", action="store_true")
     parser.add_argument("--render", action="store_true")
     return parser.parse_args()
@@ -106,12 +108,16 @@ class LanguageStudy:
         self.work = work
         self.table = write_question_scenes(work / "scenes", scenes)
         self.kind_of = {(one.image, one.question): one.kind for one in read_asked_table(self.table).asked}
-        self.known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
+        self.known = self.read()
 
-    def wanted(self) -> Iterator[tuple[str, str, int]]:
+    @staticmethod
+    def read() -> dict[str, Any]:
+        return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
+
+    def wanted(self, rows: list[str]) -> Iterator[tuple[str, str, int]]:
         """The runs that are missing, seed by seed; the layers by themselves before the row that takes the best."""
         for seed in range(SEEDS):
-            for row in ROWS:
+            for row in rows:
                 chosen = [row] if row != "best layer" else [f"layer {self.best_layer()}"] if seed else layer_rows()
                 for one in chosen:
                     if f"{one}/{seed}" not in self.known["runs"]:
@@ -160,6 +166,7 @@ class LanguageStudy:
     def add(self, name: str, found: dict[str, Any]) -> None:
         """Keep a run, at once."""
         shared = {key: found.pop(key) for key in ("kinds", "scenes", "prior", "how")}
+        self.known = self.read()  # another process may run other rows
         self.known |= {"scenes": SCENES, "settings": list(SETTINGS), "test": shared}
         self.known["runs"][name] = found
         RESULTS.write_text(json.dumps(self.known, indent=1) + "\n")
