@@ -1,6 +1,7 @@
 """Does what is seen help what is heard? Recognisers of sound, video and both through noise, with controls and 3 seeds.
 
     python benchmarks/speech_study.py lines LINES STORE OUT --train-noise VOICES --test-noise OTHERS [--seeds 3]
+    python benchmarks/speech_study.py faces DEMO OUT [--seeds 3]         # what `isthmus demo speech --out DEMO` made
     python benchmarks/speech_study.py asterisk DEBS OUT [--seeds 3]      # sound alone: recorded prompts of Debian
     python benchmarks/speech_study.py --render                           # docs/speech.md, from the JSON
     python benchmarks/speech_study.py --published STORE                  # one step of `avsr` at full size, both senses
@@ -41,7 +42,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "speech.md"
 SHIFT = 8  # frames of 25 a second: 320 ms
 VARIANTS = {  # what differs in the last stage
     "gated": "",
-    "concat": 'speech.join = "concat"\n',
+    "concat": 'speech.join = "concat"\nspeech.drop = 0.0\nspeech.mute = 0.0\n',  # as published
     "blind": "speech.blind = true\n",
 }
 LAYERS = {  # on clean speech alone
@@ -50,12 +51,13 @@ LAYERS = {  # on clean speech alone
 }
 ENCODER = "wheel:whisper-tiny-en?seconds=6"
 VOICES = 12
+RETIMED = "gated, video timed by another voice"
 Table = dict[str, Any]  # of a data set: seeds → row → ratio → [edits, characters] of each line
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("lines", "asterisk"))
+    parser.add_argument("what", nargs="?", choices=("lines", "faces", "asterisk"))
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--name", default="rendered faces")
     parser.add_argument("--train-noise", type=Path)
@@ -72,9 +74,20 @@ def main() -> None:
     elif given.what == "asterisk":
         debs, out = given.paths
         study("recorded prompts", *prepare_asterisk(debs, out), out, given)
+    elif given.what == "faces":
+        demo, out = given.paths
+        study(given.name, *of_demo(demo), out, given, retimed=demo / "pack" / "retimed.jsonl")
     else:
         lines, store, out = given.paths
         study(given.name, lines, store, given.train_noise, given.test_noise, out, given)
+
+
+def of_demo(demo: Path) -> tuple[Path, Path, Path, Path]:
+    """Rendered faces: one table of all splits, the store of those that train, and the demo's babble."""
+    pack = demo / "pack"
+    table = pack / "every.jsonl"
+    table.write_text("".join((pack / f"{name}.jsonl").read_text() for name in ("lines", "test")))
+    return table, demo / "store", pack / "babble.jsonl", pack / "unseen.jsonl"
 
 
 def prepare_asterisk(debs: Path, out: Path) -> tuple[Path, Path, Path, Path]:
@@ -94,7 +107,17 @@ def prepare_asterisk(debs: Path, out: Path) -> tuple[Path, Path, Path, Path]:
     return table, store, noises[0], noises[1]
 
 
-def study(name: str, lines: Path, store: Path, train_noise: Path, test_noise: Path, out: Path, given: Any) -> None:
+def study(
+    name: str,
+    lines: Path,
+    store: Path,
+    train_noise: Path,
+    test_noise: Path,
+    out: Path,
+    given: Any,
+    retimed: Path | None = None,
+) -> None:
+    """Add the rows that are missing. retimed: the test lines with films that another voice of the same text times."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     table: Table = results.setdefault(name, {"seeds": {}})
     table["about"] = facts(store, lines) | {"settings": given.set}
@@ -110,6 +133,9 @@ def study(name: str, lines: Path, store: Path, train_noise: Path, test_noise: Pa
                 if row not in rows:
                     rows[row] = scored(heard, read, noisy=row != "video alone")
                     tell(results, name, seed, row)
+            if retimed and variant == "gated" and RETIMED not in rows:
+                rows[RETIMED] = scored(seen_in(retimed, heard, trained), by(trained, "av"), noisy=True)
+                tell(results, name, seed, RETIMED)
     for seed in range(0 if both else given.seeds):
         rows = table["seeds"][str(seed)]
         for row, settings in LAYERS.items():
@@ -156,6 +182,15 @@ def train(
                   progress=True)  # fmt: skip
     model: SpeechModel = ist.load_model(folder)
     return model
+
+
+def seen_in(table: Path, heard: list[LinesAtOnce], model: SpeechModel) -> list[LinesAtOnce]:
+    """Lines as they are heard, with the films of another table of the same lines."""
+    exposure = Exposure(model, "test", captions=False)
+    films = list(spoken_lines(model, read_pairs(table), ["av"], [None], None, exposure, []))
+    if [one.ids for one in films] != [one.ids for one in heard]:
+        raise SystemExit(f"{table}: not the lines of the test.")
+    return [replace(one, seen=other.seen) for one, other in zip(heard, films, strict=True)]
 
 
 def encoded(model: SpeechModel, lines: Path, noise: Path) -> Iterator[LinesAtOnce]:
@@ -303,6 +338,7 @@ PAIRS = (  # the question, the row, the row it is compared with
     ("Q3, gated against video alone", "gated", "video alone"),
     ("Q4, another line's video against sound alone", "gated, another line's video", "sound alone"),
     ("Q4, no video against sound alone", "gated, no video", "sound alone"),
+    ("Films timed by another voice against sound alone", RETIMED, "sound alone"),
     ("Q7, beam against greedy, sound", "sound alone", "sound alone, greedy"),
     ("Q7, beam against greedy, both", "gated", "gated, greedy"),
     ("concat against sound alone", "concat", "sound alone"),

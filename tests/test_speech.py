@@ -287,6 +287,17 @@ def test_video_is_dropped_for_a_share_of_the_lines_in_training_alone():
     assert GatedJoin(16, 1, 2).concat.drop == 0.2
 
 
+def test_the_join_learns_from_video_alone_too_and_gives_way_to_it_as_far_as_it_is_told():
+    torch.manual_seed(0)
+    join = GatedJoin(16, 1, 2, dropout=0.0, drop=0.0, mute=0.3)
+    audio, video, steps = torch.randn(1, 2, 16).expand(400, 2, 16), torch.randn(1, 2, 16), torch.full((400,), 2)
+    muted = (join.train()(audio, video.expand(400, 2, 16), steps) == 0).all(-1).all(-1)  # at first nothing is seen
+    assert 0.2 < muted.float().mean() < 0.4
+    assert torch.equal(join(audio, None, steps), audio)  # nor is a line muted that has no video
+    join.trust.bias.data.fill_(20.0)
+    torch.testing.assert_close(join.eval()(audio[:1], video, steps[:1]), join.video(video))
+
+
 def test_heads_and_back_ends_are_of_the_published_shape():
     head, end = CTCHead(512, 40), TemporalBackEnd(1024, 512, 2, depth=1)
     assert [(one.in_features, one.out_features) for one in head.maps] == [(512, 512), (512, 256), (256, 256), (256, 40)]

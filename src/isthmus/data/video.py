@@ -180,7 +180,9 @@ def _of_file(data: bytes, start: float) -> Timed:
 
 def _decoded(container: Any, track: Any, start: float) -> Timed:
     import av
+    from av.video.reformatter import VideoReformatter
 
+    to_rgb = VideoReformatter()  # of the film: `VideoFrame.to_ndarray` makes one of each frame, which takes longer
     zero, count = Fraction(beginning(container)).limit_denominator(10**6), 0
     first = appears = Fraction(0)
     try:
@@ -193,7 +195,7 @@ def _decoded(container: Any, track: Any, start: float) -> Timed:
             first, count = (first if count else appears), count + 1
             if count > 100 + MAX_RATE * (appears - first):
                 raise BadVideo(f"more than {MAX_RATE} frames a second.")
-            picture = frame.to_ndarray(format="rgb24")
+            picture = to_rgb.reformat(frame, format="rgb24").to_ndarray()
             yield appears, (frame.duration or 0) * frame.time_base, np.rot90(picture, frame.rotation // 90)
     except (av.error.FFmpegError, ValueError) as error:
         raise BadVideo(f"damaged at {float(appears):.2f} s ({said(error)})") from None

@@ -12,7 +12,7 @@ class ConcatJoin(nn.Module):
     """As published: a LayerNorm for each modality, both side by side, a back-end on top.
 
     forward(audio [N, T, D], video [N, T, D] or None, steps [N]) → [N, T, D]. Without video its place holds zeros.
-    drop: share of the lines whose video is left out in training. early: see `TemporalBackEnd`.
+    drop, mute: the shares of the lines whose video, or audio, is left out in training. early: see `TemporalBackEnd`.
     """
 
     def __init__(
@@ -22,25 +22,40 @@ class ConcatJoin(nn.Module):
         heads: int = 8,
         dropout: float = 0.1,
         drop: float = 0.0,
+        mute: float = 0.0,
         early: bool = False,
     ) -> None:
         super().__init__()
         self.audio_norm, self.video_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.fuse = TemporalBackEnd(2 * width, width, 1, depth, heads, dropout, early=early)
-        self.drop = drop
+        self.drop, self.mute = drop, mute
 
     def forward(self, audio: Tensor, video: Tensor | None, steps: Tensor) -> Tensor:
-        heard = self.audio_norm(audio)
-        seen = torch.zeros_like(heard) if video is None else self.video_norm(video)
-        if self.training and self.drop:
-            seen = seen * (torch.rand(len(seen), 1, 1, device=seen.device) >= self.drop)
-        return self.fuse(torch.cat([heard, seen], dim=-1), steps)
+        return self.fused(audio, video, steps, *self.kept(audio, video))
+
+    def fused(self, audio: Tensor, video: Tensor | None, steps: Tensor, heard: Tensor, seen: Tensor) -> Tensor:
+        """As `forward`, of the lines that are heard and seen, each [N, 1, 1] of 0 and 1."""
+        sound = self.audio_norm(audio) * heard
+        sight = torch.zeros_like(sound) if video is None else self.video_norm(video) * seen
+        return self.fuse(torch.cat([sound, sight], dim=-1), steps)
+
+    def kept(self, audio: Tensor, video: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Which lines are heard, and which are seen, [N, 1, 1] of 0 and 1: in training some are one of both alone
+        (modality dropout; Shi et al., 2022, section 3.4).
+        """
+        both = audio.new_ones(len(audio), 1, 1)
+        if not self.training or video is None:
+            return both, both
+        fate = torch.rand(len(audio), 1, 1, device=audio.device)
+        return (fate >= self.mute).to(audio), (fate < 1 - self.drop).to(audio)
 
 
 class GatedJoin(nn.Module):
-    """The audio, plus what both say together through a map that begins as zeros: at first the audio model exactly.
+    """The audio, which gives way to the video as far as it is not to be trusted, plus what both say together.
 
-    So a visual side that has learned its lines by heart cannot make clean speech worse. Arguments as of `ConcatJoin`.
+    a + tanh(t(f)) ⊙ (V v − a) + G f, where f is what `ConcatJoin` gives, t a single number for each step, and t and G
+    begin as zeros: at first this is the audio model exactly, so a visual side that has learned its lines by heart does
+    not make clean speech worse. Arguments as of `ConcatJoin`.
     """
 
     def __init__(
@@ -50,15 +65,23 @@ class GatedJoin(nn.Module):
         heads: int = 8,
         dropout: float = 0.1,
         drop: float = 0.2,
+        mute: float = 0.2,
         early: bool = False,
     ) -> None:
         super().__init__()
-        self.concat = ConcatJoin(width, depth, heads, dropout, drop, early)
-        self.gate = nn.Linear(width, width, bias=False)
-        nn.init.zeros_(self.gate.weight)
+        self.concat = ConcatJoin(width, depth, heads, dropout, drop, mute, early)
+        self.gate, self.trust = nn.Linear(width, width, bias=False), nn.Linear(width, 1)
+        self.video = nn.Linear(width, width)
+        for one in (self.gate.weight, self.trust.weight, self.trust.bias):
+            nn.init.zeros_(one)
 
     def forward(self, audio: Tensor, video: Tensor | None, steps: Tensor) -> Tensor:
-        return audio + self.gate(self.concat(audio, video, steps))
+        heard, seen = self.concat.kept(audio, video)
+        fused = self.concat.fused(audio, video, steps, heard, seen)
+        audio = audio * heard
+        if video is not None:
+            audio = audio + seen * self.trust(fused).tanh() * (self.video(video) - audio)
+        return audio + self.gate(fused)
 
 
 JOINS: dict[str, type[nn.Module]] = {"concat": ConcatJoin, "gated": GatedJoin}

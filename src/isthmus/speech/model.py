@@ -42,6 +42,7 @@ class SpeechShape:
     layers: int = 1
     front: str = "plain"
     drop: float = 0.2
+    mute: float = 0.2
     small: bool = False
 
     @property
@@ -98,7 +99,7 @@ class SpeechRecogniser(nn.Module):
         size = (shape.width, shape.depth, shape.heads, shape.dropout)
         self.strides = {name: stride_of(rate, shape.steps_hz) for name, (_, rate) in shape.states.items()}
         self.back_ends = nn.ModuleDict({name: shape.back_end(name) for name in shape.states})
-        self.join = JOINS[shape.join](*size, shape.drop, shape.small) if senses == "av" else None
+        self.join = JOINS[shape.join](*size, shape.drop, shape.mute, shape.small) if senses == "av" else None
         self.ctc = CTCHead(shape.width, shape.symbols, shape.small)
         self.decoder = AttentionDecoder(shape.width, shape.symbols, *size[1:], shape.small)
 

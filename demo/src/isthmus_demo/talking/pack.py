@@ -62,7 +62,7 @@ def write_pack(
     """
     pack = SpeechPack(*(out / f"{name}.jsonl" for name in ("lines", "test", "retimed", "wrong", "babble", "unseen")))
     _check_packages()
-    told = {"train": train, "val": val, "test": test, "recorded": recorded, "faces": faces, "seed": seed, "format": 1}
+    told = {"train": train, "val": val, "test": test, "recorded": recorded, "faces": faces, "seed": seed, "format": 2}
     done = out / "pack.json"
     if done.exists() and json.loads(done.read_text()) == told:
         return pack
@@ -155,16 +155,16 @@ def film(
 def _retimed(
     out: Path, head: HeadMesh, lines: Sequence[SpokenText], rows: list[dict[str, Any]], seed: int
 ) -> list[dict[str, Any]]:
-    """The test's sentences with faces that say them as the next voice does; the prompts have one voice alone."""
+    """The test with faces that say each line as the next voice does; the prompts' one voice comes after none."""
     found = []
     for number, (line, row) in enumerate(zip(lines, rows, strict=True)):
-        if line.speaker in VOICES:
-            voice = VOICES[(VOICES.index(line.speaker) + 1) % len(VOICES)]
-            other = say(line.text, voice, line.id, out / "sound" / f"{line.id}-{voice}.wav")
-            name = f"{line.id}-{voice}"
-            rng = np.random.default_rng([seed, 3, number])
-            film(head, line, other.phones, other.seconds, rng, out / "faces" / f"{name}.mkv")
-            found.append(row | {"video": f"faces/{name}.mkv"})
+        place = VOICES.index(line.speaker) if line.speaker in VOICES else number
+        voice = VOICES[(place + 1) % len(VOICES)]
+        name = f"{line.id}-{voice}"
+        other = say(line.text, voice, line.id, out / "sound" / f"{name}.wav")
+        rng = np.random.default_rng([seed, 3, number])
+        film(head, line, other.phones, other.seconds, rng, out / "faces" / f"{name}.mkv")
+        found.append(row | {"video": f"faces/{name}.mkv"})
     return found
 
 

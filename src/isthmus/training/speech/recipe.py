@@ -18,9 +18,9 @@ class SpeechOptions:
     """The recogniser.
 
     senses: what a stage trains: "audio", "video" or "av" lines, or single "words" of the video.
-    join: "gated", the audio model plus what both say through a map that begins as zeros; "concat", as published.
-    drop: the share of lines of which the join is shown no video; blind: of none is it, in training and validation
-        (the baseline that has all the rest).
+    join: "gated", the audio model, which learns when to give way to the video; "concat", as published.
+    drop, mute: the shares of lines of which the join is shown no video, or no audio, in training. blind: of none is it
+        shown video, in training and validation (the baseline that has all the rest).
     steps_hz, least: steps a second, and the fewest of a line. front: see `SpeechShape`.
     layers: of the audio encoder, the uppermost so many of those that are stored, side by side; 0: all.
     small: norms before each block, and a CTC head of one layer: what hundreds of lines can train; else as published.
@@ -30,6 +30,7 @@ class SpeechOptions:
     senses: Literal["audio", "video", "av", "words"] = "audio"
     join: str = "gated"
     drop: float = within(0.2, 0, 1)
+    mute: float = within(0.2, 0, 1)
     blind: bool = False
     width: int = within(512, 8, 4096)
     depth: int = within(6, 1, 48)
@@ -101,6 +102,8 @@ class SpeechRecipe(Recipe):
             yield f"no join {speech.join!r}.{did_you_mean(speech.join, JOINS)}"
         if speech.width % speech.heads:
             yield f"speech.width = {speech.width} cannot be shared by speech.heads = {speech.heads}."
+        if speech.drop + speech.mute > 1:
+            yield f"speech.drop = {speech.drop:g} and speech.mute = {speech.mute:g}: together at most 1."
         if 1 in self.noise.speeds:
             yield "noise.speeds lists 1: lines are heard at their own speed in any case."
         yield from super().conflicts()
