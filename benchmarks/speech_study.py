@@ -51,6 +51,9 @@ LAYERS = {  # on clean speech alone
 }
 ENCODER = "wheel:whisper-tiny-en?seconds=6"
 VOICES = 12
+SMALL = Path(str(resources.files("isthmus.training").joinpath("recipes/avsr-small.toml")))
+DEMO = Path(str(resources.files("isthmus_demo").joinpath("speech.toml")))
+RECIPES = {SMALL: "`avsr-small`", DEMO: "that of `isthmus demo speech`"}
 RETIMED = "gated, video timed by another voice"
 Table = dict[str, Any]  # of a data set: seeds → row → ratio → [edits, characters] of each line
 
@@ -76,7 +79,7 @@ def main() -> None:
         study("recorded prompts", *prepare_asterisk(debs, out), out, given)
     elif given.what == "faces":
         demo, out = given.paths
-        study(given.name, *of_demo(demo), out, given, retimed=demo / "pack" / "retimed.jsonl")
+        study(given.name, *of_demo(demo), out, given, retimed=demo / "pack" / "retimed.jsonl", recipe=DEMO)
     else:
         lines, store, out = given.paths
         study(given.name, lines, store, given.train_noise, given.test_noise, out, given)
@@ -116,17 +119,18 @@ def study(
     out: Path,
     given: Any,
     retimed: Path | None = None,
+    recipe: Path = SMALL,
 ) -> None:
     """Add the rows that are missing. retimed: the test lines with films that another voice of the same text times."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     table: Table = results.setdefault(name, {"seeds": {}})
-    table["about"] = facts(store, lines) | {"settings": given.set}
+    table["about"] = facts(store, lines) | {"settings": given.set, "recipe": RECIPES[recipe]}
     heard: list[LinesAtOnce] = []
     both = "video" in table["about"]["encoders"]
     for seed in range(given.seeds):
         rows = table["seeds"].setdefault(str(seed), {})
         for variant in VARIANTS if both else ("gated",):
-            trained = train(store, lines, train_noise, out / f"seed-{seed}", variant, seed, given.set)
+            trained = train(store, lines, train_noise, out / f"seed-{seed}", variant, seed, given.set, recipe)
             if not heard:
                 heard = list(encoded(trained, lines, test_noise))
             for row, read in readings(trained, variant):
@@ -162,7 +166,7 @@ def facts(store: Path, lines: Path) -> dict[str, Any]:
 
 
 def train(
-    store: Path, lines: Path, noise: Path, out: Path, variant: str, seed: int, settings: list[str]
+    store: Path, lines: Path, noise: Path, out: Path, variant: str, seed: int, settings: list[str], shipped: Path
 ) -> SpeechModel:
     """A model whose stages before the last one are those of the other variants: their checkpoints are copied."""
     folder = out / variant
@@ -174,8 +178,7 @@ def train(
             # the noise of every seed is that of the first: what differs is the order, the weights and the masks
             shutil.copytree(first, folder / "heard", dirs_exist_ok=True)
         recipe = out / f"{variant}.toml"
-        shipped = resources.files("isthmus.training").joinpath("recipes/avsr-small.toml").read_text(encoding="utf-8")
-        before, last = shipped.rsplit('speech.senses = "av"\n', 1)
+        before, last = shipped.read_text(encoding="utf-8").rsplit('speech.senses = "av"\n', 1)
         recipe.parent.mkdir(parents=True, exist_ok=True)
         recipe.write_text(f'{before}speech.senses = "av"\n{VARIANTS[variant]}{last}', encoding="utf-8")
         ist.train(store, recipe=str(recipe), overrides=settings, out=folder, seed=seed, recordings=lines, noise=noise,
@@ -232,7 +235,8 @@ def readings(model: SpeechModel, variant: str) -> Iterator[tuple[str, Any]]:
     """(name of a row, what reads some lines at a ratio)."""
     if variant == "gated" and "audio" in model.networks:
         yield "sound alone", by(model, "audio")
-        yield "sound alone, greedy", by(model, "audio", beam=0)
+        if model.decoding.beam:
+            yield "sound alone, greedy", by(model, "audio", beam=0)
     if "av" not in model.networks:
         return
     if variant == "blind":
@@ -243,7 +247,8 @@ def readings(model: SpeechModel, variant: str) -> Iterator[tuple[str, Any]]:
     yield f"{variant}, video 320 ms late", by(model, "av", late)
     if variant == "gated":
         yield "video alone", by(model, "video")
-        yield "gated, greedy", by(model, "av", beam=0)
+        if model.decoding.beam:
+            yield "gated, greedy", by(model, "av", beam=0)
         yield "gated, no video", by(model, "av", unseen)
 
 
@@ -289,7 +294,7 @@ HEAD = """# Speech: what the study says
 
 Written by `benchmarks/speech_study.py --render` from `benchmarks/results/speech_study.json`; do not edit.
 
-The recipe is `avsr-small`. Characters that are wrong, in percent of those said (CER), on lines of which neither the
+Characters that are wrong, in percent of those said (CER), on lines of which neither the
 text nor the babble is in training; the mean of the seeds, in brackets 95 % intervals by a bootstrap over lines, each
 drawn with all its seeds. The speech encoder is Whisper's: it was **supervised on transcripts**, so none of this is
 about self-supervised encoders. Where characters are as often wrong as here, words nearly always are: CER is the
@@ -318,7 +323,8 @@ def section(name: str, table: Table) -> str:
     counts = told["lines"]
     encoders = " and ".join(f"`{one}`" for one in told["encoders"].values())
     text = f"\n## {name[0].upper() + name[1:]}\n\n{counts['train']} lines for training, {counts['test']} in the test, "
-    text += f"{len(seeds)} seed{'s'[: len(seeds) - 1]}; {encoders}. dB: of the line above {VOICES} voices at once."
+    text += f"{len(seeds)} seed{'s'[: len(seeds) - 1]}; {encoders}."
+    text += f" The recipe is {told['recipe']}. dB: of the line above {VOICES} voices at once."
     text += f" Settings: {', '.join(f'`{one}`' for one in told['settings'])}.\n\n" if told["settings"] else "\n\n"
     text += "| read from | " + " | ".join(f"{one} dB" if one != "clean" else one for one in ratios) + " |\n"
     text += "|---" * (len(ratios) + 1) + "|\n"
