@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 import isthmus as ist
+import self_supervised
 import speech_text
 from isthmus.cli import main as isthmus
 from isthmus.data.pairs import read_pairs
@@ -35,6 +36,7 @@ from isthmus.evaluation.exposure import Exposure
 from isthmus.evaluation.speaking import LinesAtOnce, Readings, spoken_lines
 from isthmus.models.speech_model import SpeechModel
 from isthmus.speech.recordings import NoiseSource
+from line_errors import interval, rate
 
 RATIOS = (None, 10.0, 5.0, 0.0, -5.0, -10.0)
 RESULTS = Path(__file__).parent / "results" / "speech_study.json"
@@ -285,33 +287,33 @@ def scored(heard: list[LinesAtOnce], read: Any, *, noisy: bool) -> dict[str, lis
 # --- the page -------------------------------------------------------------------------------------------------
 
 
-def rate(counts: list[list[int]]) -> float:
-    edits, characters = np.array(counts).sum(0)
-    return float(edits / characters)
-
-
 HEAD = """# Speech: what the study says
 
 Written by `benchmarks/speech_study.py --render` from `benchmarks/results/speech_study.json`; do not edit.
 
 Characters that are wrong, in percent of those said (CER), on lines of which neither the
 text nor the babble is in training; the mean of the seeds, in brackets 95 % intervals by a bootstrap over lines, each
-drawn with all its seeds. The speech encoder is Whisper's: it was **supervised on transcripts**, so none of this is
-about self-supervised encoders. Where characters are as often wrong as here, words nearly always are: CER is the
+drawn with all its seeds. The speech encoder is Whisper's, unless a section says otherwise: it was **supervised on
+transcripts**. Where characters are as often wrong as here, words nearly always are: CER is the
 measure.
 """
 
 
 def page(results: dict[str, Any]) -> str:
     rows = "".join(section(name, table) for name, table in results.items())
-    return HEAD + (rows or "\nIt has not been run to the end of a row yet: there are no numbers here.\n") + MISSING
+    return (
+        HEAD
+        + (rows or "\nIt has not been run to the end of a row yet: there are no numbers here.\n")
+        + self_supervised.section()
+        + MISSING
+    )
 
 
 MISSING = """
 ## What is not here
 
 - A corpus of real talking faces: none is at hand. Rendered faces are timed by an alignment that knows the text.
-- A self-supervised speech encoder.
+- A large self-supervised speech encoder, such as wav2vec 2.0: `hf:` loads them, and none is at hand.
 - The recipe `avsr` as published: `benchmarks/speech_study.py --published STORE` builds it at full size and takes one
   step. The rest of its schedule was not run.
 """
@@ -367,22 +369,6 @@ def differences(seeds: dict[str, Any], ratios: list[str]) -> str:
             cells.append("" if None in a or None in b else interval(a, b))
         text += f"| {question} | {' | '.join(cells)} |\n"
     return text
-
-
-def interval(counts: list[Any], others: list[Any] | None = None) -> str:
-    """The mean rate over seeds, or its difference from another's, with the interval by line, in percent."""
-    own, base = np.array(counts).sum(0), None if others is None else np.array(others).sum(0)
-
-    def value(weights: np.ndarray) -> float:
-        edits, characters = weights @ own
-        found = edits / characters
-        return 100 * float(found if base is None else found - np.divide(*(weights @ base)))
-
-    rng, lines = np.random.default_rng(0), len(own)
-    drawn = [value(np.bincount(rng.integers(lines, size=lines), minlength=lines)) for _ in range(1000)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    sign = "" if base is None else "+"
-    return f"{value(np.ones(lines)):{sign}.1f} ({low:{sign}.1f} – {high:{sign}.1f})".replace("-", "−")
 
 
 def published(store: Path) -> None:
