@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+GAME = "share/scummvm/beneath-a-steel-sky"  # where the package has it
 FIRST = (0, 600, 1100, 2430, 3380, 4530, 5080, 5230)  # where length of text and of sound go together: r = 0.75 to 0.90
 RATE = 11025
 HEADER = 22
@@ -100,17 +101,23 @@ def unpacked(packed: bytes) -> bytes:
         return target.read_bytes()
 
 
+def spoken(held: dict[int, bytes]) -> dict[int, str]:
+    """The text of every line that is spoken, by the number of its sound."""
+    found = {}
+    for section, first in enumerate(FIRST):
+        for number, bits in enumerate(messages(held[60600 + section]), 50000 + first):
+            if number in held:
+                found[number] = decoded(bits)
+    return found
+
+
 def steel_sky(game: Path, out: Path) -> Iterator[tuple[str, Path, str, str]]:
     """(number, file, text, "") of every spoken line; who speaks is not in the data. Writes OUT/NUMBER.wav once."""
     out.mkdir(parents=True, exist_ok=True)
     held = files(game)
-    for section, first in enumerate(FIRST):
-        for row, bits in enumerate(messages(held[60600 + section])):
-            number = 50000 + first + row
-            if number not in held:
-                continue
-            sound = out / f"{number}.wav"
-            if not sound.exists():
-                samples = np.frombuffer(unpacked(held[number][HEADER:]), np.uint8)
-                soundfile.write(sound, (samples.astype(np.int16) - 128) << 8, RATE)
-            yield str(number), sound, caption(decoded(bits)), ""
+    for number, text in spoken(held).items():
+        sound = out / f"{number}.wav"
+        if not sound.exists():
+            samples = np.frombuffer(unpacked(held[number][HEADER:]), np.uint8)
+            soundfile.write(sound, (samples.astype(np.int16) - 128) << 8, RATE)
+        yield str(number), sound, caption(text), ""
