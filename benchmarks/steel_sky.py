@@ -13,7 +13,7 @@ messages (2); that of each message (1). Lengths count two bits, or with the top 
 50000 + FIRST[s] + n, message n of section s as it is spoken: 22 bytes, then 8-bit samples at 11,025 Hz packed as RNC-1.
 
 The messages are in a prefix code whose table is part of the game's program, which was not looked at. steel_sky_code.py
-finds it in the data.
+finds the frequent signs in the data; the rare ones were then read by hand, in lines where nothing else was open.
 """
 
 from __future__ import annotations
