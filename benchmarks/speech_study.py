@@ -3,6 +3,7 @@
     python benchmarks/speech_study.py lines LINES STORE OUT --train-noise VOICES --test-noise OTHERS [--seeds 3]
     python benchmarks/speech_study.py faces DEMO OUT [--seeds 3]         # what `isthmus demo speech --out DEMO` made
     python benchmarks/speech_study.py asterisk DEBS OUT [--seeds 3]      # sound alone: recorded prompts of Debian
+    python benchmarks/speech_study.py steel-sky DEBS OUT [--seeds 3]     # sound alone: acted lines of many voices
     python benchmarks/speech_study.py --render                           # docs/speech.md, from the JSON
     python benchmarks/speech_study.py --published STORE                  # one step of `avsr` at full size, both senses
 
@@ -10,6 +11,7 @@ LINES: pairs with `audio`, `video` if any, `caption`, `split`; STORE: their stat
 on where it was. Every row is of all test lines, as edits and characters by line, so that rows are compared by line:
 benchmarks/results/speech_study.json. Debian's packages for `asterisk`: asterisk-core-sounds-en,
 asterisk-core-sounds-en-wav (CC-BY-SA-3.0) for the lines, fillets-ng-data, fillets-ng-data-cs (GPL-2) for the babble.
+For `steel-sky`: beneath-a-steel-sky (free to distribute and modify) and the same babble; steel_sky.py says what else.
 """
 
 from __future__ import annotations
@@ -57,12 +59,13 @@ SMALL = Path(str(resources.files("isthmus.training").joinpath("recipes/avsr-smal
 DEMO = Path(str(resources.files("isthmus_demo").joinpath("speech.toml")))
 RECIPES = {SMALL: "`avsr-small`", DEMO: "that of `isthmus demo speech`"}
 RETIMED = "gated, video timed by another voice"
+RECORDED = {"asterisk": "recorded prompts", "steel-sky": "acted lines"}
 Table = dict[str, Any]  # of a data set: seeds → row → ratio → [edits, characters] of each line
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("lines", "faces", "asterisk"))
+    parser.add_argument("what", nargs="?", choices=("lines", "faces", *RECORDED))
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--name", default="rendered faces")
     parser.add_argument("--train-noise", type=Path)
@@ -76,9 +79,9 @@ def main() -> None:
         PAGE.write_text(page(json.loads(RESULTS.read_text()) if RESULTS.exists() else {}), encoding="utf-8")
     elif given.published:
         published(given.published)
-    elif given.what == "asterisk":
+    elif given.what in RECORDED:
         debs, out = given.paths
-        study("recorded prompts", *prepare_asterisk(debs, out), out, given)
+        study(RECORDED[given.what], *prepare(given.what, debs, out), out, given)
     elif given.what == "faces":
         demo, out = given.paths
         study(given.name, *of_demo(demo), out, given, retimed=demo / "pack" / "retimed.jsonl", recipe=DEMO)
@@ -95,11 +98,11 @@ def of_demo(demo: Path) -> tuple[Path, Path, Path, Path]:
     return table, demo / "store", pack / "babble.jsonl", pack / "unseen.jsonl"
 
 
-def prepare_asterisk(debs: Path, out: Path) -> tuple[Path, Path, Path, Path]:
-    """Asterisk's prompts and their states; one actor of Fish Fillets babbles in training, another in the test."""
+def prepare(data: str, debs: Path, out: Path) -> tuple[Path, Path, Path, Path]:
+    """Recorded lines and their states; one actor of Fish Fillets babbles in training, another in the test."""
     out.mkdir(parents=True, exist_ok=True)
     table, store = out / "lines.jsonl", out / "store"
-    speech_text.write_pairs(speech_text.lines_of("asterisk", debs, out / "data"), table, 6, None)
+    speech_text.write_pairs(speech_text.lines_of(data, debs, out / "data"), table, 6, None)
     told = ["embed", table, "--encoder", f"{ENCODER}&layer=*&pool=states", "--out", store, "--max-skip", "0.05"]
     if isthmus([str(one) for one in told]) not in (0, 3):
         raise SystemExit(1)
