@@ -115,7 +115,7 @@ def sure(counts: Tensor) -> dict[int, int]:
     used, found = counts.sum(1), {}
     for sign, code in enumerate(counts.argmax(0).tolist()):
         own = counts[code, sign]
-        if own > max(4.0, 0.5 * counts[:, sign].sum()) and own > 0.8 * used[related(code)].sum():
+        if float(own) > max(4.0, 0.5 * float(counts[:, sign].sum())) and own > 0.8 * used[related(code)].sum():
             found[sign] = code
     return found
 
@@ -161,9 +161,8 @@ def main() -> None:
     held = steel_sky.files(game)
     spoken = Counter("".join(steel_sky.spoken(held).values()))
     right = [sign for code, sign in steel_sky.CODE.items() if found.get(sign) == code]
-    print(
-        f"{len(right)} of {len(steel_sky.CODE)} codes, {sum(map(spoken.get, right)) / spoken.total():.2%} of signs said"
-    )
+    share = sum(spoken[sign] for sign in right) / spoken.total()
+    print(f"{len(right)} of {len(steel_sky.CODE)} codes, {share:.2%} of signs said")
     for code, sign in steel_sky.CODE.items():
         if sign not in right:
             print(f"by hand: {sign!r} {code}, said {spoken[sign]} times; found {found.get(sign)}")
