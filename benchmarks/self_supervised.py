@@ -101,17 +101,21 @@ def main() -> None:
 # --- the encoder ------------------------------------------------------------------------------------------------------
 
 
-def spectra(demo: Path) -> Tensor:
-    """Log-mel windows float32 [n, mels, 100 · WINDOW] of all that is heard without its text."""
+def spectra(demo: Path) -> tuple[Tensor, Tensor]:
+    """Log-mel windows float32 [n, mels, 100 · WINDOW] of all that is heard without its text, silence behind each
+    recording; which of their tokens are of a recording, bool [n, 50 · WINDOW].
+    """
     waves = [wave for language in LANGUAGES for _, wave in recordings(language)]
     waves += [audio.decode((demo / "pack" / row["audio"]).read_bytes()) for row in lines(demo, "train")]
-    size, filters, found = WINDOW * RATE, _mel_filters(MELS, 400), list[Tensor]()
+    size, filters, mels, spoken = WINDOW * RATE, _mel_filters(MELS, 400), list[Tensor](), list[Tensor]()
     for wave in map(torch.from_numpy, waves):
         pieces = F.pad(wave, (0, -len(wave) % size)).view(-1, size)
+        inside = (torch.arange(pieces.numel()) < len(wave)).view(-1, size)[:, :: RATE // 50]
         heard = pieces.abs().amax(1) > 1e-3
         if heard.any():
-            found.append(log_mel(pieces[heard], filters))
-    return torch.cat(found)
+            mels.append(log_mel(pieces[heard], filters))
+            spoken.append(inside[heard])
+    return torch.cat(mels), torch.cat(spoken)
 
 
 def new_network() -> WhisperModel:
@@ -171,9 +175,10 @@ def hidden(count: int, tokens: int) -> Tensor:
 
 def train(demo: Path, out: Path, minutes: float) -> None:
     """Write OUT/untrained and OUT/best-rq, encoders that `hf:` loads, and what the training gave."""
-    mel, network = spectra(demo), new_network()
+    (mel, spoken), network = spectra(demo), new_network()
     save(network, out / "untrained")
-    centre, spread = mel.mean((0, 2))[:, None], mel.std((0, 2))[:, None]
+    frames = mel.transpose(1, 2)[spoken.repeat_interleave(2, 1)]
+    centre, spread = frames.mean(0)[:, None], frames.std(0)[:, None]
     codes, head = RandomCodes(centre, spread), nn.Linear(WIDTH, CODES)
     encoder = network.encoder.train()
     parameters = [one for one in (*encoder.parameters(), *head.parameters()) if one.requires_grad]
@@ -183,8 +188,8 @@ def train(demo: Path, out: Path, minutes: float) -> None:
     while (spent := (time.monotonic() - began) / (60 * minutes)) < 1:
         rate = min(1.0, (step + 1) / WARMUP) * max(0.02, 1 - spent)  # falls with the time that is left
         optimizer.param_groups[0]["lr"] = rate * RATE_OF_LEARNING
-        heard = mel[torch.randint(len(mel), (BATCH,))]
-        covered = hidden(len(heard), heard.shape[2] // 2)
+        some = torch.randint(len(mel), (BATCH,))
+        heard, covered = mel[some], hidden(BATCH, spoken.shape[1]) & spoken[some]
         noise = centre + 0.1 * spread * torch.randn_like(heard)
         tokens = encoded(encoder, torch.where(covered.repeat_interleave(2, 1)[:, None], noise, heard))
         logits, wanted = head(tokens[covered]), codes(heard)[covered]
@@ -200,7 +205,7 @@ def train(demo: Path, out: Path, minutes: float) -> None:
             curve.append({"step": step, "loss": float(found[0]), "right": float(found[1])})
             print(curve[-1], f"{spent:.0%}", flush=True)
     save(network.eval(), out / "best-rq")
-    told = {"minutes of sound": len(mel) * WINDOW / 60, "minutes": minutes, "steps": step, "curve": curve}
+    told = {"minutes of sound": int(spoken.sum()) / 50 / 60, "minutes": minutes, "steps": step, "curve": curve}
     told["threads"] = torch.get_num_threads()
     (out / "training.json").write_text(json.dumps(told))
 
