@@ -2,7 +2,7 @@
 
     python benchmarks/language_study.py                # goes on where it stopped; a run is minutes of two cores
     python benchmarks/language_study.py --runs 2       # that many further runs
-    python benchmarks/language_study.py --of blind     # of some rows: two processes of one thread each are faster
+    python benchmarks/language_study.py --of blind     # of some rows, so that processes may share the study
     python benchmarks/language_study.py --trial        # one row on a tenth of the scenes: prints it, keeps nothing
     python benchmarks/language_study.py --render       # docs/language.md from the committed JSON
 

@@ -157,16 +157,6 @@ class RandomCodes(nn.Module):
         return (F.normalize(pairs @ self.projection, dim=-1) @ self.codes.T).argmax(-1)
 
 
-def encoded(network: Any, mel: Tensor) -> Tensor:
-    """Tokens [n, T, width] of a spectrum: Whisper's encoder."""
-    state = F.gelu(network.conv2(F.gelu(network.conv1(mel)))).transpose(1, 2)
-    state = state + network.embed_positions.weight[: state.shape[1]]
-    for layer in network.layers:
-        result = layer(state, None)
-        state = result if isinstance(result, Tensor) else result[0]
-    return network.layer_norm(state)
-
-
 def hidden(count: int, tokens: int) -> Tensor:
     """Which tokens are hidden, bool [count, tokens]: stretches of `SPAN`."""
     starts = (torch.rand(count, 1, tokens) < STARTS).float()
@@ -186,12 +176,12 @@ def train(demo: Path, out: Path, minutes: float) -> None:
     torch.manual_seed(1)
     began, step, said, curve = time.monotonic(), 0, list[tuple[float, float]](), list[dict[str, float]]()
     while (spent := (time.monotonic() - began) / (60 * minutes)) < 1:
-        rate = min(1.0, (step + 1) / WARMUP) * max(0.02, 1 - spent)  # falls with the time that is left
-        optimizer.param_groups[0]["lr"] = rate * RATE_OF_LEARNING
+        eased = min(1.0, (step + 1) / WARMUP) * max(0.02, 1 - spent)  # falls with the time that is left
+        optimizer.param_groups[0]["lr"] = eased * RATE_OF_LEARNING
         some = torch.randint(len(mel), (BATCH,))
         heard, covered = mel[some], hidden(BATCH, spoken.shape[1]) & spoken[some]
         noise = centre + 0.1 * spread * torch.randn_like(heard)
-        tokens = encoded(encoder, torch.where(covered.repeat_interleave(2, 1)[:, None], noise, heard))
+        tokens = encoder(torch.where(covered.repeat_interleave(2, 1)[:, None], noise, heard)).last_hidden_state
         logits, wanted = head(tokens[covered]), codes(heard)[covered]
         loss = F.cross_entropy(logits, wanted)
         optimizer.zero_grad()

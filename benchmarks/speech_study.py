@@ -309,6 +309,7 @@ def page(results: dict[str, Any]) -> str:
         + (rows or "\nIt has not been run to the end of a row yet: there are no numbers here.\n")
         + self_supervised.section()
         + MISSING
+        + unrun(results)
     )
 
 
@@ -320,6 +321,18 @@ MISSING = """
 - The recipe `avsr` as published: `benchmarks/speech_study.py --published STORE` builds it at full size and takes one
   step. The rest of its schedule was not run.
 """
+
+
+def unrun(results: dict[str, Any]) -> str:
+    """What this script can run and has not, one line each."""
+    lines = [
+        f"- {name[0].upper() + name[1:]}: not run."
+        for name in ("rendered faces", *RECORDED.values())
+        if name not in results
+    ]
+    if not self_supervised.RESULTS.exists():
+        lines.append("- A small self-supervised encoder, which `benchmarks/self_supervised.py` trains: not run.")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def section(name: str, table: Table) -> str:

@@ -195,10 +195,10 @@ KINDS = {
 HEAD = """## Measured
 
 `benchmarks/speech_text.py` runs the commands above on recorded lines from Debian's packages: Asterisk's prompts, Fish
-Fillets, and Beneath a Steel Sky (`steel-sky`: 3,491 acted English lines of many voices at 11 kHz). Three in ten lines
-are held out by their text: no test caption is in training. The text encoder is `wheel:minilm-l6`. The layer is the best
-of all on the validation split, by models that have not seen it. R@k in percent with 95 % intervals, seed 0; all seeds
-and layers are in `benchmarks/results/speech_text.json`.
+Fillets, and Beneath a Steel Sky (`steel-sky`: English, acted by many voices, at 11 kHz). What has no row was not run.
+Three in ten lines are held out by their text: no test caption is in training. The text encoder is `wheel:minilm-l6`.
+The layer is the best of all on the validation split, by models that have not seen it. R@k in percent with 95 %
+intervals, seed 0; all seeds and layers are in `benchmarks/results/speech_text.json`.
 
 | lines | speech encoder | recipe | text → speech, R@1 | R@5 | speech → text, R@1 | R@5 |
 |---|---|---|---|---|---|---|

@@ -43,7 +43,7 @@ class ConcatJoin(nn.Module):
 
     def kept(self, audio: Tensor, video: Tensor | None) -> tuple[Tensor, Tensor]:
         """Which lines are heard, and which are seen, [N, 1, 1] of 0 and 1: in training some are one of both alone
-        (modality dropout; Shi et al., 2022, section 3.4).
+        (modality dropout; AV-HuBERT, Shi et al., ICLR 2022).
         """
         both = audio.new_ones(len(audio), 1, 1)
         if not self.training or video is None:

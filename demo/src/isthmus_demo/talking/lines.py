@@ -148,4 +148,4 @@ def _g722(path: Path) -> np.ndarray:
 
     with av.open(str(path), format="g722") as container:
         blocks = [frame.to_ndarray().ravel() for frame in container.decode(audio=0)]
-    return np.concatenate([np.zeros(0, np.int16), *blocks]).astype(np.float32) / 32768  # one is empty
+    return np.concatenate([np.zeros(0, np.int16), *blocks]).astype(np.float32) / 32768  # some hold no sound
